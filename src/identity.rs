@@ -1,0 +1,319 @@
+//! [`Identity`]: who a request is for.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use serde_json::{Map, Value};
+
+use crate::secret::{AccessToken, Secret};
+
+/// Who a request is for, and the tokens that were issued to or for them.
+///
+/// Immutable, and cheap to clone (one reference count). It travels in `http::Extensions`: a validator puts a fresh one
+/// on each incoming request, and the outgoing layers read it.
+///
+/// # No identity means no identity
+///
+/// There is no empty, anonymous or default `Identity`. A user who is not known is `None`, or an extension that is not
+/// there. In particular a session that is restored without a live token has no identity, not half of one: the next
+/// request brings a whole one.
+///
+/// ```
+/// use tower_identity::{AccessToken, Identity, UpstreamToken};
+///
+/// let identity = Identity::builder("user-1")
+///     .issuer("https://idp.example.com")
+///     .token(AccessToken::new("eyJhbGciOi.e30.c2ln")?)
+///     .upstream("github", UpstreamToken::new(AccessToken::new("gho_16C7e42F292c")?))
+///     .build()?;
+///
+/// assert_eq!(identity.subject(), "user-1");
+/// assert!(identity.upstream("github").is_some());
+/// assert!(identity.upstream("gitlab").is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Identity {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+struct Inner {
+    built: u64,
+    subject: String,
+    issuer: Option<String>,
+    name: Option<String>,
+    email: Option<String>,
+    claims: Map<String, Value>,
+    token: Option<AccessToken>,
+    upstream: BTreeMap<String, UpstreamToken>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Identity {
+    /// Starts an identity for `subject`, the `sub` claim (OIDC Core §5.1).
+    pub fn builder(subject: impl Into<String>) -> IdentityBuilder {
+        IdentityBuilder {
+            inner: Inner {
+                built: 0,
+                subject: subject.into(),
+                issuer: None,
+                name: None,
+                email: None,
+                claims: Map::new(),
+                token: None,
+                upstream: BTreeMap::new(),
+                metadata: BTreeMap::new(),
+            },
+            invalid: None,
+        }
+    }
+
+    /// Who it is, unique within the issuer: the `sub` claim. Never empty.
+    pub fn subject(&self) -> &str {
+        &self.inner.subject
+    }
+
+    /// Who says so: the `iss` claim.
+    pub fn issuer(&self) -> Option<&str> {
+        self.inner.issuer.as_deref()
+    }
+
+    /// The `name` claim, for people to read.
+    pub fn name(&self) -> Option<&str> {
+        self.inner.name.as_deref()
+    }
+
+    /// The `email` claim. It is not an identifier: several users may share one, and it may change hands.
+    pub fn email(&self) -> Option<&str> {
+        self.inner.email.as_deref()
+    }
+
+    /// All claims of the user's token.
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.inner.claims
+    }
+
+    /// The token that the user came with.
+    pub fn token(&self) -> Option<&AccessToken> {
+        self.inner.token.as_ref()
+    }
+
+    /// The tokens of one upstream provider, by the name it has in the configuration.
+    pub fn upstream(&self, provider: &str) -> Option<&UpstreamToken> {
+        self.inner.upstream.get(provider)
+    }
+
+    /// All upstream providers with their tokens, in the order of their names.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&str, &UpstreamToken)> {
+        self.inner
+            .upstream
+            .iter()
+            .map(|(provider, token)| (provider.as_str(), token))
+    }
+
+    /// What else the application wants to know of the user. This crate does not read it.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.inner.metadata
+    }
+
+    /// Whether both are the same user: the same subject of the same issuer.
+    pub fn is_same_user(&self, other: &Identity) -> bool {
+        self.subject() == other.subject() && self.issuer() == other.issuer()
+    }
+
+    /// Whether this identity was built after `other` was, in this process.
+    ///
+    /// A clone is as old as what it was cloned from. A validator builds one identity for each request, so what was
+    /// built last has the newest tokens; an identity that a client kept and sends again does not become newer by it.
+    pub fn is_newer_than(&self, other: &Identity) -> bool {
+        self.inner.built > other.inner.built
+    }
+}
+
+impl fmt::Debug for Identity {
+    /// Shows who it is and which tokens there are; no token, and no claim, which may be personal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("subject", &self.subject())
+            .field("issuer", &self.issuer())
+            .field("token", &self.token())
+            .field("upstream", &self.inner.upstream)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an [`Identity`].
+#[derive(Clone)]
+#[must_use = "nothing is checked before `build`"]
+pub struct IdentityBuilder {
+    inner: Inner,
+    invalid: Option<InvalidIdentity>,
+}
+
+impl IdentityBuilder {
+    /// Sets the issuer, the `iss` claim.
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.inner.issuer = Some(issuer.into());
+        self
+    }
+
+    /// Sets the name. An empty one, which some providers send, counts as none.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.inner.name = Some(name.into()).filter(|name| !name.is_empty());
+        self
+    }
+
+    /// Sets the e-mail address. An empty one, which some providers send, counts as none.
+    pub fn email(mut self, email: impl Into<String>) -> Self {
+        self.inner.email = Some(email.into()).filter(|email| !email.is_empty());
+        self
+    }
+
+    /// Sets all claims.
+    pub fn claims(mut self, claims: Map<String, Value>) -> Self {
+        self.inner.claims = claims;
+        self
+    }
+
+    /// Sets the token that the user came with.
+    pub fn token(mut self, token: AccessToken) -> Self {
+        self.inner.token = Some(token);
+        self
+    }
+
+    /// Adds the tokens of an upstream provider.
+    pub fn upstream(mut self, provider: impl Into<String>, token: UpstreamToken) -> Self {
+        let provider = provider.into();
+        if provider.trim().is_empty() {
+            self.invalid.get_or_insert(InvalidIdentity::EmptyProvider);
+        } else if self
+            .inner
+            .upstream
+            .insert(provider.clone(), token)
+            .is_some()
+        {
+            self.invalid
+                .get_or_insert(InvalidIdentity::DuplicateProvider(provider));
+        }
+        self
+    }
+
+    /// Adds an entry of [`Identity::metadata`].
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.inner.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Makes the identity.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidIdentity`], when the subject, a given issuer or a provider's name is empty or blank, or when a
+    /// provider was added twice.
+    pub fn build(self) -> Result<Identity, InvalidIdentity> {
+        static BUILT: AtomicU64 = AtomicU64::new(0);
+
+        let Self { mut inner, invalid } = self;
+        if inner.subject.trim().is_empty() {
+            return Err(InvalidIdentity::EmptySubject);
+        }
+        if inner
+            .issuer
+            .as_deref()
+            .is_some_and(|issuer| issuer.trim().is_empty())
+        {
+            return Err(InvalidIdentity::EmptyIssuer);
+        }
+        if let Some(invalid) = invalid {
+            return Err(invalid);
+        }
+        inner.built = BUILT.fetch_add(1, Ordering::Relaxed);
+        Ok(Identity {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+impl fmt::Debug for IdentityBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdentityBuilder")
+            .field("subject", &self.inner.subject)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The tokens that an upstream provider (an identity provider, an API's own authorization server) issued for a user.
+#[derive(Clone, Debug)]
+pub struct UpstreamToken {
+    access_token: AccessToken,
+    id_token: Option<Secret>,
+    expires_at: Option<SystemTime>,
+}
+
+impl UpstreamToken {
+    /// An access token whose end is not known.
+    pub fn new(access_token: AccessToken) -> Self {
+        Self {
+            access_token,
+            id_token: None,
+            expires_at: None,
+        }
+    }
+
+    /// Sets when the access token expires.
+    #[must_use]
+    pub fn with_expires_at(mut self, expires_at: SystemTime) -> Self {
+        self.expires_at = Some(expires_at);
+        self
+    }
+
+    /// Sets the OIDC ID token. It is proof of a log-in for a token exchange, never a bearer token.
+    #[must_use]
+    pub fn with_id_token(mut self, id_token: Secret) -> Self {
+        self.id_token = Some(id_token);
+        self
+    }
+
+    /// The access token.
+    pub fn access_token(&self) -> &AccessToken {
+        &self.access_token
+    }
+
+    /// The OIDC ID token, if the provider issued one.
+    pub fn id_token(&self) -> Option<&Secret> {
+        self.id_token.as_ref()
+    }
+
+    /// When the access token expires. `None` means that it is not known, not that it never does.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+}
+
+/// Why an [`Identity`] cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidIdentity {
+    /// The subject is empty or blank.
+    #[error(
+        "an identity needs a subject (the `sub` claim); a user who is not known is `None`, not an empty identity"
+    )]
+    EmptySubject,
+    /// An issuer was given, but it is empty or blank.
+    #[error("the issuer (the `iss` claim) is empty; leave it out if it is not known")]
+    EmptyIssuer,
+    /// The name of an upstream provider is empty or blank.
+    #[error("the name of an upstream provider is empty")]
+    EmptyProvider,
+    /// Two sets of tokens for one provider: which of them is meant cannot be told.
+    #[error("upstream provider `{0}` was added twice")]
+    DuplicateProvider(String),
+}

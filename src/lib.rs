@@ -1,0 +1,33 @@
+#![doc = "tower-identity"]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
+pub mod client;
+pub mod clock;
+pub mod error;
+pub mod identity;
+pub mod origin;
+pub mod outgoing;
+pub mod secret;
+pub mod strategy;
+
+pub use clock::Clock;
+pub use error::{AuthError, AuthErrorKind};
+pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
+pub use origin::{InvalidOrigin, Origin};
+pub use outgoing::{
+    AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardLayer,
+    HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
+};
+pub use secret::{AccessToken, InvalidSecret, Secret};
+pub use strategy::{
+    Authenticating, HeaderInjection, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
+};

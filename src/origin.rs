@@ -1,0 +1,318 @@
+//! [`Origin`]: where a credential may go.
+
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+
+use http::{
+    Request, Uri,
+    header::{HOST, HeaderValue},
+    uri::{Authority, Scheme},
+};
+
+use crate::error::{AuthError, AuthErrorKind};
+
+/// Scheme, host and port of a backend (RFC 6454 §4): the only place where its credentials may go.
+///
+/// Default ports and the case of the host do not matter. Plain `http` is refused, except for loopback (`localhost`,
+/// `127.0.0.0/8`, `[::1]`), unless it is asked for by name with [`Origin::insecure`].
+///
+/// ```
+/// use tower_identity::Origin;
+///
+/// let origin = Origin::try_from("https://MCP.example.com:443")?;
+/// assert_eq!(origin, Origin::try_from("https://mcp.example.com")?);
+/// assert_eq!(origin.to_string(), "https://mcp.example.com");
+///
+/// assert!(Origin::try_from("https://mcp.example.com/mcp").is_err());
+/// assert!(Origin::try_from("http://mcp.internal").is_err());
+/// assert!(Origin::insecure("http://mcp.internal").is_ok());
+/// # Ok::<(), tower_identity::InvalidOrigin>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    inner: Arc<Inner>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Inner {
+    scheme: Scheme,
+    host: String,
+    port: u16,
+    /// The authority as clients write it: without the default port.
+    authority: String,
+}
+
+impl Origin {
+    /// An origin whose scheme may be plain `http` on any host.
+    ///
+    /// # Security
+    ///
+    /// Whoever can read the network can then read the credentials. It is meant for a network that is itself trusted.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOrigin`], for what is not an origin.
+    pub fn insecure(origin: &str) -> Result<Self, InvalidOrigin> {
+        Self::parse(origin)
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &str {
+        self.inner.scheme.as_str()
+    }
+
+    /// The host, in lower case; an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        &self.inner.host
+    }
+
+    /// The port, the scheme's default one if none was named.
+    pub fn port(&self) -> u16 {
+        self.inner.port
+    }
+
+    fn parse(text: &str) -> Result<Self, InvalidOrigin> {
+        // `Uri` drops a fragment without a word.
+        if text.contains('#') {
+            return Err(InvalidOrigin::NotOnlyAnOrigin("a fragment"));
+        }
+        let uri = text.parse::<Uri>().map_err(|_| InvalidOrigin::NotAUri)?;
+        Self::from_uri(&uri)
+    }
+
+    fn from_uri(uri: &Uri) -> Result<Self, InvalidOrigin> {
+        let scheme = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS => scheme.clone(),
+            _ => return Err(InvalidOrigin::Scheme),
+        };
+        let authority = uri.authority().ok_or(InvalidOrigin::Host)?;
+        if authority.as_str().contains('@') {
+            return Err(InvalidOrigin::NotOnlyAnOrigin("user info"));
+        }
+        if uri.path() != "/" {
+            return Err(InvalidOrigin::NotOnlyAnOrigin("a path"));
+        }
+        if uri.query().is_some() {
+            return Err(InvalidOrigin::NotOnlyAnOrigin("a query"));
+        }
+        let host = authority.host().to_ascii_lowercase();
+        if host.is_empty() {
+            return Err(InvalidOrigin::Host);
+        }
+        let port = port(authority, &scheme)
+            .filter(|port| *port != 0)
+            .ok_or(InvalidOrigin::Port)?;
+        let authority = if port == default_port(&scheme) {
+            host.clone()
+        } else {
+            format!("{host}:{port}")
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                scheme,
+                host,
+                port,
+                authority,
+            }),
+        })
+    }
+
+    fn confidential(self) -> Result<Self, InvalidOrigin> {
+        if self.inner.scheme == Scheme::HTTPS || is_loopback(&self.inner.host) {
+            Ok(self)
+        } else {
+            Err(InvalidOrigin::Insecure)
+        }
+    }
+
+    fn is_authority(&self, authority: &Authority) -> bool {
+        authority
+            .as_str()
+            .eq_ignore_ascii_case(&self.inner.authority)
+            || (!authority.as_str().contains('@')
+                && authority.host().eq_ignore_ascii_case(&self.inner.host)
+                && port(authority, &self.inner.scheme) == Some(self.inner.port))
+    }
+
+    fn is_host_header(&self, host: &HeaderValue) -> bool {
+        host.as_bytes()
+            .eq_ignore_ascii_case(self.inner.authority.as_bytes())
+            || Authority::try_from(host.as_bytes())
+                .is_ok_and(|authority| self.is_authority(&authority))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.inner.scheme, self.inner.authority)
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Origin({self})")
+    }
+}
+
+impl FromStr for Origin {
+    type Err = InvalidOrigin;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
+        Self::parse(text)?.confidential()
+    }
+}
+
+impl TryFrom<&str> for Origin {
+    type Error = InvalidOrigin;
+
+    fn try_from(text: &str) -> Result<Self, InvalidOrigin> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Origin {
+    type Error = InvalidOrigin;
+
+    fn try_from(text: String) -> Result<Self, InvalidOrigin> {
+        text.parse()
+    }
+}
+
+impl TryFrom<&Uri> for Origin {
+    type Error = InvalidOrigin;
+
+    fn try_from(uri: &Uri) -> Result<Self, InvalidOrigin> {
+        Self::from_uri(uri)?.confidential()
+    }
+}
+
+impl TryFrom<Uri> for Origin {
+    type Error = InvalidOrigin;
+
+    fn try_from(uri: Uri) -> Result<Self, InvalidOrigin> {
+        Self::try_from(&uri)
+    }
+}
+
+/// Why a text is not an [`Origin`]. The text is not repeated: it may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidOrigin {
+    /// It is not a URI (RFC 3986).
+    #[error("an origin is a URI such as `https://mcp.example.com`; this is none")]
+    NotAUri,
+    /// It has no scheme, or one that is not `http` or `https`.
+    #[error("an origin begins with `https://` (or `http://`)")]
+    Scheme,
+    /// It has no host.
+    #[error("an origin has a host")]
+    Host,
+    /// Its port is 0, too large or not a number.
+    #[error("the port of an origin is a number from 1 to 65535")]
+    Port,
+    /// It has a path, a query, a fragment or user info.
+    #[error("an origin is scheme, host and port alone; this has {0}")]
+    NotOnlyAnOrigin(&'static str),
+    /// It is plain `http` on a host that is not loopback.
+    #[error(
+        "plain http would show the credentials to the network; use https, \
+         or `Origin::insecure` where the network is trusted"
+    )]
+    Insecure,
+}
+
+/// What a layer that hands out credentials checks first.
+#[derive(Clone, Debug)]
+pub(crate) struct OriginGuard {
+    origin: Origin,
+    relative: RelativeUri,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum RelativeUri {
+    Refused,
+    ClientFixesOrigin,
+}
+
+impl OriginGuard {
+    pub(crate) fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            relative: RelativeUri::Refused,
+        }
+    }
+
+    pub(crate) fn client_fixes_origin(mut self) -> Self {
+        self.relative = RelativeUri::ClientFixesOrigin;
+        self
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Refuses a request that does not, in every place that could route it, go to the origin.
+    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), AuthError> {
+        let uri = request.uri();
+        match (uri.scheme(), uri.authority()) {
+            (Some(scheme), Some(authority))
+                if *scheme == self.origin.inner.scheme && self.origin.is_authority(authority) => {}
+            (None, None) if self.relative == RelativeUri::ClientFixesOrigin => {}
+            (None, None) => {
+                return Err(self.wrong_origin(
+                    "the request has a relative URI, so where it goes is not known here; give it an absolute one, \
+                     or tell the layer that the client beneath it fixes the origin (`client_fixes_origin`)",
+                ));
+            }
+            _ => {
+                return Err(self.wrong_origin(
+                    "the request goes to another origin than the one that these credentials are for; \
+                     a redirect that was followed above this layer, or a wrong route, does that",
+                ));
+            }
+        }
+        let mut hosts = request.headers().get_all(HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (None, _) => Ok(()),
+            (Some(host), None) if self.origin.is_host_header(host) => Ok(()),
+            _ => Err(self.wrong_origin(
+                "the request's `host` header disagrees with the origin that these credentials are for; \
+                 do not forward the incoming `host`",
+            )),
+        }
+    }
+
+    #[cold]
+    fn wrong_origin(&self, message: &'static str) -> AuthError {
+        AuthError::new(AuthErrorKind::WrongOrigin, message).with_backend(self.origin.clone())
+    }
+}
+
+/// `None` where the port is written but is not one.
+fn port(authority: &Authority, scheme: &Scheme) -> Option<u16> {
+    match authority.as_str().rsplit_once(':') {
+        // The last colon of a bare IPv6 address is inside of its brackets.
+        Some((_, port)) if !port.ends_with(']') => {
+            match port.bytes().all(|byte| byte.is_ascii_digit()) {
+                true if port.is_empty() => Some(default_port(scheme)),
+                true => port.parse().ok(),
+                false => None,
+            }
+        }
+        _ => Some(default_port(scheme)),
+    }
+}
+
+fn default_port(scheme: &Scheme) -> u16 {
+    if *scheme == Scheme::HTTPS { 443 } else { 80 }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    host == "localhost"
+        || address
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}

@@ -1,0 +1,9 @@
+//! A request leaves: the layers of an outgoing stack, in the order in which a request passes them.
+
+pub mod auth;
+pub mod headers;
+pub mod identity;
+
+pub use auth::{AuthLayer, AuthService};
+pub use headers::{CapturedHeaders, HeaderForwardLayer, HeaderForwardService};
+pub use identity::{FallbackPolicy, HealthCheck, IdentityLayer, IdentityService};

@@ -1,0 +1,194 @@
+//! Secrets that do not leak: redacted in `Debug`, wiped from memory, marked sensitive as header values.
+//!
+//! # Security
+//!
+//! Neither type implements `Display`, `Serialize` or `PartialEq`, and `Debug` shows no part of the value. The memory is
+//! overwritten when the last clone is dropped. What the HTTP client beneath copies onto the wire is out of reach.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+const BEARER: &str = "Bearer ";
+
+/// A bearer token (RFC 6750), ready to leave.
+///
+/// The `Authorization` value is made once, here: [`authorization`](Self::authorization) is a reference and its clone
+/// a reference count. A clone of the token is as cheap.
+///
+/// ```
+/// use tower_identity::AccessToken;
+///
+/// let token = AccessToken::new("2YotnFZFEjr1zCsicMWpAA")?;
+/// assert!(token.authorization().is_sensitive());
+/// assert_eq!(format!("{token:?}"), "AccessToken([redacted])");
+/// # Ok::<(), tower_identity::InvalidSecret>(())
+/// ```
+#[derive(Clone)]
+pub struct AccessToken {
+    authorization: HeaderValue,
+}
+
+impl AccessToken {
+    /// Checks `token` and makes its `Authorization` value.
+    ///
+    /// The token comes without its scheme (`Bearer `). A `String` that is passed in is wiped.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSecret`], when the token is empty or has a character outside of visible ASCII (`0x21` to `0x7E`):
+    /// such a token could not be sent, or not be told from two.
+    pub fn new(token: impl Into<String>) -> Result<Self, InvalidSecret> {
+        let token = Zeroizing::new(token.into());
+        check_visible_ascii(&token, Spaces::Refused)?;
+        let mut value = Zeroizing::new(Vec::with_capacity(BEARER.len() + token.len()));
+        value.extend_from_slice(BEARER.as_bytes());
+        value.extend_from_slice(token.as_bytes());
+        Ok(Self {
+            authorization: sensitive_header_value(value)?,
+        })
+    }
+
+    /// The value of the `Authorization` header, `Bearer …`, marked sensitive.
+    pub fn authorization(&self) -> &HeaderValue {
+        &self.authorization
+    }
+
+    /// The token itself, without its scheme.
+    ///
+    /// # Security
+    ///
+    /// This is the secret. It belongs in a request to the party it was issued for, and nowhere else.
+    pub fn expose(&self) -> &str {
+        self.authorization
+            .to_str()
+            .ok()
+            .and_then(|value| value.strip_prefix(BEARER))
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken([redacted])")
+    }
+}
+
+/// A secret that is not sent as a bearer token: a client secret, a key, an ID token.
+///
+/// ```
+/// use tower_identity::Secret;
+///
+/// let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw")?;
+/// assert_eq!(format!("{secret:?}"), "Secret([redacted])");
+/// # Ok::<(), tower_identity::InvalidSecret>(())
+/// ```
+#[derive(Clone)]
+pub struct Secret {
+    value: Arc<Zeroizing<String>>,
+}
+
+impl Secret {
+    /// Takes over `value`. Any text will do, line breaks included (a PEM key has them), except the empty one.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSecret::Empty`].
+    pub fn new(value: impl Into<String>) -> Result<Self, InvalidSecret> {
+        let value = Zeroizing::new(value.into());
+        if value.is_empty() {
+            return Err(InvalidSecret::Empty);
+        }
+        Ok(Self {
+            value: Arc::new(value),
+        })
+    }
+
+    /// The secret itself.
+    ///
+    /// # Security
+    ///
+    /// It belongs in a request to the party that it authenticates to, and nowhere else.
+    pub fn expose(&self) -> &str {
+        &self.value
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret([redacted])")
+    }
+}
+
+/// Why a text cannot be a token or a header value. It tells the place and the kind of the fault, never the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSecret {
+    /// Nothing is not a secret.
+    #[error("the secret is empty")]
+    Empty,
+    /// A carriage return or a line feed, often the last character of a file.
+    #[error("the secret has a line break at byte {at}; if it was read from a file, trim it")]
+    LineBreak {
+        /// Where, counted in bytes from 0.
+        at: usize,
+    },
+    /// Another control character.
+    #[error("the secret has a control character at byte {at}")]
+    Control {
+        /// Where, counted in bytes from 0.
+        at: usize,
+    },
+    /// A space in a token, or before or after a header value.
+    #[error(
+        "the secret has a space at byte {at}; a token comes without its scheme, and a value without padding"
+    )]
+    Space {
+        /// Where, counted in bytes from 0.
+        at: usize,
+    },
+    /// A character outside of ASCII.
+    #[error("the secret has a character outside of ASCII at byte {at}")]
+    NonAscii {
+        /// Where, counted in bytes from 0.
+        at: usize,
+    },
+}
+
+/// Makes the value of any header out of a secret; spaces inside are allowed (`Bearer …`, `Basic …`).
+pub(crate) fn secret_header_value(value: impl Into<String>) -> Result<HeaderValue, InvalidSecret> {
+    let value = Zeroizing::new(value.into());
+    check_visible_ascii(&value, Spaces::Inside)?;
+    sensitive_header_value(Zeroizing::new(value.as_bytes().to_vec()))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Spaces {
+    Refused,
+    Inside,
+}
+
+fn check_visible_ascii(text: &str, spaces: Spaces) -> Result<(), InvalidSecret> {
+    let last = text.len().checked_sub(1).ok_or(InvalidSecret::Empty)?;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            0x21..=0x7e => {}
+            b' ' if spaces == Spaces::Inside && at != 0 && at != last => {}
+            b' ' => return Err(InvalidSecret::Space { at }),
+            b'\r' | b'\n' => return Err(InvalidSecret::LineBreak { at }),
+            0x80.. => return Err(InvalidSecret::NonAscii { at }),
+            _ => return Err(InvalidSecret::Control { at }),
+        }
+    }
+    Ok(())
+}
+
+fn sensitive_header_value(value: Zeroizing<Vec<u8>>) -> Result<HeaderValue, InvalidSecret> {
+    // Owned by `Bytes`, so that the last clone of the header value wipes it and no clone allocates.
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(value))
+        .map_err(|_| InvalidSecret::Control { at: 0 })?;
+    value.set_sensitive(true);
+    Ok(value)
+}

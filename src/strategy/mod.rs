@@ -1,0 +1,114 @@
+//! How an identity becomes credentials: the [`Strategy`] trait, and the strategies.
+//!
+//! | strategy | what leaves with the request | on a health check |
+//! | --- | --- | --- |
+//! | [`Unauthenticated`] | what the caller put there | the same |
+//! | [`HeaderInjection`] | a fixed header | the same |
+//! | [`UpstreamInject`] | the user's own token of an upstream provider, as a bearer | no credential |
+//!
+//! Your own is a [`strategy_fn`], or a type:
+//!
+//! ```
+//! use http::{HeaderValue, Request};
+//! use tower_identity::{AuthError, AuthErrorKind, Authenticating, Identity, Strategy};
+//!
+//! /// Tells a backend that trusts this gateway who the user is.
+//! struct SubjectHeader;
+//!
+//! impl<B> Strategy<B> for SubjectHeader {
+//!     fn authenticate(&self, mut request: Request<B>) -> Authenticating<B> {
+//!         let Some(identity) = request.extensions().get::<Identity>() else {
+//!             return AuthError::new(AuthErrorKind::MissingIdentity, "the backend wants to know the user").into();
+//!         };
+//!         let Ok(subject) = HeaderValue::from_str(identity.subject()) else {
+//!             return AuthError::new(AuthErrorKind::Rejected, "the subject cannot be a header value").into();
+//!         };
+//!         request.headers_mut().insert("x-subject", subject);
+//!         request.into()
+//!     }
+//! }
+//! ```
+
+mod authenticating;
+mod header_injection;
+mod unauthenticated;
+mod upstream_inject;
+
+use std::{fmt, sync::Arc};
+
+use http::Request;
+
+use crate::error::AuthError;
+
+pub use authenticating::Authenticating;
+pub(crate) use authenticating::PendingAuthentication;
+pub use header_injection::HeaderInjection;
+pub use unauthenticated::Unauthenticated;
+pub use upstream_inject::UpstreamInject;
+
+/// Puts credentials onto a request, on behalf of the [`Identity`](crate::Identity) in its extensions.
+///
+/// The request goes in by value and comes out by value, so a strategy that fails leaves no half-authenticated request
+/// behind. It is object safe: `Arc<dyn Strategy<B>>` is a `Strategy<B>`.
+///
+/// # What an implementation keeps to
+///
+/// - It answers at once ([`Authenticating`] is then ready, and costs no allocation) when the credential is at hand.
+/// - It replaces a credential header that is there, it never adds a second one.
+/// - It marks header values sensitive, and puts no secret in a URL or an error.
+/// - It obtains credentials in a task of its own, so that a caller who gives up does not take those of others along.
+pub trait Strategy<B>: Send + Sync {
+    /// Authenticates `request`, or says why it cannot be.
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B>;
+}
+
+impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+        (**self).authenticate(request)
+    }
+}
+
+/// Makes a [`Strategy`] of an async closure.
+///
+/// ```
+/// use http::{HeaderValue, Request};
+/// use tower_identity::{AuthLayer, Origin, strategy_fn};
+///
+/// let strategy = strategy_fn(async |mut request: Request<String>| {
+///     request.headers_mut().insert("x-tenant", HeaderValue::from_static("blue"));
+///     Ok(request)
+/// });
+/// let layer = AuthLayer::new(Origin::try_from("https://mcp.example.com")?, strategy);
+/// # Ok::<(), tower_identity::InvalidOrigin>(())
+/// ```
+///
+/// Its future is boxed: one allocation for each request. A [`Strategy`] of your own type can avoid it.
+pub fn strategy_fn<F, B, R>(f: F) -> StrategyFn<F>
+where
+    F: Fn(Request<B>) -> R,
+    R: Future<Output = Result<Request<B>, AuthError>>,
+{
+    StrategyFn { f }
+}
+
+/// The strategy that [`strategy_fn`] makes.
+#[derive(Clone, Copy)]
+pub struct StrategyFn<F> {
+    f: F,
+}
+
+impl<B, F, R> Strategy<B> for StrategyFn<F>
+where
+    F: Fn(Request<B>) -> R + Send + Sync,
+    R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
+{
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+        Authenticating::pending((self.f)(request))
+    }
+}
+
+impl<F> fmt::Debug for StrategyFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StrategyFn").finish_non_exhaustive()
+    }
+}

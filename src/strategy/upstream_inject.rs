@@ -1,0 +1,109 @@
+use std::{fmt, sync::Arc};
+
+use http::{Request, header::AUTHORIZATION};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    error::{AuthError, AuthErrorKind},
+    identity::Identity,
+    outgoing::HealthCheck,
+};
+
+use super::{Authenticating, Strategy};
+
+/// Sends the user's access token of one upstream provider as the bearer token (RFC 6750 §2.1).
+///
+/// An `Authorization` header that is there already is replaced. A [`HealthCheck`] passes without a credential.
+///
+/// # Errors
+///
+/// - [`MissingIdentity`](AuthErrorKind::MissingIdentity): the request carries no identity.
+/// - [`MissingToken`](AuthErrorKind::MissingToken): the identity has no token of this provider.
+/// - [`Expired`](AuthErrorKind::Expired): the token is known to have expired. A token whose end is not known is sent.
+#[derive(Clone)]
+pub struct UpstreamInject {
+    provider: Arc<str>,
+    clock: Arc<dyn Clock>,
+}
+
+impl UpstreamInject {
+    /// Injects the token of the provider with this name.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when the name is empty or blank.
+    pub fn new(provider: impl Into<String>) -> Result<Self, AuthError> {
+        let provider = provider.into();
+        if provider.trim().is_empty() {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "upstream injection needs the name of an upstream provider; this one is empty",
+            ));
+        }
+        Ok(Self {
+            provider: provider.into(),
+            clock: Arc::new(SystemClock),
+        })
+    }
+
+    /// Sets the clock that expiry is compared with.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    #[cold]
+    fn error(&self, kind: AuthErrorKind, message: &'static str) -> AuthError {
+        AuthError::new(kind, message).with_provider(&*self.provider)
+    }
+}
+
+impl<B> Strategy<B> for UpstreamInject {
+    fn authenticate(&self, mut request: Request<B>) -> Authenticating<B> {
+        if request.extensions().get::<HealthCheck>().is_some() {
+            return request.into();
+        }
+        let Some(identity) = request.extensions().get::<Identity>() else {
+            return self
+                .error(
+                    AuthErrorKind::MissingIdentity,
+                    "the request carries no identity, so there is no upstream token to send; put an `Identity` in its \
+                     extensions, or let `IdentityLayer` fall back to the session's",
+                )
+                .into();
+        };
+        let Some(token) = identity.upstream(&self.provider) else {
+            return self
+                .error(
+                    AuthErrorKind::MissingToken,
+                    "the user has no upstream token of this provider; have them log in there, or check the \
+                     provider's name",
+                )
+                .into();
+        };
+        if token
+            .expires_at()
+            .is_some_and(|expires_at| expires_at <= self.clock.now())
+        {
+            return self
+                .error(
+                    AuthErrorKind::Expired,
+                    "the user's upstream token has expired and was not sent; it should have been refreshed when \
+                     the request arrived, else have the user log in again",
+                )
+                .into();
+        }
+        let authorization = token.access_token().authorization().clone();
+        request.headers_mut().insert(AUTHORIZATION, authorization);
+        request.into()
+    }
+}
+
+impl fmt::Debug for UpstreamInject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamInject")
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,5 @@
+//! The fakes and helpers that the tests share.
+#![allow(dead_code, reason = "no test uses all of it")]
+
+#[cfg(feature = "rmcp")]
+pub(crate) mod mcp_backend;
