@@ -124,18 +124,21 @@ impl Origin {
         }
     }
 
+    #[inline]
     fn is_authority(&self, authority: &Authority) -> bool {
-        authority
-            .as_str()
-            .eq_ignore_ascii_case(&self.inner.authority)
-            || (!authority.as_str().contains('@')
-                && authority.host().eq_ignore_ascii_case(&self.inner.host)
-                && port(authority, &self.inner.scheme) == Some(self.inner.port))
+        authority.as_str().as_bytes() == self.inner.authority.as_bytes()
+            || self.is_authority_in_other_words(authority)
+    }
+
+    #[cold]
+    fn is_authority_in_other_words(&self, authority: &Authority) -> bool {
+        !authority.as_str().contains('@')
+            && authority.host().eq_ignore_ascii_case(&self.inner.host)
+            && port(authority, &self.inner.scheme) == Some(self.inner.port)
     }
 
     fn is_host_header(&self, host: &HeaderValue) -> bool {
-        host.as_bytes()
-            .eq_ignore_ascii_case(self.inner.authority.as_bytes())
+        host == self.inner.authority.as_str()
             || Authority::try_from(host.as_bytes())
                 .is_ok_and(|authority| self.is_authority(&authority))
     }
@@ -270,15 +273,18 @@ impl OriginGuard {
                 ));
             }
         }
-        let mut hosts = request.headers().get_all(HOST).iter();
-        match (hosts.next(), hosts.next()) {
-            (None, _) => Ok(()),
-            (Some(host), None) if self.origin.is_host_header(host) => Ok(()),
-            _ => Err(self.wrong_origin(
+        match request.headers().get(HOST) {
+            None => Ok(()),
+            Some(host) if self.is_only_host(host, request) => Ok(()),
+            Some(_) => Err(self.wrong_origin(
                 "the request's `host` header disagrees with the origin that these credentials are for; \
                  do not forward the incoming `host`",
             )),
         }
+    }
+
+    fn is_only_host<B>(&self, host: &HeaderValue, request: &Request<B>) -> bool {
+        self.origin.is_host_header(host) && request.headers().get_all(HOST).iter().count() == 1
     }
 
     #[cold]

@@ -48,7 +48,7 @@
 //! [`AuthLayer`](super::AuthLayer), which refuses the request; do not use the identity beneath this layer without one.
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
@@ -144,8 +144,9 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.inner.call(self.session.prepare(request))
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        self.session.prepare(&mut request);
+        self.inner.call(request)
     }
 }
 
@@ -157,28 +158,24 @@ struct Session {
 }
 
 impl Session {
-    fn prepare<B>(&self, mut request: Request<B>) -> Request<B> {
+    fn prepare<B>(&self, request: &mut Request<B>) {
         if let Some(identity) = request.extensions().get::<Identity>() {
             self.identity.follow(identity);
         } else if !self.health_check && request.extensions().get::<HealthCheck>().is_none() {
-            request = self.fill_gap(request);
+            self.fill_gap(request);
         }
         if self.health_check {
             request.extensions_mut().insert(HealthCheck);
         }
-        request
     }
 
-    fn fill_gap<B>(&self, request: Request<B>) -> Request<B> {
-        let Some(identity) = self.identity.newest() else {
-            return request;
-        };
-        let (allowed, mut request) = self.policy.allows(request);
-        if allowed {
+    fn fill_gap<B>(&self, request: &mut Request<B>) {
+        if let Some(identity) = self.identity.newest()
+            && self.policy.allows(request)
+        {
             tracing::debug!(method = %request.method(), "the request carries no identity: using the session's");
             request.extensions_mut().insert(identity);
         }
-        request
     }
 }
 
@@ -256,13 +253,16 @@ impl FallbackPolicy {
         }
     }
 
-    fn allows<B>(&self, request: Request<B>) -> (bool, Request<B>) {
+    fn allows<B>(&self, request: &mut Request<B>) -> bool {
         match &self.rule {
-            Rule::Always => (true, request),
-            Rule::Methods(methods) => (methods.contains(request.method()), request),
+            Rule::Always => true,
+            Rule::Methods(methods) => methods.contains(request.method()),
             Rule::When(predicate) => {
-                let (parts, body) = request.into_parts();
-                (predicate(&parts), Request::from_parts(parts, body))
+                let mut parts = Request::new(()).into_parts().0;
+                swap_parts(request, &mut parts);
+                let allowed = predicate(&parts);
+                swap_parts(request, &mut parts);
+                allowed
             }
         }
     }
@@ -294,3 +294,11 @@ impl fmt::Debug for FallbackPolicy {
 /// a credential of their own (a fixed header) use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck;
+
+fn swap_parts<B>(request: &mut Request<B>, parts: &mut Parts) {
+    mem::swap(request.method_mut(), &mut parts.method);
+    mem::swap(request.uri_mut(), &mut parts.uri);
+    mem::swap(request.version_mut(), &mut parts.version);
+    mem::swap(request.headers_mut(), &mut parts.headers);
+    mem::swap(request.extensions_mut(), &mut parts.extensions);
+}
