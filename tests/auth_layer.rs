@@ -1,0 +1,460 @@
+//! A credential has an address, and leaves whole or not at all.
+
+mod support;
+
+use std::{
+    convert::Infallible,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::poll_immediate};
+use http::{HeaderValue, Method, Request, Response};
+use support::recording::{RecordingService, identity, request, request_to};
+use tokio::sync::oneshot;
+use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_identity::{
+    AuthError, AuthErrorKind, AuthLayer, Authenticating, HeaderInjection, HealthCheck,
+    IdentityLayer, Origin, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
+};
+
+const BACKEND: &str = "https://mcp.example.com";
+
+fn layer() -> AuthLayer<UpstreamInject> {
+    AuthLayer::new(
+        Origin::try_from(BACKEND).unwrap(),
+        UpstreamInject::new("github").unwrap(),
+    )
+}
+
+/// Sends `request` through a layer for [`BACKEND`], and says how it was refused.
+async fn refusal(
+    request: Request<String>,
+    adjust: fn(AuthLayer<Counting>) -> AuthLayer<Counting>,
+) -> Option<AuthError> {
+    let strategy = Counting::default();
+    let backend = RecordingService::new();
+    let layer = adjust(AuthLayer::new(
+        Origin::try_from(BACKEND).unwrap(),
+        strategy.clone(),
+    ));
+    let error = layer.layer(backend.clone()).oneshot(request).await.err()?;
+    assert!(backend.arrivals().is_empty(), "a refused request was sent");
+    assert_eq!(
+        strategy.asked.load(Ordering::Relaxed),
+        0,
+        "a credential was obtained for a refused request"
+    );
+    Some(AuthError::find_in(error.as_ref()).unwrap().clone())
+}
+
+/// Counts how often a credential was asked for.
+#[derive(Clone, Default)]
+struct Counting {
+    asked: Arc<AtomicUsize>,
+}
+
+impl<B> Strategy<B> for Counting {
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        request.into()
+    }
+}
+
+#[tokio::test]
+async fn the_users_token_leaves_with_the_request() {
+    let backend = RecordingService::new();
+    let request = request(Method::POST, identity("user-1", "gho_1"));
+    layer()
+        .layer(backend.clone())
+        .oneshot(request)
+        .await
+        .unwrap();
+    assert_eq!(backend.arrival().header("authorization"), ["Bearer gho_1"]);
+    assert!(backend.arrival().headers["authorization"].is_sensitive());
+}
+
+#[tokio::test]
+async fn a_request_for_the_origin_passes_however_it_is_written() {
+    for uri in [
+        "https://mcp.example.com/mcp?a=b",
+        "https://mcp.example.com:443/",
+        "HTTPS://MCP.EXAMPLE.COM/mcp",
+        "https://mcp.example.com:/",
+    ] {
+        let refused = refusal(request_to(uri, Method::POST, None), |layer| layer).await;
+        assert!(refused.is_none(), "{uri}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn f04_a_request_for_another_origin_fails_before_a_credential_is_obtained() {
+    for uri in [
+        "https://evil.example/mcp",
+        "http://mcp.example.com/mcp",
+        "https://mcp.example.com:8443/mcp",
+        "https://mcp.example.com.evil.example/mcp",
+        "https://evil.example:443/mcp.example.com",
+        "https://mcp.example.com@evil.example/mcp",
+        "https://user:password@mcp.example.com/mcp",
+        "ftp://mcp.example.com/mcp",
+    ] {
+        let error = refusal(
+            request_to(uri, Method::POST, identity("user-1", "gho_1")),
+            |layer| layer,
+        )
+        .await;
+        let error = error.unwrap_or_else(|| panic!("{uri} was sent"));
+        assert_eq!(error.kind(), AuthErrorKind::WrongOrigin, "{uri}");
+        assert_eq!(error.backend().unwrap().to_string(), BACKEND);
+    }
+}
+
+#[tokio::test]
+async fn f37_a_host_header_that_disagrees_is_refused() {
+    for hosts in [
+        &["evil.example"][..],
+        &["mcp.example.com:8443"],
+        &[""],
+        &["mcp.example.com", "evil.example"],
+        &["mcp.example.com", "mcp.example.com"],
+        &["evil@mcp.example.com"],
+        &["mcp.example.com, evil.example"],
+        &["mcp.example.com/"],
+    ] {
+        let mut request = request(Method::POST, None);
+        for host in hosts {
+            request
+                .headers_mut()
+                .append("host", HeaderValue::from_static(host));
+        }
+        let error = refusal(request, |layer| layer)
+            .await
+            .unwrap_or_else(|| panic!("{hosts:?} was sent"));
+        assert_eq!(error.kind(), AuthErrorKind::WrongOrigin, "{hosts:?}");
+    }
+    for host in ["mcp.example.com", "MCP.example.com", "mcp.example.com:443"] {
+        let mut request = request(Method::POST, None);
+        request
+            .headers_mut()
+            .insert("host", HeaderValue::from_static(host));
+        assert!(refusal(request, |layer| layer).await.is_none(), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_relative_uri_is_refused_unless_the_client_is_said_to_fix_the_origin() {
+    let error = refusal(request_to("/mcp", Method::POST, None), |layer| layer)
+        .await
+        .unwrap();
+    assert_eq!(error.kind(), AuthErrorKind::WrongOrigin);
+    assert!(error.to_string().contains("relative"), "{error}");
+
+    let fixed = |layer: AuthLayer<Counting>| layer.client_fixes_origin();
+    assert!(
+        refusal(request_to("/mcp", Method::POST, None), fixed)
+            .await
+            .is_none()
+    );
+
+    let mut for_a_stranger = request_to("/mcp", Method::POST, None);
+    for_a_stranger
+        .headers_mut()
+        .insert("host", HeaderValue::from_static("evil.example"));
+    assert_eq!(
+        refusal(for_a_stranger, fixed).await.unwrap().kind(),
+        AuthErrorKind::WrongOrigin
+    );
+    let absolute = request_to("https://evil.example/mcp", Method::POST, None);
+    assert_eq!(
+        refusal(absolute, fixed).await.unwrap().kind(),
+        AuthErrorKind::WrongOrigin
+    );
+    let tunnel = request_to("evil.example:443", Method::CONNECT, None);
+    assert_eq!(
+        refusal(tunnel, fixed).await.unwrap().kind(),
+        AuthErrorKind::WrongOrigin
+    );
+}
+
+#[tokio::test]
+async fn f38_exactly_one_credential_header_goes_out() {
+    let mut crowded = request(Method::POST, identity("user-1", "gho_1"));
+    crowded.headers_mut().append(
+        "authorization",
+        HeaderValue::from_static("Bearer someone-elses"),
+    );
+    crowded.headers_mut().append(
+        "authorization",
+        HeaderValue::from_static("Basic dXNlcjpwYXNz"),
+    );
+    crowded
+        .headers_mut()
+        .append("x-api-key", HeaderValue::from_static("spoofed"));
+    let (headers, body) = crowded.into_parts();
+
+    let backend = RecordingService::new();
+    let request = Request::from_parts(headers.clone(), body.clone());
+    layer()
+        .layer(backend.clone())
+        .oneshot(request)
+        .await
+        .unwrap();
+    assert_eq!(backend.arrival().header("authorization"), ["Bearer gho_1"]);
+
+    let backend = RecordingService::new();
+    let inject = HeaderInjection::new("x-api-key", "k-1").unwrap();
+    let layer = AuthLayer::new(Origin::try_from(BACKEND).unwrap(), inject);
+    layer
+        .layer(backend.clone())
+        .oneshot(Request::from_parts(headers, body))
+        .await
+        .unwrap();
+    assert_eq!(backend.arrival().header("x-api-key"), ["k-1"]);
+}
+
+#[tokio::test]
+async fn a_strategy_that_fails_sends_nothing_and_its_error_names_the_backend() {
+    let backend = RecordingService::new();
+    let error = layer()
+        .layer(backend.clone())
+        .oneshot(request(Method::POST, None))
+        .await
+        .unwrap_err();
+    let error = AuthError::find_in(error.as_ref()).unwrap();
+    assert_eq!(error.kind(), AuthErrorKind::MissingIdentity);
+    assert_eq!(error.backend().unwrap().to_string(), BACKEND);
+    assert_eq!(error.provider(), Some("github"));
+    assert!(
+        error.to_string().contains("https://mcp.example.com"),
+        "{error}"
+    );
+
+    let late = strategy_fn(async |_: Request<String>| {
+        tokio::task::yield_now().await;
+        Err(AuthError::new(
+            AuthErrorKind::Unavailable,
+            "the issuer is down",
+        ))
+    });
+    let layer = AuthLayer::new(Origin::try_from(BACKEND).unwrap(), late);
+    let error = layer
+        .layer(backend.clone())
+        .oneshot(request(Method::POST, None))
+        .await
+        .unwrap_err();
+    let error = AuthError::find_in(error.as_ref()).unwrap();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert_eq!(error.backend().unwrap().to_string(), BACKEND);
+    assert!(backend.arrivals().is_empty());
+}
+
+#[tokio::test]
+async fn an_error_from_beneath_is_handed_up_as_it_is() {
+    let broken = service_fn(async |_: Request<String>| {
+        Err::<Response<()>, _>(std::io::Error::other("connection reset"))
+    });
+    let request = request(Method::POST, identity("user-1", "gho_1"));
+    let error = layer().layer(broken).oneshot(request).await.unwrap_err();
+    assert!(AuthError::find_in(error.as_ref()).is_none());
+    assert_eq!(
+        error.downcast_ref::<std::io::Error>().unwrap().to_string(),
+        "connection reset"
+    );
+}
+
+#[tokio::test]
+async fn an_auth_error_is_found_beneath_what_other_layers_wrap_around_it() {
+    let client = layer().layer(RecordingService::new());
+    let buffered = ServiceBuilder::new()
+        .buffer(1)
+        .map_err(Wrapped)
+        .service(client);
+    let error: BoxError = buffered
+        .oneshot(request(Method::POST, None))
+        .await
+        .unwrap_err()
+        .into();
+    assert_eq!(
+        AuthError::find_in(error.as_ref()).unwrap().kind(),
+        AuthErrorKind::MissingIdentity
+    );
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the call failed")]
+struct Wrapped(#[source] BoxError);
+
+#[tokio::test]
+async fn f31_the_service_that_was_polled_ready_is_the_one_that_is_called() {
+    // `RecordingService` panics when it is called unready, and its clones begin unready.
+    let backend = RecordingService::new();
+    let later = strategy_fn(async |request: Request<String>| {
+        tokio::task::yield_now().await;
+        Ok(request)
+    });
+    let strategies: [Arc<dyn Strategy<String>>; 2] = [Arc::new(later), Arc::new(Unauthenticated)];
+    for strategy in strategies {
+        let mut client =
+            AuthLayer::new(Origin::try_from(BACKEND).unwrap(), strategy).layer(backend.clone());
+        for _ in 0..3 {
+            client
+                .ready()
+                .await
+                .unwrap()
+                .call(request(Method::POST, None))
+                .await
+                .unwrap();
+        }
+    }
+    assert_eq!(backend.arrivals().len(), 6);
+}
+
+#[tokio::test]
+async fn the_inner_service_is_not_cloned_when_the_credential_is_at_hand() {
+    struct NoClone(RecordingService);
+
+    impl Clone for NoClone {
+        fn clone(&self) -> Self {
+            panic!("cloned on the hot path")
+        }
+    }
+
+    impl Service<Request<String>> for NoClone {
+        type Response = Response<()>;
+        type Error = Infallible;
+        type Future = <RecordingService as Service<Request<String>>>::Future;
+
+        fn poll_ready(
+            &mut self,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), Infallible>> {
+            Service::<Request<String>>::poll_ready(&mut self.0, cx)
+        }
+
+        fn call(&mut self, request: Request<String>) -> Self::Future {
+            self.0.call(request)
+        }
+    }
+
+    let mut service = layer().layer(NoClone(RecordingService::new()));
+    service
+        .ready()
+        .await
+        .unwrap()
+        .call(request(Method::POST, identity("user-1", "gho_1")))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_inner_services_readiness_is_held_while_a_credential_is_obtained() {
+    let (obtained, wait) = oneshot::channel::<()>();
+    let wait = wait.shared();
+    let slow = strategy_fn(move |request: Request<String>| {
+        let wait = wait.clone();
+        async move {
+            let _ = wait.await;
+            Ok(request)
+        }
+    });
+    let backend = RecordingService::new();
+    let mut client = ServiceBuilder::new()
+        .layer(AuthLayer::new(Origin::try_from(BACKEND).unwrap(), slow))
+        .concurrency_limit(1)
+        .service(backend.clone());
+
+    let first = client
+        .ready()
+        .await
+        .unwrap()
+        .call(request(Method::POST, None));
+    let mut first = Box::pin(first);
+    assert!(poll_immediate(&mut first).await.is_none());
+    assert!(
+        poll_immediate(pin!(client.ready())).await.is_none(),
+        "the permit was given back too early"
+    );
+
+    obtained.send(()).unwrap();
+    first.await.unwrap();
+    client.ready().await.unwrap();
+    assert_eq!(backend.arrivals().len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_that_is_cancelled_while_it_waits_is_not_sent() {
+    let never = strategy_fn(async |_: Request<String>| std::future::pending().await);
+    let backend = RecordingService::new();
+    let client = AuthLayer::new(Origin::try_from(BACKEND).unwrap(), never).layer(backend.clone());
+    let call = client.oneshot(request(Method::POST, None));
+    assert!(
+        tokio::time::timeout(Duration::from_millis(1), call)
+            .await
+            .is_err()
+    );
+    assert!(backend.arrivals().is_empty());
+}
+
+#[tokio::test]
+async fn configuration_chooses_a_strategy_behind_a_pointer() {
+    let choices: [(&str, Arc<dyn Strategy<String>>); 3] = [
+        (
+            "Bearer gho_1",
+            Arc::new(UpstreamInject::new("github").unwrap()),
+        ),
+        (
+            "Basic c2VydmljZQ==",
+            Arc::new(HeaderInjection::new("authorization", "Basic c2VydmljZQ==").unwrap()),
+        ),
+        ("", Arc::new(Unauthenticated)),
+    ];
+    for (expected, strategy) in choices {
+        let backend = RecordingService::new();
+        let layer = AuthLayer::new(Origin::try_from(BACKEND).unwrap(), strategy);
+        layer
+            .layer(backend.clone())
+            .oneshot(request(Method::POST, identity("user-1", "gho_1")))
+            .await
+            .unwrap();
+        assert_eq!(backend.arrival().header("authorization").concat(), expected);
+    }
+}
+
+#[tokio::test]
+async fn f32_a_health_check_passes_an_identity_strategy_without_a_credential() {
+    let backend = RecordingService::new();
+    let client = ServiceBuilder::new()
+        .layer(IdentityLayer::health_check())
+        .layer(layer())
+        .service(backend.clone());
+    for method in [Method::POST, Method::GET, Method::DELETE] {
+        client.clone().oneshot(request(method, None)).await.unwrap();
+    }
+    // Even where a user's identity is at hand: it is not theirs to be used by a probe.
+    let mut with_user = request(Method::POST, identity("user-1", "gho_1"));
+    with_user.extensions_mut().insert(HealthCheck);
+    client.oneshot(with_user).await.unwrap();
+    for arrival in backend.arrivals() {
+        assert!(arrival.header("authorization").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn f32_a_health_check_gets_a_fixed_header() {
+    let backend = RecordingService::new();
+    let key = AuthLayer::new(
+        Origin::try_from(BACKEND).unwrap(),
+        HeaderInjection::new("x-api-key", "k-1").unwrap(),
+    );
+    let client = ServiceBuilder::new()
+        .layer(IdentityLayer::health_check())
+        .layer(key)
+        .service(backend.clone());
+    client.oneshot(request(Method::GET, None)).await.unwrap();
+    assert_eq!(backend.arrival().header("x-api-key"), ["k-1"]);
+}
