@@ -23,6 +23,8 @@
 //!   not `Sync` has to become one that is first, for instance by `reqwest::Body::wrap_stream`.
 //! - reqwest reads the extensions of a request for its own settings (the timeout of a `reqwest::Request` that was
 //!   converted to an `http::Request`). A response has those of the connection, such as hyper's `HttpInfo`.
+//! - reqwest resolves the dot segments of a path (`/a/../b` is sent as `/b`), and adds `accept: */*` where there is no
+//!   `accept`.
 //! - A response with a status of 400 or above, or with a redirect, is a response, not an error.
 //! - An error has no URL: reqwest would show the whole of it, a secret in its query included.
 //! - A relative URI is an error for which [`reqwest::Error::is_builder`] is true.
