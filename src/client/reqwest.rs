@@ -1,1 +1,151 @@
-//! To come.
+//! [`ReqwestService`]: a [`reqwest::Client`] as the innermost service of a Tower stack.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use tower::{Layer, Service};
+//! use tower_identity::{AuthLayer, Origin, UpstreamInject, client::reqwest::ReqwestService};
+//!
+//! # fn assert_client<S: Service<http::Request<Full<Bytes>>>>(_: &S) {}
+//! let http_client = ReqwestService::new(reqwest::Client::builder())?;
+//! let origin = Origin::try_from("https://mcp.example.com")?;
+//! let client = AuthLayer::new(origin, UpstreamInject::new("github")?).layer(http_client);
+//! # assert_client(&client);
+//! # Ok::<(), tower::BoxError>(())
+//! ```
+//!
+//! This crate turns on none of reqwest's features. For `https`, your own `Cargo.toml` chooses how:
+//! `reqwest = { version = "0.13", features = ["rustls"] }`.
+//!
+//! # What passes through
+//!
+//! - Bodies stream, both ways. A request body whose exact size is known is sent with its `content-length`. A body that is
+//!   not `Sync` has to become one that is first, for instance by `reqwest::Body::wrap_stream`.
+//! - reqwest reads the extensions of a request for its own settings (the timeout of a `reqwest::Request` that was
+//!   converted to an `http::Request`). A response has those of the connection, such as hyper's `HttpInfo`.
+//! - reqwest resolves the dot segments of a path (`/a/../b` is sent as `/b`), and adds `accept: */*` where there is no
+//!   `accept`.
+//! - A response with a status of 400 or above, or with a redirect, is a response, not an error.
+//! - An error has no URL: reqwest would show the whole of it, a secret in its query included.
+//! - A relative URI is an error for which [`reqwest::Error::is_builder`] is true.
+//!
+//! # Security
+//!
+//! reqwest follows redirects by itself, beneath the layers, and takes credentials in headers of their own (`x-api-key`)
+//! along to another host. [`ReqwestService::new`] switches that off; what should follow redirects belongs
+//! [above](crate::outgoing::auth#security) the layers.
+//!
+//! A client with a cookie store keeps the cookies of all its users in one place. Give it none, unless the stack
+//! serves one user.
+
+use std::{
+    fmt, future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use reqwest::{Client, ClientBuilder, redirect};
+use tower::{BoxError, Service};
+
+/// A [`reqwest::Client`] as a Tower HTTP service.
+///
+/// Cheap to clone; clones share the connections. See the [module](self) for what passes through.
+#[derive(Clone, Debug)]
+pub struct ReqwestService {
+    client: Client,
+}
+
+impl ReqwestService {
+    /// Builds a client that follows no redirects, whatever `builder` says about them.
+    ///
+    /// # Errors
+    ///
+    /// What [`ClientBuilder::build`] says, when TLS or the resolver cannot be set up.
+    pub fn new(builder: ClientBuilder) -> Result<Self, reqwest::Error> {
+        let client = builder.redirect(redirect::Policy::none()).build()?;
+        Ok(Self { client })
+    }
+
+    /// Takes over a client that was built elsewhere with
+    /// [`redirect::Policy::none()`](reqwest::redirect::Policy::none).
+    ///
+    /// # Security
+    ///
+    /// That it was built so is not checked, and cannot be: reqwest neither tells a client's policy nor lets a single
+    /// request override it. A client with another policy, the default one included, hands credential headers to
+    /// whatever host a backend redirects it to.
+    pub fn from_client_without_redirects(client: Client) -> Self {
+        Self { client }
+    }
+}
+
+impl<B> Service<Request<B>> for ReqwestService
+where
+    B: Body + Send + Sync + 'static,
+    B::Data: Into<Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<reqwest::Body>;
+    type Error = reqwest::Error;
+    type Future = ReqwestFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.client.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let state = match reqwest::Request::try_from(request.map(reqwest::Body::wrap)) {
+            Ok(request) => State::Sent {
+                future: self.client.call(request),
+            },
+            Err(error) => State::Refused {
+                error: future::ready(error),
+            },
+        };
+        ReqwestFuture { state }
+    }
+}
+
+pin_project! {
+    /// The future of [`ReqwestService`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ReqwestFuture {
+        #[pin]
+        state: State,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State {
+        Sent {
+            #[pin]
+            future: <Client as Service<reqwest::Request>>::Future,
+        },
+        Refused {
+            error: future::Ready<reqwest::Error>,
+        },
+    }
+}
+
+impl Future for ReqwestFuture {
+    type Output = Result<Response<reqwest::Body>, reqwest::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Sent { future } => future.poll(cx).map_ok(Response::from),
+            StateProjection::Refused { error } => Pin::new(error).poll(cx).map(Err),
+        }
+        .map_err(reqwest::Error::without_url)
+    }
+}
+
+impl fmt::Debug for ReqwestFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReqwestFuture").finish_non_exhaustive()
+    }
+}

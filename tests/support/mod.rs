@@ -1,7 +1,7 @@
 //! The fakes and helpers that the tests share.
 #![allow(dead_code, reason = "no test uses all of it")]
 
-pub(crate) mod recording;
-
+pub(crate) mod http_server;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;
+pub(crate) mod recording;

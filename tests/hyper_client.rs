@@ -1,0 +1,188 @@
+//! The ready-made hyper-util client beneath the layers, against real servers.
+#![cfg(feature = "hyper")]
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Version};
+use http_body_util::Full;
+use rcgen::CertifiedKey;
+use support::http_server::{HttpServer, ok, temporary_redirect};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ClientConfig, RootCertStore, ServerConfig,
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, PrivateKeyDer},
+    },
+};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_identity::{
+    AccessToken, AuthLayer, HeaderInjection, Identity, IdentityLayer, Origin, UpstreamInject,
+    UpstreamToken,
+    client::hyper::{HttpsClient, https_client, https_client_with},
+};
+
+#[tokio::test]
+async fn f38_the_credential_arrives_once_over_plain_http_on_loopback() {
+    let server = HttpServer::start(async |_| ok()).await;
+    let client = ServiceBuilder::new()
+        .layer(IdentityLayer::new(user("of-the-session")))
+        .layer(AuthLayer::new(
+            server.origin(),
+            UpstreamInject::new("github").unwrap(),
+        ))
+        .service(trusting(None));
+
+    let mut request = get(&server.uri("/mcp"));
+    request.extensions_mut().insert(user("of-the-request"));
+    client.oneshot(request).await.unwrap();
+
+    let requests = server.requests();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].version, Version::HTTP_11);
+    assert_eq!(requests[0].all("authorization"), ["Bearer of-the-request"]);
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_where_the_server_offers_it() {
+    for (offered, spoken) in [
+        (vec!["h2", "http/1.1"], Version::HTTP_2),
+        (vec!["http/1.1"], Version::HTTP_11),
+        (vec![], Version::HTTP_11),
+    ] {
+        let (server, certificate) = start_tls(&offered).await;
+        let uri = format!("https://localhost:{}", server.address().port());
+        let origin = Origin::try_from(uri.as_str()).unwrap();
+        let client = ServiceBuilder::new()
+            .layer(IdentityLayer::new(user("of-the-session")))
+            .layer(AuthLayer::new(
+                origin,
+                UpstreamInject::new("github").unwrap(),
+            ))
+            .service(trusting(Some(certificate)));
+
+        client.oneshot(get(&uri)).await.unwrap();
+
+        let requests = server.requests();
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests[0].version, spoken);
+        assert_eq!(requests[0].all("authorization"), ["Bearer of-the-session"]);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_refused() {
+    let (server, _) = start_tls(&["h2", "http/1.1"]).await;
+    let uri = format!("https://localhost:{}", server.address().port());
+
+    let error = https_client()
+        .unwrap()
+        .oneshot(get(&uri))
+        .await
+        .unwrap_err();
+
+    assert!(error.is_connect());
+    assert_eq!(server.connections(), 1);
+    assert!(server.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_refused() {
+    let (server, certificate) = start_tls(&["h2", "http/1.1"]).await;
+    let uri = format!("https://{}", server.address());
+
+    let error = trusting(Some(certificate))
+        .oneshot(get(&uri))
+        .await
+        .unwrap_err();
+
+    assert!(error.is_connect());
+    assert_eq!(server.connections(), 1);
+    assert!(server.requests().is_empty());
+}
+
+#[tokio::test]
+async fn alpn_protocols_that_are_set_already_are_replaced() {
+    let (server, certificate) = start_tls(&["h2"]).await;
+    let uri = format!("https://localhost:{}", server.address().port());
+    let mut config = config(Some(certificate));
+    config.alpn_protocols = vec![b"imap".to_vec()];
+
+    let response = https_client_with(config).oneshot(get(&uri)).await.unwrap();
+
+    assert_eq!(response.version(), Version::HTTP_2);
+}
+
+#[tokio::test]
+async fn f05_a_redirect_is_not_followed_beneath_the_layers() {
+    let stranger = HttpServer::start(async |_| ok()).await;
+    let location = stranger.uri("/mcp");
+    let home = HttpServer::start(move |_| {
+        let response = temporary_redirect(&location);
+        async { response }
+    })
+    .await;
+    let api_key = HeaderInjection::new("x-api-key", "k-123").unwrap();
+    let client = ServiceBuilder::new()
+        .layer(AuthLayer::new(home.origin(), api_key))
+        .service(trusting(None));
+
+    let response = client.oneshot(get(&home.uri("/mcp"))).await.unwrap();
+
+    assert_eq!(response.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(home.requests()[0].all("x-api-key"), ["k-123"]);
+    assert_eq!(stranger.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_relative_uri_is_an_error() {
+    trusting(None).oneshot(get("/mcp")).await.unwrap_err();
+}
+
+/// A server for `localhost`, and the certificate that it shows.
+async fn start_tls(alpn: &[&str]) -> (HttpServer, CertificateDer<'static>) {
+    let CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed([String::from("localhost")]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let server = HttpServer::start_over(move |tcp| acceptor.accept(tcp), async |_| ok()).await;
+    (server, cert.der().clone())
+}
+
+fn trusting(certificate: Option<CertificateDer<'static>>) -> HttpsClient<Full<Bytes>> {
+    https_client_with(config(certificate))
+}
+
+fn config(certificate: Option<CertificateDer<'static>>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificate);
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn get(uri: &str) -> Request<Full<Bytes>> {
+    Request::get(uri).body(Full::default()).unwrap()
+}
+
+fn user(token: &str) -> Identity {
+    Identity::builder("user-1")
+        .upstream(
+            "github",
+            UpstreamToken::new(AccessToken::new(token).unwrap()),
+        )
+        .build()
+        .unwrap()
+}

@@ -1,0 +1,216 @@
+//! reqwest beneath the layers, against real servers.
+#![cfg(feature = "reqwest")]
+
+mod support;
+
+use std::{error::Error, future::pending, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
+use http_body_util::{BodyExt, Full, channel::Channel};
+use hyper_util::client::legacy::connect::HttpInfo;
+use reqwest::{Client, redirect};
+use support::http_server::{HttpServer, ok, server_body, temporary_redirect};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_identity::{
+    AccessToken, AuthLayer, HeaderForwardLayer, HeaderInjection, Identity, IdentityLayer,
+    UpstreamInject, UpstreamToken, client::reqwest::ReqwestService,
+};
+
+#[tokio::test]
+async fn f38_the_credential_arrives_once_whatever_else_was_set() {
+    let server = HttpServer::start(async |_| ok()).await;
+    let mut default_headers = HeaderMap::new();
+    default_headers.insert(
+        AUTHORIZATION,
+        HeaderValue::from_static("Bearer of-the-client"),
+    );
+    let http_client = ReqwestService::new(Client::builder().default_headers(default_headers));
+    let client = ServiceBuilder::new()
+        .layer(IdentityLayer::new(user("of-the-session")))
+        .layer(AuthLayer::new(
+            server.origin(),
+            UpstreamInject::new("github").unwrap(),
+        ))
+        .service(http_client.unwrap());
+
+    let mut request = Request::post(server.uri("/mcp"))
+        .header(AUTHORIZATION, "Bearer of-the-caller")
+        .body(String::from("{}"))
+        .unwrap();
+    request.extensions_mut().insert(user("of-the-request"));
+    client.oneshot(request).await.unwrap();
+
+    let requests = server.requests();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].all("authorization"), ["Bearer of-the-request"]);
+}
+
+#[tokio::test]
+async fn f05_a_redirect_is_not_followed_beneath_the_layers() {
+    let stranger = HttpServer::start(async |_| ok()).await;
+    let location = stranger.uri("/mcp");
+    let home = HttpServer::start(move |_| {
+        let response = temporary_redirect(&location);
+        async { response }
+    })
+    .await;
+    let follows = Client::builder().redirect(redirect::Policy::limited(10));
+    let forward = HeaderForwardLayer::builder(home.origin())
+        .header("x-tenant-key", "t-456")
+        .build()
+        .unwrap();
+    let client = ServiceBuilder::new()
+        .layer(forward)
+        .layer(AuthLayer::new(
+            home.origin(),
+            HeaderInjection::new("x-api-key", "k-123").unwrap(),
+        ))
+        .service(ReqwestService::new(follows).unwrap());
+
+    let response = client.oneshot(get(&home.uri("/mcp"))).await.unwrap();
+
+    assert_eq!(response.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(response.headers()["location"], stranger.uri("/mcp"));
+    assert_eq!(home.requests()[0].all("x-api-key"), ["k-123"]);
+    assert_eq!(home.requests()[0].all("x-tenant-key"), ["t-456"]);
+    assert_eq!(stranger.connections(), 0);
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways_while_they_are_open() {
+    let echo =
+        HttpServer::start(async |request| Response::new(server_body(request.into_body()))).await;
+    let (mut sender, body) = Channel::<Bytes>::new(1);
+
+    let request = Request::post(echo.uri("/")).body(body).unwrap();
+    let mut response = http_client().oneshot(request).await.unwrap();
+
+    for chunk in ["one", "two", "three"] {
+        sender.send_data(Bytes::from(chunk)).await.unwrap();
+        let frame = response.body_mut().frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), chunk);
+    }
+    drop(sender);
+    assert!(response.body_mut().frame().await.is_none());
+    assert_eq!(echo.requests()[0].all("transfer-encoding"), ["chunked"]);
+}
+
+#[tokio::test]
+async fn a_body_of_known_size_is_sent_with_its_length() {
+    let server = HttpServer::start(async |_| ok()).await;
+    let request = || Request::post(server.uri("/"));
+    let bytes = request().body(Full::new(Bytes::from("12345"))).unwrap();
+    let text = request().body(String::from("12345")).unwrap();
+    let reqwest = request().body(reqwest::Body::from("12345")).unwrap();
+
+    http_client().oneshot(bytes).await.unwrap();
+    http_client().oneshot(text).await.unwrap();
+    http_client().oneshot(reqwest).await.unwrap();
+
+    let requests = server.requests();
+    assert_eq!(requests.len(), 3);
+    for request in requests {
+        assert_eq!(request.all("content-length"), ["5"]);
+        assert!(request.all("transfer-encoding").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_failure_status_is_a_response_with_its_body_and_the_extensions_of_the_connection() {
+    let server = HttpServer::start(async |_| {
+        let mut response = Response::new(server_body(Full::new(Bytes::from("expired"))));
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        response
+    })
+    .await;
+
+    let response = http_client().oneshot(get(&server.uri("/"))).await.unwrap();
+
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let connection = response.extensions().get::<HttpInfo>().unwrap();
+    assert_eq!(connection.remote_addr(), server.address());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "expired");
+}
+
+#[tokio::test]
+async fn the_settings_of_a_reqwest_request_travel_in_its_extensions() {
+    let never_answers = HttpServer::start(async |_| pending().await).await;
+    let with_timeout = Client::new()
+        .get(never_answers.uri("/"))
+        .timeout(Duration::from_millis(10))
+        .build()
+        .unwrap();
+    let request = Request::<reqwest::Body>::try_from(with_timeout).unwrap();
+
+    let error = http_client().oneshot(request).await.unwrap_err();
+
+    assert!(error.is_timeout());
+}
+
+#[tokio::test]
+async fn a_relative_uri_is_an_error_of_the_request() {
+    for uri in ["/mcp", "*", "mcp.example.com:443"] {
+        let error = http_client().oneshot(get(uri)).await.unwrap_err();
+        assert!(error.is_builder(), "{uri}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn user_info_in_a_uri_does_not_become_a_credential() {
+    let server = HttpServer::start(async |_| ok()).await;
+    let uri = format!("http://user:s3cret@{}/", server.address());
+
+    http_client().oneshot(get(&uri)).await.unwrap();
+
+    assert!(server.requests()[0].all("authorization").is_empty());
+}
+
+#[tokio::test]
+async fn f33_an_error_does_not_show_the_url() {
+    let hangs_up = HttpServer::start_over(
+        async |_| Err::<tokio::net::TcpStream, _>(std::io::ErrorKind::ConnectionReset.into()),
+        async |_| ok(),
+    )
+    .await;
+    for uri in [
+        hangs_up.uri("/?key=s3cret"),
+        String::from("ftp://127.0.0.1/?key=s3cret"),
+    ] {
+        let error = http_client().oneshot(get(&uri)).await.unwrap_err();
+
+        let mut shown = format!("{error:?}");
+        let mut next: Option<&dyn Error> = Some(&error);
+        while let Some(error) = next {
+            shown += &format!("\n{error}\n{error:?}");
+            next = error.source();
+        }
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn the_future_can_be_sent_to_another_task() {
+    let server = HttpServer::start(async |_| ok()).await;
+    let call = tokio::spawn(http_client().oneshot(get(&server.uri("/"))));
+    assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+fn http_client() -> ReqwestService {
+    ReqwestService::new(Client::builder()).unwrap()
+}
+
+fn get(uri: &str) -> Request<Full<Bytes>> {
+    Request::get(uri).body(Full::default()).unwrap()
+}
+
+fn user(token: &str) -> Identity {
+    Identity::builder("user-1")
+        .upstream(
+            "github",
+            UpstreamToken::new(AccessToken::new(token).unwrap()),
+        )
+        .build()
+        .unwrap()
+}
