@@ -140,7 +140,7 @@ mod tests {
     fn an_event_of_the_limit_fits_and_one_byte_more_does_not() {
         assert!(fit(9, &["data: 12\n\n"]));
         assert!(!fit(9, &["data: 123\n\n"]));
-        assert!(!fit(9, &["data: 1", "23"]));
+        assert!(!fit(9, &["data: 12", "34"]));
     }
 
     #[test]
