@@ -119,7 +119,7 @@ impl AuthError {
     /// assert_eq!(AuthError::find_in(error.as_ref()).unwrap().kind(), AuthErrorKind::Expired);
     /// ```
     pub fn find_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a AuthError> {
-        std::iter::successors(Some(error), |&error| error.source())
+        std::iter::successors(Some(error), |&error| cause(error))
             .find_map(|error| error.downcast_ref())
     }
 
@@ -297,6 +297,14 @@ impl AuthErrorKind {
             challenge,
         }
     }
+}
+
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    #[cfg(feature = "rmcp")]
+    if let Some(cause) = crate::client::rmcp::hidden_cause(error) {
+        return Some(cause);
+    }
+    error.source()
 }
 
 fn whole_seconds(duration: Option<Duration>) -> u64 {

@@ -1,0 +1,310 @@
+//! [`TowerHttpClient`]: a Tower stack as the HTTP client of the MCP Rust SDK ([`rmcp`](::rmcp)).
+//!
+//! ```no_run
+//! use http_body_util::Full;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use rmcp::{ServiceExt, model::CallToolRequestParams};
+//! use rmcp::transport::{
+//!     StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig,
+//! };
+//! use tower::ServiceBuilder;
+//! use tower_identity::client::rmcp::{SendAs, TowerHttpClient};
+//! use tower_identity::{AuthLayer, Identity, IdentityLayer, Origin, UpstreamInject};
+//!
+//! # async fn session(session_identity: Identity, identity: Identity) -> Result<(), tower::BoxError> {
+//! let stack = ServiceBuilder::new()
+//!     .layer(IdentityLayer::new(session_identity).follow_requests())
+//!     .layer(AuthLayer::new(Origin::try_from("http://127.0.0.1:8000")?, UpstreamInject::new("github")?))
+//!     .service(Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>());
+//! let config = StreamableHttpClientTransportConfig::with_uri("http://127.0.0.1:8000/mcp");
+//! let transport = StreamableHttpClientTransport::with_client(TowerHttpClient::new(stack), config);
+//!
+//! let client = ().serve(transport).await?;
+//! let result = client.call_tool_as(identity, CallToolRequestParams::new("search")).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Whose identity goes where
+//!
+//! | the SDK sends | identity |
+//! | --- | --- |
+//! | a request or notification with an [`Identity`] in its extensions ([`SendAs`], [`with_identity`]) | that one |
+//! | a replay of `initialize`, after the server lost the session | the newest that was seen of the message's user |
+//! | anything else: its own handshake, the event stream (`GET`) and its reconnects, answers to the server, a cancellation, the `DELETE` | none: [`IdentityLayer`] falls back to the session's |
+//!
+//! [`HealthCheck`] and [`CapturedHeaders`] in a message's extensions go the same way. The SDK's own typed helpers
+//! (`call_tool`, `list_tools`) send no extensions, so their requests fall under the last row.
+//!
+//! Most of the last row is sent long after log-in. [`IdentityLayer::follow_requests`] keeps its identity fresh.
+//!
+//! # What is bounded
+//!
+//! The same as in the SDK's own clients: 16 MiB for a JSON response, 64 KiB for an error's, and for one event of an event
+//! stream what [`max_sse_event_size`] says. An event stream is passed on as it arrives. Time is not bounded here: a
+//! timeout is a layer's business.
+//!
+//! # Refusals
+//!
+//! | status | error |
+//! | --- | --- |
+//! | 401 with a challenge | [`AuthRequired`](StreamableHttpError::AuthRequired) |
+//! | 403 with a challenge | [`InsufficientScope`](StreamableHttpError::InsufficientScope), with the challenge's scope |
+//! | 404 on a session | [`SessionExpired`](StreamableHttpError::SessionExpired) |
+//! | 405 on `GET`, on `DELETE` | [`ServerDoesNotSupportSse`](StreamableHttpError::ServerDoesNotSupportSse), [`ServerDoesNotSupportDeleteSession`](StreamableHttpError::ServerDoesNotSupportDeleteSession) |
+//! | another 4xx or 5xx with a JSON-RPC error | that error, as the server's answer |
+//! | any other, 401 and 403 without a challenge that can be read included | [`HttpStatus`](StreamableHttpError::HttpStatus) |
+//!
+//! What fails beneath (a strategy, the connection) is a [`TowerHttpError`];
+//! [`AuthError::find_in`](crate::AuthError::find_in) finds an `AuthError` in it and in what the SDK wraps around it.
+//!
+//! [`CapturedHeaders`]: crate::CapturedHeaders
+//! [`HealthCheck`]: crate::HealthCheck
+//! [`IdentityLayer`]: crate::IdentityLayer
+//! [`IdentityLayer::follow_requests`]: crate::IdentityLayer::follow_requests
+//! [`max_sse_event_size`]: ::rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig::max_sse_event_size
+
+mod event_stream;
+mod request;
+mod response;
+mod send_as;
+mod session_users;
+
+use std::{collections::HashMap, error::Error, fmt, future, sync::Arc};
+
+use ::rmcp::{
+    ServiceError,
+    model::ClientJsonRpcMessage,
+    service::ClientInitializeError,
+    transport::streamable_http_client::{
+        SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
+    },
+};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use sse_stream::Sse;
+use tower::{BoxError, Service};
+
+use self::{request::RequestParts, session_users::SessionUsers};
+
+pub use self::send_as::{SendAs, with_identity};
+
+/// What the SDK uses where it is not told.
+const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
+
+/// A Tower HTTP service as the HTTP client of an MCP session.
+///
+/// See the [module](self) for what it sends and what it answers.
+///
+/// # One client for each session
+///
+/// Its clones remember, together, the newest identity of each user that sent an `initialize` with an identity, so that
+/// a replay of it does not bring the old one back. They never use one user's identity for another. They remember the
+/// last 64 users: more than that should not share a client.
+#[derive(Clone)]
+pub struct TowerHttpClient<S> {
+    service: S,
+    users: Arc<SessionUsers>,
+}
+
+impl<S> TowerHttpClient<S> {
+    /// A client that sends through `service`, for example an HTTP client beneath an
+    /// [`IdentityLayer`](crate::IdentityLayer) and an [`AuthLayer`](crate::AuthLayer).
+    pub fn new(service: S) -> Self {
+        Self {
+            service,
+            users: Arc::default(),
+        }
+    }
+}
+
+impl<S, B> StreamableHttpClient for TowerHttpClient<S>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Error = TowerHttpError;
+
+    fn post_message(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session_id: Option<Arc<str>>,
+        auth_token: Option<String>,
+        custom_headers: HashMap<HeaderName, HeaderValue>,
+    ) -> impl Future<Output = Result<StreamableHttpPostResponse>> + Send {
+        self.post_message_with_max_sse_event_size(
+            uri,
+            message,
+            session_id,
+            auth_token,
+            custom_headers,
+            DEFAULT_MAX_SSE_EVENT_SIZE,
+        )
+    }
+
+    fn post_message_with_max_sse_event_size(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session_id: Option<Arc<str>>,
+        auth_token: Option<String>,
+        custom_headers: HashMap<HeaderName, HeaderValue>,
+        max_sse_event_size: usize,
+    ) -> impl Future<Output = Result<StreamableHttpPostResponse>> + Send {
+        let service = self.service.clone();
+        let users = self.users.clone();
+        async move {
+            let request = RequestParts {
+                uri: &uri,
+                session_id: session_id.as_deref(),
+                auth_token,
+                custom_headers,
+            }
+            .post(&message, &users)?;
+            let response = send(service, request).await?;
+            response::posted(response, &message, session_id.is_some(), max_sse_event_size).await
+        }
+    }
+
+    fn delete_session(
+        &self,
+        uri: Arc<str>,
+        session_id: Arc<str>,
+        auth_token: Option<String>,
+        custom_headers: HashMap<HeaderName, HeaderValue>,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let service = self.service.clone();
+        async move {
+            let request = RequestParts {
+                uri: &uri,
+                session_id: Some(&session_id),
+                auth_token,
+                custom_headers,
+            }
+            .without_body(Method::DELETE)?;
+            response::deleted(send(service, request).await?)
+        }
+    }
+
+    fn get_stream(
+        &self,
+        uri: Arc<str>,
+        session_id: Option<Arc<str>>,
+        last_event_id: Option<String>,
+        auth_token: Option<String>,
+        custom_headers: HashMap<HeaderName, HeaderValue>,
+    ) -> impl Future<Output = Result<BoxStream<'static, Result<Sse, SseError>>>> + Send {
+        self.get_stream_with_max_sse_event_size(
+            uri,
+            session_id,
+            last_event_id,
+            auth_token,
+            custom_headers,
+            DEFAULT_MAX_SSE_EVENT_SIZE,
+        )
+    }
+
+    fn get_stream_with_max_sse_event_size(
+        &self,
+        uri: Arc<str>,
+        session_id: Option<Arc<str>>,
+        last_event_id: Option<String>,
+        auth_token: Option<String>,
+        custom_headers: HashMap<HeaderName, HeaderValue>,
+        max_sse_event_size: usize,
+    ) -> impl Future<Output = Result<BoxStream<'static, Result<Sse, SseError>>>> + Send {
+        let service = self.service.clone();
+        async move {
+            let request = RequestParts {
+                uri: &uri,
+                session_id: session_id.as_deref(),
+                auth_token,
+                custom_headers,
+            }
+            .event_stream(last_event_id)?;
+            let response = send(service, request).await?;
+            response::streamed(response, session_id.is_some(), max_sse_event_size)
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for TowerHttpClient<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TowerHttpClient")
+            .field("service", &self.service)
+            .finish_non_exhaustive()
+    }
+}
+
+type Result<T, E = StreamableHttpError<TowerHttpError>> = std::result::Result<T, E>;
+
+async fn send<S, B>(
+    mut service: S,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<B>, TowerHttpError>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+{
+    let sent = async {
+        future::poll_fn(|cx| service.poll_ready(cx)).await?;
+        service.call(request).await
+    };
+    sent.await
+        .map_err(|error| TowerHttpError::Send(error.into()))
+}
+
+/// Why a [`TowerHttpClient`] has no answer of the server.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TowerHttpError {
+    /// The transport's URI, a token or a session id does not make a request.
+    #[error("the MCP request cannot be made; check the transport's URI, token and headers")]
+    InvalidRequest(#[source] BoxError),
+    /// The service failed: a strategy, the connection. [`AuthError::find_in`](crate::AuthError::find_in) tells which.
+    #[error("the MCP request was not answered")]
+    Send(#[source] BoxError),
+    /// The body of the response broke off.
+    #[error("the body of the MCP response broke off")]
+    Body(#[source] BoxError),
+    /// An event of an event stream is larger than the transport's configuration allows.
+    #[error("the MCP server sent an event of more than {max_size} bytes")]
+    EventTooLarge {
+        /// The limit, in bytes.
+        max_size: usize,
+    },
+}
+
+impl From<TowerHttpError> for StreamableHttpError<TowerHttpError> {
+    fn from(error: TowerHttpError) -> Self {
+        Self::Client(error)
+    }
+}
+
+/// The cause that an error of the SDK holds, but does not show as its source.
+pub(crate) fn hidden_cause<'a>(
+    error: &'a (dyn Error + 'static),
+) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(ServiceError::TransportSend(cause)) = error.downcast_ref() {
+        return Some(cause);
+    }
+    match error.downcast_ref() {
+        Some(ClientInitializeError::TransportError { error: cause, .. }) => return Some(cause),
+        Some(ClientInitializeError::LegacyFallbackFailed { fallback, .. }) => {
+            return Some(fallback.as_ref());
+        }
+        _ => {}
+    }
+    match error.downcast_ref() {
+        Some(StreamableHttpError::<TowerHttpError>::Client(cause)) => Some(cause),
+        _ => None,
+    }
+}

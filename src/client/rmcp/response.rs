@@ -1,0 +1,316 @@
+use std::pin::pin;
+
+use ::rmcp::{
+    ErrorData,
+    model::{ClientJsonRpcMessage, ClientRequest, JsonRpcMessage, RequestId, ServerJsonRpcMessage},
+    transport::{
+        common::http_header::{EVENT_STREAM_MIME_TYPE, HEADER_SESSION_ID, JSON_MIME_TYPE},
+        streamable_http_client::{
+            AuthRequiredError, HttpStatusError, InsufficientScopeError, SseError,
+            StreamableHttpError, StreamableHttpPostResponse,
+        },
+    },
+};
+use bytes::Buf;
+use futures_util::stream::BoxStream;
+use http::{
+    HeaderMap, Response, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    response::Parts,
+};
+use http_body::Body;
+use http_body_util::BodyExt;
+use sse_stream::Sse;
+use tower::BoxError;
+
+use super::{Result, TowerHttpError, event_stream::event_stream};
+
+const MAX_JSON_SIZE: usize = 16 * 1024 * 1024;
+const MAX_ERROR_SIZE: usize = 64 * 1024;
+
+/// What the response to a `POST` says to the message.
+pub(super) async fn posted<B>(
+    response: Response<B>,
+    message: &ClientJsonRpcMessage,
+    has_session: bool,
+    max_event_size: usize,
+) -> Result<StreamableHttpPostResponse>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let (head, body) = response.into_parts();
+    match check(&head, has_session) {
+        Ok(()) => {}
+        Err(StreamableHttpError::HttpStatus(status)) => {
+            return refused(status, head, body, message, has_session).await;
+        }
+        Err(error) => return Err(error),
+    }
+    // Only a request waits for an answer: with any other message, a success without one is a success.
+    let expects_answer = matches!(message, JsonRpcMessage::Request(_));
+    let has_no_body = body.size_hint().exact() == Some(0);
+    if matches!(head.status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT)
+        || (has_no_body && !expects_answer)
+    {
+        return Ok(StreamableHttpPostResponse::Accepted);
+    }
+    let session_id = session_id(&head.headers);
+    if is_media_type(&head.headers, EVENT_STREAM_MIME_TYPE) {
+        let events = event_stream(body, max_event_size);
+        return Ok(StreamableHttpPostResponse::Sse(events, session_id));
+    }
+    if !is_media_type(&head.headers, JSON_MIME_TYPE) {
+        return Err(unexpected_content_type(&head.headers));
+    }
+    let body = read(body, MAX_JSON_SIZE).await?;
+    match serde_json::from_slice(&body) {
+        Ok(answer) => Ok(StreamableHttpPostResponse::Json(answer, session_id)),
+        Err(_) if !expects_answer => Ok(StreamableHttpPostResponse::Accepted),
+        Err(error) => Err(StreamableHttpError::Deserialize(error)),
+    }
+}
+
+/// The events of the response to a `GET`.
+pub(super) fn streamed<B>(
+    response: Response<B>,
+    has_session: bool,
+    max_event_size: usize,
+) -> Result<BoxStream<'static, Result<Sse, SseError>>>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let (head, body) = response.into_parts();
+    if head.status == StatusCode::METHOD_NOT_ALLOWED {
+        return Err(StreamableHttpError::ServerDoesNotSupportSse);
+    }
+    check(&head, has_session)?;
+    if !is_media_type(&head.headers, EVENT_STREAM_MIME_TYPE) {
+        return Err(unexpected_content_type(&head.headers));
+    }
+    Ok(event_stream(body, max_event_size))
+}
+
+/// What the response to a `DELETE` says.
+pub(super) fn deleted<B>(response: Response<B>) -> Result<()> {
+    let (head, _) = response.into_parts();
+    if head.status == StatusCode::METHOD_NOT_ALLOWED {
+        return Err(StreamableHttpError::ServerDoesNotSupportDeleteSession);
+    }
+    check(&head, true)
+}
+
+fn check(head: &Parts, has_session: bool) -> Result<()> {
+    if head.status.is_success() {
+        return Ok(());
+    }
+    let challenge = challenge(&head.headers);
+    Err(match (head.status, challenge) {
+        (StatusCode::UNAUTHORIZED, Some(challenge)) => {
+            StreamableHttpError::AuthRequired(AuthRequiredError::new(challenge))
+        }
+        (StatusCode::FORBIDDEN, Some(challenge)) => {
+            let scope = scope(&challenge);
+            StreamableHttpError::InsufficientScope(InsufficientScopeError::new(challenge, scope))
+        }
+        (StatusCode::NOT_FOUND, _) if has_session => StreamableHttpError::SessionExpired,
+        (status, _) => {
+            HttpStatusError::new(status.as_u16(), text(&head.headers, RETRY_AFTER)).into()
+        }
+    })
+}
+
+/// A refusal may have a JSON-RPC error as its body, which then is the server's answer.
+async fn refused<B>(
+    status: HttpStatusError,
+    head: Parts,
+    body: B,
+    message: &ClientJsonRpcMessage,
+    has_session: bool,
+) -> Result<StreamableHttpPostResponse>
+where
+    B: Body + Send,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    if matches!(
+        head.status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+    ) {
+        return Err(status.into());
+    }
+    let error = if is_media_type(&head.headers, JSON_MIME_TYPE) {
+        json_rpc_error(body).await
+    } else {
+        None
+    };
+    if let Some(id) = discovery(message)
+        && !has_session
+        && head.status.is_client_error()
+    {
+        // A server that is older than `server/discover` refuses it without the request's id. The SDK goes on with
+        // `initialize` only if the refusal has it.
+        let error = match error {
+            Some(ServerJsonRpcMessage::Error(error)) => error.error,
+            _ => ErrorData::invalid_request(format!("server/discover: {status}"), None),
+        };
+        let answer = ServerJsonRpcMessage::error(error, Some(id));
+        return Ok(StreamableHttpPostResponse::Json(answer, None));
+    }
+    let session_id = session_id(&head.headers);
+    error
+        .map(|error| StreamableHttpPostResponse::Json(error, session_id))
+        .ok_or(status.into())
+}
+
+async fn json_rpc_error<B>(body: B) -> Option<ServerJsonRpcMessage>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let body = read(body, MAX_ERROR_SIZE).await.ok()?;
+    serde_json::from_slice(&body)
+        .ok()
+        .filter(|message| matches!(message, ServerJsonRpcMessage::Error(_)))
+}
+
+fn discovery(message: &ClientJsonRpcMessage) -> Option<RequestId> {
+    match message {
+        JsonRpcMessage::Request(request)
+            if matches!(request.request, ClientRequest::DiscoverRequest(_)) =>
+        {
+            Some(request.id.clone())
+        }
+        _ => None,
+    }
+}
+
+async fn read<B>(body: B, max_size: usize) -> Result<Vec<u8>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    let too_large = || StreamableHttpError::ResponseBodyTooLarge { max_size };
+    if body.size_hint().lower() > max_size as u64 {
+        return Err(too_large());
+    }
+    // Copied as it comes: a million frames of one byte each would take far more than their bytes to keep.
+    let mut bytes = Vec::new();
+    let mut body = pin!(body);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| TowerHttpError::Body(error.into()))?;
+        let Ok(mut data) = frame.into_data() else {
+            continue;
+        };
+        if data.remaining() > max_size - bytes.len() {
+            return Err(too_large());
+        }
+        while data.has_remaining() {
+            let chunk = data.chunk();
+            bytes.extend_from_slice(chunk);
+            data.advance(chunk.len());
+        }
+    }
+    Ok(bytes)
+}
+
+/// All challenges (RFC 9110 §11.6.1), as if they had come in one header. One that is not text is left out.
+fn challenge(headers: &HeaderMap) -> Option<String> {
+    let challenges: Vec<_> = headers
+        .get_all(WWW_AUTHENTICATE)
+        .iter()
+        .filter_map(|challenge| challenge.to_str().ok())
+        .filter(|challenge| !challenge.trim().is_empty())
+        .collect();
+    (!challenges.is_empty()).then(|| challenges.join(", "))
+}
+
+/// The `scope` parameter of a challenge (RFC 6750 §3).
+fn scope(challenge: &str) -> Option<String> {
+    let mut is_quoted = false;
+    let mut is_escaped = false;
+    let parameters = challenge.split(|character| {
+        if is_escaped {
+            is_escaped = false;
+            return false;
+        }
+        match character {
+            '\\' => is_escaped = is_quoted,
+            '"' => is_quoted = !is_quoted,
+            ',' => return !is_quoted,
+            _ => {}
+        }
+        false
+    });
+    parameters
+        .filter_map(|parameter| parameter.split_once('='))
+        // The first parameter follows its scheme: `Bearer scope=…`.
+        .find(|(name, _)| {
+            name.split_whitespace()
+                .next_back()
+                .is_some_and(|name| name.eq_ignore_ascii_case("scope"))
+        })
+        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
+        .filter(|scope| !scope.is_empty())
+}
+
+fn session_id(headers: &HeaderMap) -> Option<String> {
+    text(headers, HEADER_SESSION_ID)
+}
+
+fn text(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+fn is_media_type(headers: &HeaderMap, media_type: &str) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
+}
+
+fn unexpected_content_type(headers: &HeaderMap) -> StreamableHttpError<TowerHttpError> {
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    StreamableHttpError::UnexpectedContentType(content_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scope_is_found_wherever_it_stands() {
+        for challenge in [
+            r#"Bearer scope="files:read files:write""#,
+            r#"Bearer realm="mcp", error="insufficient_scope", scope="files:read files:write""#,
+            r#"Bearer realm="a, \"b\", scope=x", Scope = "files:read files:write""#,
+            r#"Basic realm="old", Bearer scope="files:read files:write", error="insufficient_scope""#,
+        ] {
+            assert_eq!(
+                scope(challenge).as_deref(),
+                Some("files:read files:write"),
+                "{challenge}"
+            );
+        }
+        assert_eq!(scope("Bearer scope=read").as_deref(), Some("read"));
+    }
+
+    #[test]
+    fn a_challenge_without_a_scope_has_none() {
+        for challenge in [
+            "Bearer",
+            r#"Bearer error_description="ask for scope=admin""#,
+            r#"Bearer scope="""#,
+            r#"Bearer myscope="x""#,
+            r#"Bearer error="unterminated, scope=x"#,
+        ] {
+            assert_eq!(scope(challenge), None, "{challenge}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::identity::Identity;
+
+const MAX_USERS: usize = 64;
+
+/// The newest identity seen of each user that opened a session, the user who opened one last at the end.
+#[derive(Default)]
+pub(super) struct SessionUsers {
+    newest: Mutex<VecDeque<Identity>>,
+}
+
+impl SessionUsers {
+    /// Which identity an `initialize` leaves with that carries this one.
+    ///
+    /// The SDK replays the message that it saved at log-in: its identity may be hours old.
+    pub(super) fn open(&self, identity: &Identity) -> Identity {
+        let mut users = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = users
+            .iter()
+            .position(|user| user.is_same_user(identity))
+            .and_then(|at| users.remove(at));
+        let newest = match seen {
+            Some(seen) if seen.is_newer_than(identity) => {
+                tracing::debug!("an `initialize` carries an old identity: using the user's newest");
+                seen
+            }
+            _ => identity.clone(),
+        };
+        if users.len() == MAX_USERS {
+            users.pop_front();
+        }
+        users.push_back(newest.clone());
+        newest
+    }
+
+    /// Remembers the identity of any other message, if its user opened a session.
+    pub(super) fn follow(&self, identity: &Identity) {
+        let mut users = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(user) = users.iter_mut().find(|user| user.is_same_user(identity))
+            && identity.is_newer_than(user)
+        {
+            *user = identity.clone();
+        }
+    }
+}

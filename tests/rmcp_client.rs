@@ -1,0 +1,1189 @@
+//! A Tower stack as the HTTP client of the MCP Rust SDK: real sessions with a real MCP server, and hostile answers.
+#![cfg(feature = "rmcp")]
+
+mod support;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    error::Error,
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future::join_all, stream};
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
+};
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+};
+use rmcp::{
+    ClientHandler, RoleClient, ServiceError, ServiceExt,
+    model::{
+        CallToolRequest, CallToolRequestParams, CallToolResult, ClientJsonRpcMessage,
+        ClientNotification, ClientRequest, DiscoverRequest, InitializeRequest,
+        InitializedNotification, PingRequest, ProgressNotificationParam, ProtocolVersion,
+        RequestId, ServerJsonRpcMessage,
+    },
+    service::{
+        ClientLifecycleMode, ClientServiceExt, NotificationContext, RunningService,
+        RxJsonRpcMessage, TxJsonRpcMessage,
+    },
+    transport::{
+        StreamableHttpClientTransport, Transport,
+        streamable_http_client::{
+            SseError, StreamableHttpClient, StreamableHttpClientTransportConfig,
+            StreamableHttpError, StreamableHttpPostResponse,
+        },
+    },
+};
+use tokio::{
+    net::TcpListener,
+    sync::{
+        Notify,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
+    task::JoinHandle,
+};
+use tower::{Layer, Service};
+use tower_identity::{
+    AccessToken, AuthError, AuthErrorKind, AuthLayer, AuthService, CapturedHeaders, HealthCheck,
+    Identity, IdentityLayer, IdentityService, UpstreamInject, UpstreamToken,
+    client::rmcp::{SendAs, TowerHttpClient, TowerHttpError, with_identity},
+};
+
+use support::mcp_backend::McpBackend;
+
+// A session with a real MCP server.
+
+#[tokio::test]
+async fn f01_after_a_refresh_the_backend_sees_the_new_token_on_the_very_next_call() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["login"]);
+    let session = Session::open(&backend, IdentityLayer::new(user("alice", "login"))).await;
+    assert_eq!(session.whoami(user("alice", "login")).await, "login");
+
+    for refreshed in ["refreshed-1", "refreshed-2"] {
+        backend.accept_only([refreshed]);
+        assert_eq!(session.whoami(user("alice", refreshed)).await, refreshed);
+    }
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_users_of_one_session_are_never_mixed_up() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["login", "alice-1", "bob-1"]);
+    let session = Session::open(&backend, IdentityLayer::new(user("alice", "login"))).await;
+
+    let calls = (0..50).map(async |n| {
+        let (name, token) = [("alice", "alice-1"), ("bob", "bob-1")][n % 2];
+        assert_eq!(session.whoami(user(name, token)).await, token);
+    });
+    join_all(calls).await;
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_session_identity_is_used_for_what_the_client_sends_by_itself_and_for_nothing_else() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["session", "request"]);
+    let session = Session::open(&backend, IdentityLayer::new(user("alice", "session"))).await;
+    backend.wait_for("GET").await;
+    session.whoami(user("alice", "request")).await;
+    session
+        .client
+        .send_request_as(user("alice", "request"), PingRequest::default())
+        .await
+        .unwrap();
+    session.close().await;
+
+    let seen = backend.seen();
+    let mut sent: Vec<_> = seen
+        .iter()
+        .map(|seen| (seen.name(), seen.authorization()))
+        .collect();
+    // The event stream is opened while the first call is on its way.
+    sent.sort();
+    assert_eq!(
+        sent,
+        [
+            ("DELETE".to_owned(), vec!["Bearer session"]),
+            ("GET".to_owned(), vec!["Bearer session"]),
+            ("POST initialize".to_owned(), vec!["Bearer session"]),
+            (
+                "POST notifications/initialized".to_owned(),
+                vec!["Bearer session"]
+            ),
+            ("POST ping".to_owned(), vec!["Bearer request"]),
+            ("POST tools/call".to_owned(), vec!["Bearer request"]),
+        ]
+    );
+    assert!(
+        seen.iter()
+            .all(|seen| seen.session_id().is_some() == (seen.name() != "POST initialize"))
+    );
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_followed_session_is_closed_with_a_live_token() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["login"]);
+    let layer = IdentityLayer::new(user("alice", "login")).follow_requests();
+    let session = Session::open(&backend, layer).await;
+    backend.accept_only(["refreshed"]);
+    session.whoami(user("alice", "refreshed")).await;
+    session.close().await;
+
+    let delete = backend.wait_for("DELETE").await;
+    assert_eq!(delete.authorization(), ["Bearer refreshed"]);
+    assert!(delete.accepted);
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn f30_a_hundred_calls_proceed_while_streams_are_open() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["t"]);
+    let mut session = Session::open(&backend, IdentityLayer::new(user("alice", "t"))).await;
+    backend.wait_for("GET").await;
+    let peer = session.client.peer().clone();
+    let held = tokio::spawn(async move {
+        let hold = CallToolRequestParams::new("hold");
+        peer.call_tool_as(user("alice", "t"), hold).await
+    });
+    assert_eq!(session.events.recv().await, Some(Event::Progress));
+
+    let calls = (0..100).map(|_| session.whoami(user("alice", "t")));
+    assert_eq!(join_all(calls).await, ["t"; 100]);
+
+    // Both streams were open all the time: they still deliver.
+    backend.notify().await;
+    assert_eq!(session.events.recv().await, Some(Event::ToolListChanged));
+    backend.release();
+    assert_eq!(text(held.await.unwrap().unwrap()), "released");
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn f34_a_replayed_initialize_does_not_bring_an_older_identity_back() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["login"]);
+    let login = user("alice", "login");
+    let layer = IdentityLayer::new(login.clone()).follow_requests();
+    let session = Session::open_as(&backend, layer, Some(login)).await;
+
+    backend.accept_only(["refreshed"]);
+    assert_eq!(
+        session.whoami(user("alice", "refreshed")).await,
+        "refreshed"
+    );
+    backend.drop_sessions().await;
+    assert_eq!(
+        session.whoami(user("alice", "refreshed")).await,
+        "refreshed"
+    );
+
+    let handshakes = backend.seen();
+    let handshakes: Vec<_> = handshakes
+        .iter()
+        .filter(|seen| seen.name() == "POST initialize")
+        .map(|seen| seen.authorization())
+        .collect();
+    assert_eq!(handshakes, [["Bearer login"], ["Bearer refreshed"]]);
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_refused_token_reaches_the_caller_as_auth_required() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["t"]);
+    let session = Session::open(&backend, IdentityLayer::new(user("alice", "t"))).await;
+
+    let call = CallToolRequestParams::new("whoami");
+    let error = session
+        .client
+        .call_tool_as(user("alice", "revoked"), call)
+        .await
+        .unwrap_err();
+    let ServiceError::TransportSend(error) = error else {
+        panic!("{error:?}");
+    };
+    let Some(StreamableHttpError::<TowerHttpError>::AuthRequired(required)) =
+        error.error.downcast_ref()
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(
+        required.www_authenticate_header,
+        r#"Bearer error="invalid_token""#
+    );
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_failed_strategy_is_found_in_the_error_of_a_call() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["t"]);
+    let session = Session::open(&backend, IdentityLayer::new(user("alice", "t"))).await;
+
+    let nobody = Identity::builder("bob").build().unwrap();
+    let call = CallToolRequestParams::new("whoami");
+    let error = session.client.call_tool_as(nobody, call).await.unwrap_err();
+    let found = AuthError::find_in(&error).unwrap();
+    assert_eq!(found.kind(), AuthErrorKind::MissingToken);
+    assert_eq!(found.backend(), Some(&backend.origin()));
+    assert!(
+        backend
+            .seen()
+            .iter()
+            .all(|seen| seen.name() != "POST tools/call")
+    );
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_failed_strategy_is_found_in_the_error_of_the_handshake() {
+    let backend = McpBackend::start().await;
+    let client = TowerHttpClient::new(stack(&backend, IdentityLayer::new(None)));
+    let transport = StreamableHttpClientTransport::with_client(client, config(&backend.url()));
+    let error = ().serve(transport).await.unwrap_err();
+    let found = AuthError::find_in(&error).unwrap();
+    assert_eq!(found.kind(), AuthErrorKind::MissingIdentity);
+    assert!(backend.seen().is_empty());
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_protocol_without_sessions_carries_the_identity_too() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["login", "request"]);
+    let layer = IdentityLayer::new(user("alice", "login"));
+    let client = TowerHttpClient::new(stack(&backend, layer));
+    let transport = StreamableHttpClientTransport::with_client(client, config(&backend.url()));
+    let lifecycle = ClientLifecycleMode::Discover {
+        preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+    };
+    let client = ().serve_with_lifecycle(transport, lifecycle).await.unwrap();
+    let call = CallToolRequestParams::new("whoami");
+    let result = client.call_tool_as(user("alice", "request"), call).await;
+    assert_eq!(text(result.unwrap()), "request");
+    assert!(
+        backend
+            .seen()
+            .iter()
+            .all(|seen| seen.session_id().is_none())
+    );
+    backend.shutdown().await;
+}
+
+// What leaves, seen by the service beneath.
+
+#[tokio::test]
+async fn f34_no_user_of_a_shared_client_gets_the_identity_of_another() {
+    let (client, sent) = recording_client();
+    let [alice, bob] = [user("alice", "a1"), user("bob", "b1")];
+    post(&client, with_identity(initialize(), alice.clone())).await;
+    post(&client.clone(), with_identity(initialize(), bob.clone())).await;
+    post(&client, with_identity(call(), user("alice", "a2"))).await;
+    post(&client, with_identity(call(), user("carol", "c1"))).await;
+
+    post(&client.clone(), with_identity(initialize(), alice)).await;
+    post(&client, with_identity(initialize(), bob)).await;
+    assert_eq!(sent.tokens(), ["a1", "b1", "a2", "c1", "a2", "b1"]);
+}
+
+#[tokio::test]
+async fn the_identity_of_a_request_wins_even_if_it_is_older() {
+    let (client, sent) = recording_client();
+    let old = user("alice", "old");
+    let new = user("alice", "new");
+    post(&client, with_identity(initialize(), old.clone())).await;
+    post(&client, with_identity(call(), new)).await;
+    post(&client, with_identity(call(), old.clone())).await;
+    post(&client, with_identity(initialized(), old)).await;
+    assert_eq!(sent.tokens(), ["old", "new", "old", "old"]);
+}
+
+#[tokio::test]
+async fn a_message_without_an_identity_leaves_the_gap_open() {
+    let (client, sent) = recording_client();
+    post(&client, with_identity(initialize(), user("alice", "a1"))).await;
+    post(&client, initialize()).await;
+    post(&client, call()).await;
+    post(&client, initialized()).await;
+    let uri: Arc<str> = "http://127.0.0.1:1/mcp".into();
+    let session: Arc<str> = "s1".into();
+    let no_headers = HashMap::new();
+    _ = client
+        .delete_session(uri.clone(), session.clone(), None, no_headers.clone())
+        .await;
+    _ = client
+        .get_stream(uri, Some(session), None, None, no_headers)
+        .await;
+
+    let sent = sent.take();
+    assert_eq!(sent.len(), 6);
+    assert!(
+        sent[1..]
+            .iter()
+            .all(|request| request.extensions().get::<Identity>().is_none())
+    );
+}
+
+#[tokio::test]
+async fn the_other_extensions_of_a_message_go_with_it() {
+    let (client, sent) = recording_client();
+    let mut request = CallToolRequest::new(CallToolRequestParams::new("whoami"));
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-tenant", HeaderValue::from_static("blue"));
+    request.extensions.insert(HealthCheck);
+    request.extensions.insert(CapturedHeaders::from(headers));
+    post(&client, ClientRequest::from(request)).await;
+
+    let sent = sent.take();
+    assert!(sent[0].extensions().get::<HealthCheck>().is_some());
+    assert!(sent[0].extensions().get::<CapturedHeaders>().is_some());
+}
+
+#[tokio::test]
+async fn the_token_of_the_transport_is_sent_as_a_secret() {
+    let (client, sent) = recording_client();
+    _ = client
+        .get_stream(
+            "http://127.0.0.1:1/mcp".into(),
+            Some("s1".into()),
+            Some("event-7".to_owned()),
+            Some("gho_16C7e42F292c".to_owned()),
+            HashMap::new(),
+        )
+        .await;
+    let sent = sent.take();
+    let headers = sent[0].headers();
+    assert_eq!(headers[AUTHORIZATION], "Bearer gho_16C7e42F292c");
+    assert!(headers[AUTHORIZATION].is_sensitive());
+    assert_eq!(headers["mcp-session-id"], "s1");
+    assert_eq!(headers["last-event-id"], "event-7");
+    assert_eq!(headers["accept"], "text/event-stream");
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_request_is_an_error_without_the_secret() {
+    let (client, sent) = recording_client();
+    let no_headers = HashMap::new;
+    let uri = "http://127.0.0.1:1/mcp";
+    for (uri, session, token) in [
+        ("http://a b/", "s1", "token"),
+        (uri, "s1\n", "token"),
+        (uri, "s1", "secret\r\nx-admin: 1"),
+    ] {
+        let token = Some(token.to_owned());
+        let error = client
+            .delete_session(uri.into(), session.into(), token, no_headers())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StreamableHttpError::Client(TowerHttpError::InvalidRequest(_))
+            ),
+            "{error:?}"
+        );
+        assert!(!chain(&error).contains("secret"), "{}", chain(&error));
+    }
+    assert!(sent.take().is_empty());
+}
+
+#[tokio::test]
+async fn a_custom_header_cannot_replace_one_of_the_transport() {
+    let (client, sent) = recording_client();
+    for reserved in ["accept", "mcp-session-id", "last-event-id"] {
+        let headers = HashMap::from([(
+            HeaderName::from_static(reserved),
+            HeaderValue::from_static("x"),
+        )]);
+        let uri = "http://127.0.0.1:1/mcp";
+        let error = client
+            .delete_session(uri.into(), "s1".into(), None, headers)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, StreamableHttpError::ReservedHeaderConflict(name) if name == reserved),
+            "{error:?}"
+        );
+    }
+    assert!(sent.take().is_empty());
+}
+
+// What a server answers.
+
+#[tokio::test]
+async fn a_401_with_a_challenge_asks_for_a_log_in() {
+    let challenge = r#"Bearer resource_metadata="https://mcp.example.com/.well-known""#;
+    let server = Server::answering(move |_| {
+        let mut response = status(401);
+        let basic = HeaderValue::from_static("Basic realm=\"old\"");
+        response.headers_mut().append(WWW_AUTHENTICATE, basic);
+        let bearer = HeaderValue::from_static(challenge);
+        response.headers_mut().append(WWW_AUTHENTICATE, bearer);
+        response
+    })
+    .await;
+    for error in server.each_error().await {
+        let StreamableHttpError::AuthRequired(required) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(
+            required.www_authenticate_header,
+            format!(r#"Basic realm="old", {challenge}"#)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_403_with_a_challenge_tells_the_missing_scope() {
+    let challenge = r#"Bearer error="insufficient_scope", error_description="not scope=a", scope="files:read files:write""#;
+    let server = Server::answering(move |_| challenged(403, challenge.as_bytes())).await;
+    for error in server.each_error().await {
+        let StreamableHttpError::InsufficientScope(insufficient) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(insufficient.www_authenticate_header, challenge);
+        assert_eq!(
+            insufficient.get_required_scope(),
+            Some("files:read files:write")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_without_a_readable_challenge_keeps_its_status() {
+    for code in [401, 403] {
+        let no_challenge = Server::answering(move |_| status(code)).await;
+        let invalid = Server::answering(move |_| challenged(code, b"Bearer realm=\"\xff\"")).await;
+        let with_body = Server::answering(move |_| {
+            let body = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"no"}}"#;
+            let mut response = json(body);
+            *response.status_mut() = StatusCode::from_u16(code).unwrap();
+            response
+        })
+        .await;
+        for server in [no_challenge, invalid, with_body] {
+            for error in server.each_error().await {
+                assert!(
+                    matches!(&error, StreamableHttpError::HttpStatus(status) if status.status == code),
+                    "{error:?}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_404_on_a_session_means_that_it_is_lost() {
+    let server = Server::answering(|_| status(404)).await;
+    for error in server.each_error().await {
+        assert!(
+            matches!(error, StreamableHttpError::SessionExpired),
+            "{error:?}"
+        );
+    }
+    let error = server.post(call(), None).await.unwrap_err();
+    assert!(
+        matches!(&error, StreamableHttpError::HttpStatus(status) if status.status == 404),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_405_means_that_the_server_does_not_do_this() {
+    let server = Server::answering(|_| status(405)).await;
+    let [post, get, delete] = server.each_error().await;
+    assert!(matches!(&post, StreamableHttpError::HttpStatus(status) if status.status == 405));
+    assert!(matches!(get, StreamableHttpError::ServerDoesNotSupportSse));
+    assert!(matches!(
+        delete,
+        StreamableHttpError::ServerDoesNotSupportDeleteSession
+    ));
+}
+
+#[tokio::test]
+async fn a_failing_server_tells_when_to_try_again() {
+    let server = Server::answering(|_| {
+        let mut response = status(503);
+        let seconds = HeaderValue::from_static("7");
+        response.headers_mut().insert("retry-after", seconds);
+        response
+    })
+    .await;
+    for error in server.each_error().await {
+        let StreamableHttpError::HttpStatus(status) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(
+            (status.status, status.retry_after.as_deref()),
+            (503, Some("7"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_json_rpc_error_in_a_refusal_is_the_answer() {
+    let server = Server::answering(|_| {
+        let body = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"no such tool"}}"#;
+        let mut response = json(body);
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response
+    })
+    .await;
+    let answer = server.post(call(), Some("s1")).await.unwrap();
+    let StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(error), _) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(error.error.message, "no such tool");
+}
+
+#[tokio::test]
+async fn an_old_server_that_refuses_discovery_can_be_told_from_a_broken_one() {
+    let server = Server::answering(|_| status(400)).await;
+    let discover = ClientRequest::from(DiscoverRequest::default());
+    let answer = server.post(discover, None).await.unwrap();
+    let StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(error), _) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(error.id, Some(RequestId::Number(1)));
+}
+
+#[tokio::test]
+async fn a_message_that_asks_nothing_is_accepted_without_an_answer() {
+    let answers: [fn() -> Response<ServerBody>; 5] = [
+        || status(202),
+        || status(204),
+        || status(200),
+        || json(""),
+        || json("not JSON"),
+    ];
+    for answer in answers {
+        let server = Server::answering(move |_| answer()).await;
+        let answer = server.post(initialized(), Some("s1")).await.unwrap();
+        assert!(
+            matches!(answer, StreamableHttpPostResponse::Accepted),
+            "{answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_a_usable_answer_is_an_error() {
+    let server = Server::answering(|_| status(200)).await;
+    let error = server.post(call(), Some("s1")).await.unwrap_err();
+    assert!(
+        matches!(error, StreamableHttpError::UnexpectedContentType(None)),
+        "{error:?}"
+    );
+
+    let nested = "[".repeat(100_000);
+    for body in ["", "{}", "not JSON", &nested] {
+        let body = body.to_owned();
+        let server = Server::answering(move |_| json(&body)).await;
+        let error = server.post(call(), Some("s1")).await.unwrap_err();
+        assert!(
+            matches!(error, StreamableHttpError::Deserialize(_)),
+            "{error:?}"
+        );
+    }
+
+    let server = Server::answering(|_| body("text/html", Full::from("<html>"))).await;
+    let (post, get, _) = server.each().await;
+    for error in [post.unwrap_err(), get.err().unwrap()] {
+        assert!(
+            matches!(&error, StreamableHttpError::UnexpectedContentType(Some(html)) if html == "text/html"),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_gibibyte_of_json_is_not_read() {
+    let sent = Arc::<AtomicU64>::default();
+    let counted = sent.clone();
+    let server = Server::answering(move |_| endless("application/json", &counted)).await;
+    let error = server.post(call(), Some("s1")).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StreamableHttpError::ResponseBodyTooLarge {
+                max_size: 0x100_0000
+            }
+        ),
+        "{error:?}"
+    );
+    assert!(sent.load(Ordering::Relaxed) < GIBIBYTE / 8);
+}
+
+#[tokio::test]
+async fn a_gibibyte_of_refusal_is_not_read() {
+    let sent = Arc::<AtomicU64>::default();
+    let counted = sent.clone();
+    let server = Server::answering(move |_| {
+        let mut response = endless("application/json", &counted);
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+    .await;
+    for error in server.each_error().await {
+        assert!(
+            matches!(&error, StreamableHttpError::HttpStatus(status) if status.status == 500),
+            "{error:?}"
+        );
+    }
+    assert!(sent.load(Ordering::Relaxed) < GIBIBYTE / 8);
+}
+
+#[tokio::test]
+async fn an_event_that_is_too_large_ends_the_stream_before_it_is_read() {
+    let sent = Arc::<AtomicU64>::default();
+    let counted = sent.clone();
+    let server = Server::answering(move |_| {
+        let event = stream::once(async { Ok(Bytes::from("data: 1\n\ndata: ")) });
+        streaming("text/event-stream", event.chain(gibibyte(&counted)))
+    })
+    .await;
+    let (post, get, _) = server.each().await;
+    let StreamableHttpPostResponse::Sse(posted, _) = post.unwrap() else {
+        panic!("not a stream");
+    };
+    for mut events in [posted, get.unwrap()] {
+        assert_eq!(events.next().await.unwrap().unwrap().data.unwrap(), "1");
+        let error = events.next().await.unwrap().unwrap_err();
+        let SseError::Body(error) = error else {
+            panic!("{error:?}");
+        };
+        assert!(
+            matches!(
+                error.downcast_ref(),
+                Some(TowerHttpError::EventTooLarge {
+                    max_size: MAX_EVENT_SIZE
+                })
+            ),
+            "{error:?}"
+        );
+        assert!(events.next().await.is_none());
+    }
+    assert!(sent.load(Ordering::Relaxed) < GIBIBYTE / 8);
+}
+
+#[tokio::test]
+async fn an_event_arrives_while_the_body_is_open() {
+    let server = Server::answering(|_| {
+        let event = stream::once(async { Ok(Bytes::from("id: 7\ndata: 1\n\n")) });
+        streaming(
+            "Text/Event-Stream; charset=utf-8",
+            event.chain(stream::pending()),
+        )
+    })
+    .await;
+    let (post, get, _) = server.each().await;
+    let StreamableHttpPostResponse::Sse(posted, _) = post.unwrap() else {
+        panic!("not a stream");
+    };
+    for mut events in [posted, get.unwrap()] {
+        let event = events.next().await.unwrap().unwrap();
+        assert_eq!(
+            (event.id.as_deref(), event.data.as_deref()),
+            (Some("7"), Some("1"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_ends_with_an_error() {
+    let falls_over = Arc::<Notify>::default();
+    let told = falls_over.clone();
+    let server = Server::answering(move |_| {
+        let event = stream::once(async { Ok(Bytes::from("data: 1\n\ndata: 2")) });
+        let told = told.clone();
+        let end = stream::once(async move {
+            told.notified().await;
+            Err(io::Error::other("the server fell over"))
+        });
+        streaming("text/event-stream", event.chain(end))
+    })
+    .await;
+    let mut events = server.stream().await.unwrap();
+    assert_eq!(events.next().await.unwrap().unwrap().data.unwrap(), "1");
+    falls_over.notify_one();
+    let error = events.next().await.unwrap().unwrap_err();
+    let SseError::Body(error) = error else {
+        panic!("{error:?}");
+    };
+    assert!(
+        matches!(error.downcast_ref(), Some(TowerHttpError::Body(_))),
+        "{error:?}"
+    );
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn lines_that_are_no_events_are_typed_errors() {
+    for hostile in [
+        "data\n\n".as_bytes(),
+        b"data: \xff\n\n",
+        b"retry: soon\n\n",
+        b"\0\n\n",
+        b"id: 1\nid: 2\n\n",
+    ] {
+        let server =
+            Server::answering(move |_| body("text/event-stream", Full::from(hostile))).await;
+        let mut events = server.stream().await.unwrap();
+        events.next().await.unwrap().unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_is_a_typed_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+    drop(listener);
+    let client = TowerHttpClient::new(OnlyWhenReady::new(http_client()));
+    let error = client
+        .delete_session(url.as_str().into(), "s1".into(), None, HashMap::new())
+        .await
+        .unwrap_err();
+    let StreamableHttpError::Client(error @ TowerHttpError::Send(_)) = error else {
+        panic!("{error:?}");
+    };
+    assert!(error.source().is_some());
+    assert!(AuthError::find_in(&error).is_none());
+}
+
+// Helpers: a session.
+
+type HttpClient = Client<HttpConnector, Full<Bytes>>;
+type Stack = IdentityService<AuthService<OnlyWhenReady<HttpClient>, UpstreamInject>>;
+
+fn http_client() -> HttpClient {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+fn stack(backend: &McpBackend, identity: IdentityLayer) -> Stack {
+    let auth = AuthLayer::new(backend.origin(), UpstreamInject::new("idp").unwrap());
+    identity.layer(auth.layer(OnlyWhenReady::new(http_client())))
+}
+
+fn config(url: &str) -> StreamableHttpClientTransportConfig {
+    StreamableHttpClientTransportConfig::with_uri(url)
+}
+
+fn user(subject: &str, token: &str) -> Identity {
+    let token = UpstreamToken::new(AccessToken::new(token).unwrap());
+    let identity = Identity::builder(subject).upstream("idp", token);
+    identity.build().unwrap()
+}
+
+fn text(result: CallToolResult) -> String {
+    result.content[0].as_text().unwrap().text.clone()
+}
+
+#[derive(Debug, PartialEq)]
+enum Event {
+    Progress,
+    ToolListChanged,
+}
+
+struct Listener {
+    events: UnboundedSender<Event>,
+}
+
+impl ClientHandler for Listener {
+    async fn on_progress(&self, _: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
+        self.events.send(Event::Progress).unwrap();
+    }
+
+    async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
+        self.events.send(Event::ToolListChanged).unwrap();
+    }
+}
+
+struct Session {
+    client: RunningService<RoleClient, Listener>,
+    events: UnboundedReceiver<Event>,
+}
+
+impl Session {
+    async fn open(backend: &McpBackend, layer: IdentityLayer) -> Self {
+        Self::open_as(backend, layer, None).await
+    }
+
+    /// With `identity` in the extensions of the `initialize` message, if there is one.
+    async fn open_as(
+        backend: &McpBackend,
+        layer: IdentityLayer,
+        identity: Option<Identity>,
+    ) -> Self {
+        let client = TowerHttpClient::new(stack(backend, layer));
+        let transport = InitializeAs {
+            inner: StreamableHttpClientTransport::with_client(client, config(&backend.url())),
+            identity,
+        };
+        let (sender, events) = unbounded_channel();
+        let client = Listener { events: sender }.serve(transport).await.unwrap();
+        Self { client, events }
+    }
+
+    async fn whoami(&self, identity: Identity) -> String {
+        let whoami = CallToolRequestParams::new("whoami");
+        let call = self.client.call_tool_as(identity, whoami);
+        let result = tokio::time::timeout(Duration::from_secs(30), call).await;
+        text(result.expect("a call is blocked").unwrap())
+    }
+
+    async fn close(self) {
+        self.client.cancel().await.unwrap();
+    }
+}
+
+/// The SDK's transport, with an identity on the handshake.
+struct InitializeAs<T> {
+    inner: T,
+    identity: Option<Identity>,
+}
+
+impl<T: Transport<RoleClient>> Transport<RoleClient> for InitializeAs<T> {
+    type Error = T::Error;
+
+    fn send(
+        &mut self,
+        mut message: TxJsonRpcMessage<RoleClient>,
+    ) -> impl Future<Output = Result<(), T::Error>> + Send + 'static {
+        if let ClientJsonRpcMessage::Request(request) = &mut message
+            && let ClientRequest::InitializeRequest(initialize) = &mut request.request
+            && let Some(identity) = self.identity.take()
+        {
+            initialize.extensions.insert(identity);
+        }
+        self.inner.send(message)
+    }
+
+    fn receive(&mut self) -> impl Future<Output = Option<RxJsonRpcMessage<RoleClient>>> + Send {
+        self.inner.receive()
+    }
+
+    fn close(&mut self) -> impl Future<Output = Result<(), T::Error>> + Send {
+        self.inner.close()
+    }
+}
+
+/// Panics when it is called without having been polled ready (F31).
+struct OnlyWhenReady<S> {
+    inner: S,
+    ready: bool,
+}
+
+impl<S> OnlyWhenReady<S> {
+    fn new(inner: S) -> Self {
+        Self {
+            inner,
+            ready: false,
+        }
+    }
+}
+
+impl<S: Clone> Clone for OnlyWhenReady<S> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone())
+    }
+}
+
+impl<S: Service<R>, R> Service<R> for OnlyWhenReady<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let ready = self.inner.poll_ready(cx);
+        self.ready = matches!(ready, Poll::Ready(Ok(())));
+        ready
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        assert!(
+            std::mem::take(&mut self.ready),
+            "called without being ready"
+        );
+        self.inner.call(request)
+    }
+}
+
+// Helpers: messages, and what becomes of them.
+
+fn initialize() -> ClientRequest {
+    InitializeRequest::default().into()
+}
+
+fn call() -> ClientRequest {
+    CallToolRequest::new(CallToolRequestParams::new("whoami")).into()
+}
+
+fn initialized() -> ClientNotification {
+    InitializedNotification::default().into()
+}
+
+trait IntoMessage {
+    fn into_message(self) -> ClientJsonRpcMessage;
+}
+
+impl IntoMessage for ClientRequest {
+    fn into_message(self) -> ClientJsonRpcMessage {
+        ClientJsonRpcMessage::request(self, RequestId::Number(1))
+    }
+}
+
+impl IntoMessage for ClientNotification {
+    fn into_message(self) -> ClientJsonRpcMessage {
+        ClientJsonRpcMessage::notification(self)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Sent {
+    requests: Arc<Mutex<Vec<Request<Full<Bytes>>>>>,
+}
+
+impl Sent {
+    fn take(&self) -> Vec<Request<Full<Bytes>>> {
+        std::mem::take(&mut self.requests.lock().unwrap())
+    }
+
+    fn tokens(&self) -> Vec<String> {
+        let token = |request: &Request<_>| {
+            let identity = request.extensions().get::<Identity>().unwrap();
+            let token = identity.upstream("idp").unwrap().access_token();
+            token.expose().to_owned()
+        };
+        self.take().iter().map(token).collect()
+    }
+}
+
+fn recording_client() -> (TowerHttpClient<impl HttpService>, Sent) {
+    let sent = Sent::default();
+    let requests = sent.requests.clone();
+    let service = tower::service_fn(move |request| {
+        requests.lock().unwrap().push(request);
+        std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+    });
+    (TowerHttpClient::new(OnlyWhenReady::new(service)), sent)
+}
+
+trait HttpService:
+    Service<
+        Request<Full<Bytes>>,
+        Response = Response<Empty<Bytes>>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> HttpService for S where
+    S: Service<
+            Request<Full<Bytes>>,
+            Response = Response<Empty<Bytes>>,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static
+{
+}
+
+async fn post(client: &TowerHttpClient<impl HttpService>, message: impl IntoMessage) {
+    let uri = "http://127.0.0.1:1/mcp".into();
+    // The empty answer is an error for a request; what was sent is what counts.
+    _ = client
+        .post_message(uri, message.into_message(), None, None, HashMap::new())
+        .await;
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let chain = std::iter::successors(Some(error), |&error| error.source());
+    chain.map(|error| format!("{error}: {error:?}\n")).collect()
+}
+
+// Helpers: a server that answers what the test says.
+
+const GIBIBYTE: u64 = 1 << 30;
+const MAX_EVENT_SIZE: usize = 1024;
+
+type ServerBody = UnsyncBoxBody<Bytes, io::Error>;
+type ClientError = StreamableHttpError<TowerHttpError>;
+type Events = stream::BoxStream<'static, Result<sse_stream::Sse, SseError>>;
+
+struct Server {
+    url: Arc<str>,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    async fn answering(
+        answer: impl Fn(&Method) -> Response<ServerBody> + Clone + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp", listener.local_addr().unwrap()).into();
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let answer = answer.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    std::future::ready(Ok::<_, Infallible>(answer(request.method())))
+                });
+                let connection = http1::Builder::new();
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self { url, accepting }
+    }
+
+    fn client(&self) -> TowerHttpClient<OnlyWhenReady<HttpClient>> {
+        TowerHttpClient::new(OnlyWhenReady::new(http_client()))
+    }
+
+    async fn post(
+        &self,
+        message: impl IntoMessage,
+        session: Option<&str>,
+    ) -> Result<StreamableHttpPostResponse, ClientError> {
+        let client = self.client();
+        client
+            .post_message_with_max_sse_event_size(
+                self.url.clone(),
+                message.into_message(),
+                session.map(Arc::from),
+                None,
+                HashMap::new(),
+                MAX_EVENT_SIZE,
+            )
+            .await
+    }
+
+    async fn stream(&self) -> Result<Events, ClientError> {
+        let client = self.client();
+        client
+            .get_stream_with_max_sse_event_size(
+                self.url.clone(),
+                Some("s1".into()),
+                None,
+                None,
+                HashMap::new(),
+                MAX_EVENT_SIZE,
+            )
+            .await
+    }
+
+    async fn delete(&self) -> Result<(), ClientError> {
+        let client = self.client();
+        client
+            .delete_session(self.url.clone(), "s1".into(), None, HashMap::new())
+            .await
+    }
+
+    /// `POST`, `GET` and `DELETE`, of a session.
+    async fn each(
+        &self,
+    ) -> (
+        Result<StreamableHttpPostResponse, ClientError>,
+        Result<Events, ClientError>,
+        Result<(), ClientError>,
+    ) {
+        (
+            self.post(call(), Some("s1")).await,
+            self.stream().await,
+            self.delete().await,
+        )
+    }
+
+    async fn each_error(&self) -> [ClientError; 3] {
+        let (post, get, delete) = self.each().await;
+        [
+            post.expect_err("POST"),
+            get.err().expect("GET"),
+            delete.expect_err("DELETE"),
+        ]
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+fn status(status: u16) -> Response<ServerBody> {
+    let mut response = Response::new(ServerBody::default());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
+fn challenged(code: u16, challenge: &[u8]) -> Response<ServerBody> {
+    let mut response = status(code);
+    let challenge = HeaderValue::from_bytes(challenge).unwrap();
+    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    response
+}
+
+fn body(content_type: &'static str, body: Full<Bytes>) -> Response<ServerBody> {
+    let body = body.map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+fn json(text: &str) -> Response<ServerBody> {
+    body("application/json", Full::from(text.to_owned()))
+}
+
+fn streaming(
+    content_type: &'static str,
+    chunks: impl stream::Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Response<ServerBody> {
+    let body = StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data)));
+    let mut response = Response::new(body.boxed_unsync());
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+fn endless(content_type: &'static str, sent: &Arc<AtomicU64>) -> Response<ServerBody> {
+    streaming(content_type, gibibyte(sent))
+}
+
+/// 1 GiB of text, which counts what of it was taken.
+fn gibibyte(
+    sent: &Arc<AtomicU64>,
+) -> impl stream::Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let chunk = Bytes::from(vec![b'x'; 1 << 16]);
+    let sent = sent.clone();
+    stream::iter(0..GIBIBYTE / (1 << 16)).map(move |_| {
+        sent.fetch_add(1 << 16, Ordering::Relaxed);
+        Ok(chunk.clone())
+    })
+}
