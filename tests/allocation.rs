@@ -1,0 +1,129 @@
+//! What the hot path allocates: nothing. This is a promise, so it is a test; how long it takes is a bench.
+
+mod support;
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::FutureExt;
+use http::{Method, Request};
+use support::recording::{identity, request};
+use tower::{Service, ServiceBuilder};
+use tower_identity::{
+    AuthLayer, HeaderForwardLayer, Identity, IdentityLayer, Origin, Strategy, UpstreamInject,
+};
+
+/// Hands the request back, so that its drop is not counted.
+#[derive(Clone)]
+struct Mirror;
+
+impl Service<Request<String>> for Mirror {
+    type Response = Request<String>;
+    type Error = Infallible;
+    type Future = Ready<Result<Request<String>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        ready(Ok(request))
+    }
+}
+
+/// How many allocations one call makes, when everything that is made once has been made.
+fn allocations<S>(mut service: S, mut prepare: impl FnMut() -> Request<String>) -> u64
+where
+    S: Service<Request<String>, Response = Request<String>>,
+{
+    let mut call = |request| service.call(request).now_or_never().unwrap().ok().unwrap();
+    call(prepare());
+    let request = prepare();
+    let mut answered = None;
+    let counted = allocation_counter::measure(|| answered = Some(call(request)));
+    assert_eq!(answered.unwrap().headers()["authorization"], "Bearer gho_1");
+    counted.count_total
+}
+
+fn stack<A: Strategy<String> + Clone>(
+    identity: IdentityLayer,
+    strategy: A,
+) -> impl Service<Request<String>, Response = Request<String>> {
+    let origin = Origin::try_from("https://mcp.example.com").unwrap();
+    ServiceBuilder::new()
+        .layer(identity)
+        .layer(AuthLayer::new(origin, strategy))
+        .service(Mirror)
+}
+
+/// A request as a client makes it: it has a header, so the map of headers is there.
+fn with_header(identity: Option<Identity>) -> Request<String> {
+    let mut request = request(Method::POST, identity);
+    request
+        .headers_mut()
+        .insert("accept", "application/json".parse().unwrap());
+    request
+}
+
+#[test]
+fn a_request_with_an_identity_costs_no_allocation() {
+    let fresh = identity("user-1", "gho_1");
+    let inject = UpstreamInject::new("github").unwrap();
+    let shared: Arc<dyn Strategy<String>> = Arc::new(inject.clone());
+    let prepare = || with_header(Some(fresh.clone()));
+    let layer = || IdentityLayer::new(identity("user-1", "stale"));
+    assert_eq!(allocations(stack(layer(), inject.clone()), prepare), 0);
+    assert_eq!(allocations(stack(layer(), shared), prepare), 0);
+    assert_eq!(
+        allocations(stack(layer().follow_requests(), inject), prepare),
+        0
+    );
+}
+
+#[test]
+fn a_fallback_costs_what_the_extensions_cost_and_nothing_else() {
+    let session = identity("user-1", "gho_1");
+    let mut by_hand = with_header(None);
+    let extensions = allocation_counter::measure(|| {
+        by_hand.extensions_mut().insert(session.clone());
+    });
+    assert!(extensions.count_total > 0);
+
+    let inject = UpstreamInject::new("github").unwrap();
+    for layer in [
+        IdentityLayer::new(session.clone()),
+        IdentityLayer::new(session.clone()).follow_requests(),
+    ] {
+        assert_eq!(
+            allocations(stack(layer, inject.clone()), || with_header(None)),
+            extensions.count_total
+        );
+    }
+}
+
+#[test]
+fn forwarded_headers_cost_no_allocation_where_the_map_has_room() {
+    let origin = Origin::try_from("https://mcp.example.com").unwrap();
+    let forward = HeaderForwardLayer::builder(origin.clone())
+        .header("x-api-version", "2")
+        .build()
+        .unwrap();
+    let client = ServiceBuilder::new()
+        .layer(forward)
+        .layer(AuthLayer::new(
+            origin,
+            UpstreamInject::new("github").unwrap(),
+        ))
+        .service(Mirror);
+    let fresh = identity("user-1", "gho_1");
+    let prepare = || {
+        let mut request = with_header(Some(fresh.clone()));
+        request.headers_mut().reserve(8);
+        request
+    };
+    assert_eq!(allocations(client, prepare), 0);
+}
