@@ -112,6 +112,8 @@ impl AuthError {
 
     /// Finds the `AuthError` in an error or its sources, whatever other layers wrapped around it.
     ///
+    /// With the feature `rmcp` it also looks into the errors of the MCP SDK, some of which do not show their source.
+    ///
     /// ```
     /// use tower_identity::{AuthError, AuthErrorKind};
     ///

@@ -17,9 +17,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, future::join_all, stream};
+use futures_util::{FutureExt, StreamExt, future::join_all, stream};
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderName, HeaderValue, Request, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
 };
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -31,6 +31,10 @@ use hyper::{
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo},
+};
+use proptest::{
+    collection::vec,
+    prelude::{any, prop_assert_eq, proptest},
 };
 use rmcp::{
     ClientHandler, RoleClient, ServiceError, ServiceExt,
@@ -211,6 +215,20 @@ async fn f34_a_replayed_initialize_does_not_bring_an_older_identity_back() {
 }
 
 #[tokio::test]
+async fn a_lost_session_is_opened_again_and_the_call_succeeds() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["t"]);
+    let session = Session::open(&backend, IdentityLayer::new(user("alice", "t"))).await;
+    session.whoami(user("alice", "t")).await;
+    let lost = backend.wait_for("POST tools/call").await;
+    backend.drop_sessions().await;
+    session.whoami(user("alice", "t")).await;
+    let opened = backend.wait_for("POST tools/call").await;
+    assert_ne!(lost.session_id(), opened.session_id());
+    backend.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_refused_token_reaches_the_caller_as_auth_required() {
     let backend = McpBackend::start().await;
     backend.accept_only(["t"]);
@@ -307,6 +325,34 @@ async fn f34_no_user_of_a_shared_client_gets_the_identity_of_another() {
     post(&client.clone(), with_identity(initialize(), alice)).await;
     post(&client, with_identity(initialize(), bob)).await;
     assert_eq!(sent.tokens(), ["a1", "b1", "a2", "c1", "a2", "b1"]);
+}
+
+proptest! {
+    /// Whatever users send through the clones of a client, in whatever order.
+    #[test]
+    fn f34_only_an_initialize_is_changed_and_only_to_the_newest_of_its_own_user(
+        messages in vec((any::<bool>(), 0..3_usize, 0..4_usize), 1..40),
+    ) {
+        let users = ["alice", "bob", "carol"];
+        // By age: the first of each user is the oldest.
+        let identities = users.map(|name| {
+            [0, 1, 2, 3].map(|age| user(name, &format!("{name}-{age}")))
+        });
+        let (client, sent) = recording_client();
+        let mut newest = [None; 3];
+        let mut expected = Vec::new();
+        for (is_initialize, who, age) in messages {
+            let message = if is_initialize { initialize() } else { call() };
+            let message = with_identity(message, identities[who][age].clone());
+            post(&client.clone(), message).now_or_never().unwrap();
+            let leaves = if is_initialize { newest[who].unwrap_or(age).max(age) } else { age };
+            if is_initialize || newest[who].is_some() {
+                newest[who] = newest[who].max(Some(age));
+            }
+            expected.push(format!("{}-{leaves}", users[who]));
+        }
+        prop_assert_eq!(sent.tokens(), expected);
+    }
 }
 
 #[tokio::test]
@@ -690,6 +736,67 @@ async fn an_event_that_is_too_large_ends_the_stream_before_it_is_read() {
 }
 
 #[tokio::test]
+async fn a_stream_is_not_resumed_where_an_event_was_too_large() {
+    let server = Server::answering(|_| body("text/event-stream", Full::from(too_large(7)))).await;
+    let client = server.client();
+    let open = async |last_event_id: Option<&str>| {
+        client
+            .clone()
+            .get_stream_with_max_sse_event_size(
+                server.url.clone(),
+                Some("s1".into()),
+                last_event_id.map(str::to_owned),
+                None,
+                HashMap::new(),
+                MAX_EVENT_SIZE,
+            )
+            .await
+    };
+    let mut events = open(None).await.unwrap();
+    events.next().await.unwrap().unwrap();
+    events.next().await.unwrap().unwrap_err();
+
+    let resumed = open(Some("7")).await.err().unwrap();
+    assert!(matches!(
+        resumed,
+        StreamableHttpError::ServerDoesNotSupportSse
+    ));
+    // It may be opened anew.
+    drop(open(None).await.unwrap());
+    drop(open(Some("7")).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_is_too_large_fails_and_is_not_asked_for_without_end() {
+    let server = Server::answering(|request| {
+        let message = String::from_utf8_lossy(request.body());
+        if message.contains(r#""initialize""#) {
+            let mut response = json(
+                r#"{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-06-18",
+                    "capabilities":{"tools":{}},"serverInfo":{"name":"hostile","version":"1"}}}"#,
+            );
+            let session = HeaderValue::from_static("s1");
+            response.headers_mut().insert("mcp-session-id", session);
+            response
+        } else if message.contains("notifications/") {
+            status(202)
+        } else {
+            body("text/event-stream", Full::from(too_large(7)))
+        }
+    })
+    .await;
+    let config = config(&server.url).max_sse_event_size(MAX_EVENT_SIZE);
+    let transport = StreamableHttpClientTransport::with_client(server.client(), config);
+    let client = ().serve(transport).await.unwrap();
+
+    let call = CallToolRequestParams::new("whoami");
+    let answer = client.call_tool_as(user("alice", "t"), call);
+    let answer = tokio::time::timeout(Duration::from_secs(30), answer).await;
+    let error = answer.expect("the call never ends").unwrap_err();
+    assert!(matches!(error, ServiceError::TransportClosed), "{error:?}");
+}
+
+#[tokio::test]
 async fn an_event_arrives_while_the_body_is_open() {
     let server = Server::answering(|_| {
         let event = stream::once(async { Ok(Bytes::from("id: 7\ndata: 1\n\n")) });
@@ -1044,7 +1151,7 @@ struct Server {
 
 impl Server {
     async fn answering(
-        answer: impl Fn(&Method) -> Response<ServerBody> + Clone + Send + 'static,
+        answer: impl Fn(&Request<Bytes>) -> Response<ServerBody> + Clone + Send + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/mcp", listener.local_addr().unwrap()).into();
@@ -1053,7 +1160,12 @@ impl Server {
                 let (stream, _) = listener.accept().await.unwrap();
                 let answer = answer.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
-                    std::future::ready(Ok::<_, Infallible>(answer(request.method())))
+                    let answer = answer.clone();
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await?.to_bytes();
+                        Ok::<_, hyper::Error>(answer(&Request::from_parts(head, body)))
+                    }
                 });
                 let connection = http1::Builder::new();
                 tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
@@ -1159,6 +1271,12 @@ fn body(content_type: &'static str, body: Full<Bytes>) -> Response<ServerBody> {
 
 fn json(text: &str) -> Response<ServerBody> {
     body("application/json", Full::from(text.to_owned()))
+}
+
+/// An event with this id, and one that is too large.
+fn too_large(id: u32) -> String {
+    let data = "x".repeat(MAX_EVENT_SIZE);
+    format!("id: {id}\ndata:\n\ndata: {data}\n\n")
 }
 
 fn streaming(

@@ -159,7 +159,7 @@ impl McpBackend {
     pub(crate) async fn shutdown(self) {
         self.config.cancellation_token.cancel();
         self.accepting.abort();
-        self.accepting.await.unwrap_err();
+        assert!(self.accepting.await.unwrap_err().is_cancelled());
     }
 }
 

@@ -1,5 +1,6 @@
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,24 +12,57 @@ use pin_project_lite::pin_project;
 use sse_stream::{Sse, SseStream};
 use tower::BoxError;
 
-use super::TowerHttpError;
+use super::{
+    TowerHttpError,
+    dead_ends::{DeadEnds, ResumePoint},
+};
 
-/// The events of `body`, as they arrive. It ends with an error at an event of more than `max_event_size` bytes.
-pub(super) fn event_stream<B>(
-    body: B,
-    max_event_size: usize,
-) -> BoxStream<'static, Result<Sse, SseError>>
-where
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    SseStream::new(EventLimit {
-        body,
-        meter: EventMeter::new(max_event_size),
-        failed: false,
-    })
-    .boxed()
+/// How the events of a body are to be read.
+pub(super) struct Events {
+    pub(super) max_event_size: usize,
+    /// Whether the SDK resumes a stream that has had no event id.
+    pub(super) resumable_at_start: bool,
+    pub(super) resume_point: ResumePoint,
+    pub(super) dead_ends: Arc<DeadEnds>,
+}
+
+impl Events {
+    /// The events of `body`, as they arrive. They end with an error at one that is too large.
+    pub(super) fn of<B>(mut self, body: B) -> BoxStream<'static, Result<Sse, SseError>>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let body = EventLimit {
+            body,
+            meter: EventMeter::new(self.max_event_size),
+            state: State::Open,
+        };
+        let events = SseStream::new(body);
+        events.inspect(move |event| self.note(event)).boxed()
+    }
+
+    fn note(&mut self, event: &Result<Sse, SseError>) {
+        match event {
+            Ok(Sse { id: Some(id), .. }) => self.resume_point.last_event_id = Some(id.clone()),
+            Err(SseError::Body(error)) if is_too_large(error) && self.is_resumable() => {
+                self.dead_ends.add(self.resume_point.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn is_resumable(&self) -> bool {
+        self.resumable_at_start || self.resume_point.last_event_id.is_some()
+    }
+}
+
+fn is_too_large(error: &BoxError) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(TowerHttpError::EventTooLarge { .. })
+    )
 }
 
 pin_project! {
@@ -37,8 +71,15 @@ pin_project! {
         #[pin]
         body: B,
         meter: EventMeter,
-        failed: bool,
+        state: State,
     }
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    Open,
+    TooLarge,
+    Failed,
 }
 
 impl<B> Body for EventLimit<B>
@@ -54,22 +95,30 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TowerHttpError>>> {
         let this = self.project();
-        if *this.failed {
-            return Poll::Ready(None);
-        }
-        let frame = match ready!(this.body.poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
-                let fits = frame.data_ref().is_none_or(|data| this.meter.fits(data));
-                fits.then_some(frame).ok_or(TowerHttpError::EventTooLarge {
+        let data = match *this.state {
+            State::Open => match ready!(this.body.poll_frame(cx)) {
+                Some(Ok(frame)) => frame.into_data().ok(),
+                Some(Err(error)) => {
+                    *this.state = State::Failed;
+                    return Poll::Ready(Some(Err(TowerHttpError::Body(error.into()))));
+                }
+                None => return Poll::Ready(None),
+            },
+            State::TooLarge => {
+                *this.state = State::Failed;
+                return Poll::Ready(Some(Err(TowerHttpError::EventTooLarge {
                     max_size: this.meter.max_size,
-                })
+                })));
             }
-            Some(Err(error)) => Err(TowerHttpError::Body(error.into())),
-            None => return Poll::Ready(None),
+            State::Failed => return Poll::Ready(None),
         };
-        *this.failed = frame.is_err();
-        Poll::Ready(Some(frame))
+        let mut data =
+            data.map_or_else(Bytes::new, |mut data| data.copy_to_bytes(data.remaining()));
+        if let Err(whole_events) = this.meter.fits(&data) {
+            *this.state = State::TooLarge;
+            data.truncate(whole_events);
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 }
 
@@ -93,9 +142,20 @@ impl EventMeter {
         }
     }
 
-    fn fits(&mut self, data: &[u8]) -> bool {
-        data.split_inclusive(|byte| matches!(byte, b'\r' | b'\n'))
-            .all(|piece| self.piece_fits(piece))
+    /// Where they do not fit, says how many bytes belong to the events before.
+    fn fits(&mut self, data: &[u8]) -> Result<(), usize> {
+        let mut whole_events = 0;
+        let mut read = 0;
+        for piece in data.split_inclusive(|byte| matches!(byte, b'\r' | b'\n')) {
+            if !self.piece_fits(piece) {
+                return Err(whole_events);
+            }
+            read += piece.len();
+            if self.kept == 0 && self.line == 0 {
+                whole_events = read;
+            }
+        }
+        Ok(())
     }
 
     /// A piece is a line, or the part of it that has arrived.
@@ -133,7 +193,9 @@ mod tests {
 
     fn fit(max_size: usize, chunks: &[&str]) -> bool {
         let mut meter = EventMeter::new(max_size);
-        chunks.iter().all(|chunk| meter.fits(chunk.as_bytes()))
+        chunks
+            .iter()
+            .all(|chunk| meter.fits(chunk.as_bytes()).is_ok())
     }
 
     #[test]
@@ -156,6 +218,18 @@ mod tests {
     fn the_lines_of_an_event_add_up() {
         assert!(!fit(20, &["data: 12\ndata: 12\ndata: 12\n\n"]));
         assert!(!fit(20, &["data: 12\r\ndata: 12\r", "\ndata: 12\r\n\r\n"]));
+    }
+
+    #[test]
+    fn the_events_before_are_told_from_the_one_that_is_too_large() {
+        let mut meter = EventMeter::new(9);
+        assert_eq!(meter.fits(b"data: 1\n\ndata: 1234\n\n"), Err(9));
+        let mut meter = EventMeter::new(9);
+        assert_eq!(meter.fits(b"data: 1\r\n\r"), Ok(()));
+        assert_eq!(meter.fits(b"\ndata: 1\n\ndata: 1234"), Err(10));
+        let mut meter = EventMeter::new(9);
+        assert_eq!(meter.fits(b"data: 1"), Ok(()));
+        assert_eq!(meter.fits(b"234\n\n"), Err(0));
     }
 
     #[test]

@@ -44,6 +44,9 @@
 //! stream what [`max_sse_event_size`] says. An event stream is passed on as it arrives. Time is not bounded here: a
 //! timeout is a layer's business.
 //!
+//! A stream ends at an event that is too large, and is not resumed there: the reconnect that the SDK tries at once is
+//! answered with [`ServerDoesNotSupportSse`](StreamableHttpError::ServerDoesNotSupportSse), which makes it give up.
+//!
 //! # Refusals
 //!
 //! | status | error |
@@ -64,6 +67,7 @@
 //! [`IdentityLayer::follow_requests`]: crate::IdentityLayer::follow_requests
 //! [`max_sse_event_size`]: ::rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig::max_sse_event_size
 
+mod dead_ends;
 mod event_stream;
 mod request;
 mod response;
@@ -88,7 +92,12 @@ use http_body_util::Full;
 use sse_stream::Sse;
 use tower::{BoxError, Service};
 
-use self::{request::RequestParts, session_users::SessionUsers};
+use self::{
+    dead_ends::{DeadEnds, ResumePoint},
+    event_stream::Events,
+    request::RequestParts,
+    session_users::SessionUsers,
+};
 
 pub use self::send_as::{SendAs, with_identity};
 
@@ -108,6 +117,7 @@ const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
 pub struct TowerHttpClient<S> {
     service: S,
     users: Arc<SessionUsers>,
+    dead_ends: Arc<DeadEnds>,
 }
 
 impl<S> TowerHttpClient<S> {
@@ -117,6 +127,7 @@ impl<S> TowerHttpClient<S> {
         Self {
             service,
             users: Arc::default(),
+            dead_ends: Arc::default(),
         }
     }
 }
@@ -161,6 +172,7 @@ where
     ) -> impl Future<Output = Result<StreamableHttpPostResponse>> + Send {
         let service = self.service.clone();
         let users = self.users.clone();
+        let dead_ends = self.dead_ends.clone();
         async move {
             let request = RequestParts {
                 uri: &uri,
@@ -170,7 +182,17 @@ where
             }
             .post(&message, &users)?;
             let response = send(service, request).await?;
-            response::posted(response, &message, session_id.is_some(), max_sse_event_size).await
+            let has_session = session_id.is_some();
+            let events = Events {
+                max_event_size: max_sse_event_size,
+                resumable_at_start: false,
+                resume_point: ResumePoint {
+                    session_id,
+                    last_event_id: None,
+                },
+                dead_ends,
+            };
+            response::posted(response, &message, has_session, events).await
         }
     }
 
@@ -222,16 +244,30 @@ where
         max_sse_event_size: usize,
     ) -> impl Future<Output = Result<BoxStream<'static, Result<Sse, SseError>>>> + Send {
         let service = self.service.clone();
+        let dead_ends = self.dead_ends.clone();
         async move {
+            let has_session = session_id.is_some();
             let request = RequestParts {
                 uri: &uri,
                 session_id: session_id.as_deref(),
                 auth_token,
                 custom_headers,
             }
-            .event_stream(last_event_id)?;
-            let response = send(service, request).await?;
-            response::streamed(response, session_id.is_some(), max_sse_event_size)
+            .event_stream(last_event_id.as_deref())?;
+            let resume_point = ResumePoint {
+                session_id,
+                last_event_id,
+            };
+            if dead_ends.take(&resume_point) {
+                return Err(StreamableHttpError::ServerDoesNotSupportSse);
+            }
+            let events = Events {
+                max_event_size: max_sse_event_size,
+                resumable_at_start: true,
+                resume_point,
+                dead_ends,
+            };
+            response::streamed(send(service, request).await?, has_session, events)
         }
     }
 }

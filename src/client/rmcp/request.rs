@@ -54,15 +54,12 @@ impl RequestParts<'_> {
         Ok(request)
     }
 
-    pub(super) fn event_stream(
-        self,
-        last_event_id: Option<String>,
-    ) -> Result<Request<Full<Bytes>>> {
+    pub(super) fn event_stream(self, last_event_id: Option<&str>) -> Result<Request<Full<Bytes>>> {
         let mut request = self.without_body(Method::GET)?;
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static(EVENT_STREAM_MIME_TYPE));
         if let Some(id) = last_event_id {
-            insert(headers, HEADER_LAST_EVENT_ID, &id)?;
+            insert(headers, HEADER_LAST_EVENT_ID, id)?;
         }
         Ok(request)
     }

@@ -23,7 +23,7 @@ use http_body_util::BodyExt;
 use sse_stream::Sse;
 use tower::BoxError;
 
-use super::{Result, TowerHttpError, event_stream::event_stream};
+use super::{Result, TowerHttpError, event_stream::Events};
 
 const MAX_JSON_SIZE: usize = 16 * 1024 * 1024;
 const MAX_ERROR_SIZE: usize = 64 * 1024;
@@ -33,7 +33,7 @@ pub(super) async fn posted<B>(
     response: Response<B>,
     message: &ClientJsonRpcMessage,
     has_session: bool,
-    max_event_size: usize,
+    events: Events,
 ) -> Result<StreamableHttpPostResponse>
 where
     B: Body + Send + 'static,
@@ -58,7 +58,7 @@ where
     }
     let session_id = session_id(&head.headers);
     if is_media_type(&head.headers, EVENT_STREAM_MIME_TYPE) {
-        let events = event_stream(body, max_event_size);
+        let events = events.of(body);
         return Ok(StreamableHttpPostResponse::Sse(events, session_id));
     }
     if !is_media_type(&head.headers, JSON_MIME_TYPE) {
@@ -76,7 +76,7 @@ where
 pub(super) fn streamed<B>(
     response: Response<B>,
     has_session: bool,
-    max_event_size: usize,
+    events: Events,
 ) -> Result<BoxStream<'static, Result<Sse, SseError>>>
 where
     B: Body + Send + 'static,
@@ -91,7 +91,7 @@ where
     if !is_media_type(&head.headers, EVENT_STREAM_MIME_TYPE) {
         return Err(unexpected_content_type(&head.headers));
     }
-    Ok(event_stream(body, max_event_size))
+    Ok(events.of(body))
 }
 
 /// What the response to a `DELETE` says.

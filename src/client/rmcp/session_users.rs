@@ -47,3 +47,21 @@ impl SessionUsers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_users_who_opened_a_session_last_are_remembered() {
+        let users = SessionUsers::default();
+        let identity = |n: usize| Identity::builder(format!("user-{n}")).build().unwrap();
+        for n in 0..MAX_USERS * 2 {
+            users.open(&identity(n));
+        }
+        users.follow(&identity(0));
+        let newest = users.newest.into_inner().unwrap();
+        assert_eq!(newest.len(), MAX_USERS);
+        assert_eq!(newest[0].subject(), format!("user-{MAX_USERS}"));
+    }
+}

@@ -1,0 +1,39 @@
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+const MAX_POINTS: usize = 64;
+
+/// The points at which an event stream is not to be resumed: the next event there is too large.
+///
+/// The SDK ends a stream at such an event only if its own clients found it. Any other error it answers with a reconnect,
+/// at once and without end, and the server with the same event.
+#[derive(Default)]
+pub(super) struct DeadEnds {
+    points: Mutex<VecDeque<ResumePoint>>,
+}
+
+/// Where a reconnect resumes: in a session, after an event.
+#[derive(Clone, PartialEq)]
+pub(super) struct ResumePoint {
+    pub(super) session_id: Option<Arc<str>>,
+    pub(super) last_event_id: Option<String>,
+}
+
+impl DeadEnds {
+    pub(super) fn add(&self, point: ResumePoint) {
+        let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        if points.len() == MAX_POINTS {
+            points.pop_front();
+        }
+        points.push_back(point);
+    }
+
+    /// Whether `point` is one. It is only once: a stream that is opened anew gets its chance.
+    pub(super) fn take(&self, point: &ResumePoint) -> bool {
+        let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = points.iter().position(|dead_end| dead_end == point);
+        at.and_then(|at| points.remove(at)).is_some()
+    }
+}
