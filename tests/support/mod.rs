@@ -1,5 +1,7 @@
 //! The fakes and helpers that the tests share.
 #![allow(dead_code, reason = "no test uses all of it")]
 
+#[cfg(feature = "token-exchange")]
+pub(crate) mod issuer;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;

@@ -458,9 +458,6 @@ where
     ResBody: Body,
     ResBody::Error: Into<BoxError>,
 {
-    if body.size_hint().lower() > BODY_LIMIT as u64 {
-        return Err(Failure::TooLarge);
-    }
     let mut body = pin!(body);
     let mut bytes = Zeroizing::new(Vec::new());
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
