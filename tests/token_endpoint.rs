@@ -147,6 +147,45 @@ async fn a_token_is_exchanged_as_rfc_8693_has_it() {
 }
 
 #[tokio::test]
+async fn the_example_of_rfc_8693_section_2_3_goes_over_the_wire() {
+    let issuer = Issuer::start().await;
+    let access_token = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjllciJ9.eyJhdWQiOiJodHRwczovL2JhY2tlbmQuZXhhbXBsZS5jb20iLCJpc3Mi\
+                        OiJodHRwczovL2FzLmV4YW1wbGUuY29tIiwiZXhwIjoxNDQxOTE3NTkzLCJpYXQiOjE0NDE5MTc1MzMsInN1YiI6ImJk\
+                        Y0BleGFtcGxlLmNvbSIsInNjb3BlIjoiYXBpIn0.40y3ZgQedw6rxf59WlwHDD9jryFOr0_Wh3CGozQBihNBhnXEQgU8\
+                        5AI9x3KmsPottVMLPIWvmDCMy5-kdXjwhw";
+    let answer = json!({
+        "access_token": access_token,
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        "token_type": "Bearer",
+        "expires_in": 60,
+    });
+    issuer.next(Behaviour::json(200, &answer).header("cache-control", "no-cache, no-store"));
+    let client_auth = ClientAuth::basic("rs08", secret("long-secure-random-secret"));
+    let subject_token = "accVkjcJyb4BWCxGsndESCJQbdFMogUC5PbRDqceLTC";
+    let request = TokenRequest::token_exchange()
+        .resource("https://backend.example.com/api")
+        .subject_token(subject_token, TokenType::AccessToken);
+
+    let endpoint = endpoint_with(&issuer, client_auth);
+    let response = endpoint.request_token(request).await.unwrap();
+
+    assert_eq!(response.token().expose(), access_token);
+    assert_eq!(response.lifetime(), Lifetime::For(Duration::from_secs(60)));
+    let sent = issuer.request();
+    assert_eq!(
+        sent.headers[header::AUTHORIZATION],
+        "Basic cnMwODpsb25nLXNlY3VyZS1yYW5kb20tc2VjcmV0"
+    );
+    assert_eq!(
+        sent.body,
+        "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange\
+         &resource=https%3A%2F%2Fbackend.example.com%2Fapi\
+         &subject_token=accVkjcJyb4BWCxGsndESCJQbdFMogUC5PbRDqceLTC\
+         &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Aaccess_token"
+    );
+}
+
+#[tokio::test]
 async fn each_grant_is_answered() {
     let issuer = Issuer::start().await;
     issuer
@@ -270,6 +309,8 @@ mod private_key_jwt {
     // Made for this test with `openssl genpkey`, and used nowhere else.
     const EC_KEY: &str = include_str!("support/keys/p256.pem");
     const EC_PUBLIC: &str = include_str!("support/keys/p256.pub.pem");
+    const EC_384_KEY: &str = include_str!("support/keys/p384.pem");
+    const EC_384_PUBLIC: &str = include_str!("support/keys/p384.pub.pem");
     const RSA_KEY: &str = include_str!("support/keys/rsa.pem");
     const RSA_PUBLIC: &str = include_str!("support/keys/rsa.pub.pem");
     const ED_KEY: &str = include_str!("support/keys/ed25519.pem");
@@ -336,10 +377,12 @@ mod private_key_jwt {
     #[tokio::test]
     async fn each_algorithm_is_verified_with_its_public_key() {
         let rsa = DecodingKey::from_rsa_pem(RSA_PUBLIC.as_bytes()).unwrap();
+        let ec = DecodingKey::from_ec_pem(EC_384_PUBLIC.as_bytes()).unwrap();
         let ed = DecodingKey::from_ed_pem(ED_PUBLIC.as_bytes()).unwrap();
         for (signing, pem, algorithm, public) in [
             (SigningAlgorithm::Rs256, RSA_KEY, Algorithm::RS256, &rsa),
             (SigningAlgorithm::Ps256, RSA_KEY, Algorithm::PS256, &rsa),
+            (SigningAlgorithm::Es384, EC_384_KEY, Algorithm::ES384, &ec),
             (SigningAlgorithm::EdDsa, ED_KEY, Algorithm::EdDSA, &ed),
         ] {
             let key = PrivateKeyJwt::from_pem(signing, &secret(pem))
@@ -1074,7 +1117,7 @@ async fn f33_no_secret_is_in_a_log_an_error_a_url_or_debug() {
     }
 
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(log.contains("the token endpoint answered"), "{log}");
+    assert!(log.contains("the token endpoint answered"));
     assert_shows_no_secret(&log);
 }
 

@@ -76,6 +76,7 @@ struct State {
 pub(crate) struct Received {
     pub(crate) uri: String,
     pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
     pub(crate) form: Vec<(String, String)>,
     /// Whom the subject token, refresh token or assertion stands for, where the issuer knows.
     pub(crate) subject: Option<String>,
@@ -324,6 +325,7 @@ async fn answer(
     let mut received = Received {
         uri: head.uri.to_string(),
         headers: head.headers,
+        body,
         form,
         subject: None,
     };
