@@ -106,7 +106,9 @@ fn assert_shows_no_secret(text: &str) {
 #[tokio::test]
 async fn a_token_is_exchanged_as_rfc_8693_has_it() {
     let issuer = Issuer::start().await;
-    issuer.know(SUBJECT_TOKEN, "alice");
+    issuer
+        .know(SUBJECT_TOKEN, "alice")
+        .know("actor-token", "gateway");
     let request = exchange()
         .actor_token("actor-token", TokenType::Jwt)
         .audience("mcp")
@@ -196,7 +198,7 @@ async fn each_grant_is_answered() {
     let client = TokenRequest::client_credentials().audience("mcp");
     let client = endpoint.request_token(client).await.unwrap();
     assert_eq!(client.token().expose(), "issued-to-client-mcp-1");
-    let assertion = TokenRequest::jwt_bearer("an-assertion");
+    let assertion = TokenRequest::jwt_bearer().assertion("an-assertion");
     let assertion = endpoint.request_token(assertion).await.unwrap();
     assert_eq!(assertion.token().expose(), "issued-for-alice-2");
     let refreshed = TokenRequest::refresh_token("a-refresh-token");
@@ -535,7 +537,7 @@ async fn a_request_that_says_too_little_or_too_much_is_not_sent() {
         exchange().subject_token("another", TokenType::IdToken),
         exchange().parameter("grant_type", CLIENT_CREDENTIALS),
         TokenRequest::token_exchange().subject_token("", TokenType::AccessToken),
-        TokenRequest::jwt_bearer(""),
+        TokenRequest::jwt_bearer().assertion(""),
         TokenRequest::refresh_token(""),
     ];
     for request in invalid {
@@ -544,6 +546,11 @@ async fn a_request_that_says_too_little_or_too_much_is_not_sent() {
         let error = endpoint.request_token(request).await.unwrap_err();
         assert_eq!(error.kind(), AuthErrorKind::Configuration);
         assert_shows_no_secret(&shown(&error));
+    }
+    for template in [TokenRequest::token_exchange(), TokenRequest::jwt_bearer()] {
+        assert!(template.check().is_ok());
+        let error = endpoint.request_token(template).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Configuration);
     }
     // The client's authentication is the endpoint's.
     for name in ["client_id", "client_secret"] {

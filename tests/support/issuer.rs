@@ -241,7 +241,7 @@ impl Issuer {
         self
     }
 
-    /// Makes a subject token, refresh token or assertion known, and whom it stands for.
+    /// Makes a subject token, actor token, refresh token or assertion known, and whom it stands for.
     pub(crate) fn know(&self, token: &str, subject: &str) -> &Self {
         let known = self.state().subjects.insert(token.into(), subject.into());
         assert!(known.is_none(), "a token stands for one subject");
@@ -267,8 +267,8 @@ impl Issuer {
     }
 
     /// Does this with the next request that has nothing scripted for it yet.
-    pub(crate) fn next(&self, behaviour: impl Into<Behaviour>) -> &Self {
-        self.state().script.push_back(behaviour.into());
+    pub(crate) fn next(&self, behaviour: Behaviour) -> &Self {
+        self.state().script.push_back(behaviour);
         self
     }
 
@@ -437,6 +437,10 @@ impl State {
                 if !is_typed("subject_token", "subject_token_type")
                     || !is_typed("actor_token", "actor_token_type")
                 {
+                    return Err((400, "invalid_request"));
+                }
+                let actor = request.one("actor_token");
+                if actor.is_some_and(|actor| !self.subjects.contains_key(actor)) {
                     return Err((400, "invalid_request"));
                 }
                 let access_token = format!("{TOKEN_TYPE}access_token");

@@ -40,16 +40,22 @@ impl TokenRequest {
         Self::new(Grant::ClientCredentials)
     }
 
-    /// A token for whom a JWT speaks of (RFC 7523 §2.1).
+    /// A token for whom a JWT speaks of (RFC 7523 §2.1). It needs an [`assertion`](Self::assertion).
     #[must_use]
-    pub fn jwt_bearer(assertion: &str) -> Self {
-        Self::new(Grant::JwtBearer).parameter("assertion", assertion)
+    pub fn jwt_bearer() -> Self {
+        Self::new(Grant::JwtBearer)
     }
 
     /// A token for the one that a refresh token was issued for (RFC 6749 §6).
     #[must_use]
     pub fn refresh_token(refresh_token: &str) -> Self {
         Self::new(Grant::RefreshToken).parameter("refresh_token", refresh_token)
+    }
+
+    /// Sets the JWT that speaks of someone (RFC 7523 §2.1).
+    #[must_use]
+    pub fn assertion(self, jwt: &str) -> Self {
+        self.parameter("assertion", jwt)
     }
 
     /// Sets whom the new token speaks of (RFC 8693 §2.1).
@@ -123,7 +129,8 @@ impl TokenRequest {
         self
     }
 
-    /// Says what is wrong with it as far as it is built. The endpoint asks again before it sends.
+    /// Says what is wrong with it as far as it is built. The endpoint asks again before it sends, and then the token that
+    /// the grant needs has to be there.
     ///
     /// # Errors
     ///
@@ -138,7 +145,7 @@ impl TokenRequest {
 
     pub(super) fn check_bearer(&self) -> Result<(), AuthError> {
         match self.requested_token_type {
-            None | Some(TokenType::AccessToken | TokenType::Jwt) => self.check(),
+            None | Some(TokenType::AccessToken | TokenType::Jwt) => self.check_whole(),
             Some(TokenType::IdToken | TokenType::IdJag) => Err(AuthError::new(
                 AuthErrorKind::Configuration,
                 "the requested token type is no access token, so what is issued could not be sent as a bearer token",
@@ -148,11 +155,22 @@ impl TokenRequest {
 
     pub(super) fn check_assertion(&self) -> Result<(), AuthError> {
         match self.requested_token_type {
-            Some(TokenType::IdToken | TokenType::IdJag) => self.check(),
+            Some(TokenType::IdToken | TokenType::IdJag) => self.check_whole(),
             None | Some(TokenType::AccessToken | TokenType::Jwt) => Err(AuthError::new(
                 AuthErrorKind::Configuration,
                 "the requested token type is no assertion; ask for an ID token or an ID-JAG",
             )),
+        }
+    }
+
+    fn check_whole(&self) -> Result<(), AuthError> {
+        self.check()?;
+        match self.grant.needs() {
+            Some(name) if !self.form.contains(name) => Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                format!("a token request with this grant needs the parameter `{name}`"),
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -203,6 +221,15 @@ impl Grant {
             Self::RefreshToken => "refresh_token",
         }
     }
+
+    fn needs(self) -> Option<&'static str> {
+        match self {
+            Self::TokenExchange => Some("subject_token"),
+            Self::JwtBearer => Some("assertion"),
+            Self::RefreshToken => Some("refresh_token"),
+            Self::ClientCredentials => None,
+        }
+    }
 }
 
 /// What a token is (RFC 8693 §3).
@@ -241,6 +268,10 @@ impl Form {
     pub(super) fn push(&mut self, name: impl Into<Cow<'static, str>>, value: &str) {
         self.parameters
             .push((name.into(), Zeroizing::new(value.to_owned())));
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.parameters.iter().any(|(present, _)| present == name)
     }
 
     pub(super) fn check(&self) -> Result<(), AuthError> {
