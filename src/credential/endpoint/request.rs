@@ -12,6 +12,7 @@ use crate::error::{AuthError, AuthErrorKind};
 ///
 /// What is the same for all users can be built and [checked](Self::check) once, and cloned for each.
 #[derive(Clone)]
+#[must_use = "nothing is sent before an endpoint gets it"]
 pub struct TokenRequest {
     grant: Grant,
     form: Form,
@@ -29,64 +30,54 @@ enum Grant {
 
 impl TokenRequest {
     /// One token for another (RFC 8693 §2.1). It needs a [`subject_token`](Self::subject_token).
-    #[must_use]
     pub fn token_exchange() -> Self {
         Self::new(Grant::TokenExchange)
     }
 
     /// A token for the client itself (RFC 6749 §4.4).
-    #[must_use]
     pub fn client_credentials() -> Self {
         Self::new(Grant::ClientCredentials)
     }
 
     /// A token for whom a JWT speaks of (RFC 7523 §2.1). It needs an [`assertion`](Self::assertion).
-    #[must_use]
     pub fn jwt_bearer() -> Self {
         Self::new(Grant::JwtBearer)
     }
 
     /// A token for the one that a refresh token was issued for (RFC 6749 §6).
-    #[must_use]
     pub fn refresh_token(refresh_token: &str) -> Self {
         Self::new(Grant::RefreshToken).parameter("refresh_token", refresh_token)
     }
 
     /// Sets the JWT that speaks of someone (RFC 7523 §2.1).
-    #[must_use]
     pub fn assertion(self, jwt: &str) -> Self {
         self.parameter("assertion", jwt)
     }
 
     /// Sets whom the new token speaks of (RFC 8693 §2.1).
-    #[must_use]
     pub fn subject_token(self, token: &str, token_type: TokenType) -> Self {
         self.parameter("subject_token", token)
             .parameter("subject_token_type", token_type.urn())
     }
 
     /// Sets who acts for the subject (RFC 8693 §2.1).
-    #[must_use]
     pub fn actor_token(self, token: &str, token_type: TokenType) -> Self {
         self.parameter("actor_token", token)
             .parameter("actor_token_type", token_type.urn())
     }
 
     /// Sets what kind of token is wanted (RFC 8693 §2.1).
-    #[must_use]
     pub fn requested_token_type(mut self, token_type: TokenType) -> Self {
         self.requested_token_type = Some(token_type);
         self.parameter("requested_token_type", token_type.urn())
     }
 
     /// Adds the name of a service that the token is for (RFC 8693 §2.1).
-    #[must_use]
     pub fn audience(self, audience: &str) -> Self {
         self.parameter("audience", audience)
     }
 
     /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
-    #[must_use]
     pub fn resource(mut self, resource: &str) -> Self {
         if !is_absolute_uri(resource) {
             self.invalid
@@ -96,7 +87,6 @@ impl TokenRequest {
     }
 
     /// Sets what the token should allow (RFC 6749 §3.3). None at all leaves it to the issuer.
-    #[must_use]
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -123,7 +113,6 @@ impl TokenRequest {
     }
 
     /// Adds another parameter. All but `audience` and `resource` may be there once (RFC 6749 §3.2).
-    #[must_use]
     pub fn parameter(mut self, name: impl Into<Cow<'static, str>>, value: &str) -> Self {
         self.form.push(name, value);
         self
