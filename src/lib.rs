@@ -12,6 +12,8 @@
 
 pub mod client;
 pub mod clock;
+#[cfg(feature = "token-exchange")]
+pub mod credential;
 pub mod error;
 pub mod identity;
 pub mod origin;
@@ -20,6 +22,8 @@ pub mod secret;
 pub mod strategy;
 
 pub use clock::Clock;
+#[cfg(feature = "token-exchange")]
+pub use credential::endpoint::{ClientAuth, TokenEndpoint, TokenRequest, TokenResponse};
 pub use error::{AuthError, AuthErrorKind};
 pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
 pub use origin::{InvalidOrigin, Origin};

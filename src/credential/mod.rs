@@ -1,0 +1,3 @@
+//! Obtaining credentials, and keeping them.
+
+pub mod endpoint;
