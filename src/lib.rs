@@ -12,6 +12,8 @@
 
 pub mod client;
 pub mod clock;
+#[cfg(feature = "credential-cache")]
+pub mod credential;
 pub mod error;
 pub mod identity;
 pub mod origin;
@@ -20,6 +22,8 @@ pub mod secret;
 pub mod strategy;
 
 pub use clock::Clock;
+#[cfg(feature = "credential-cache")]
+pub use credential::cache::CredentialCache;
 pub use error::{AuthError, AuthErrorKind};
 pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
 pub use origin::{InvalidOrigin, Origin};
@@ -27,6 +31,8 @@ pub use outgoing::{
     AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardLayer,
     HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
 };
+#[cfg(feature = "credential-cache")]
+pub use secret::Fingerprint;
 pub use secret::{AccessToken, InvalidSecret, Secret};
 pub use strategy::{
     Authenticating, HeaderInjection, Strategy, Unauthenticated, UpstreamInject, strategy_fn,

@@ -1,0 +1,3 @@
+//! Credentials that are obtained for a user, and kept.
+
+pub mod cache;
