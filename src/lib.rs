@@ -12,7 +12,7 @@
 
 pub mod client;
 pub mod clock;
-#[cfg(feature = "token-exchange")]
+#[cfg(feature = "credential-cache")]
 pub mod credential;
 pub mod error;
 pub mod identity;
@@ -22,6 +22,8 @@ pub mod secret;
 pub mod strategy;
 
 pub use clock::Clock;
+#[cfg(feature = "credential-cache")]
+pub use credential::cache::CredentialCache;
 #[cfg(feature = "token-exchange")]
 pub use credential::endpoint::{ClientAuth, TokenEndpoint, TokenRequest, TokenResponse};
 pub use error::{AuthError, AuthErrorKind};
@@ -31,6 +33,8 @@ pub use outgoing::{
     AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardLayer,
     HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
 };
+#[cfg(feature = "credential-cache")]
+pub use secret::Fingerprint;
 pub use secret::{AccessToken, InvalidSecret, Secret};
 pub use strategy::{
     Authenticating, HeaderInjection, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
