@@ -1,11 +1,9 @@
 use std::{
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
 use crate::clock::Clock;
-
-use super::runtime::AtomicU64;
 
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const MAX_ADVISORY_WINDOW: Duration = Duration::from_secs(300);
