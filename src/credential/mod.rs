@@ -3,3 +3,5 @@
 pub mod cache;
 #[cfg(feature = "token-exchange")]
 pub mod endpoint;
+#[cfg(feature = "token-exchange")]
+pub(crate) mod http_client;

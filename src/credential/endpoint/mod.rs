@@ -69,27 +69,26 @@ mod response;
 
 use std::{
     fmt,
-    future::poll_fn,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Request, Response, Uri,
     header::{ACCEPT, CONTENT_TYPE},
 };
 use http_body::Body;
 use http_body_util::Full;
 use tower::{BoxError, Service};
-use zeroize::Zeroizing;
 
 use crate::{
     clock::{Clock, SystemClock},
+    credential::http_client::{Answer, BoxFuture, Failure, HttpClient, is_json, parse_url},
     error::{AuthError, AuthErrorKind},
-    origin::{InvalidOrigin, Origin},
+    origin::Origin,
     secret::{AccessToken, Secret},
 };
 
@@ -116,7 +115,7 @@ struct Inner {
     client_auth: Option<ClientAuth>,
     time_limit: Duration,
     clock: Arc<dyn Clock>,
-    client: Client,
+    client: HttpClient,
 }
 
 impl TokenEndpoint {
@@ -139,7 +138,7 @@ impl TokenEndpoint {
             client_auth: None,
             time_limit: TIME_LIMIT,
             clock: Arc::new(SystemClock),
-            client: Box::new(move |request| Box::pin(exchange(client.clone(), request))),
+            client: HttpClient::new(client),
         }
     }
 
@@ -197,10 +196,13 @@ impl TokenEndpoint {
 
     async fn ask(&self, request: &TokenRequest) -> Result<Answer, AuthError> {
         let http_request = self.http_request(request)?;
-        let answer =
-            tokio::time::timeout(self.inner.time_limit, (self.inner.client)(http_request)).await;
+        let answer = self
+            .inner
+            .client
+            .call(http_request, BODY_LIMIT, self.inner.time_limit)
+            .await;
         match answer {
-            Ok(Ok(answer)) => {
+            Ok(answer) => {
                 tracing::debug!(
                     issuer = %self.inner.origin,
                     grant_type = request.grant_type(),
@@ -209,17 +211,17 @@ impl TokenEndpoint {
                 );
                 Ok(answer)
             }
-            Ok(Err(Failure::Unreachable(source))) => Err(self
+            Err(Failure::Unreachable(source)) => Err(self
                 .error(AuthErrorKind::Unavailable, "cannot be reached")
                 .with_source(source)),
-            Ok(Err(Failure::Interrupted(source))) => Err(self
+            Err(Failure::Interrupted(source)) => Err(self
                 .error(AuthErrorKind::Unavailable, "broke off its answer")
                 .with_source(source)),
-            Ok(Err(Failure::TooLarge)) => Err(self.error(
+            Err(Failure::TooLarge) => Err(self.error(
                 AuthErrorKind::Unavailable,
                 "sent more than 1 MiB, which is no token; the rest was not read",
             )),
-            Err(_) => Err(self.error(
+            Err(Failure::TooLate) => Err(self.error(
                 AuthErrorKind::Unavailable,
                 format_args!("did not answer within {:?}", self.inner.time_limit),
             )),
@@ -271,7 +273,7 @@ impl TokenEndpoint {
                 },
             );
         }
-        if !response::is_json(&headers) {
+        if !is_json(&headers) {
             return Err(self.error(
                 AuthErrorKind::Unavailable,
                 "answered with a content type that is not JSON; check its URL",
@@ -312,7 +314,7 @@ pub struct TokenEndpointBuilder {
     client_auth: Option<ClientAuth>,
     time_limit: Duration,
     clock: Arc<dyn Clock>,
-    client: Client,
+    client: HttpClient,
 }
 
 impl TokenEndpointBuilder {
@@ -354,7 +356,7 @@ impl TokenEndpointBuilder {
     /// loopback), or has a fragment (RFC 6749 §3.2) or user info; when the client's id is empty or blank, or its key
     /// cannot sign; when the time limit is zero.
     pub fn build(self) -> Result<TokenEndpoint, AuthError> {
-        let (uri, origin) = parse(&self.url, self.insecure)?;
+        let (uri, origin) = parse_url("a token endpoint", &self.url, self.insecure)?;
         if let Some(client_auth) = &self.client_auth {
             client_auth.check()?;
         }
@@ -404,113 +406,5 @@ impl<T> fmt::Debug for TokenResponseFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenResponseFuture")
             .finish_non_exhaustive()
-    }
-}
-
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-type Client = Box<dyn Fn(Request<Full<Bytes>>) -> BoxFuture<Result<Answer, Failure>> + Send + Sync>;
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Zeroizing<Vec<u8>>,
-}
-
-enum Failure {
-    Unreachable(BoxError),
-    Interrupted(BoxError),
-    TooLarge,
-}
-
-async fn exchange<S, ResBody>(
-    mut client: S,
-    request: Request<Full<Bytes>>,
-) -> Result<Answer, Failure>
-where
-    S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
-    S::Error: Into<BoxError>,
-    ResBody: Body,
-    ResBody::Error: Into<BoxError>,
-{
-    poll_fn(|cx| client.poll_ready(cx))
-        .await
-        .map_err(|error| Failure::Unreachable(error.into()))?;
-    let response = client
-        .call(request)
-        .await
-        .map_err(|error| Failure::Unreachable(error.into()))?;
-    let (head, body) = response.into_parts();
-    let body = if head.status.is_redirection() {
-        Zeroizing::default()
-    } else {
-        read(body).await?
-    };
-    Ok(Answer {
-        status: head.status,
-        headers: head.headers,
-        body,
-    })
-}
-
-async fn read<ResBody>(body: ResBody) -> Result<Zeroizing<Vec<u8>>, Failure>
-where
-    ResBody: Body,
-    ResBody::Error: Into<BoxError>,
-{
-    let mut body = pin!(body);
-    let mut bytes = Zeroizing::new(Vec::new());
-    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let frame = frame.map_err(|error| Failure::Interrupted(error.into()))?;
-        if let Ok(data) = frame.into_data() {
-            if data.remaining() > BODY_LIMIT.saturating_sub(bytes.len()) {
-                return Err(Failure::TooLarge);
-            }
-            append(&mut bytes, data);
-        }
-    }
-    Ok(bytes)
-}
-
-/// Grows `bytes` by hand, because what a `Vec` leaves behind when it moves is not wiped.
-fn append(bytes: &mut Zeroizing<Vec<u8>>, data: impl Buf) {
-    let length = bytes.len() + data.remaining();
-    if length > bytes.capacity() {
-        let mut grown = Zeroizing::new(Vec::with_capacity(length.next_power_of_two()));
-        grown.extend_from_slice(bytes);
-        *bytes = grown;
-    }
-    bytes.put(data);
-}
-
-fn parse(url: &str, insecure: bool) -> Result<(Uri, Origin), AuthError> {
-    let invalid = |message: &'static str| AuthError::new(AuthErrorKind::Configuration, message);
-    // `Uri` drops a fragment without a word.
-    if url.contains('#') {
-        return Err(invalid(
-            "the URL of a token endpoint has no fragment (RFC 6749 §3.2); this one has",
-        ));
-    }
-    let uri = url.parse::<Uri>().map_err(|_| {
-        invalid("the URL of a token endpoint is one such as `https://idp.example.com/token`; this is none")
-    })?;
-    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-        return Err(invalid(
-            "the URL of a token endpoint is absolute: it begins with `https://` and a host",
-        ));
-    };
-    let origin = format!("{scheme}://{authority}");
-    let origin = if insecure {
-        Origin::insecure(&origin)
-    } else {
-        Origin::try_from(origin)
-    };
-    match origin {
-        Ok(origin) => Ok((uri, origin)),
-        Err(InvalidOrigin::Insecure) => Err(invalid(
-            "plain http would show the secrets sent to a token endpoint to the network; use https, \
-             or `insecure()` where the network is trusted",
-        )),
-        Err(error) => Err(invalid("the URL of a token endpoint cannot be used").with_source(error)),
     }
 }

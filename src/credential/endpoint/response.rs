@@ -1,6 +1,5 @@
 use std::{fmt, time::Duration};
 
-use http::{HeaderMap, header::CONTENT_TYPE};
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
@@ -191,12 +190,4 @@ pub(super) fn assertion(
         .take_secret("access_token")
         .ok_or("issued no assertion")?;
     Ok(members.into_response(token))
-}
-
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let Some(content_type) = headers.get(CONTENT_TYPE) else {
-        return true;
-    };
-    let essence = content_type.as_bytes().split(|byte| *byte == b';').next();
-    essence.is_some_and(|essence| essence.trim_ascii().to_ascii_lowercase().ends_with(b"json"))
 }

@@ -1,0 +1,178 @@
+//! One bounded call over any Tower HTTP service: within a time, up to a size, without redirects.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    time::Duration,
+};
+
+use bytes::{Buf, BufMut, Bytes};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header::CONTENT_TYPE};
+use http_body::Body;
+use http_body_util::Full;
+use tower::{BoxError, Service};
+use zeroize::Zeroizing;
+
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    origin::{InvalidOrigin, Origin},
+};
+
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// An HTTP client whose type is forgotten. Each call uses a clone of it.
+pub(crate) struct HttpClient {
+    exchange: Box<Exchange>,
+}
+
+type Exchange =
+    dyn Fn(Request<Full<Bytes>>, usize) -> BoxFuture<Result<Answer, Failure>> + Send + Sync;
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+pub(crate) enum Failure {
+    Unreachable(BoxError),
+    Interrupted(BoxError),
+    TooLarge,
+    TooLate,
+}
+
+impl HttpClient {
+    pub(crate) fn new<S, ResBody>(client: S) -> Self
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
+        S: Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        ResBody: Body + Send + 'static,
+        ResBody::Data: Send,
+        ResBody::Error: Into<BoxError>,
+    {
+        Self {
+            exchange: Box::new(move |request, body_limit| {
+                Box::pin(exchange(client.clone(), request, body_limit))
+            }),
+        }
+    }
+
+    /// The whole answer. The body of a redirect is not read.
+    pub(crate) async fn call(
+        &self,
+        request: Request<Full<Bytes>>,
+        body_limit: usize,
+        time_limit: Duration,
+    ) -> Result<Answer, Failure> {
+        tokio::time::timeout(time_limit, (self.exchange)(request, body_limit))
+            .await
+            .unwrap_or(Err(Failure::TooLate))
+    }
+}
+
+/// The URL of `what`, and its origin: absolute, without a fragment or user info, and `https` unless it is loopback.
+pub(crate) fn parse_url(what: &str, url: &str, insecure: bool) -> Result<(Uri, Origin), AuthError> {
+    let invalid = |message: String| AuthError::new(AuthErrorKind::Configuration, message);
+    // `Uri` drops a fragment without a word.
+    if url.contains('#') {
+        return Err(invalid(format!(
+            "the URL of {what} has no fragment (RFC 6749 §3.2); this one has"
+        )));
+    }
+    let uri = url.parse::<Uri>().map_err(|_| {
+        invalid(format!(
+            "the URL of {what} is one such as `https://idp.example.com/token`; this is none"
+        ))
+    })?;
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+        return Err(invalid(format!(
+            "the URL of {what} is absolute: it begins with `https://` and a host"
+        )));
+    };
+    let origin = format!("{scheme}://{authority}");
+    let origin = if insecure {
+        Origin::insecure(&origin)
+    } else {
+        Origin::try_from(origin)
+    };
+    match origin {
+        Ok(origin) => Ok((uri, origin)),
+        Err(InvalidOrigin::Insecure) => Err(invalid(format!(
+            "plain http would show to the network what is exchanged with {what}; use https, \
+             or `insecure()` where the network is trusted"
+        ))),
+        Err(error) => Err(invalid(format!("the URL of {what} cannot be used")).with_source(error)),
+    }
+}
+
+/// Whether an answer says that it is JSON, or does not say what it is.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(CONTENT_TYPE) else {
+        return true;
+    };
+    let essence = content_type.as_bytes().split(|byte| *byte == b';').next();
+    essence.is_some_and(|essence| essence.trim_ascii().to_ascii_lowercase().ends_with(b"json"))
+}
+
+async fn exchange<S, ResBody>(
+    mut client: S,
+    request: Request<Full<Bytes>>,
+    body_limit: usize,
+) -> Result<Answer, Failure>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
+    S::Error: Into<BoxError>,
+    ResBody: Body,
+    ResBody::Error: Into<BoxError>,
+{
+    poll_fn(|cx| client.poll_ready(cx))
+        .await
+        .map_err(|error| Failure::Unreachable(error.into()))?;
+    let response = client
+        .call(request)
+        .await
+        .map_err(|error| Failure::Unreachable(error.into()))?;
+    let (head, body) = response.into_parts();
+    let body = if head.status.is_redirection() {
+        Zeroizing::default()
+    } else {
+        read(body, body_limit).await?
+    };
+    Ok(Answer {
+        status: head.status,
+        headers: head.headers,
+        body,
+    })
+}
+
+async fn read<ResBody>(body: ResBody, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure>
+where
+    ResBody: Body,
+    ResBody::Error: Into<BoxError>,
+{
+    let mut body = pin!(body);
+    let mut bytes = Zeroizing::new(Vec::new());
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let frame = frame.map_err(|error| Failure::Interrupted(error.into()))?;
+        if let Ok(data) = frame.into_data() {
+            if data.remaining() > limit.saturating_sub(bytes.len()) {
+                return Err(Failure::TooLarge);
+            }
+            append(&mut bytes, data);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Grows `bytes` by hand, because what a `Vec` leaves behind when it moves is not wiped.
+fn append(bytes: &mut Zeroizing<Vec<u8>>, data: impl Buf) {
+    let length = bytes.len() + data.remaining();
+    if length > bytes.capacity() {
+        let mut grown = Zeroizing::new(Vec::with_capacity(length.next_power_of_two()));
+        grown.extend_from_slice(bytes);
+        *bytes = grown;
+    }
+    bytes.put(data);
+}
