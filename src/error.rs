@@ -31,6 +31,7 @@ struct Inner {
     provider: Option<String>,
     challenge: Option<HeaderValue>,
     retry_after: Option<Duration>,
+    description: Option<&'static str>,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
@@ -45,6 +46,7 @@ impl AuthError {
                 provider: None,
                 challenge: None,
                 retry_after: None,
+                description: None,
                 source: None,
             }),
         }
@@ -75,6 +77,14 @@ impl AuthError {
     #[must_use]
     pub fn with_retry_after(mut self, retry_after: Duration) -> Self {
         Arc::make_mut(&mut self.inner).retry_after = Some(retry_after);
+        self
+    }
+
+    /// Says to the caller what is wrong with what they sent, in place of what the kind says.
+    #[cfg(feature = "incoming")]
+    #[must_use]
+    pub(crate) fn with_description(mut self, description: &'static str) -> Self {
+        Arc::make_mut(&mut self.inner).description = Some(description);
         self
     }
 
@@ -145,7 +155,7 @@ impl AuthError {
             code,
             description,
             challenge,
-        } = self.kind().answer();
+        } = self.answer();
         let body =
             serde_json::json!({ "error": code, "error_description": description }).to_string();
         let mut response = Response::new(B::from(Bytes::from(body)));
@@ -164,6 +174,16 @@ impl AuthError {
             headers.insert(RETRY_AFTER, whole_seconds(self.retry_after()).into());
         }
         response
+    }
+}
+
+impl AuthError {
+    pub(crate) fn answer(&self) -> Answer {
+        let answer = self.kind().answer();
+        Answer {
+            description: self.inner.description.unwrap_or(answer.description),
+            ..answer
+        }
     }
 }
 
@@ -236,10 +256,11 @@ pub enum AuthErrorKind {
     PayloadTooLarge,
 }
 
-struct Answer {
+/// What the caller is told.
+pub(crate) struct Answer {
     status: StatusCode,
-    code: &'static str,
-    description: &'static str,
+    pub(crate) code: &'static str,
+    pub(crate) description: &'static str,
     challenge: Option<&'static str>,
 }
 

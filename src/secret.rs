@@ -53,7 +53,7 @@ impl AccessToken {
         Ok(Self {
             authorization: sensitive_header_value(value)?,
             #[cfg(feature = "credential-cache")]
-            fingerprint: Fingerprint::new("access token", &token),
+            fingerprint: Fingerprint::of_access_token(&token),
         })
     }
 
@@ -153,6 +153,11 @@ pub struct Fingerprint(pub(crate) [u8; 32]);
 
 #[cfg(feature = "credential-cache")]
 impl Fingerprint {
+    /// The fingerprint that an [`AccessToken`] of this text has.
+    pub(crate) fn of_access_token(token: &str) -> Self {
+        Self::new("access token", token)
+    }
+
     fn new(kind: &'static str, secret: &str) -> Self {
         Self::of([kind.as_bytes(), secret.as_bytes()])
     }

@@ -66,7 +66,7 @@ impl ClientAuth {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), AuthError> {
+    pub(crate) fn check(&self) -> Result<(), AuthError> {
         if self.client_id.trim().is_empty() {
             return Err(AuthError::new(
                 AuthErrorKind::Configuration,
@@ -84,7 +84,7 @@ impl ClientAuth {
         not(feature = "private-key-jwt"),
         expect(unused_variables, reason = "an assertion is addressed and dated")
     )]
-    pub(super) fn apply(
+    pub(crate) fn apply(
         &self,
         endpoint: &Uri,
         now: SystemTime,

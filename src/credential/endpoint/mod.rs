@@ -95,6 +95,8 @@ use crate::{
 pub use client_auth::ClientAuth;
 #[cfg(feature = "private-key-jwt")]
 pub use private_key_jwt::{PrivateKeyJwt, SigningAlgorithm};
+#[cfg(feature = "incoming")]
+pub(crate) use request::Form;
 pub use request::{TokenRequest, TokenType};
 pub use response::{Lifetime, TokenResponse};
 

@@ -249,12 +249,12 @@ impl TokenType {
 
 /// The parameters of a form, secrets among them.
 #[derive(Clone, Default)]
-pub(super) struct Form {
+pub(crate) struct Form {
     parameters: Vec<(Cow<'static, str>, Zeroizing<String>)>,
 }
 
 impl Form {
-    pub(super) fn push(&mut self, name: impl Into<Cow<'static, str>>, value: &str) {
+    pub(crate) fn push(&mut self, name: impl Into<Cow<'static, str>>, value: &str) {
         self.parameters
             .push((name.into(), Zeroizing::new(value.to_owned())));
     }
@@ -281,7 +281,7 @@ impl Form {
         Ok(())
     }
 
-    pub(super) fn encode(&self) -> Zeroizing<String> {
+    pub(crate) fn encode(&self) -> Zeroizing<String> {
         // As long as it can get: what a `String` leaves behind when it grows is not wiped.
         let longest = self
             .parameters

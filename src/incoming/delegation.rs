@@ -1,0 +1,78 @@
+//! [`delegation_chain`]: who acts for the user.
+
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    identity::Identity,
+};
+
+const MAX_ACTORS: usize = 8;
+
+/// Who acts for the user (the `act` claim, RFC 8693 §4.1): the one who acts now first, then those who acted before.
+///
+/// For a decision about access, only the first one counts; the others are for the record.
+///
+/// # Errors
+///
+/// [`Rejected`](AuthErrorKind::Rejected), when an `act` is no object, its `sub` or `iss` is no text, or more than 8 are
+/// nested. [`TokenValidator`](super::TokenValidator) has refused such a token already.
+///
+/// ```
+/// use serde_json::json;
+/// use tower_identity::{Identity, delegation_chain};
+///
+/// let claims = json!({ "sub": "user-1", "act": { "sub": "agent", "act": { "sub": "gateway" } } });
+/// let identity = Identity::builder("user-1").claims(claims.as_object().unwrap().clone()).build()?;
+///
+/// let actors = delegation_chain(&identity)?;
+/// let subjects: Vec<_> = actors.iter().map(|actor| actor.subject()).collect();
+/// assert_eq!(subjects, [Some("agent"), Some("gateway")]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn delegation_chain(identity: &Identity) -> Result<Vec<Actor<'_>>, AuthError> {
+    actors(identity.claims()).map_err(|fault| AuthError::new(AuthErrorKind::Rejected, fault))
+}
+
+pub(super) fn actors(claims: &Map<String, Value>) -> Result<Vec<Actor<'_>>, &'static str> {
+    let mut actors = Vec::new();
+    let mut next = claims.get("act");
+    while let Some(act) = next {
+        let claims = act
+            .as_object()
+            .ok_or("the token's `act` claim is no object")?;
+        let is_text = |name| claims.get(name).is_none_or(Value::is_string);
+        if !is_text("sub") || !is_text("iss") {
+            return Err("the token's `act` claim names nobody");
+        }
+        if actors.len() == MAX_ACTORS {
+            return Err("the token's `act` claims are nested too deeply");
+        }
+        actors.push(Actor { claims });
+        next = claims.get("act");
+    }
+    Ok(actors)
+}
+
+/// A party that acts for a user.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Actor<'a> {
+    claims: &'a Map<String, Value>,
+}
+
+impl<'a> Actor<'a> {
+    /// Its `sub`.
+    pub fn subject(&self) -> Option<&'a str> {
+        self.claims.get("sub").and_then(Value::as_str)
+    }
+
+    /// Its `iss`. Without one, the token's issuer knows the subject.
+    pub fn issuer(&self) -> Option<&'a str> {
+        self.claims.get("iss").and_then(Value::as_str)
+    }
+
+    /// All that is said of it, its own `act` included.
+    pub fn claims(&self) -> &'a Map<String, Value> {
+        self.claims
+    }
+}

@@ -1,0 +1,208 @@
+//! [`IntrospectionEndpoint`]: what an opaque token stands for is asked of its issuer (RFC 7662).
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use http_body::Body;
+use http_body_util::Full;
+use serde_json::{Map, Value};
+use tower::{BoxError, Service};
+
+use crate::{
+    clock::Clock,
+    credential::{
+        endpoint::{ClientAuth, Form},
+        http_client::{Failure, HttpClient, parse_url},
+    },
+    error::{AuthError, AuthErrorKind},
+    origin::Origin,
+};
+
+const BODY_LIMIT: usize = 1 << 20;
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// An introspection endpoint (RFC 7662 §2), with the client that reaches it and the way it authenticates there.
+///
+/// A [`TokenValidator`](super::TokenValidator) that has one asks it about each token that is no JWT. The answer's
+/// members are the claims: `active` has to be `true`, `sub` and `aud` are required, `iss`, `exp`, `nbf` and `iat` are
+/// checked where they are present.
+///
+/// # Security
+///
+/// The token leaves in the body, to this URL alone. What the endpoint sends is not shown. A redirect is an error; a
+/// client that follows redirects by itself would send the token to a stranger first, so switch that off.
+#[derive(Clone)]
+pub struct IntrospectionEndpoint {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    uri: Uri,
+    origin: Origin,
+    client_auth: Option<ClientAuth>,
+    client: HttpClient,
+}
+
+impl IntrospectionEndpoint {
+    /// Starts an endpoint at `url` that is reached through `client`. Each call uses a clone of it.
+    pub fn builder<S, ResBody>(url: impl Into<String>, client: S) -> IntrospectionEndpointBuilder
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
+        S: Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        ResBody: Body + Send + 'static,
+        ResBody::Data: Send,
+        ResBody::Error: Into<BoxError>,
+    {
+        IntrospectionEndpointBuilder {
+            url: url.into(),
+            insecure: false,
+            client_auth: None,
+            client: HttpClient::new(client),
+        }
+    }
+
+    /// What is said of the token. `None`, when it is not, or no longer, active.
+    pub(super) async fn introspect(
+        &self,
+        token: &str,
+        clock: &dyn Clock,
+    ) -> Result<Option<Map<String, Value>>, AuthError> {
+        let request = self.request(token, clock)?;
+        let answer = match self
+            .inner
+            .client
+            .call(request, BODY_LIMIT, TIME_LIMIT)
+            .await
+        {
+            Ok(answer) => answer,
+            Err(Failure::Unreachable(source)) => {
+                return Err(self.unavailable("cannot be reached").with_source(source));
+            }
+            Err(Failure::Interrupted(source)) => {
+                return Err(self.unavailable("broke off its answer").with_source(source));
+            }
+            Err(Failure::TooLarge) => {
+                return Err(self.unavailable("sent more than 1 MiB; the rest was not read"));
+            }
+            Err(Failure::TooLate) => {
+                return Err(self.unavailable(format_args!("did not answer within {TIME_LIMIT:?}")));
+            }
+        };
+        if answer.status != StatusCode::OK {
+            return Err(self.unavailable(format_args!(
+                "answered {}; check the client's id and secret, and its own log",
+                answer.status.as_u16()
+            )));
+        }
+        // `serde_json` quotes the text in its errors, so they go no further.
+        let claims: Map<String, Value> = serde_json::from_slice(&answer.body)
+            .map_err(|_| self.unavailable("answered with something else than a JSON object"))?;
+        match claims.get("active") {
+            Some(Value::Bool(true)) => Ok(Some(claims)),
+            Some(Value::Bool(false)) => Ok(None),
+            _ => Err(self.unavailable("does not say whether a token is active (RFC 7662 §2.2)")),
+        }
+    }
+
+    fn request(&self, token: &str, clock: &dyn Clock) -> Result<Request<Full<Bytes>>, AuthError> {
+        let mut form = Form::default();
+        form.push("token", token);
+        form.push("token_type_hint", "access_token");
+        let mut headers = HeaderMap::new();
+        if let Some(client_auth) = &self.inner.client_auth {
+            client_auth.apply(&self.inner.uri, clock.now(), &mut form, &mut headers)?;
+        }
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
+        let mut request = Request::new(Full::new(Bytes::from_owner(form.encode())));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.inner.uri.clone();
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    #[cold]
+    fn unavailable(&self, fault: impl fmt::Display) -> AuthError {
+        AuthError::new(
+            AuthErrorKind::Unavailable,
+            format!(
+                "the introspection endpoint at {} {fault}",
+                self.inner.origin
+            ),
+        )
+    }
+}
+
+impl fmt::Debug for IntrospectionEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntrospectionEndpoint")
+            .field("origin", &self.inner.origin)
+            .field("client_auth", &self.inner.client_auth)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an [`IntrospectionEndpoint`].
+#[must_use = "nothing is checked before `build`"]
+pub struct IntrospectionEndpointBuilder {
+    url: String,
+    insecure: bool,
+    client_auth: Option<ClientAuth>,
+    client: HttpClient,
+}
+
+impl IntrospectionEndpointBuilder {
+    /// Sets how the client authenticates. By default it does not say who it is.
+    pub fn client_auth(mut self, client_auth: ClientAuth) -> Self {
+        self.client_auth = Some(client_auth);
+        self
+    }
+
+    /// Lets the scheme be plain `http` on any host.
+    ///
+    /// # Security
+    ///
+    /// Whoever can read the network can then read the users' tokens. It is meant for a network that is itself trusted.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// Makes the endpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when the URL is not an absolute `https` one (or `http` on
+    /// loopback), or has a fragment or user info; when the client's id is empty or blank.
+    pub fn build(self) -> Result<IntrospectionEndpoint, AuthError> {
+        let (uri, origin) = parse_url("an introspection endpoint", &self.url, self.insecure)?;
+        if let Some(client_auth) = &self.client_auth {
+            client_auth.check()?;
+        }
+        Ok(IntrospectionEndpoint {
+            inner: Arc::new(Inner {
+                uri,
+                origin,
+                client_auth: self.client_auth,
+                client: self.client,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for IntrospectionEndpointBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntrospectionEndpointBuilder")
+            .field("client_auth", &self.client_auth)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,463 @@
+//! [`KeySet`]: the keys that an issuer signs with, and how they are kept up to date.
+//!
+//! # Where keys come from
+//!
+//! The issuer's metadata says where its key set is: `/.well-known/openid-configuration` (OIDC Discovery §4), and where
+//! there is none, `/.well-known/oauth-authorization-server` (RFC 8414 §3). Nothing that a token names is ever fetched.
+//!
+//! # When they are fetched
+//!
+//! | when | who waits |
+//! | --- | --- |
+//! | no key is known yet | the callers, for one fetch |
+//! | the keys' last quarter, at most 5 minutes, before they age out | nobody: one fetch, in the background |
+//! | they have aged out, because the issuer could not be asked | nobody: the known keys stay, and it is tried again with a growing pause |
+//! | a token names a key that is not known | that caller, for one fetch; not more than one such fetch each 10 s |
+//!
+//! They age after the `max-age` of the answer (RFC 9111 §5.2.2.1), at least 5 minutes and at most a day; without one,
+//! after an hour.
+//!
+//! # What is refused
+//!
+//! Metadata that names another issuer, a key set at a URL that is neither `https` nor loopback, a redirect, an answer
+//! of more than 1 MiB, a set of more than 100 keys, and one with no key that can be used. What was known before stays.
+//!
+//! # Security
+//!
+//! Known keys outlive an outage of the issuer, however long it is. Whoever can keep this process from the issuer can so
+//! keep a key alive that the issuer has withdrawn, and a warning says each time that it could not be asked.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Request, StatusCode, Uri,
+    header::{ACCEPT, CACHE_CONTROL},
+};
+use http_body_util::Full;
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    crypto::aws_lc,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    clock::Clock,
+    credential::{
+        cache::{CacheKey, CacheScope, CredentialCache, Obtained},
+        http_client::{Answer, Failure, HttpClient, parse_url},
+    },
+    error::{AuthError, AuthErrorKind},
+};
+
+const MAX_KEYS: usize = 100;
+const BODY_LIMIT: usize = 1 << 20;
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+const DEBOUNCE: Duration = Duration::from_secs(10);
+const DEFAULT_MAX_AGE: Duration = Duration::from_secs(60 * 60);
+const MIN_MAX_AGE: Duration = Duration::from_secs(5 * 60);
+const LONGEST_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The public keys of an issuer (RFC 7517 §5) that can verify a token.
+///
+/// A key that cannot is left out: one of another use than signatures, of an algorithm or a type that is not among
+/// RS256 to RS512, PS256 to PS512, ES256, ES384 and EdDSA with Ed25519, a symmetric one above all. With its `alg`, a key
+/// verifies that algorithm alone; without, those of its type and curve.
+#[derive(Clone)]
+pub struct KeySet {
+    keys: Arc<[Key]>,
+}
+
+impl KeySet {
+    /// Reads a JSON Web Key Set.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when it is not one, has more than 100 keys, or none that can
+    /// verify a token.
+    pub fn from_json(json: impl AsRef<[u8]>) -> Result<Self, AuthError> {
+        Self::parse(json.as_ref()).map_err(|fault| {
+            AuthError::new(
+                AuthErrorKind::Configuration,
+                format!("the given key set {fault}"),
+            )
+        })
+    }
+
+    /// `serde_json` quotes the text in its errors, so they go no further.
+    fn parse(json: &[u8]) -> Result<Self, &'static str> {
+        #[derive(Deserialize)]
+        struct Keys {
+            keys: Vec<Value>,
+        }
+
+        let Keys { keys } =
+            serde_json::from_slice(json).map_err(|_| "is no JSON Web Key Set (RFC 7517 §5)")?;
+        if keys.len() > MAX_KEYS {
+            return Err("has more than 100 keys");
+        }
+        let keys: Arc<[Key]> = keys.into_iter().filter_map(Key::read).collect();
+        if keys.is_empty() {
+            return Err("has no key that can verify a token");
+        }
+        Ok(Self { keys })
+    }
+
+    /// What becomes of a signature. `Unknown` may be cured by newer keys.
+    pub(super) fn verify(
+        &self,
+        algorithm: Algorithm,
+        key_id: Option<&str>,
+        message: &[u8],
+        signature: &Vec<u8>,
+    ) -> Verification {
+        let mut named = false;
+        for key in self.keys.iter() {
+            let is_candidate = key_id.is_none() || key.id.as_deref() == key_id;
+            if !is_candidate {
+                continue;
+            }
+            named |= key_id.is_some();
+            if key.algorithms.contains(&algorithm) && key.verify(algorithm, message, signature) {
+                return Verification::Good;
+            }
+        }
+        if named {
+            Verification::Bad
+        } else {
+            Verification::Unknown
+        }
+    }
+}
+
+impl fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids = self.keys.iter().map(|key| key.id.as_deref());
+        f.debug_list().entries(ids).finish()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verification {
+    Good,
+    /// The key that the token names says no.
+    Bad,
+    /// The token names a key that is not in the set, or none, and no key fits.
+    Unknown,
+}
+
+struct Key {
+    id: Option<String>,
+    algorithms: Vec<Algorithm>,
+    key: DecodingKey,
+}
+
+impl Key {
+    /// `None` for a key that cannot verify a token here.
+    fn read(key: Value) -> Option<Self> {
+        let jwk: Jwk = serde_json::from_value(key).ok()?;
+        let common = &jwk.common;
+        let is_for_signatures = common
+            .public_key_use
+            .as_ref()
+            .is_none_or(|key_use| *key_use == PublicKeyUse::Signature)
+            && common
+                .key_operations
+                .as_ref()
+                .is_none_or(|operations| operations.contains(&KeyOperations::Verify));
+        if !is_for_signatures {
+            return None;
+        }
+        let mut algorithms = algorithms(&jwk.algorithm)?.to_vec();
+        if let Some(only) = common.key_algorithm {
+            algorithms.retain(|algorithm| KeyAlgorithm::from(*algorithm) == only);
+        }
+        if algorithms.is_empty() {
+            return None;
+        }
+        Some(Self {
+            id: common.key_id.clone(),
+            algorithms,
+            key: DecodingKey::from_jwk(&jwk).ok()?,
+        })
+    }
+
+    /// With aws-lc by name: `jsonwebtoken::decode` would use, and fix, the provider of the whole process.
+    fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &Vec<u8>) -> bool {
+        (aws_lc::DEFAULT_PROVIDER.verifier_factory)(&algorithm, &self.key)
+            .is_ok_and(|verifier| verifier.verify(message, signature).is_ok())
+    }
+}
+
+/// What a key of this type and curve can verify.
+fn algorithms(parameters: &AlgorithmParameters) -> Option<&'static [Algorithm]> {
+    use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
+
+    match parameters {
+        AlgorithmParameters::RSA(_) => Some(&[RS256, RS384, RS512, PS256, PS384, PS512]),
+        AlgorithmParameters::EllipticCurve(key) => match key.curve {
+            EllipticCurve::P256 => Some(&[ES256]),
+            EllipticCurve::P384 => Some(&[ES384]),
+            _ => None,
+        },
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            Some(&[EdDSA])
+        }
+        _ => None,
+    }
+}
+
+/// The keys of one issuer, kept up to date, or given once.
+pub(super) enum Keys {
+    Given(KeySet),
+    Issuer(IssuerKeys),
+}
+
+impl Keys {
+    /// The keys that are known, without waiting. It sees to it that they are renewed.
+    pub(super) fn known(&self) -> Option<KeySet> {
+        match self {
+            Self::Given(keys) => Some(keys.clone()),
+            Self::Issuer(keys) => keys.known(),
+        }
+    }
+
+    /// The keys, fetched if none is known.
+    pub(super) async fn first(&self) -> Result<KeySet, AuthError> {
+        match self {
+            Self::Given(keys) => Ok(keys.clone()),
+            Self::Issuer(keys) => keys.cached_or_fetched().await,
+        }
+    }
+
+    /// Newer keys than `seen`, which lack one that a token names. `None`, where it is too early to ask again.
+    pub(super) async fn newer_than(&self, seen: &KeySet) -> Result<Option<KeySet>, AuthError> {
+        match self {
+            Self::Given(_) => Ok(None),
+            Self::Issuer(keys) => keys.newer_than(seen).await,
+        }
+    }
+}
+
+pub(super) struct IssuerKeys {
+    fetcher: Arc<Fetcher>,
+    /// The flight, its windows and its back-off; what it holds ages out.
+    cache: CredentialCache<KeySet>,
+    key: CacheKey,
+    /// When an unknown key last led to a fetch.
+    sought: Mutex<Option<Instant>>,
+    clock: Arc<dyn Clock>,
+}
+
+struct Fetcher {
+    issuer: String,
+    insecure: bool,
+    client: HttpClient,
+    /// What was fetched last. It does not age out.
+    latest: ArcSwapOption<KeySet>,
+}
+
+impl IssuerKeys {
+    pub(super) fn new(
+        issuer: &str,
+        insecure: bool,
+        client: HttpClient,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AuthError> {
+        let (uri, _) = parse_url("an issuer", issuer, insecure)?;
+        if uri.query().is_some() {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "an issuer's identifier has no query (RFC 8414 §2); this one has",
+            ));
+        }
+        Ok(Self {
+            fetcher: Arc::new(Fetcher {
+                issuer: issuer.to_owned(),
+                insecure,
+                client,
+                latest: ArcSwapOption::empty(),
+            }),
+            cache: CredentialCache::builder()
+                .capacity(16)
+                .clock(Arc::clone(&clock))
+                .build()?,
+            key: CacheScope::new("jwks").key_for_client(),
+            sought: Mutex::new(None),
+            clock,
+        })
+    }
+
+    fn known(&self) -> Option<KeySet> {
+        if let Ok(Some(keys)) = self.cache.lookup(&self.key, None) {
+            return Some(keys);
+        }
+        let latest = self.fetcher.latest.load_full()?;
+        // Not awaited: the flight goes on by itself, and until it lands the latest keys serve.
+        drop(self.fetch());
+        Some(KeySet::clone(&latest))
+    }
+
+    async fn cached_or_fetched(&self) -> Result<KeySet, AuthError> {
+        self.fetch().await
+    }
+
+    async fn newer_than(&self, seen: &KeySet) -> Result<Option<KeySet>, AuthError> {
+        let is_seen = |keys: &KeySet| Arc::ptr_eq(&keys.keys, &seen.keys);
+        if self.may_seek() {
+            self.cache.invalidate(&self.key, is_seen);
+        }
+        let keys = self.fetch().await?;
+        Ok(Some(keys).filter(|keys| !is_seen(keys)))
+    }
+
+    /// At most once each 10 s.
+    fn may_seek(&self) -> bool {
+        let now = self.clock.monotonic();
+        let mut sought = self.sought.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = sought.is_none_or(|last| now.saturating_duration_since(last) >= DEBOUNCE);
+        if is_due {
+            *sought = Some(now);
+        }
+        is_due
+    }
+
+    fn fetch(&self) -> impl Future<Output = Result<KeySet, AuthError>> + use<> {
+        let fetcher = Arc::clone(&self.fetcher);
+        self.cache.obtain(self.key, None, move || async move {
+            let fetched = fetcher.fetch().await;
+            if let Err(error) = &fetched {
+                tracing::warn!(%error, "the issuer's keys could not be fetched");
+            }
+            fetched
+        })
+    }
+}
+
+impl Fetcher {
+    async fn fetch(&self) -> Result<Obtained<KeySet>, AuthError> {
+        let uri = self.discover().await?;
+        let answer = self.ask(uri).await?;
+        if answer.status != StatusCode::OK {
+            return Err(self.unavailable(format!(
+                "answered {} instead of its key set",
+                answer.status.as_u16()
+            )));
+        }
+        let keys = KeySet::parse(&answer.body)
+            .map_err(|fault| self.unavailable(format!("has a key set that {fault}")))?;
+        tracing::debug!(issuer = self.issuer, ?keys, "fetched the issuer's keys");
+        self.latest.store(Some(Arc::new(keys.clone())));
+        Ok(Obtained::new(keys).expires_in(max_age(&answer.headers)))
+    }
+
+    /// Where the key set is.
+    async fn discover(&self) -> Result<Uri, AuthError> {
+        #[derive(Deserialize)]
+        struct Metadata {
+            issuer: String,
+            jwks_uri: String,
+        }
+
+        let mut answer = self.ask(self.well_known(openid_configuration)?).await?;
+        if answer.status.is_client_error() {
+            answer = self.ask(self.well_known(authorization_server)?).await?;
+        }
+        if answer.status != StatusCode::OK {
+            return Err(self.unavailable(format!(
+                "answered {} instead of its metadata",
+                answer.status.as_u16()
+            )));
+        }
+        let metadata: Metadata = serde_json::from_slice(&answer.body).map_err(|_| {
+            self.unavailable("has no metadata of an issuer (OIDC Discovery §3, RFC 8414 §2)")
+        })?;
+        if metadata.issuer != self.issuer {
+            return Err(self.unavailable(
+                "has the metadata of another issuer (RFC 8414 §3.3); configure the `issuer` as its metadata has it",
+            ));
+        }
+        match parse_url("a key set", &metadata.jwks_uri, self.insecure) {
+            Ok((uri, _)) => Ok(uri),
+            Err(error) => Err(self
+                .unavailable("names a `jwks_uri` that is not used")
+                .with_source(error)),
+        }
+    }
+
+    fn well_known(&self, path: fn(&str, &str) -> String) -> Result<Uri, AuthError> {
+        let issuer = self.issuer.trim_end_matches('/');
+        let authority = issuer.find("://").map_or(0, |scheme| scheme + 3);
+        let path_at = issuer
+            .get(authority..)
+            .and_then(|rest| rest.find('/'))
+            .map_or(issuer.len(), |slash| authority + slash);
+        let (host, issuer_path) = issuer.split_at(path_at);
+        path(host, issuer_path)
+            .parse()
+            .map_err(|_| self.unavailable("has no metadata, because its name makes no URL"))
+    }
+
+    async fn ask(&self, uri: Uri) -> Result<Answer, AuthError> {
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.uri_mut() = uri;
+        request
+            .headers_mut()
+            .insert(ACCEPT, HeaderValue::from_static("application/json"));
+        match self.client.call(request, BODY_LIMIT, TIME_LIMIT).await {
+            Ok(answer) => Ok(answer),
+            Err(Failure::Unreachable(source)) => {
+                Err(self.unavailable("cannot be reached").with_source(source))
+            }
+            Err(Failure::Interrupted(source)) => {
+                Err(self.unavailable("broke off its answer").with_source(source))
+            }
+            Err(Failure::TooLarge) => {
+                Err(self.unavailable("sent more than 1 MiB; the rest was not read"))
+            }
+            Err(Failure::TooLate) => {
+                Err(self.unavailable(format!("did not answer within {TIME_LIMIT:?}")))
+            }
+        }
+    }
+
+    #[cold]
+    fn unavailable(&self, fault: impl fmt::Display) -> AuthError {
+        AuthError::new(
+            AuthErrorKind::Unavailable,
+            format!(
+                "the keys of the issuer {} are not available: it {fault}",
+                self.issuer
+            ),
+        )
+    }
+}
+
+/// OIDC Discovery §4: behind the issuer's path.
+fn openid_configuration(host: &str, path: &str) -> String {
+    format!("{host}{path}/.well-known/openid-configuration")
+}
+
+/// RFC 8414 §3.1: between host and path.
+fn authorization_server(host: &str, path: &str) -> String {
+    format!("{host}/.well-known/oauth-authorization-server{path}")
+}
+
+fn max_age(headers: &HeaderMap) -> Duration {
+    headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|directive| directive.trim().strip_prefix("max-age="))
+        .find_map(|seconds| seconds.parse().ok())
+        .map_or(DEFAULT_MAX_AGE, Duration::from_secs)
+        .clamp(MIN_MAX_AGE, LONGEST_MAX_AGE)
+}

@@ -1,0 +1,136 @@
+//! [`ProtectedResourceMetadata`]: where a caller learns who issues the tokens for this resource.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ALLOW, CONTENT_TYPE,
+    },
+};
+use http_body_util::Full;
+use serde_json::json;
+use tower::Service;
+
+use crate::{credential::http_client::parse_url, error::AuthError};
+
+const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+/// Answers with the metadata of a protected resource (RFC 9728 §3), to anyone: it has to be beside
+/// [`TokenValidatorLayer`](super::TokenValidatorLayer), not behind it.
+///
+/// [`TokenValidator::resource_metadata`](super::TokenValidator::resource_metadata) makes it. It answers `GET` and `HEAD`
+/// of its own [`path`](Self::path), pages of other origins included (CORS), and 404 everywhere else.
+#[derive(Clone)]
+pub struct ProtectedResourceMetadata {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    url: String,
+    path: String,
+    document: Bytes,
+}
+
+impl ProtectedResourceMetadata {
+    pub(super) fn new(
+        resource: &str,
+        insecure: bool,
+        issuer: &str,
+        scopes: &[String],
+    ) -> Result<Self, AuthError> {
+        let (uri, origin) = parse_url("a protected resource", resource, insecure)?;
+        let path = match uri.path() {
+            "/" => WELL_KNOWN.to_owned(),
+            path => format!("{WELL_KNOWN}{path}"),
+        };
+        let query = uri
+            .query()
+            .map(|query| format!("?{query}"))
+            .unwrap_or_default();
+        let mut document = json!({
+            "resource": resource,
+            "authorization_servers": [issuer],
+            "bearer_methods_supported": ["header"],
+        });
+        if let (false, Some(document)) = (scopes.is_empty(), document.as_object_mut()) {
+            document.insert("scopes_supported".to_owned(), json!(scopes));
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                url: format!("{origin}{path}{query}"),
+                path,
+                document: document.to_string().into(),
+            }),
+        })
+    }
+
+    /// Its URL, which challenges name as `resource_metadata`: the resource's, with the well-known path inserted between
+    /// host and path (RFC 9728 §3.1).
+    pub fn url(&self) -> &str {
+        &self.inner.url
+    }
+
+    /// The path of its URL, for a router.
+    pub fn path(&self) -> &str {
+        &self.inner.path
+    }
+
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let mut response = Response::default();
+        if request.uri().path() != self.inner.path {
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return response;
+        }
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        match *request.method() {
+            Method::GET | Method::HEAD => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                // The server leaves the body of an answer to `HEAD` out.
+                *response.body_mut() = Full::new(self.inner.document.clone());
+            }
+            Method::OPTIONS => {
+                let methods = HeaderValue::from_static("GET, HEAD, OPTIONS");
+                headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+                headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+                *response.status_mut() = StatusCode::NO_CONTENT;
+            }
+            _ => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            }
+        }
+        response
+    }
+}
+
+impl<B> Service<Request<B>> for ProtectedResourceMetadata {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        ready(Ok(self.answer(&request)))
+    }
+}
+
+impl fmt::Debug for ProtectedResourceMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProtectedResourceMetadata")
+            .field("url", &self.inner.url)
+            .finish_non_exhaustive()
+    }
+}
