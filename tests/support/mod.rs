@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "no test uses all of it")]
 
 pub(crate) mod http_server;
+#[cfg(feature = "incoming")]
+pub(crate) mod identity_provider;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod issuer;
 #[cfg(feature = "rmcp")]

@@ -1,0 +1,457 @@
+//! The issuer's keys: how they are found, kept, renewed and refused.
+#![cfg(feature = "incoming")]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use serde_json::{Value, json};
+use support::identity_provider::{
+    AUDIENCE, ED25519, IdentityProvider, KEYS, OAUTH, OPENID, P256, P384, RSA, client, some_day,
+};
+use tower_identity::{AuthError, AuthErrorKind, Clock, KeySet, TokenValidator, clock::ManualClock};
+
+struct Setup {
+    provider: IdentityProvider,
+    clock: Arc<ManualClock>,
+    validator: TokenValidator,
+}
+
+async fn setup() -> Setup {
+    let provider = IdentityProvider::start(P256).await;
+    let clock = Arc::new(ManualClock::new(some_day()));
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    Setup {
+        provider,
+        clock,
+        validator,
+    }
+}
+
+impl Setup {
+    fn token(&self, key: support::identity_provider::KeyPair) -> String {
+        self.provider.token(key, "alice", self.clock.now())
+    }
+
+    async fn kind(&self, token: &str) -> Option<AuthErrorKind> {
+        let outcome = self.validator.validate(token).await;
+        outcome.err().map(|error| error.kind())
+    }
+
+    /// Lets the tasks in the background reach the issuer `fetches` times in all.
+    async fn fetched(&self, fetches: usize) {
+        let reached = async {
+            while self.provider.key_fetches() < fetches {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), reached)
+            .await
+            .unwrap();
+    }
+}
+
+fn body_of(error: &AuthError) -> (StatusCode, Value) {
+    let response = error.to_response::<bytes::Bytes>();
+    let body = serde_json::from_slice(response.body()).unwrap();
+    (response.status(), body)
+}
+
+#[tokio::test]
+async fn keys_are_found_by_oidc_discovery_and_fetched_once() {
+    let setup = setup().await;
+    for _ in 0..3 {
+        let identity = setup.validator.validate(&setup.token(P256)).await.unwrap();
+        assert_eq!(identity.subject(), "alice");
+    }
+    assert_eq!(setup.provider.fetches(OPENID), 1);
+    assert_eq!(setup.provider.key_fetches(), 1);
+}
+
+#[tokio::test]
+async fn keys_are_found_by_rfc_8414_metadata_where_there_is_no_other() {
+    let setup = setup().await;
+    let metadata =
+        json!({ "issuer": setup.provider.issuer(), "jwks_uri": setup.provider.uri(KEYS) });
+    setup
+        .provider
+        .script(OPENID, 404, "")
+        .script(OAUTH, 200, metadata.to_string());
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+}
+
+#[tokio::test]
+async fn an_issuer_with_a_path_is_found_by_both_rules() {
+    let provider = IdentityProvider::start(P256).await;
+    let issuer = provider.uri("/tenants/one");
+    let metadata = json!({ "issuer": issuer, "jwks_uri": provider.uri(KEYS) }).to_string();
+    let mut claims = provider.claims("alice", some_day());
+    claims["iss"] = json!(issuer);
+    let token = P256.sign(&P256.header(), &claims);
+    for path in [
+        "/tenants/one/.well-known/openid-configuration",
+        "/.well-known/oauth-authorization-server/tenants/one",
+    ] {
+        provider.script(path, 200, metadata.clone());
+        let validator = TokenValidator::builder(&issuer, client())
+            .audience(AUDIENCE)
+            .clock(Arc::new(ManualClock::new(some_day())))
+            .build()
+            .unwrap();
+        validator.validate(&token).await.unwrap();
+        provider.script(path, 404, "");
+    }
+}
+
+#[tokio::test]
+async fn many_first_callers_fetch_the_keys_once() {
+    let setup = setup().await;
+    let token = setup.token(P256);
+    let outcomes = join_all((0..100).map(|_| setup.validator.validate(&token))).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(setup.provider.key_fetches(), 1);
+}
+
+#[tokio::test]
+async fn f28_a_rotated_key_is_looked_up_on_the_first_token_that_names_it() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    setup.provider.publish([ED25519.public()]);
+    let token = setup.token(ED25519);
+    let outcomes = join_all((0..100).map(|_| setup.validator.validate(&token))).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!(setup.provider.key_fetches(), 2);
+    assert_eq!(
+        setup.kind(&setup.token(P256)).await,
+        Some(AuthErrorKind::Rejected),
+        "the withdrawn key is gone"
+    );
+}
+
+#[tokio::test]
+async fn f28_bad_tokens_fetch_keys_at_most_once_in_10_seconds() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    for second in 0..=10 {
+        for attempt in 0..20 {
+            let mut header = P256.header();
+            header["kid"] = json!(format!("made-up-{second}-{attempt}"));
+            let token = P256.sign(&header, &setup.provider.claims("eve", setup.clock.now()));
+            assert_eq!(setup.kind(&token).await, Some(AuthErrorKind::Rejected));
+        }
+        let expected = if second < 10 { 2 } else { 3 };
+        assert_eq!(setup.provider.key_fetches(), expected, "after {second} s");
+        setup.clock.advance(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn f28_a_bad_signature_by_a_known_key_fetches_nothing() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    let mut token = setup.token(P256);
+    token.truncate(token.len() - 8);
+    token.push_str("AAAAAAAA");
+    assert_eq!(setup.kind(&token).await, Some(AuthErrorKind::Rejected));
+    assert_eq!(setup.provider.key_fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_first_token_with_an_unknown_key_fetches_once() {
+    let setup = setup().await;
+    assert_eq!(
+        setup.kind(&setup.token(ED25519)).await,
+        Some(AuthErrorKind::Rejected)
+    );
+    assert_eq!(setup.provider.key_fetches(), 1);
+}
+
+#[tokio::test]
+async fn keys_are_renewed_in_the_background_before_they_age_out() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    setup.clock.advance(Duration::from_secs(3590));
+    let gate = setup.provider.hold();
+    for _ in 0..10 {
+        assert_eq!(setup.kind(&setup.token(P256)).await, None, "nobody waits");
+    }
+    gate.add_permits(2);
+    setup.fetched(2).await;
+    assert_eq!(setup.provider.fetches(OPENID), 2, "one flight");
+}
+
+#[tokio::test]
+async fn keys_age_as_the_issuer_says() {
+    let setup = setup().await;
+    setup.provider.cache_control("public, max-age=7200");
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    setup.clock.advance(Duration::from_secs(3700));
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    setup.clock.advance(Duration::from_secs(3490));
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    setup.fetched(2).await;
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_down_refuses_nobody_whose_key_is_known() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    setup.provider.is_down(true);
+    for _ in 0..20 {
+        setup.clock.advance(Duration::from_secs(6 * 3600));
+        assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    }
+    assert_eq!(
+        setup.kind(&setup.token(ED25519)).await,
+        Some(AuthErrorKind::Unavailable)
+    );
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+
+    setup.provider.is_down(false).publish([ED25519.public()]);
+    setup.clock.advance(Duration::from_secs(120));
+    assert_eq!(setup.kind(&setup.token(ED25519)).await, None, "it recovers");
+}
+
+#[tokio::test]
+async fn an_issuer_that_hangs_delays_nobody_whose_key_is_known() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    let _never = setup.provider.hold();
+    setup.clock.advance(Duration::from_secs(7200));
+    for _ in 0..10 {
+        assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    }
+}
+
+#[tokio::test]
+async fn f29_an_issuer_that_was_never_reached_is_503_with_retry_after() {
+    let setup = setup().await;
+    setup.provider.is_down(true);
+    let error = setup
+        .validator
+        .validate(&setup.token(P256))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    let (status, body) = body_of(&error);
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(body["error"], "temporarily_unavailable");
+    let response = error.to_response::<bytes::Bytes>();
+    let wait: u64 = response.headers()["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((1..=2).contains(&wait));
+    assert!(!response.headers().contains_key("www-authenticate"));
+    assert!(!body.to_string().contains("127.0.0.1"), "nothing internal");
+
+    setup.provider.is_down(false);
+    setup.clock.advance(Duration::from_secs(2));
+    assert_eq!(setup.kind(&setup.token(P256)).await, None, "it recovers");
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_key_set_is_refused_and_what_was_known_stays() {
+    let many = |count: usize| {
+        let keys: Vec<_> = (0..count).map(|_| P256.public()).collect();
+        json!({ "keys": keys }).to_string()
+    };
+    let mut huge = many(1);
+    huge.push_str(&" ".repeat(10 << 20));
+    let nested = format!(
+        "{{\"keys\":{}1{}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    let bad = [
+        ("a status", 500, String::new()),
+        ("a redirect", 302, String::new()),
+        ("an empty body", 200, String::new()),
+        ("no JSON", 200, "<html>".to_owned()),
+        ("no object", 200, "[]".to_owned()),
+        ("no keys", 200, r#"{"keys":[]}"#.to_owned()),
+        (
+            "keys that are none",
+            200,
+            r#"{"keys":[1,null,{}]}"#.to_owned(),
+        ),
+        ("10,000 keys", 200, many(10_000)),
+        ("101 keys", 200, many(101)),
+        ("10 MiB", 200, huge),
+        ("deep nesting", 200, nested),
+    ];
+    for (fault, status, body) in bad {
+        let setup = setup().await;
+        setup.provider.script(KEYS, status, body);
+        assert_eq!(
+            setup.kind(&setup.token(P256)).await,
+            Some(AuthErrorKind::Unavailable),
+            "{fault}"
+        );
+        assert_eq!(setup.provider.fetches("/elsewhere"), 0);
+        let good = json!({ "keys": [P256.public()] }).to_string();
+        let scripted = setup.provider.requests().len();
+        assert!(scripted <= 2, "{fault}");
+        setup.provider.script(KEYS, 200, good);
+        setup.clock.advance(Duration::from_secs(2));
+        assert_eq!(setup.kind(&setup.token(P256)).await, None, "{fault}");
+        setup.provider.script(KEYS, 200, "{}");
+        setup.clock.advance(Duration::from_secs(7200));
+        assert_eq!(setup.kind(&setup.token(P256)).await, None, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn metadata_that_is_not_the_issuers_is_refused() {
+    let setup = setup().await;
+    let issuer = setup.provider.issuer();
+    let keys = setup.provider.uri(KEYS);
+    let bad = [
+        (
+            "another issuer",
+            json!({ "issuer": "https://evil.example.com", "jwks_uri": keys }),
+        ),
+        (
+            "a slash more",
+            json!({ "issuer": format!("{issuer}/"), "jwks_uri": keys }),
+        ),
+        ("no issuer", json!({ "jwks_uri": keys })),
+        ("no key set", json!({ "issuer": issuer })),
+        (
+            "plain http",
+            json!({ "issuer": issuer, "jwks_uri": "http://keys.example.com/" }),
+        ),
+        (
+            "a file",
+            json!({ "issuer": issuer, "jwks_uri": "file:///etc/passwd" }),
+        ),
+        (
+            "a relative URI",
+            json!({ "issuer": issuer, "jwks_uri": "/keys" }),
+        ),
+        ("no object", json!([])),
+    ];
+    for (fault, metadata) in bad {
+        setup.provider.script(OPENID, 200, metadata.to_string());
+        let error = setup
+            .validator
+            .validate(&setup.token(P256))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Unavailable, "{fault}");
+        assert!(!error.to_string().contains("evil"), "{fault}");
+        setup.clock.advance(Duration::from_secs(120));
+    }
+    assert_eq!(setup.provider.key_fetches(), 0);
+}
+
+#[tokio::test]
+async fn only_keys_for_signatures_of_the_right_type_verify() {
+    let changed = |key: Value, name: &str, value: Value| {
+        let mut key = key;
+        key[name] = value;
+        key
+    };
+    let p256 = P256.public();
+    let unusable = [
+        changed(p256.clone(), "use", json!("enc")),
+        changed(p256.clone(), "key_ops", json!(["sign"])),
+        changed(p256.clone(), "alg", json!("ES384")),
+        changed(p256.clone(), "alg", json!("RS256")),
+        changed(p256.clone(), "alg", json!("HS256")),
+        changed(p256.clone(), "alg", json!("made-up")),
+        changed(p256.clone(), "crv", json!("P-384")),
+        changed(p256.clone(), "crv", json!("secp256k1")),
+        changed(p256.clone(), "kty", json!("RSA")),
+        changed(p256.clone(), "kty", json!("oct")),
+        changed(p256.clone(), "x", json!("AAAA")),
+        changed(p256.clone(), "x", json!("not base64!")),
+        changed(p256.clone(), "kid", json!(1)),
+        json!({ "kty": "oct", "kid": "p256", "k": "c2VjcmV0", "alg": "HS256" }),
+    ];
+    for key in unusable {
+        let setup = setup().await;
+        // The other key makes the set a good one.
+        setup.provider.publish([key.clone(), ED25519.public()]);
+        assert_eq!(
+            setup.kind(&setup.token(P256)).await,
+            Some(AuthErrorKind::Rejected),
+            "{key}"
+        );
+        assert_eq!(setup.kind(&setup.token(ED25519)).await, None);
+    }
+}
+
+#[tokio::test]
+async fn every_algorithm_of_key_pairs_verifies() {
+    use jsonwebtoken::Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
+
+    let setup = setup().await;
+    let mut keys = [RSA, P256, P384, ED25519].map(|key| key.public());
+    keys[0].as_object_mut().unwrap().remove("alg");
+    setup.provider.publish(keys);
+    let claims = setup.provider.claims("alice", setup.clock.now());
+    let all = [
+        (RSA, RS256),
+        (RSA, RS384),
+        (RSA, RS512),
+        (RSA, PS256),
+        (RSA, PS384),
+        (RSA, PS512),
+        (P256, ES256),
+        (P384, ES384),
+        (ED25519, EdDSA),
+    ];
+    for (key, algorithm) in all {
+        let mut header = key.header();
+        header["alg"] = json!(format!("{algorithm:?}"));
+        let token = key.sign_as(algorithm, &header, &claims);
+        assert_eq!(setup.kind(&token).await, None, "{algorithm:?}");
+        header.as_object_mut().unwrap().remove("kid");
+        let token = key.sign_as(algorithm, &header, &claims);
+        assert_eq!(setup.kind(&token).await, None, "{algorithm:?} without kid");
+    }
+    assert_eq!(setup.provider.key_fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_key_verifies_its_own_algorithm_alone() {
+    let setup = setup().await;
+    setup.provider.publish([RSA.public()]);
+    let mut header = RSA.header();
+    header["alg"] = json!("PS256");
+    let claims = setup.provider.claims("alice", setup.clock.now());
+    let token = RSA.sign_as(jsonwebtoken::Algorithm::PS256, &header, &claims);
+    assert_eq!(setup.kind(&token).await, Some(AuthErrorKind::Rejected));
+}
+
+#[tokio::test]
+async fn given_keys_need_no_issuer() {
+    let keys = json!({ "keys": [ED25519.public()] }).to_string();
+    let validator =
+        TokenValidator::builder_with_keys("an issuer", KeySet::from_json(keys).unwrap())
+            .audience(AUDIENCE)
+            .clock(Arc::new(ManualClock::new(some_day())))
+            .build()
+            .unwrap();
+    let provider = IdentityProvider::start(P256).await;
+    let mut claims = provider.claims("alice", some_day());
+    claims["iss"] = json!("an issuer");
+    let token = ED25519.sign(&ED25519.header(), &claims);
+    assert_eq!(validator.validate(&token).await.unwrap().subject(), "alice");
+    let token = P256.sign(&P256.header(), &claims);
+    let error = validator.validate(&token).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+
+    for bad in ["", "{}", r#"{"keys":[]}"#] {
+        let error = KeySet::from_json(bad).unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Configuration);
+    }
+}
