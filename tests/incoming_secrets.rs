@@ -1,0 +1,95 @@
+//! No part of a caller's token is logged or shown. Alone in its file: a log of one test is disturbed by others.
+#![cfg(feature = "incoming")]
+
+mod support;
+
+use std::{
+    fmt::Write as _,
+    io,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use serde_json::json;
+use support::identity_provider::{
+    AUDIENCE, ED25519, INTROSPECT, IdentityProvider, P256, client, some_day,
+};
+use tower_identity::{IntrospectionEndpoint, TokenValidator, clock::ManualClock};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+
+    fn make_writer(&'a self) -> Log {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn f33_no_part_of_a_token_is_logged_or_shown() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("tower_identity=trace"))
+        .with_writer(log.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let provider = IdentityProvider::start(P256).await;
+    let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client())
+        .build()
+        .unwrap();
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(Arc::new(ManualClock::new(some_day())))
+        .introspection(endpoint)
+        .remember_tokens(10)
+        .build()
+        .unwrap();
+    provider.introspects("opaque-secret", json!({ "active": true, "sub": 1 }));
+    let mut claims = provider.claims("alice", some_day());
+    claims["tsid"] = json!("session-secret");
+    claims["email"] = json!("alice@example.com");
+    let good = P256.sign(&P256.header(), &claims);
+    let forged = ED25519.sign(&P256.header(), &claims);
+
+    let mut shown = String::new();
+    for token in [&good, &good, &forged, "opaque-secret", "made-up-secret"] {
+        let outcome = validator.validate(token).await;
+        write!(shown, "{outcome:?} {outcome:#?}").unwrap();
+        if let Err(error) = outcome {
+            write!(shown, "{error} {:?}", error.to_response::<Bytes>()).unwrap();
+        }
+    }
+    provider.is_down(true);
+    let unknown = ED25519.sign(&ED25519.header(), &claims);
+    let error = validator.validate(&unknown).await.unwrap_err();
+    write!(
+        shown,
+        "{error} {:?} {validator:?}",
+        error.to_response::<Bytes>()
+    )
+    .unwrap();
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("a caller was refused"), "{log}");
+    assert!(log.contains("could not be fetched"), "{log}");
+    shown.push_str(&log);
+    let parts = [&good, &forged, &unknown].map(|token| token.split('.').skip(1));
+    let parts = parts.into_iter().flatten();
+    for secret in parts.chain(["-secret", "alice@example.com"]) {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
+}

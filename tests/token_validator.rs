@@ -1,0 +1,1001 @@
+//! The way in: which requests pass, with which identity, and what the others are answered.
+#![cfg(feature = "incoming")]
+
+mod support;
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, OnceLock},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use http_body_util::{BodyExt, Full};
+use jsonwebtoken::{Algorithm, EncodingKey};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use support::identity_provider::{
+    AUDIENCE, ED25519, INTROSPECT, IdentityProvider, KEYS, KeyPair, P256, RSA, client, some_day,
+};
+use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimitLayer};
+use tower_identity::{
+    AuthErrorKind, ClientAuth, Clock, Identity, IntrospectionEndpoint, KeySet, Secret,
+    TokenValidator, TokenValidatorLayer, clock::ManualClock, delegation_chain,
+    incoming::TokenValidatorBuilder,
+};
+
+const ISSUER: &str = "https://issuer.example.com";
+const RESOURCE: &str = "https://gateway.example.com/mcp";
+const METADATA: &str = "https://gateway.example.com/.well-known/oauth-protected-resource/mcp";
+
+type Body = Full<Bytes>;
+
+/// What reached the service behind the layer.
+#[derive(Clone, Default)]
+struct Gateway {
+    arrived: Arc<Mutex<Vec<(HeaderMap, Option<Identity>)>>>,
+}
+
+impl Gateway {
+    fn behind(
+        &self,
+        layer: TokenValidatorLayer,
+    ) -> impl Service<Request<()>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + use<> {
+        let arrived = self.arrived.clone();
+        layer.layer(tower::service_fn(move |request: Request<()>| {
+            let identity = request.extensions().get().cloned();
+            let headers = request.headers().clone();
+            arrived.lock().unwrap().push((headers, identity));
+            async { Ok(Response::new(Full::from("served"))) }
+        }))
+    }
+
+    fn arrivals(&self) -> Vec<(HeaderMap, Option<Identity>)> {
+        self.arrived.lock().unwrap().clone()
+    }
+}
+
+fn keys() -> KeySet {
+    KeySet::from_json(json!({ "keys": [P256.public(), RSA.public()] }).to_string()).unwrap()
+}
+
+fn builder() -> TokenValidatorBuilder {
+    TokenValidator::builder_with_keys(ISSUER, keys())
+        .audience(AUDIENCE)
+        .clock(Arc::new(ManualClock::new(some_day())))
+}
+
+fn claims() -> Value {
+    let now = seconds(some_day());
+    json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 600 })
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+fn with(name: &str, value: impl Into<Value>) -> Value {
+    let mut claims = claims();
+    claims[name] = value.into();
+    claims
+}
+
+fn without(name: &str) -> Value {
+    let mut claims = claims();
+    claims.as_object_mut().unwrap().remove(name);
+    claims
+}
+
+fn signed(claims: &Value) -> String {
+    P256.sign(&P256.header(), claims)
+}
+
+fn bearing(authorization: &str) -> Request<()> {
+    let mut request = Request::new(());
+    let value = HeaderValue::from_str(authorization).unwrap();
+    request.headers_mut().insert(AUTHORIZATION, value);
+    request
+}
+
+/// Why a token is not accepted, if it is not.
+fn refused(validator: &TokenValidator, token: &str) -> Option<AuthErrorKind> {
+    let outcome = validator.validate(token).now_or_never().unwrap();
+    outcome.err().map(|error| error.kind())
+}
+
+async fn answer(layer: TokenValidatorLayer, request: Request<()>) -> Response<Value> {
+    let gateway = Gateway::default();
+    let response = gateway.behind(layer).oneshot(request).await.unwrap();
+    assert!(gateway.arrivals().is_empty(), "nothing may pass");
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Response::from_parts(head, serde_json::from_slice(&body).unwrap())
+}
+
+// What passes.
+
+#[tokio::test]
+async fn a_valid_token_becomes_the_identity_of_the_request() {
+    let mut claims = claims();
+    claims["name"] = json!("Alice");
+    claims["email"] = json!("alice@example.com");
+    claims["groups"] = json!(["admins"]);
+    claims["tsid"] = json!("session-1");
+    let token = signed(&claims);
+    let gateway = Gateway::default();
+    let mut service = gateway.behind(TokenValidatorLayer::new(builder().build().unwrap()));
+
+    for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
+        let request = bearing(&format!("{scheme} {token}"));
+        let response = service.ready().await.unwrap().call(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+
+    for (headers, identity) in gateway.arrivals() {
+        assert!(!headers.contains_key(AUTHORIZATION));
+        let identity = identity.unwrap();
+        assert_eq!(identity.subject(), "alice");
+        assert_eq!(identity.issuer(), Some(ISSUER));
+        assert_eq!(identity.name(), Some("Alice"));
+        assert_eq!(identity.email(), Some("alice@example.com"));
+        assert_eq!(identity.token().unwrap().expose(), token);
+        assert_eq!(identity.claims()["groups"], json!(["admins"]));
+        assert!(!identity.claims().contains_key("tsid"), "it is internal");
+        assert_eq!(
+            identity.claims().len(),
+            claims.as_object().unwrap().len() - 1
+        );
+    }
+    assert_eq!(gateway.arrivals().len(), 4);
+}
+
+#[tokio::test]
+async fn the_authorization_header_stays_only_where_it_is_kept_by_name() {
+    let token = signed(&claims());
+    let gateway = Gateway::default();
+    let layer = TokenValidatorLayer::new(builder().build().unwrap()).keep_authorization();
+    let request = bearing(&format!("Bearer {token}"));
+    gateway.behind(layer).oneshot(request).await.unwrap();
+    let (headers, _) = &gateway.arrivals()[0];
+    assert_eq!(headers[AUTHORIZATION], format!("Bearer {token}"));
+}
+
+#[tokio::test]
+async fn the_token_decides_who_it_is_whatever_a_layer_above_said() {
+    let mut request = bearing(&format!("Bearer {}", signed(&claims())));
+    let other = Identity::builder("mallory").build().unwrap();
+    request.extensions_mut().insert(other);
+    let gateway = Gateway::default();
+    let layer = TokenValidatorLayer::new(builder().build().unwrap());
+    gateway.behind(layer).oneshot(request).await.unwrap();
+    let (_, identity) = gateway.arrivals().remove(0);
+    assert_eq!(identity.unwrap().subject(), "alice");
+}
+
+#[test]
+fn good_claims_of_every_shape_are_accepted() {
+    let validator = builder()
+        .audience("https://second.example.com")
+        .build()
+        .unwrap();
+    let now = seconds(some_day());
+    let good = [
+        claims(),
+        with("aud", json!(["https://other.example.com", AUDIENCE])),
+        with("aud", "https://second.example.com"),
+        with("exp", now as f64 + 0.5),
+        with("exp", now - 59),
+        with("exp", 1e300),
+        with("nbf", now + 59),
+        with("iat", now + 59),
+        with("nbf", 0),
+        without("iat"),
+        with("act", json!({ "sub": "agent" })),
+        with("name", 1),
+        with("email", ""),
+    ];
+    for claims in good {
+        assert_eq!(refused(&validator, &signed(&claims)), None, "{claims}");
+    }
+}
+
+#[test]
+fn the_delegation_chain_is_read_from_the_claims() {
+    let act =
+        json!({ "sub": "agent", "iss": "https://agents.example.com", "act": { "sub": "gateway" } });
+    let validator = builder().build().unwrap();
+    let token = signed(&with("act", act));
+    let identity = validator.validate(&token).now_or_never().unwrap().unwrap();
+    let actors = delegation_chain(&identity).unwrap();
+    assert_eq!(actors.len(), 2);
+    assert_eq!(actors[0].subject(), Some("agent"));
+    assert_eq!(actors[0].issuer(), Some("https://agents.example.com"));
+    assert_eq!(actors[1].subject(), Some("gateway"));
+    assert_eq!(actors[1].issuer(), None);
+}
+
+// What does not.
+
+#[test]
+fn bad_claims_are_refused() {
+    let validator = builder().build().unwrap();
+    let now = seconds(some_day());
+    let nested = |depth| {
+        (0..depth).fold(
+            json!({ "sub": "actor" }),
+            |act, _| json!({ "sub": "actor", "act": act }),
+        )
+    };
+    let bad = [
+        without("iss"),
+        with("iss", "https://evil.example.com"),
+        with("iss", "https://issuer.example.com/"),
+        with("iss", Value::Null),
+        with("iss", json!([ISSUER])),
+        without("aud"),
+        with("aud", "https://gateway.example.com/"),
+        with("aud", Value::Null),
+        with("aud", json!([])),
+        with("aud", json!([[AUDIENCE]])),
+        with("aud", json!({ "any": AUDIENCE })),
+        without("exp"),
+        with("exp", Value::Null),
+        with("exp", (now + 600).to_string()),
+        with("nbf", now + 61),
+        with("nbf", "tomorrow"),
+        with("iat", now + 61),
+        with("iat", json!([])),
+        without("sub"),
+        with("sub", ""),
+        with("sub", "  "),
+        with("sub", 7),
+        with("act", "agent"),
+        with("act", json!({ "sub": 1 })),
+        with("act", json!({ "sub": "agent", "act": [] })),
+        with("act", nested(8)),
+        with("tsid", 1),
+        with("tsid", ""),
+        json!([]),
+        json!("claims"),
+    ];
+    for claims in bad {
+        let kind = refused(&validator, &signed(&claims));
+        assert_eq!(kind, Some(AuthErrorKind::Rejected), "{claims}");
+    }
+    assert_eq!(refused(&validator, &signed(&with("act", nested(7)))), None);
+    for expired in [now - 60, now - 3600, 0] {
+        let kind = refused(&validator, &signed(&with("exp", expired)));
+        assert_eq!(kind, Some(AuthErrorKind::Expired));
+    }
+}
+
+#[test]
+fn a_token_expires_by_the_injected_clock() {
+    let clock = Arc::new(ManualClock::new(some_day()));
+    let validator = builder()
+        .clock(clock.clone())
+        .leeway(Duration::ZERO)
+        .build()
+        .unwrap();
+    let token = signed(&claims());
+    assert_eq!(refused(&validator, &token), None);
+    clock.advance(Duration::from_secs(599));
+    assert_eq!(refused(&validator, &token), None);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(refused(&validator, &token), Some(AuthErrorKind::Expired));
+}
+
+#[test]
+fn confused_algorithms_and_headers_are_refused() {
+    let validator = builder().build().unwrap();
+    let header = |name: &str, value: Value| {
+        let mut header = P256.header();
+        header[name] = value;
+        header
+    };
+    let bad = [
+        header("alg", json!("none")),
+        header("alg", json!("None")),
+        header("alg", json!("HS256")),
+        header("alg", json!("RS256")),
+        header("alg", json!("ES384")),
+        header("alg", json!("es256")),
+        header("alg", json!("")),
+        header("alg", Value::Null),
+        header("alg", json!(["ES256"])),
+        header("kid", json!("rsa")),
+        header("kid", json!("unknown")),
+        header("kid", json!("../../etc/passwd")),
+        header("kid", json!(1)),
+        header("crit", json!(["exp"])),
+        header("crit", json!([])),
+        header("typ", json!("dpop+jwt")),
+        header("typ", json!("logout+jwt")),
+        header("typ", json!("")),
+        json!({}),
+        json!([]),
+    ];
+    for header in bad {
+        let token = P256.sign(&header, &claims());
+        let outcome = wait_for(validator.validate(&token));
+        let kind = outcome.err().map(|error| error.kind());
+        assert_eq!(kind, Some(AuthErrorKind::Rejected), "{header}");
+    }
+}
+
+/// Waits for what does not wait for anything outside.
+fn wait_for<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+#[test]
+fn a_public_key_is_no_shared_secret() {
+    let validator = builder().build().unwrap();
+    let public = RSA.public();
+    let n = public["n"].as_str().unwrap().as_bytes();
+    let secrets: [&[u8]; 3] = [
+        n,
+        include_bytes!("support/keys/rsa.pub.pem"),
+        include_bytes!("support/keys/p256.pub.pem"),
+    ];
+    for secret in secrets {
+        for kid in ["rsa", "p256"] {
+            let header = jsonwebtoken::Header {
+                kid: Some(kid.to_owned()),
+                ..jsonwebtoken::Header::new(Algorithm::HS256)
+            };
+            let key = EncodingKey::from_secret(secret);
+            let token = jsonwebtoken::encode(&header, &claims(), &key).unwrap();
+            assert_eq!(refused(&validator, &token), Some(AuthErrorKind::Rejected));
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_a_token_names_is_fetched_or_believed() {
+    let provider = IdentityProvider::start(P256).await;
+    let stranger = IdentityProvider::start(ED25519).await;
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(Arc::new(ManualClock::new(some_day())))
+        .build()
+        .unwrap();
+    let mut header = ED25519.header();
+    header["jku"] = json!(stranger.uri(KEYS));
+    header["x5u"] = json!(stranger.uri("/x5u"));
+    header["jwk"] = ED25519.public();
+    header["x5c"] = json!(["AAAA"]);
+    for kid in ["ed25519", "p256"] {
+        header["kid"] = json!(kid);
+        let token = ED25519.sign(&header, &provider.claims("alice", some_day()));
+        let error = validator.validate(&token).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    }
+    assert!(stranger.requests().is_empty());
+
+    // They do not harm a token that is good without them.
+    let mut header = P256.header();
+    header["jku"] = json!(stranger.uri(KEYS));
+    header["jwk"] = json!("not even a key");
+    let token = P256.sign(&header, &provider.claims("alice", some_day()));
+    validator.validate(&token).await.unwrap();
+    assert!(stranger.requests().is_empty());
+}
+
+#[test]
+fn typ_can_be_required_to_be_at_jwt() {
+    let strict = builder().require_at_jwt().build().unwrap();
+    let lax = builder().build().unwrap();
+    let typed = |typ: Value| {
+        let mut header = P256.header();
+        header["typ"] = typ;
+        P256.sign(&header, &claims())
+    };
+    for typ in ["at+jwt", "AT+JWT", "application/at+jwt"] {
+        assert_eq!(refused(&strict, &typed(json!(typ))), None);
+        assert_eq!(refused(&lax, &typed(json!(typ))), None);
+    }
+    for typ in [json!("JWT"), json!("jwt"), Value::Null] {
+        assert_eq!(refused(&lax, &typed(typ.clone())), None);
+        let kind = refused(&strict, &typed(typ));
+        assert_eq!(kind, Some(AuthErrorKind::Rejected));
+    }
+}
+
+#[test]
+fn malformed_tokens_are_refused() {
+    let validator = builder().build().unwrap();
+    let good = signed(&claims());
+    let parts: Vec<_> = good.split('.').collect();
+    let nested = format!("{}1{}", "[".repeat(4000), "]".repeat(4000));
+    let bad = [
+        String::new(),
+        ".".into(),
+        "..".into(),
+        "...".into(),
+        "opaque".into(),
+        format!("{}.{}", parts[0], parts[1]),
+        format!("{}.{}.", parts[0], parts[1]),
+        format!("{good}."),
+        format!("{good}.{}", parts[2]),
+        format!("{good}="),
+        format!("{good}\u{e9}"),
+        format!("{}.{}.{}", parts[1], parts[0], parts[2]),
+        format!("{}.{}.{}", parts[0], parts[1].to_lowercase(), parts[2]),
+        signed(&json!({ "iss": nested })),
+        "a".repeat(16 * 1024 + 1),
+        signed(&with("padding", "x".repeat(16 * 1024))),
+        signed(&with("padding", "x".repeat(1 << 20))),
+    ];
+    for token in bad {
+        let kind = refused(&validator, &token);
+        assert_eq!(kind, Some(AuthErrorKind::Rejected), "{token:.80}");
+    }
+}
+
+// What is answered.
+
+#[tokio::test]
+async fn without_credentials_the_challenge_has_no_error() {
+    let validator = builder()
+        .resource(RESOURCE)
+        .scopes(["tools:read", "tools:write"])
+        .build()
+        .unwrap();
+    let layer = TokenValidatorLayer::new(validator);
+    for request in [
+        Request::new(()),
+        bearing("Basic YWxpY2U6c2VjcmV0"),
+        bearing("BearerX token"),
+        bearing(""),
+    ] {
+        let response = answer(layer.clone(), request).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            response.headers()[WWW_AUTHENTICATE],
+            format!(
+                r#"Bearer realm="{AUDIENCE}", resource_metadata="{METADATA}", scope="tools:read tools:write""#
+            )
+        );
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+        assert_eq!(response.body()["error"], "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_token_is_told_what_is_wrong() {
+    let validator = builder()
+        .realm(r#"the "gate" \ way"#)
+        .resource(RESOURCE)
+        .build()
+        .unwrap();
+    let layer = TokenValidatorLayer::new(validator);
+    let token = signed(&with("exp", 1));
+    let response = answer(layer.clone(), bearing(&format!("Bearer {token}"))).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        response.headers()[WWW_AUTHENTICATE],
+        format!(
+            r#"Bearer realm="the \"gate\" \\ way", resource_metadata="{METADATA}", error="invalid_token", error_description="the token has expired""#
+        )
+    );
+    let expected =
+        json!({ "error": "invalid_token", "error_description": "the token has expired" });
+    assert_eq!(*response.body(), expected);
+
+    for value in [
+        "Bearer",
+        "Bearer ",
+        "Bearer a b",
+        "Bearer  ",
+        "bearer a,Bearer b",
+    ] {
+        let response = answer(layer.clone(), bearing(value)).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{value}");
+        assert_eq!(response.body()["error"], "invalid_token", "{value}");
+    }
+}
+
+#[tokio::test]
+async fn f38_a_second_authorization_header_is_refused_even_beside_a_good_one() {
+    let layer = TokenValidatorLayer::new(builder().build().unwrap());
+    let good = format!("Bearer {}", signed(&claims()));
+    for other in [&good, "Bearer other", "Basic YWxpY2U6c2VjcmV0", ""] {
+        for [first, second] in [[&good, other], [other, &good]] {
+            let mut request = bearing(first);
+            let second = HeaderValue::from_str(second).unwrap();
+            request.headers_mut().append(AUTHORIZATION, second);
+            let response = answer(layer.clone(), request).await;
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+            assert_eq!(response.body()["error"], "invalid_token");
+        }
+    }
+    let mut request = Request::new(());
+    let binary = HeaderValue::from_bytes(b"Bearer \xff\xfe").unwrap();
+    request.headers_mut().insert(AUTHORIZATION, binary);
+    let response = answer(layer, request).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn f29_an_issuer_that_is_down_is_503_and_a_bad_token_still_401() {
+    let provider = IdentityProvider::start(P256).await;
+    provider.is_down(true);
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(Arc::new(ManualClock::new(some_day())))
+        .build()
+        .unwrap();
+    let layer = TokenValidatorLayer::new(validator);
+    let token = provider.token(P256, "alice", some_day());
+    let response = answer(layer.clone(), bearing(&format!("Bearer {token}"))).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key(RETRY_AFTER));
+    assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+    assert_eq!(response.body()["error"], "temporarily_unavailable");
+    let response = answer(layer.clone(), bearing("Bearer malformed")).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let response = answer(layer, Request::new(())).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn f31_the_service_that_was_polled_ready_is_the_one_that_is_called() {
+    let provider = IdentityProvider::start(P256).await;
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(Arc::new(ManualClock::new(some_day())))
+        .build()
+        .unwrap();
+    // A concurrency limit gives its permit to the instance that was polled ready, and panics in any other.
+    let limited = ConcurrencyLimitLayer::new(1).layer(tower::service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Full::from("served")))
+    }));
+    let mut service = TokenValidatorLayer::new(validator).layer(limited);
+    for _ in 0..3 {
+        let token = provider.token(P256, "alice", some_day());
+        let request = bearing(&format!("Bearer {token}"));
+        let response: Response<Body> = service.ready().await.unwrap().call(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn metadata_is_served_at_the_well_known_path_with_the_resources_path_inserted() {
+    let validator = builder()
+        .resource(RESOURCE)
+        .scopes(["tools:read"])
+        .build()
+        .unwrap();
+    let metadata = validator.resource_metadata().unwrap();
+    assert_eq!(metadata.url(), METADATA);
+    let ask = async |method: &str, path: &str| {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(())
+            .unwrap();
+        metadata.clone().oneshot(request).await.unwrap()
+    };
+    let response = ask("GET", metadata.path()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let expected = json!({
+        "resource": RESOURCE,
+        "authorization_servers": [ISSUER],
+        "bearer_methods_supported": ["header"],
+        "scopes_supported": ["tools:read"],
+    });
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected);
+    assert_eq!(ask("OPTIONS", metadata.path()).await.status(), 204);
+    assert_eq!(ask("POST", metadata.path()).await.status(), 405);
+    for elsewhere in [
+        "/",
+        "/mcp",
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-protected-resource/",
+        "/.well-known/oauth-protected-resource/mcp/",
+        "/.well-known/oauth-protected-resource/mcpx",
+        "/.well-known/oauth-protected-resourcex/mcp",
+    ] {
+        assert_eq!(ask("GET", elsewhere).await.status(), 404, "{elsewhere}");
+    }
+
+    for (resource, path) in [
+        (
+            "https://gateway.example.com",
+            "/.well-known/oauth-protected-resource",
+        ),
+        (
+            "https://gateway.example.com/",
+            "/.well-known/oauth-protected-resource",
+        ),
+        (
+            "http://localhost:8080/a/b",
+            "/.well-known/oauth-protected-resource/a/b",
+        ),
+    ] {
+        let validator = builder().resource(resource).build().unwrap();
+        assert_eq!(validator.resource_metadata().unwrap().path(), path);
+    }
+    assert!(builder().build().unwrap().resource_metadata().is_none());
+}
+
+#[test]
+fn what_cannot_work_is_refused_at_construction() {
+    let with_keys = |issuer: &str| TokenValidator::builder_with_keys(issuer, keys());
+    let with_issuer = |issuer: &str| TokenValidator::builder(issuer, client()).audience(AUDIENCE);
+    let bad = [
+        ("no audience", with_keys(ISSUER)),
+        ("a blank audience", with_keys(ISSUER).audience(" ")),
+        ("one blank audience", builder().audience("")),
+        ("a blank issuer", with_keys("").audience(AUDIENCE)),
+        ("plain http", with_issuer("http://issuer.example.com")),
+        ("a fragment", with_issuer("https://issuer.example.com/#a")),
+        ("a query", with_issuer("https://issuer.example.com/?a=b")),
+        ("user info", with_issuer("https://a:b@issuer.example.com")),
+        ("a relative issuer", with_issuer("issuer.example.com")),
+        (
+            "an insecure resource",
+            builder().resource("http://gateway.example.com"),
+        ),
+        ("a relative resource", builder().resource("/mcp")),
+        ("a scope with a space", builder().scopes(["a b"])),
+        ("a scope with a quote", builder().scopes(["a\""])),
+        ("an empty scope", builder().scopes([""])),
+        (
+            "a realm with a line break",
+            builder().realm("a\r\nX-Injected: b"),
+        ),
+    ];
+    for (fault, builder) in bad {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Configuration, "{fault}");
+    }
+    with_issuer("http://issuer.example.com")
+        .insecure()
+        .build()
+        .unwrap();
+}
+
+// Introspection.
+
+async fn introspecting() -> (IdentityProvider, TokenValidator) {
+    let provider = IdentityProvider::start(P256).await;
+    let secret = Secret::new("introspection-secret").unwrap();
+    let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client())
+        .client_auth(ClientAuth::basic("gateway", secret))
+        .build()
+        .unwrap();
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(Arc::new(ManualClock::new(some_day())))
+        .introspection(endpoint)
+        .build()
+        .unwrap();
+    (provider, validator)
+}
+
+#[tokio::test]
+async fn an_opaque_token_is_introspected_and_keeps_all_claims() {
+    let (provider, validator) = introspecting().await;
+    let mut said = provider.claims("alice", some_day());
+    said["active"] = json!(true);
+    said["scope"] = json!("tools:read");
+    said["tsid"] = json!("session-1");
+    provider.introspects("opaque-token", said.clone());
+    let identity = validator.validate("opaque-token").await.unwrap();
+    assert_eq!(identity.subject(), "alice");
+    assert_eq!(identity.issuer(), Some(&*provider.issuer()));
+    assert_eq!(identity.token().unwrap().expose(), "opaque-token");
+    said.as_object_mut().unwrap().remove("tsid");
+    assert_eq!(json!(identity.claims()), said);
+    let sent = &provider.requests()[0];
+    assert_eq!(sent.uri, INTROSPECT);
+    assert_eq!(sent.all("authorization").len(), 1);
+
+    // `iss` and `exp` are optional here (RFC 7662 §2.2).
+    let least = json!({ "active": true, "sub": "bob", "aud": AUDIENCE });
+    provider.introspects("least", least);
+    let identity = validator.validate("least").await.unwrap();
+    assert_eq!(identity.issuer(), Some(&*provider.issuer()));
+}
+
+#[tokio::test]
+async fn an_opaque_token_that_is_not_good_is_refused() {
+    let (provider, validator) = introspecting().await;
+    let good = || {
+        let mut said = provider.claims("alice", some_day());
+        said["active"] = json!(true);
+        said
+    };
+    let changed = |name: &str, value: Value| {
+        let mut said = good();
+        said[name] = value;
+        said
+    };
+    let now = seconds(some_day());
+    let bad = [
+        (changed("active", json!(false)), AuthErrorKind::Rejected),
+        (
+            changed("iss", json!("https://evil.example.com")),
+            AuthErrorKind::Rejected,
+        ),
+        (changed("aud", json!("other")), AuthErrorKind::Rejected),
+        (changed("aud", Value::Null), AuthErrorKind::Rejected),
+        (changed("sub", json!("")), AuthErrorKind::Rejected),
+        (changed("nbf", json!(now + 3600)), AuthErrorKind::Rejected),
+        (changed("exp", json!(now - 3600)), AuthErrorKind::Expired),
+        (changed("active", json!("true")), AuthErrorKind::Unavailable),
+        (changed("active", Value::Null), AuthErrorKind::Unavailable),
+        (json!([]), AuthErrorKind::Unavailable),
+        (json!("x".repeat(2 << 20)), AuthErrorKind::Unavailable),
+    ];
+    for (said, kind) in bad {
+        provider.introspects("opaque", said.clone());
+        let error = validator.validate("opaque").await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{said:.100}");
+    }
+    for status in [302, 400, 401, 403, 404, 500, 503] {
+        provider.script(INTROSPECT, status, "{\"active\":true}");
+        let error = validator.validate("opaque").await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Unavailable, "{status}");
+    }
+    assert_eq!(provider.fetches("/elsewhere"), 0);
+}
+
+#[tokio::test]
+async fn a_jwt_and_what_cannot_be_a_token_are_not_introspected() {
+    let (provider, validator) = introspecting().await;
+    let token = provider.token(P256, "alice", some_day());
+    validator.validate(&token).await.unwrap();
+    let forged = ED25519.sign(&P256.header(), &provider.claims("alice", some_day()));
+    validator.validate(&forged).await.unwrap_err();
+    for bad in ["", "two words", "\u{e9}", &"a".repeat(16 * 1024 + 1)] {
+        let error = validator.validate(bad).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    }
+    assert_eq!(provider.fetches(INTROSPECT), 0);
+}
+
+// Remembered tokens.
+
+#[tokio::test]
+async fn f9_a_remembered_token_is_good_until_it_expires_and_no_longer() {
+    let (provider, _) = introspecting().await;
+    let clock = Arc::new(ManualClock::new(some_day()));
+    let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client())
+        .build()
+        .unwrap();
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(clock.clone())
+        .introspection(endpoint)
+        .remember_tokens(100)
+        .build()
+        .unwrap();
+    let mut said = provider.claims("alice", some_day());
+    said["active"] = json!(true);
+    provider.introspects("opaque", said);
+    for _ in 0..10 {
+        validator.validate("opaque").await.unwrap();
+    }
+    assert_eq!(provider.fetches(INTROSPECT), 1);
+    // The trade-off: a token that was revoked is good until its end.
+    provider.introspects("opaque", json!({ "active": false }));
+    clock.advance(Duration::from_secs(599));
+    validator.validate("opaque").await.unwrap();
+    // Neither time may say that it has expired.
+    clock.set(some_day());
+    validator.validate("opaque").await.unwrap();
+    clock.advance(Duration::from_secs(1));
+    let error = validator.validate("opaque").await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    assert_eq!(provider.fetches(INTROSPECT), 2);
+}
+
+#[tokio::test]
+async fn a_refused_token_and_one_without_an_end_are_not_remembered() {
+    let (provider, _) = introspecting().await;
+    let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client())
+        .build()
+        .unwrap();
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(AUDIENCE)
+        .introspection(endpoint)
+        .remember_tokens(100)
+        .build()
+        .unwrap();
+    validator.validate("opaque").await.unwrap_err();
+    let endless = json!({ "active": true, "sub": "alice", "aud": AUDIENCE });
+    provider.introspects("opaque", endless);
+    validator.validate("opaque").await.unwrap();
+    validator.validate("opaque").await.unwrap();
+    assert_eq!(provider.fetches(INTROSPECT), 3);
+}
+
+#[test]
+fn no_more_tokens_are_remembered_than_was_said() {
+    // What is remembered is found even when the clock is set back before `nbf`; what is not, is checked again.
+    let clock = Arc::new(ManualClock::new(some_day()));
+    let validator = builder()
+        .clock(clock.clone())
+        .remember_tokens(10)
+        .build()
+        .unwrap();
+    let tokens: Vec<_> = (0..100)
+        .map(|user| {
+            let mut claims = with("sub", format!("user-{user}"));
+            claims["nbf"] = claims["iat"].clone();
+            signed(&claims)
+        })
+        .collect();
+    for token in &tokens {
+        assert_eq!(refused(&validator, token), None);
+    }
+    clock.set(some_day() - Duration::from_secs(3600));
+    let kept = tokens
+        .iter()
+        .filter(|token| refused(&validator, token).is_none());
+    let kept = kept.count();
+    assert!((1..=10).contains(&kept), "{kept}");
+}
+
+#[test]
+fn a_remembered_token_is_one_users_alone() {
+    let validator = builder().remember_tokens(1000).build().unwrap();
+    let tokens: Vec<_> = (0..100)
+        .map(|user| {
+            (
+                format!("user-{user}"),
+                signed(&with("sub", format!("user-{user}"))),
+            )
+        })
+        .collect();
+    for _ in 0..2 {
+        for (user, token) in &tokens {
+            let identity = validator.validate(token).now_or_never().unwrap().unwrap();
+            assert_eq!(identity.subject(), user);
+            assert_eq!(identity.token().unwrap().expose(), token);
+        }
+    }
+}
+
+// Hostile input.
+
+fn shared() -> &'static TokenValidator {
+    static VALIDATOR: OnceLock<TokenValidator> = OnceLock::new();
+    VALIDATOR.get_or_init(|| builder().build().unwrap())
+}
+
+fn is_refused(token: &str) -> bool {
+    let outcome = wait_for(shared().validate(token));
+    outcome.is_err_and(|error| {
+        matches!(
+            error.kind(),
+            AuthErrorKind::Rejected | AuthErrorKind::Expired
+        )
+    })
+}
+
+fn json_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+        Just(json!(AUDIENCE)),
+        Just(json!(ISSUER)),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-z]{1,4}", inner, 0..4).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_text_is_accepted_as_a_token(token in prop_oneof![
+        ".{0,200}",
+        "[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,60}\\.[A-Za-z0-9_-]{0,60}",
+    ]) {
+        prop_assert!(is_refused(&token));
+    }
+
+    #[test]
+    fn no_change_of_one_character_is_accepted(at in 0_usize..200, to in "[A-Za-z0-9_.=-]") {
+        let good = signed(&claims());
+        let at = at % good.len();
+        let mut bad = good.clone();
+        bad.replace_range(at..=at, &to);
+        prop_assume!(bad != good);
+        prop_assert!(is_refused(&bad));
+    }
+
+    #[test]
+    fn no_header_makes_another_key_good(
+        name in "alg|kid|typ|crit|jwk|jku|x5u|x5c|b64|cty",
+        value in json_value(),
+    ) {
+        let mut header = P256.header();
+        header[name] = value;
+        // Signed by a stranger.
+        prop_assert!(is_refused(&ED25519.sign(&header, &claims())));
+    }
+
+    #[test]
+    fn odd_claims_are_refused_or_leave_the_identity_whole(
+        name in "iss|sub|aud|exp|nbf|iat|act|tsid|name|email",
+        value in json_value(),
+    ) {
+        let outcome = wait_for(shared().validate(&signed(&with(&name, value))));
+        if let Ok(identity) = outcome {
+            prop_assert!(!identity.subject().trim().is_empty());
+            prop_assert_eq!(identity.issuer(), Some(ISSUER));
+            prop_assert!(!identity.claims().contains_key("tsid"));
+            prop_assert!(delegation_chain(&identity).is_ok());
+        }
+    }
+
+    #[test]
+    fn no_key_set_panics_or_verifies_what_is_not_signed(set in json_value(), keys in prop::collection::vec(json_value(), 0..4)) {
+        for json in [set.to_string(), json!({ "keys": keys }).to_string()] {
+            prop_assert!(KeySet::from_json(json).is_err());
+        }
+    }
+
+    #[test]
+    fn no_odd_member_of_a_key_panics_or_lets_a_stranger_in(
+        name in "kty|crv|x|y|n|e|use|alg|kid|key_ops|k",
+        value in json_value(),
+        key in prop::sample::select(vec![P256, RSA]),
+    ) {
+        let mut odd = key.public();
+        odd[name] = value;
+        if let Ok(keys) = KeySet::from_json(json!({ "keys": [odd] }).to_string()) {
+            let validator = TokenValidator::builder_with_keys(ISSUER, keys)
+                .audience(AUDIENCE)
+                .clock(Arc::new(ManualClock::new(some_day())))
+                .build()
+                .unwrap();
+            let strangers: KeyPair = if key == P256 { RSA } else { P256 };
+            for header in [strangers.header(), key.header()] {
+                let token = strangers.sign(&header, &claims());
+                prop_assert!(wait_for(validator.validate(&token)).is_err());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clock_before_1970_or_far_ahead_refuses_and_does_not_panic() {
+    for now in [
+        SystemTime::UNIX_EPOCH - Duration::from_secs(1000),
+        some_day() + Duration::from_secs(1 << 40),
+    ] {
+        let clock = Arc::new(ManualClock::new(now));
+        assert!(clock.now() == now);
+        let validator = builder().clock(clock).remember_tokens(1).build().unwrap();
+        assert!(refused(&validator, &signed(&claims())).is_some());
+    }
+}
