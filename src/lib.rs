@@ -16,6 +16,8 @@ pub mod clock;
 pub mod credential;
 pub mod error;
 pub mod identity;
+#[cfg(feature = "incoming")]
+pub mod incoming;
 pub mod origin;
 pub mod outgoing;
 pub mod secret;
@@ -28,6 +30,8 @@ pub use credential::cache::CredentialCache;
 pub use credential::endpoint::{ClientAuth, TokenEndpoint, TokenRequest, TokenResponse};
 pub use error::{AuthError, AuthErrorKind};
 pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
+#[cfg(feature = "incoming")]
+pub use incoming::{MemoryStore, UpstreamTokenStore, UpstreamTokens};
 pub use origin::{InvalidOrigin, Origin};
 pub use outgoing::{
     AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardLayer,

@@ -1,0 +1,7 @@
+//! A request arrives: whose it is, and which upstream tokens come with it.
+
+pub mod store;
+pub mod upstream;
+
+pub use store::{MemoryStore, ProviderTokens, UpstreamTokenStore};
+pub use upstream::{LoadedTokens, Provider, RefreshTokenGrant, Refresher, UpstreamTokens};
