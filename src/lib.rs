@@ -29,6 +29,8 @@ pub use credential::endpoint::{ClientAuth, TokenEndpoint, TokenRequest, TokenRes
 pub use error::{AuthError, AuthErrorKind};
 pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
 pub use origin::{InvalidOrigin, Origin};
+#[cfg(feature = "token-exchange")]
+pub use outgoing::Reauthenticate;
 pub use outgoing::{
     AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardLayer,
     HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
@@ -36,6 +38,8 @@ pub use outgoing::{
 #[cfg(feature = "credential-cache")]
 pub use secret::Fingerprint;
 pub use secret::{AccessToken, InvalidSecret, Secret};
+#[cfg(feature = "token-exchange")]
+pub use strategy::{Actor, ClientCredentials, CrossAppAccess, OnBehalfOf, Subject, TokenExchange};
 pub use strategy::{
     Authenticating, HeaderInjection, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
 };
