@@ -277,8 +277,7 @@ async fn an_auth_error_is_found_beneath_what_other_layers_wrap_around_it() {
     let error: BoxError = buffered
         .oneshot(request(Method::POST, None))
         .await
-        .unwrap_err()
-        .into();
+        .unwrap_err();
     assert_eq!(
         AuthError::find_in(error.as_ref()).unwrap().kind(),
         AuthErrorKind::MissingIdentity
