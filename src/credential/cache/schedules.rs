@@ -23,7 +23,7 @@ use crate::{clock::ManualClock, secret::Secret};
 
 use super::*;
 
-const SCHEDULES: usize = 20_000;
+const SCHEDULES: usize = 10_000;
 const PREEMPTIONS: usize = 3;
 const LIFETIME: Duration = Duration::from_secs(1000);
 
