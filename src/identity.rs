@@ -12,7 +12,10 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use crate::secret::{AccessToken, Secret};
+use crate::{
+    error::AuthError,
+    secret::{AccessToken, Secret},
+};
 
 /// Who a request is for, and the tokens that were issued to or for them.
 ///
@@ -54,6 +57,7 @@ struct Inner {
     claims: Map<String, Value>,
     token: Option<AccessToken>,
     upstream: BTreeMap<String, UpstreamToken>,
+    unavailable: BTreeMap<String, AuthError>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -70,6 +74,7 @@ impl Identity {
                 claims: Map::new(),
                 token: None,
                 upstream: BTreeMap::new(),
+                unavailable: BTreeMap::new(),
                 metadata: BTreeMap::new(),
             },
             invalid: None,
@@ -119,9 +124,24 @@ impl Identity {
             .map(|(provider, token)| (provider.as_str(), token))
     }
 
+    /// Why there is no token of this provider now, although the user has logged in there: it could not be refreshed.
+    ///
+    /// A strategy that wants it fails with this, rather than ask for a log-in that does not help.
+    pub fn unavailable_upstream(&self, provider: &str) -> Option<&AuthError> {
+        self.inner.unavailable.get(provider)
+    }
+
     /// What else the application wants to know of the user. This crate does not read it.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.inner.metadata
+    }
+
+    #[cfg(feature = "incoming")]
+    pub(crate) fn into_builder(self) -> IdentityBuilder {
+        IdentityBuilder {
+            inner: Arc::unwrap_or_clone(self.inner),
+            invalid: None,
+        }
     }
 
     /// Whether both are the same user: the same subject of the same issuer.
@@ -203,6 +223,12 @@ impl IdentityBuilder {
             self.invalid
                 .get_or_insert(InvalidIdentity::DuplicateProvider(provider));
         }
+        self
+    }
+
+    /// Says why there is no token of an upstream provider now. If there is one all the same, it is used.
+    pub fn unavailable_upstream(mut self, provider: impl Into<String>, error: AuthError) -> Self {
+        self.inner.unavailable.insert(provider.into(), error);
         self
     }
 

@@ -38,8 +38,10 @@ type Body = Full<Bytes>;
 /// What reached the service behind the layer.
 #[derive(Clone, Default)]
 struct Gateway {
-    arrived: Arc<Mutex<Vec<(HeaderMap, Option<Identity>)>>>,
+    arrived: Arc<Mutex<Vec<Arrival>>>,
 }
+
+type Arrival = (HeaderMap, Option<Identity>);
 
 impl Gateway {
     fn behind(
@@ -57,7 +59,7 @@ impl Gateway {
         }))
     }
 
-    fn arrivals(&self) -> Vec<(HeaderMap, Option<Identity>)> {
+    fn arrivals(&self) -> Vec<Arrival> {
         self.arrived.lock().unwrap().clone()
     }
 }

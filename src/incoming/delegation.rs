@@ -30,11 +30,11 @@ const MAX_ACTORS: usize = 8;
 /// assert_eq!(subjects, [Some("agent"), Some("gateway")]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn delegation_chain(identity: &Identity) -> Result<Vec<Actor<'_>>, AuthError> {
+pub fn delegation_chain(identity: &Identity) -> Result<Vec<ActingParty<'_>>, AuthError> {
     actors(identity.claims()).map_err(|fault| AuthError::new(AuthErrorKind::Rejected, fault))
 }
 
-pub(super) fn actors(claims: &Map<String, Value>) -> Result<Vec<Actor<'_>>, &'static str> {
+pub(super) fn actors(claims: &Map<String, Value>) -> Result<Vec<ActingParty<'_>>, &'static str> {
     let mut actors = Vec::new();
     let mut next = claims.get("act");
     while let Some(act) = next {
@@ -48,7 +48,7 @@ pub(super) fn actors(claims: &Map<String, Value>) -> Result<Vec<Actor<'_>>, &'st
         if actors.len() == MAX_ACTORS {
             return Err("the token's `act` claims are nested too deeply");
         }
-        actors.push(Actor { claims });
+        actors.push(ActingParty { claims });
         next = claims.get("act");
     }
     Ok(actors)
@@ -56,11 +56,11 @@ pub(super) fn actors(claims: &Map<String, Value>) -> Result<Vec<Actor<'_>>, &'st
 
 /// A party that acts for a user.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Actor<'a> {
+pub struct ActingParty<'a> {
     claims: &'a Map<String, Value>,
 }
 
-impl<'a> Actor<'a> {
+impl<'a> ActingParty<'a> {
     /// Its `sub`.
     pub fn subject(&self) -> Option<&'a str> {
         self.claims.get("sub").and_then(Value::as_str)

@@ -36,12 +36,16 @@ pub mod jwks;
 pub mod layer;
 pub mod metadata;
 mod remembered;
+pub mod store;
+pub mod upstream;
 pub mod validator;
 
 pub use bind_subject::{BindSubject, BindSubjectService};
-pub use delegation::{Actor, delegation_chain};
+pub use delegation::{ActingParty, delegation_chain};
 pub use introspection::{IntrospectionEndpoint, IntrospectionEndpointBuilder};
 pub use jwks::KeySet;
 pub use layer::{TokenValidatorLayer, TokenValidatorService};
 pub use metadata::ProtectedResourceMetadata;
+pub use store::{MemoryStore, ProviderTokens, UpstreamTokenStore};
+pub use upstream::{LoadedTokens, Provider, RefreshTokenGrant, Refresher, UpstreamTokens};
 pub use validator::{TokenValidator, TokenValidatorBuilder};

@@ -16,7 +16,6 @@ use crate::{
 pub(super) struct Validated {
     pub(super) identity: Identity,
     /// The token session whose upstream tokens are the user's: the `tsid` claim.
-    #[expect(dead_code, reason = "upstream tokens are not there yet")]
     pub(super) session: Option<Arc<str>>,
 }
 

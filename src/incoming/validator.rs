@@ -31,7 +31,11 @@
 //! | --- | --- | --- |
 //! | the token has expired | `Expired` | 401 `invalid_token` |
 //! | anything else about the token | `Rejected` | 401 `invalid_token` |
-//! | the issuer cannot be asked, or what it says cannot be used | `Unavailable` | 503 |
+//! | an upstream provider needs a new log-in | `Rejected` | 401 `invalid_token`, unless [such callers pass](TokenValidatorBuilder::admit_without_upstream_log_in) |
+//! | the issuer or the store of upstream tokens cannot be asked, or what it says cannot be used | `Unavailable` | 503 |
+//!
+//! An upstream provider that merely cannot be asked now keeps nobody out: the request passes, and a strategy that wants
+//! its token fails with what went wrong ([`Identity::unavailable_upstream`]), which is 503.
 //!
 //! The error carries the challenge: [`AuthError::to_response`] is the answer.
 
@@ -70,6 +74,7 @@ use super::{
     jwks::{IssuerKeys, KeySet, Keys, Verification},
     metadata::ProtectedResourceMetadata,
     remembered::{Remembered, Validated},
+    upstream::{LoadedTokens, UpstreamTokens},
 };
 
 const MAX_TOKEN: usize = 16 * 1024;
@@ -93,6 +98,8 @@ struct Inner {
     keys: Keys,
     introspection: Option<IntrospectionEndpoint>,
     remembered: Option<Remembered>,
+    upstream: Option<UpstreamTokens>,
+    log_in_needed: LogInNeeded,
     challenge: Challenge,
     metadata: Option<ProtectedResourceMetadata>,
     clock: Arc<dyn Clock>,
@@ -136,13 +143,13 @@ impl TokenValidator {
     /// When keys or an introspection have to be waited for outside of a Tokio runtime with time enabled.
     pub fn validate(&self, token: &str) -> Validating {
         match self.inner.validate_now(token) {
-            Some(outcome) => Validating::ready(self.inner.conclude(outcome)),
+            Some(outcome) => self.inner.conclude(outcome),
             None => {
                 let inner = Arc::clone(&self.inner);
                 let token = Zeroizing::new(token.to_owned());
                 Validating::pending(async move {
                     let outcome = inner.validate_waiting(&token).await;
-                    inner.conclude(outcome)
+                    inner.conclude(outcome).await
                 })
             }
         }
@@ -150,7 +157,7 @@ impl TokenValidator {
 
     /// What is answered to a caller without a bearer token, or with a header that holds none.
     pub(super) fn refuse(&self, error: AuthError) -> Validating {
-        Validating::ready(self.inner.conclude(Err(error)))
+        Validating::ready(Err(self.inner.refused(error)))
     }
 
     /// The metadata service for the configured [`resource`](TokenValidatorBuilder::resource), if there is one.
@@ -333,15 +340,65 @@ impl Inner {
         }
     }
 
-    fn conclude(&self, outcome: Result<Validated, AuthError>) -> Result<Identity, AuthError> {
-        match outcome {
-            Ok(validated) => Ok(validated.identity),
-            Err(error) => {
-                tracing::debug!(kind = ?error.kind(), %error, "a caller was refused");
-                Err(self.challenge.added_to(error))
-            }
-        }
+    /// Adds the upstream tokens where there are any to load, else the challenge where one is due.
+    fn conclude(self: &Arc<Self>, outcome: Result<Validated, AuthError>) -> Validating {
+        let Validated { identity, session } = match outcome {
+            Ok(validated) => validated,
+            Err(error) => return Validating::ready(Err(self.refused(error))),
+        };
+        let (Some(upstream), Some(session)) = (&self.upstream, session) else {
+            return Validating::ready(Ok(identity));
+        };
+        let loading = upstream.load(&session);
+        let inner = Arc::clone(self);
+        Validating::pending(async move {
+            let loaded = loading.await;
+            loaded
+                .and_then(|loaded| inner.with_upstream(identity, loaded))
+                .map_err(|error| inner.refused(error))
+        })
     }
+
+    fn with_upstream(
+        &self,
+        identity: Identity,
+        loaded: LoadedTokens,
+    ) -> Result<Identity, AuthError> {
+        if self.log_in_needed == LogInNeeded::Refused
+            && let Some(provider) = loaded.log_in_needed().first()
+        {
+            return Err(AuthError::new(
+                AuthErrorKind::Rejected,
+                "the caller has to log in again, because an upstream provider's tokens have ended",
+            )
+            .with_provider(provider));
+        }
+        let mut identity = identity.into_builder();
+        for (provider, error) in loaded.failed() {
+            identity = identity.unavailable_upstream(provider, error.clone());
+        }
+        for (provider, token) in loaded.into_tokens() {
+            identity = identity.upstream(provider, token);
+        }
+        identity.build().map_err(|error| {
+            AuthError::new(
+                AuthErrorKind::Configuration,
+                "the store of upstream tokens has a provider without a name",
+            )
+            .with_source(error)
+        })
+    }
+
+    fn refused(&self, error: AuthError) -> AuthError {
+        tracing::debug!(kind = ?error.kind(), %error, "a caller was refused");
+        self.challenge.added_to(error)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum LogInNeeded {
+    Refused,
+    Admitted,
 }
 
 /// Builds a [`TokenValidator`].
@@ -355,6 +412,8 @@ pub struct TokenValidatorBuilder {
     leeway: Duration,
     introspection: Option<IntrospectionEndpoint>,
     remembered: usize,
+    upstream: Option<UpstreamTokens>,
+    log_in_needed: LogInNeeded,
     realm: Option<String>,
     resource: Option<String>,
     scopes: Vec<String>,
@@ -377,6 +436,8 @@ impl TokenValidatorBuilder {
             leeway: LEEWAY,
             introspection: None,
             remembered: 0,
+            upstream: None,
+            log_in_needed: LogInNeeded::Refused,
             realm: None,
             resource: None,
             scopes: Vec::new(),
@@ -416,6 +477,23 @@ impl TokenValidatorBuilder {
     /// issuer may have withdrawn. Use it where tokens live for minutes.
     pub fn remember_tokens(mut self, capacity: usize) -> Self {
         self.remembered = capacity;
+        self
+    }
+
+    /// Adds the upstream tokens of the session that the token's `tsid` claim names, fresh for each request. A token without
+    /// one has no upstream tokens.
+    ///
+    /// A caller who has to log in again to one of the providers is refused, with 401.
+    pub fn upstream_tokens(mut self, upstream: UpstreamTokens) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
+    /// Lets a caller pass who has to log in again to some upstream providers, without the tokens of those.
+    ///
+    /// A strategy that wants one of them then fails with [`MissingToken`](AuthErrorKind::MissingToken).
+    pub fn admit_without_upstream_log_in(mut self) -> Self {
+        self.log_in_needed = LogInNeeded::Admitted;
         self
     }
 
@@ -519,6 +597,8 @@ impl TokenValidatorBuilder {
                 remembered: Some(self.remembered)
                     .filter(|capacity| *capacity > 0)
                     .map(Remembered::new),
+                upstream: self.upstream,
+                log_in_needed: self.log_in_needed,
                 challenge,
                 metadata,
                 clock: self.clock,

@@ -74,6 +74,9 @@ impl<B> Strategy<B> for UpstreamInject {
                 .into();
         };
         let Some(token) = identity.upstream(&self.provider) else {
+            if let Some(error) = identity.unavailable_upstream(&self.provider) {
+                return error.clone().into();
+            }
             return self
                 .error(
                     AuthErrorKind::MissingToken,

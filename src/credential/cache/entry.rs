@@ -79,6 +79,24 @@ pub(super) struct Terms {
     pub(super) default_lifetime: Duration,
 }
 
+/// How long before its end a credential is renewed: in the background, and while its users wait.
+pub(crate) struct Windows {
+    pub(crate) advisory: Duration,
+    pub(crate) mandatory: Duration,
+}
+
+impl Windows {
+    /// The windows of a credential that was issued for `lifetime`.
+    pub(crate) fn of(lifetime: Duration, random: f64) -> Self {
+        Self {
+            advisory: (lifetime / 4)
+                .min(MAX_ADVISORY_WINDOW)
+                .mul_f64(1.0 - ADVISORY_JITTER * random),
+            mandatory: (lifetime / 10).min(MAX_MANDATORY_WINDOW),
+        }
+    }
+}
+
 /// A kept credential.
 pub(super) struct Entry<C> {
     pub(super) credential: C,
@@ -105,13 +123,9 @@ impl<C> Entry<C> {
         };
         // Where the subject's end comes first, a refresh would gain nothing: the windows lie before the credential's.
         let cut = lifetime.saturating_sub(kept_for);
-        let advisory_window = (lifetime / 4)
-            .min(MAX_ADVISORY_WINDOW)
-            .mul_f64(1.0 - ADVISORY_JITTER * random)
-            .saturating_sub(cut);
-        let mandatory_window = (lifetime / 10)
-            .min(MAX_MANDATORY_WINDOW)
-            .saturating_sub(cut);
+        let windows = Windows::of(lifetime, random);
+        let advisory_window = windows.advisory.saturating_sub(cut);
+        let mandatory_window = windows.mandatory.saturating_sub(cut);
         Some(Self {
             credential: obtained.credential,
             expires_at: asked_at.wall.checked_add(kept_for)?,

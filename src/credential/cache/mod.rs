@@ -87,6 +87,8 @@ use crate::{
 
 pub use counters::CacheCounters;
 pub use entry::Obtained;
+#[cfg(feature = "incoming")]
+pub(crate) use entry::Windows;
 pub use flight::Obtaining;
 pub use key::{CacheKey, CacheScope};
 
@@ -288,7 +290,12 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
                 "a credential cache needs a capacity and a default lifetime of more than zero",
             ));
         }
-        Ok(CredentialCache {
+        Ok(self.make())
+    }
+
+    /// Builds it of what is known to be right.
+    pub(crate) fn make(self) -> CredentialCache<C> {
+        CredentialCache {
             inner: Arc::new(Inner {
                 store: Cache::with(
                     self.capacity,
@@ -304,7 +311,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
                 clock: self.clock,
                 random: self.random,
             }),
-        })
+        }
     }
 }
 

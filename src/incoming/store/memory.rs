@@ -1,0 +1,296 @@
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use quick_cache::sync::Cache;
+
+use crate::{
+    clock::{Clock, SystemClock},
+    error::{AuthError, AuthErrorKind},
+};
+
+use super::{
+    Claim, Claimed, Lease, ProviderTokens, Settlement, StoreFuture, StoredTokens,
+    UpstreamTokenStore,
+};
+
+const DEFAULT_CAPACITY: usize = 16_384;
+
+/// Keeps tokens in this process: for one replica, and for tests.
+///
+/// It is bounded in sessions. When it is full a session that was not used for long is dropped, and its user has to log
+/// in again; so have all users when the process ends. A clone is the same store.
+#[derive(Clone)]
+pub struct MemoryStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    sessions: Cache<String, Session>,
+    fences: AtomicU64,
+    clock: Arc<dyn Clock>,
+}
+
+type Session = Arc<Mutex<BTreeMap<String, Row>>>;
+
+struct Row {
+    stored: StoredTokens,
+    claimed: Option<Hold>,
+}
+
+struct Hold {
+    holder: u128,
+    fence: u64,
+    since: Instant,
+    until: Instant,
+}
+
+impl MemoryStore {
+    /// A store for 16,384 sessions.
+    pub fn new() -> Self {
+        Self::with(DEFAULT_CAPACITY, Arc::new(SystemClock))
+    }
+
+    /// Starts a store.
+    pub fn builder() -> MemoryStoreBuilder {
+        MemoryStoreBuilder {
+            capacity: DEFAULT_CAPACITY,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    fn with(capacity: usize, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                sessions: Cache::new(capacity),
+                fences: AtomicU64::new(0),
+                clock,
+            }),
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("sessions", &self.inner.sessions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl UpstreamTokenStore for MemoryStore {
+    fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
+        let loaded = self.inner.with_session(session, |rows| {
+            rows.iter()
+                .map(|(provider, row)| (provider.clone(), row.stored.clone()))
+                .collect()
+        });
+        ready(loaded.unwrap_or_default())
+    }
+
+    fn put<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        tokens: &'a ProviderTokens,
+    ) -> StoreFuture<'a, ()> {
+        let row = Row {
+            stored: StoredTokens::new(tokens.clone()),
+            claimed: None,
+        };
+        let rows = self.inner.sessions.get_or_insert_with(session, || {
+            Ok::<_, std::convert::Infallible>(Session::default())
+        });
+        let Ok(rows) = rows;
+        rows.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(provider.to_owned(), row);
+        ready(())
+    }
+
+    fn delete<'a>(&'a self, session: &'a str) -> StoreFuture<'a, ()> {
+        self.inner.sessions.remove(session);
+        ready(())
+    }
+
+    fn claim<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        claim: &'a Claim,
+    ) -> StoreFuture<'a, Claimed> {
+        let claimed = self
+            .inner
+            .with_session(session, |rows| self.inner.claim(rows, provider, claim));
+        ready(claimed.unwrap_or(Claimed::Gone))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        lease: &'a Lease,
+        time: Duration,
+    ) -> StoreFuture<'a, bool> {
+        let until = later(self.inner.clock.monotonic(), time);
+        let renewed = self.inner.with_session(session, |rows| {
+            let hold = rows.get_mut(provider).and_then(|row| row.held_by(lease));
+            hold.map(|hold| hold.until = until).is_some()
+        });
+        ready(renewed.unwrap_or(false))
+    }
+
+    fn settle<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        lease: &'a Lease,
+        settlement: &'a Settlement,
+    ) -> StoreFuture<'a, bool> {
+        let settled = self.inner.with_session(session, |rows| {
+            let Some(row) = rows.get_mut(provider) else {
+                return false;
+            };
+            if let Settlement::Replace(stored) = settlement
+                && row.stored.version == stored.version
+            {
+                return true;
+            }
+            if row.held_by(lease).is_none() {
+                return false;
+            }
+            match settlement {
+                Settlement::Replace(stored) => {
+                    row.stored = StoredTokens::clone(stored);
+                    row.claimed = None;
+                }
+                Settlement::Remove => drop(rows.remove(provider)),
+                Settlement::Release => row.claimed = None,
+            }
+            true
+        });
+        ready(settled.unwrap_or(false))
+    }
+}
+
+impl Inner {
+    fn with_session<T>(
+        &self,
+        session: &str,
+        change: impl FnOnce(&mut BTreeMap<String, Row>) -> T,
+    ) -> Option<T> {
+        let rows = self.sessions.get(session)?;
+        let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(change(&mut rows))
+    }
+
+    fn claim(&self, rows: &mut BTreeMap<String, Row>, provider: &str, claim: &Claim) -> Claimed {
+        let Some(row) = rows.get_mut(provider) else {
+            return Claimed::Gone;
+        };
+        if row.stored.version != claim.version {
+            return Claimed::Superseded(row.stored.clone());
+        }
+        let now = self.clock.monotonic();
+        let mut since = now;
+        if let Some(hold) = &mut row.claimed {
+            if hold.holder == claim.holder {
+                hold.until = later(now, claim.time);
+                return Claimed::Granted(Lease {
+                    version: claim.version,
+                    fence: hold.fence,
+                });
+            }
+            if now < hold.until {
+                return Claimed::Held(hold.until.saturating_duration_since(now));
+            }
+            let claimed_for = now.saturating_duration_since(hold.since);
+            if claimed_for >= claim.grace {
+                let left = claim.in_doubt_for.saturating_sub(claimed_for);
+                if !left.is_zero() {
+                    return Claimed::InDoubt(left);
+                }
+                rows.remove(provider);
+                return Claimed::Gone;
+            }
+            since = hold.since;
+        }
+        let fence = self.fences.fetch_add(1, Ordering::Relaxed) + 1;
+        row.claimed = Some(Hold {
+            holder: claim.holder,
+            fence,
+            since,
+            until: later(now, claim.time),
+        });
+        Claimed::Granted(Lease {
+            version: claim.version,
+            fence,
+        })
+    }
+}
+
+impl Row {
+    fn held_by(&mut self, lease: &Lease) -> Option<&mut Hold> {
+        let is_same_version = self.stored.version == lease.version;
+        self.claimed
+            .as_mut()
+            .filter(|hold| is_same_version && hold.fence == lease.fence)
+    }
+}
+
+/// Builds a [`MemoryStore`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is checked before `build`"]
+pub struct MemoryStoreBuilder {
+    capacity: usize,
+    clock: Arc<dyn Clock>,
+}
+
+impl MemoryStoreBuilder {
+    /// Sets how many sessions are kept at the most.
+    pub fn capacity(mut self, capacity: usize) -> Self {
+        self.capacity = capacity;
+        self
+    }
+
+    /// Sets the clock that leases run by.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when the capacity is zero.
+    pub fn build(self) -> Result<MemoryStore, AuthError> {
+        if self.capacity == 0 {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "a store for upstream tokens needs a capacity of more than zero",
+            ));
+        }
+        Ok(MemoryStore::with(self.capacity, self.clock))
+    }
+}
+
+fn later(now: Instant, time: Duration) -> Instant {
+    now.checked_add(time).unwrap_or(now)
+}
+
+fn ready<'a, T: Send + 'a>(value: T) -> StoreFuture<'a, T> {
+    Box::pin(std::future::ready(Ok(value)))
+}
