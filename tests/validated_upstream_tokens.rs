@@ -1,0 +1,296 @@
+//! The upstream tokens that a validated request gets, and what is answered where it gets none.
+#![cfg(feature = "incoming")]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header::WWW_AUTHENTICATE};
+use serde_json::json;
+use support::{
+    identity_provider::{AUDIENCE, IdentityProvider, P256, client, some_day},
+    recording::RecordingService,
+};
+use tower::{Layer, ServiceExt};
+use tower_identity::{
+    AccessToken, AuthError, AuthErrorKind, AuthLayer, Clock, Identity, MemoryStore, Origin, Secret,
+    TokenValidator, UpstreamInject, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
+    clock::ManualClock,
+    incoming::{
+        Provider, ProviderTokens, Refresher, TokenValidatorBuilder,
+        store::{Claim, Claimed, Lease, Settlement, StoreFuture, StoredTokens},
+        upstream::Refreshing,
+    },
+};
+
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Fails as it is told to, by provider; else issues `fresh-…`.
+#[derive(Clone, Debug, Default)]
+struct Scripted {
+    fails: Arc<Mutex<Option<AuthErrorKind>>>,
+}
+
+impl Refresher for Scripted {
+    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing {
+        let fails = *self.fails.lock().unwrap();
+        let refresh_token = tokens.refresh_token().unwrap().expose().to_owned();
+        Box::pin(async move {
+            match fails {
+                Some(kind) => Err(AuthError::new(kind, "as scripted")),
+                None => Ok(tokens_of(&format!("fresh-{refresh_token}"), now)),
+            }
+        })
+    }
+}
+
+fn tokens_of(token: &str, now: SystemTime) -> ProviderTokens {
+    let access = UpstreamToken::new(AccessToken::new(token).unwrap());
+    ProviderTokens::new(access.with_expires_at(now + LIFETIME), now)
+        .with_refresh_token(Secret::new(token).unwrap())
+}
+
+/// A store that cannot be asked.
+#[derive(Debug)]
+struct Broken;
+
+fn broken<T: Send + 'static>() -> StoreFuture<'static, T> {
+    let error = AuthError::new(AuthErrorKind::Unavailable, "redis at 10.1.2.3 is down");
+    Box::pin(async { Err(error) })
+}
+
+impl UpstreamTokenStore for Broken {
+    fn load<'a>(&'a self, _: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
+        broken()
+    }
+
+    fn put<'a>(&'a self, _: &'a str, _: &'a str, _: &'a ProviderTokens) -> StoreFuture<'a, ()> {
+        broken()
+    }
+
+    fn delete<'a>(&'a self, _: &'a str) -> StoreFuture<'a, ()> {
+        broken()
+    }
+
+    fn claim<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Claim) -> StoreFuture<'a, Claimed> {
+        broken()
+    }
+
+    fn renew<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a Lease,
+        _: Duration,
+    ) -> StoreFuture<'a, bool> {
+        broken()
+    }
+
+    fn settle<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a Lease,
+        _: &'a Settlement,
+    ) -> StoreFuture<'a, bool> {
+        broken()
+    }
+}
+
+struct Setup {
+    issuer: IdentityProvider,
+    clock: Arc<ManualClock>,
+    github: Scripted,
+    builder: TokenValidatorBuilder,
+}
+
+/// Two providers, `github` and `slack`; the session `s` has tokens of both.
+async fn setup() -> Setup {
+    let clock = Arc::new(ManualClock::new(some_day()));
+    let store = MemoryStore::new();
+    for provider in ["github", "slack"] {
+        let tokens = tokens_of(provider, some_day());
+        store.put("s", provider, &tokens).await.unwrap();
+    }
+    let github = Scripted::default();
+    let providers = [
+        Provider::new("github", github.clone()).unwrap(),
+        Provider::new("slack", Scripted::default()).unwrap(),
+    ];
+    let issuer = IdentityProvider::start(P256).await;
+    let upstream = UpstreamTokens::new(store, providers).clock(clock.clone());
+    let builder = TokenValidator::builder(issuer.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(clock.clone())
+        .upstream_tokens(upstream);
+    Setup {
+        issuer,
+        clock,
+        github,
+        builder,
+    }
+}
+
+fn token(issuer: &IdentityProvider, session: Option<&str>, now: SystemTime) -> String {
+    let mut claims = issuer.claims("alice", now);
+    if let Some(session) = session {
+        claims["tsid"] = json!(session);
+    }
+    P256.sign(&P256.header(), &claims)
+}
+
+fn upstream<'a>(identity: &'a Identity, provider: &str) -> Option<&'a str> {
+    let token = identity.upstream(provider)?;
+    Some(token.access_token().expose())
+}
+
+async fn forward(
+    identity: Identity,
+    provider: &str,
+    clock: &Arc<ManualClock>,
+) -> Option<AuthError> {
+    let origin = Origin::try_from("https://mcp.example.com").unwrap();
+    let strategy = UpstreamInject::new(provider).unwrap().clock(clock.clone());
+    let backend = AuthLayer::new(origin, strategy).layer(RecordingService::new());
+    let mut request = Request::post("https://mcp.example.com/mcp")
+        .body(String::new())
+        .unwrap();
+    request.extensions_mut().insert(identity);
+    let outcome = backend.oneshot(request).await;
+    outcome
+        .err()
+        .map(|error| AuthError::find_in(error.as_ref()).unwrap().clone())
+}
+
+#[tokio::test]
+async fn a_session_comes_with_the_tokens_of_all_its_providers_fresh() {
+    let Setup {
+        issuer,
+        clock,
+        builder,
+        ..
+    } = setup().await;
+    // Remembered: the token is; what the session has is loaded each time.
+    let validator = builder.remember_tokens(10).build().unwrap();
+    let bearer = token(&issuer, Some("s"), clock.now() + LIFETIME);
+    clock.advance(LIFETIME - Duration::from_secs(5));
+    let identity = validator.validate(&bearer).await.unwrap();
+    assert_eq!(upstream(&identity, "github"), Some("fresh-github"));
+    clock.advance(Duration::from_secs(500));
+    let again = validator.validate(&bearer).await.unwrap();
+    assert_eq!(upstream(&again, "slack"), Some("fresh-slack"));
+    assert!(again.is_newer_than(&identity));
+    assert_eq!(again.token().unwrap().expose(), bearer);
+    assert!(!again.claims().contains_key("tsid"));
+}
+
+#[tokio::test]
+async fn a_token_without_a_session_has_no_upstream_tokens() {
+    let Setup {
+        issuer,
+        clock,
+        builder,
+        ..
+    } = setup().await;
+    let validator = builder.build().unwrap();
+    let bearer = token(&issuer, None, clock.now());
+    let identity = validator.validate(&bearer).await.unwrap();
+    assert_eq!(identity.upstreams().count(), 0);
+}
+
+#[tokio::test]
+async fn a_caller_who_has_to_log_in_again_is_told_so() {
+    let Setup {
+        issuer,
+        clock,
+        github,
+        builder,
+    } = setup().await;
+    let validator = builder
+        .resource("https://gateway.example.com")
+        .build()
+        .unwrap();
+    *github.fails.lock().unwrap() = Some(AuthErrorKind::Rejected);
+    clock.advance(2 * LIFETIME);
+    for session in ["s", "no such session"] {
+        let bearer = token(&issuer, Some(session), clock.now());
+        let error = validator.validate(&bearer).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+        assert_eq!(error.provider(), Some("github"));
+        let response = error.to_response::<Bytes>();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
+        assert!(
+            challenge.starts_with(&format!(r#"Bearer realm="{AUDIENCE}", resource_metadata="#))
+        );
+        assert!(challenge.ends_with(r#"error="invalid_token", error_description="log in again""#));
+        let body = String::from_utf8(response.body().to_vec()).unwrap();
+        assert!(!body.contains("github"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn where_it_is_allowed_a_caller_passes_without_the_provider_that_needs_a_log_in() {
+    let Setup {
+        issuer,
+        clock,
+        github,
+        builder,
+    } = setup().await;
+    let validator = builder.admit_without_upstream_log_in().build().unwrap();
+    *github.fails.lock().unwrap() = Some(AuthErrorKind::Rejected);
+    clock.advance(2 * LIFETIME);
+    let bearer = token(&issuer, Some("s"), clock.now());
+    let identity = validator.validate(&bearer).await.unwrap();
+    assert_eq!(upstream(&identity, "github"), None);
+    assert_eq!(upstream(&identity, "slack"), Some("fresh-slack"));
+    let error = forward(identity, "github", &clock).await.unwrap();
+    assert_eq!(error.kind(), AuthErrorKind::MissingToken);
+}
+
+#[tokio::test]
+async fn f29_a_provider_that_is_down_is_503_for_its_own_calls_and_no_others() {
+    let Setup {
+        issuer,
+        clock,
+        github,
+        builder,
+    } = setup().await;
+    let validator = builder.build().unwrap();
+    *github.fails.lock().unwrap() = Some(AuthErrorKind::Unavailable);
+    clock.advance(2 * LIFETIME);
+    let bearer = token(&issuer, Some("s"), clock.now());
+    let identity = validator.validate(&bearer).await.unwrap();
+    assert_eq!(upstream(&identity, "slack"), Some("fresh-slack"));
+    assert!(forward(identity.clone(), "slack", &clock).await.is_none());
+    let error = forward(identity, "github", &clock).await.unwrap();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert_eq!(error.provider(), Some("github"));
+    let response = error.to_response::<Bytes>();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn f29_a_store_that_is_down_is_503_and_shows_nothing_of_itself() {
+    let Setup {
+        issuer,
+        clock,
+        builder,
+        ..
+    } = setup().await;
+    let validator = builder
+        .upstream_tokens(UpstreamTokens::new(Broken, []))
+        .build()
+        .unwrap();
+    let bearer = token(&issuer, Some("s"), clock.now());
+    let error = validator.validate(&bearer).await.unwrap_err();
+    let response = error.to_response::<Bytes>();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key("retry-after"));
+    assert!(!format!("{response:?}").contains("10.1.2.3"));
+}
