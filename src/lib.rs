@@ -6,7 +6,10 @@
 //! for.
 //!
 //! ```text
-//! your service         puts the Identity of the incoming request in http::Extensions
+//! TokenValidatorLayer  the caller's token becomes an Identity in http::Extensions, with fresh upstream tokens
+//!   └▶ your service
+//!
+//! your service         the request that it sends has the Identity of the one that it serves
 //!   └▶ IdentityLayer        the request's identity wins; the session's is used only when there is none
 //!        └▶ HeaderForwardLayer   (optional) static and captured headers that the backend wants
 //!             └▶ AuthLayer<Strategy>  origin check, then credentials onto the request
@@ -65,6 +68,7 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
+//! | `incoming` | `incoming`: the caller's bearer token is validated, and becomes an identity with fresh upstream tokens |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
 //! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
 //! | `full` | all of them |

@@ -127,3 +127,49 @@ fn forwarded_headers_cost_no_allocation_where_the_map_has_room() {
     };
     assert_eq!(allocations(client, prepare), 0);
 }
+
+#[cfg(feature = "incoming")]
+#[test]
+fn a_remembered_token_costs_what_the_extensions_cost_and_nothing_else() {
+    use bytes::Bytes;
+    use http::{HeaderValue, Response, header::AUTHORIZATION};
+    use http_body_util::Full;
+    use serde_json::json;
+    use support::identity_provider::{AUDIENCE, P256, some_day};
+    use tower::{Layer, service_fn};
+    use tower_identity::{KeySet, TokenValidator, TokenValidatorLayer, clock::ManualClock};
+
+    let keys = json!({ "keys": [P256.public()] }).to_string();
+    let claims = json!({ "iss": "issuer", "aud": AUDIENCE, "sub": "alice", "exp": 2_000_000_600 });
+    let token = P256.sign(&P256.header(), &claims);
+    let keys = KeySet::from_json(keys).unwrap();
+    let validator = TokenValidator::builder_with_keys("issuer", keys)
+        .audience(AUDIENCE)
+        .clock(Arc::new(ManualClock::new(some_day())))
+        .remember_tokens(100)
+        .build()
+        .unwrap();
+    let gateway = service_fn(async |request: Request<()>| {
+        assert_eq!(
+            request.extensions().get::<Identity>().unwrap().subject(),
+            "alice"
+        );
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let mut service = TokenValidatorLayer::new(validator).layer(gateway);
+    let bearing = || {
+        let mut request = Request::new(());
+        let authorization = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
+        request.headers_mut().insert(AUTHORIZATION, authorization);
+        request
+    };
+    let mut call = |request| service.call(request).now_or_never().unwrap().unwrap();
+    assert!(call(bearing()).status().is_success());
+
+    let (mut by_hand, request, user) = (bearing(), bearing(), identity("user-1", "t"));
+    let extensions = allocation_counter::measure(|| {
+        by_hand.extensions_mut().insert(user);
+    });
+    let counted = allocation_counter::measure(|| drop(call(request)));
+    assert_eq!(counted.count_total, extensions.count_total);
+}

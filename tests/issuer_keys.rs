@@ -3,14 +3,19 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
-use http::StatusCode;
+use bytes::Bytes;
+use futures_util::{future::join_all, stream};
+use http::{Request, Response, StatusCode};
+use http_body_util::{Full, StreamBody};
+use hyper::body::Frame;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::identity_provider::{
     AUDIENCE, ED25519, IdentityProvider, KEYS, OAUTH, OPENID, P256, P384, RSA, client, some_day,
 };
+use tower::service_fn;
 use tower_identity::{AuthError, AuthErrorKind, Clock, KeySet, TokenValidator, clock::ManualClock};
 
 struct Setup {
@@ -58,7 +63,7 @@ impl Setup {
 }
 
 fn body_of(error: &AuthError) -> (StatusCode, Value) {
-    let response = error.to_response::<bytes::Bytes>();
+    let response = error.to_response::<Bytes>();
     let body = serde_json::from_slice(response.body()).unwrap();
     (response.status(), body)
 }
@@ -242,7 +247,7 @@ async fn f29_an_issuer_that_was_never_reached_is_503_with_retry_after() {
     let (status, body) = body_of(&error);
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(body["error"], "temporarily_unavailable");
-    let response = error.to_response::<bytes::Bytes>();
+    let response = error.to_response::<Bytes>();
     let wait: u64 = response.headers()["retry-after"]
         .to_str()
         .unwrap()
@@ -454,4 +459,89 @@ async fn given_keys_need_no_issuer() {
         let error = KeySet::from_json(bad).unwrap_err();
         assert_eq!(error.kind(), AuthErrorKind::Configuration);
     }
+}
+
+// An issuer that answers whatever it wants. No socket: these are many.
+
+/// A validator whose issuer sends these bodies.
+fn validator_of(metadata: Bytes, keys: Bytes) -> TokenValidator {
+    let issuer = service_fn(move |request: Request<Full<Bytes>>| {
+        let body = match request.uri().path() {
+            OPENID => metadata.clone(),
+            _ => keys.clone(),
+        };
+        async { Ok::<_, Infallible>(Response::new(Full::new(body))) }
+    });
+    TokenValidator::builder("https://issuer.example.com", issuer)
+        .audience(AUDIENCE)
+        .build()
+        .unwrap()
+}
+
+fn kind_of(validator: &TokenValidator) -> AuthErrorKind {
+    let token = P256.sign(&P256.header(), &json!({}));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let error = runtime.block_on(validator.validate(&token)).unwrap_err();
+    error.kind()
+}
+
+fn json_text() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just(json!(null)),
+        any::<f64>().prop_map(Value::from),
+        Just(json!("https://issuer.example.com")),
+        "[ -~]{0,20}".prop_map(Value::from),
+    ];
+    let value = leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("issuer|jwks_uri|keys|[a-z]{1,3}", inner, 0..4)
+                .prop_map(|map| json!(map)),
+        ]
+    });
+    prop_oneof![value.prop_map(|value| value.to_string()), ".{0,100}"]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_metadata_panics_or_is_the_callers_fault(metadata in json_text()) {
+        let validator = validator_of(metadata.into(), "{}".into());
+        prop_assert_eq!(kind_of(&validator), AuthErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn no_key_set_panics_or_is_the_callers_fault(keys in json_text()) {
+        let metadata = json!({
+            "issuer": "https://issuer.example.com",
+            "jwks_uri": "https://keys.example.com/",
+        });
+        let validator = validator_of(metadata.to_string().into(), keys.into());
+        prop_assert_eq!(kind_of(&validator), AuthErrorKind::Unavailable);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_never_ends_its_answer_is_given_up_after_10_seconds() {
+    let issuer = service_fn(async |_: Request<Full<Bytes>>| {
+        let drops = stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let frame = Frame::data(Bytes::from_static(b" "));
+            Some((Ok::<_, Infallible>(frame), ()))
+        });
+        Ok::<_, Infallible>(Response::new(StreamBody::new(drops)))
+    });
+    let validator = TokenValidator::builder("https://issuer.example.com", issuer)
+        .audience(AUDIENCE)
+        .build()
+        .unwrap();
+    let token = P256.sign(&P256.header(), &json!({}));
+    let started = tokio::time::Instant::now();
+    let error = validator.validate(&token).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert_eq!(started.elapsed().as_secs(), 10);
 }

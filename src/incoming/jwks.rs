@@ -233,7 +233,7 @@ impl Keys {
     pub(super) async fn first(&self) -> Result<KeySet, AuthError> {
         match self {
             Self::Given(keys) => Ok(keys.clone()),
-            Self::Issuer(keys) => keys.cached_or_fetched().await,
+            Self::Issuer(keys) => keys.fetch().await,
         }
     }
 
@@ -305,10 +305,6 @@ impl IssuerKeys {
         Some(KeySet::clone(&latest))
     }
 
-    async fn cached_or_fetched(&self) -> Result<KeySet, AuthError> {
-        self.fetch().await
-    }
-
     async fn newer_than(&self, seen: &KeySet) -> Result<Option<KeySet>, AuthError> {
         let is_seen = |keys: &KeySet| Arc::ptr_eq(&keys.keys, &seen.keys);
         if self.may_seek() {
@@ -329,6 +325,7 @@ impl IssuerKeys {
         is_due
     }
 
+    /// The keys at hand, unless they are about to age out or were invalidated: then those of the one flight.
     fn fetch(&self) -> impl Future<Output = Result<KeySet, AuthError>> + use<> {
         let fetcher = Arc::clone(&self.fetcher);
         self.cache.obtain(self.key, None, move || async move {
