@@ -3,5 +3,7 @@
 pub mod store;
 pub mod upstream;
 
+#[cfg(feature = "redis")]
+pub use store::RedisStore;
 pub use store::{MemoryStore, ProviderTokens, UpstreamTokenStore};
 pub use upstream::{LoadedTokens, Provider, RefreshTokenGrant, Refresher, UpstreamTokens};
