@@ -7,3 +7,7 @@ pub(crate) mod issuer;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;
 pub(crate) mod recording;
+#[cfg(feature = "incoming")]
+pub(crate) mod rotating_issuer;
+#[cfg(feature = "incoming")]
+pub(crate) mod store_contract;
