@@ -39,6 +39,9 @@ struct State {
     arrived: AtomicUsize,
     is_down: AtomicBool,
     gate: Mutex<Option<Arc<Semaphore>>>,
+    delay: Mutex<Duration>,
+    served: AtomicUsize,
+    troubles: Mutex<Vec<String>>,
 }
 
 struct Grants {
@@ -82,6 +85,9 @@ impl RotatingIssuer {
             arrived: AtomicUsize::new(0),
             is_down: AtomicBool::new(false),
             gate: Mutex::new(None),
+            delay: Mutex::default(),
+            served: AtomicUsize::new(0),
+            troubles: Mutex::default(),
         });
         let server = HttpServer::start({
             let state = state.clone();
@@ -99,6 +105,11 @@ impl RotatingIssuer {
     /// It as a provider of that name, for a client of that id.
     pub(crate) fn provider(&self, name: &str, client_id: &str) -> Provider {
         provider(name, &self.url(), client_id)
+    }
+
+    /// Sets for how long what is issued from now on is good.
+    pub(crate) fn set_lifetime(&self, lifetime: Duration) {
+        self.grants().lifetime = lifetime;
     }
 
     /// Issues ID tokens too, good for so long; a refresh renews them or not.
@@ -156,6 +167,31 @@ impl RotatingIssuer {
     /// Answers 503 from now on, or no more; nothing is spent.
     pub(crate) fn set_down(&self, is_down: bool) {
         self.state.is_down.store(is_down, SeqCst);
+    }
+
+    /// Takes so long for each answer, after it spent what came.
+    pub(crate) fn answer_after(&self, delay: Duration) {
+        *self.state.delay.lock().unwrap() = delay;
+    }
+
+    /// The URL of a resource. It takes the user who is meant as its query.
+    pub(crate) fn resource_url(&self) -> String {
+        self.server.uri("/resource")
+    }
+
+    /// How many requests for the resource came with the right user's good token.
+    pub(crate) fn served(&self) -> usize {
+        self.state.served.load(SeqCst)
+    }
+
+    /// What else came to the resource, and what was posted to `/trouble`.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.state.troubles.lock().unwrap().clone()
+    }
+
+    /// The URL that trouble is posted to.
+    pub(crate) fn trouble_url(&self) -> String {
+        self.server.uri("/trouble")
     }
 
     /// Spends what comes, and holds each answer back until there is a permit for it.
@@ -251,13 +287,15 @@ impl Grants {
 }
 
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<ServerBody> {
-    if request.uri().path() != "/token" {
-        let authorization = request.headers().get(header::AUTHORIZATION);
-        let token = authorization.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        return match token.and_then(|token| state.user_of(token)) {
-            Some(user) => respond(StatusCode::OK, user),
-            None => respond(StatusCode::UNAUTHORIZED, String::new()),
-        };
+    match request.uri().path() {
+        "/token" => {}
+        "/trouble" => {
+            let trouble = request.into_body().collect().await.unwrap().to_bytes();
+            let trouble = String::from_utf8_lossy(&trouble).into_owned();
+            state.troubles.lock().unwrap().push(trouble);
+            return respond(StatusCode::OK, String::new());
+        }
+        _ => return serve(&state, &request),
     }
     let form = request.into_body().collect().await.unwrap().to_bytes();
     let form: HashMap<String, String> = form_urlencoded::parse(&form).into_owned().collect();
@@ -277,6 +315,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Serve
     if let Some(gate) = gate {
         gate.acquire().await.unwrap().forget();
     }
+    let delay = *state.delay.lock().unwrap();
+    tokio::time::sleep(delay).await;
     let Some(issued) = issued else {
         let refusal = json!({ "error": "invalid_grant" });
         return respond(StatusCode::BAD_REQUEST, refusal.to_string());
@@ -291,6 +331,19 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Serve
         answer["id_token"] = json!(id_token);
     }
     respond(StatusCode::OK, answer.to_string())
+}
+
+fn serve(state: &State, request: &Request<Incoming>) -> Response<ServerBody> {
+    let authorization = request.headers().get(header::AUTHORIZATION);
+    let token = authorization.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let user = token.and_then(|token| state.user_of(token));
+    if user.is_some() && user.as_deref() == request.uri().query() {
+        state.served.fetch_add(1, SeqCst);
+        return respond(StatusCode::OK, String::new());
+    }
+    let trouble = format!("{} with {token:?}, a token of {user:?}", request.uri());
+    state.troubles.lock().unwrap().push(trouble);
+    respond(StatusCode::UNAUTHORIZED, String::new())
 }
 
 fn respond(status: StatusCode, body: String) -> Response<ServerBody> {
