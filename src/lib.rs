@@ -104,6 +104,8 @@ pub use credential::cache::CredentialCache;
 pub use credential::endpoint::{ClientAuth, TokenEndpoint, TokenRequest, TokenResponse};
 pub use error::{AuthError, AuthErrorKind};
 pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
+#[cfg(feature = "redis")]
+pub use incoming::RedisStore;
 #[cfg(feature = "incoming")]
 pub use incoming::{
     ActingParty, BindSubject, BindSubjectService, IntrospectionEndpoint, KeySet, MemoryStore,

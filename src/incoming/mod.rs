@@ -46,6 +46,8 @@ pub use introspection::{IntrospectionEndpoint, IntrospectionEndpointBuilder};
 pub use jwks::KeySet;
 pub use layer::{TokenValidatorLayer, TokenValidatorService};
 pub use metadata::ProtectedResourceMetadata;
+#[cfg(feature = "redis")]
+pub use store::RedisStore;
 pub use store::{MemoryStore, ProviderTokens, UpstreamTokenStore};
 pub use upstream::{LoadedTokens, Provider, RefreshTokenGrant, Refresher, UpstreamTokens};
 pub use validator::{TokenValidator, TokenValidatorBuilder};

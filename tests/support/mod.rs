@@ -9,3 +9,9 @@ pub(crate) mod issuer;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;
 pub(crate) mod recording;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+#[cfg(feature = "incoming")]
+pub(crate) mod rotating_issuer;
+#[cfg(feature = "incoming")]
+pub(crate) mod store_contract;

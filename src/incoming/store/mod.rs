@@ -17,12 +17,18 @@
 //! signed token), never from what a caller can choose.
 
 mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "redis")]
+mod sealing;
 
 use std::{collections::BTreeMap, fmt, pin::Pin, time::Duration, time::SystemTime};
 
 use crate::{error::AuthError, identity::UpstreamToken, secret::Secret};
 
 pub use memory::{MemoryStore, MemoryStoreBuilder};
+#[cfg(feature = "redis")]
+pub use redis::{RedisStore, RedisStoreBuilder, SealingKey};
 
 /// The future of a store's answer.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, AuthError>> + Send + 'a>>;

@@ -1,0 +1,213 @@
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305, XNonce,
+    aead::{Aead, Payload},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    identity::UpstreamToken,
+    secret::{AccessToken, Secret},
+};
+
+use super::{ProviderTokens, Version};
+
+const FORMAT: u8 = 1;
+const NONCE_LENGTH: usize = 24;
+const UNKNOWN_TIME: u64 = u64::MAX;
+
+/// A key of 256 bits that seals stored tokens (XChaCha20-Poly1305).
+///
+/// Whoever has it and what is stored has the users' tokens. It is wiped from memory when it is dropped.
+#[derive(Clone)]
+pub struct SealingKey {
+    cipher: XChaCha20Poly1305,
+}
+
+impl SealingKey {
+    /// Takes 32 bytes of a cryptographic random number generator. A password is no key.
+    pub fn new(key: [u8; 32]) -> Self {
+        let key = Zeroizing::new(key);
+        Self {
+            cipher: XChaCha20Poly1305::new((&*key).into()),
+        }
+    }
+
+    /// Reads a key from standard Base64, as `openssl rand -base64 32` prints it. Space around it does not matter.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when it is not the Base64 of 32 bytes.
+    pub fn from_base64(key: &str) -> Result<Self, AuthError> {
+        let decoded = Zeroizing::new(STANDARD.decode(key.trim()).unwrap_or_default());
+        let bytes = <[u8; 32]>::try_from(decoded.as_slice()).map_err(|_| {
+            AuthError::new(
+                AuthErrorKind::Configuration,
+                "a sealing key is 32 random bytes in Base64; make one with `openssl rand -base64 32`",
+            )
+        })?;
+        Ok(Self::new(bytes))
+    }
+}
+
+impl fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealingKey([redacted])")
+    }
+}
+
+/// Where sealed tokens belong. They open nowhere else.
+pub(super) struct Place<'a> {
+    pub(super) session: &'a str,
+    pub(super) provider: &'a str,
+    pub(super) version: Version,
+}
+
+impl Place<'_> {
+    fn associated_data(&self) -> Vec<u8> {
+        let mut data = vec![FORMAT];
+        data.extend(self.version.to_bytes());
+        for name in [self.session, self.provider] {
+            data.extend((name.len() as u64).to_be_bytes());
+            data.extend(name.as_bytes());
+        }
+        data
+    }
+}
+
+/// Seals tokens for `place`: the format, a random nonce, the ciphertext with its tag.
+pub(super) fn seal(
+    tokens: &ProviderTokens,
+    place: &Place<'_>,
+    key: &SealingKey,
+) -> Result<Vec<u8>, AuthError> {
+    let cannot_seal = || {
+        AuthError::new(
+            AuthErrorKind::Configuration,
+            "the tokens cannot be sealed; they were not stored",
+        )
+    };
+    let mut nonce = [0; NONCE_LENGTH];
+    getrandom::fill(&mut nonce).map_err(|error| cannot_seal().with_source(error))?;
+    let sealed = key
+        .cipher
+        .encrypt(
+            &XNonce::from(nonce),
+            Payload {
+                msg: &encode(tokens),
+                aad: &place.associated_data(),
+            },
+        )
+        .map_err(|_| cannot_seal())?;
+    Ok([&[FORMAT], &nonce[..], &sealed].concat())
+}
+
+/// Opens what was sealed for `place` with any of `keys`.
+pub(super) fn open(
+    sealed: &[u8],
+    place: &Place<'_>,
+    keys: &[SealingKey],
+) -> Result<ProviderTokens, AuthError> {
+    let tokens = sealed
+        .split_first()
+        .filter(|(format, _)| **format == FORMAT)
+        .and_then(|(_, rest)| rest.split_first_chunk::<NONCE_LENGTH>())
+        .and_then(|(nonce, ciphertext)| {
+            let associated_data = place.associated_data();
+            let opened = keys.iter().find_map(|key| {
+                let payload = Payload {
+                    msg: ciphertext,
+                    aad: &associated_data,
+                };
+                key.cipher.decrypt(&XNonce::from(*nonce), payload).ok()
+            });
+            decode(&Zeroizing::new(opened?))
+        });
+    tokens.ok_or_else(|| {
+        AuthError::new(
+            AuthErrorKind::Configuration,
+            "the stored tokens cannot be opened with any of the sealing keys: a key is missing from the ring, or they \
+             were tampered with; they were left as they are",
+        )
+        .with_provider(place.provider)
+    })
+}
+
+fn encode(tokens: &ProviderTokens) -> Zeroizing<Vec<u8>> {
+    let token = tokens.token();
+    let texts = [
+        token.access_token().expose(),
+        token.id_token().map_or("", Secret::expose),
+        tokens.refresh_token().map_or("", Secret::expose),
+    ];
+    let times = [Some(tokens.issued_at()), token.expires_at()];
+    let length = texts.iter().map(|text| 4 + text.len()).sum::<usize>() + 8 * times.len();
+    // Large enough at once: what a `Vec` leaves behind when it grows is not wiped.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+    for time in times {
+        bytes.extend(time.map_or(UNKNOWN_TIME, since_epoch).to_be_bytes());
+    }
+    for text in texts {
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        bytes.extend(length.to_be_bytes());
+        bytes.extend(text.as_bytes());
+    }
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<ProviderTokens> {
+    let mut rest = bytes;
+    let issued_at = take_time(&mut rest)?;
+    let expires_at = take_time(&mut rest)?;
+    let access_token = AccessToken::new(take_text(&mut rest)?).ok()?;
+    let id_token = take_text(&mut rest)?;
+    let refresh_token = take_text(&mut rest)?;
+
+    let mut token = UpstreamToken::new(access_token);
+    if let Some(expires_at) = expires_at {
+        token = token.with_expires_at(expires_at);
+    }
+    if let Ok(id_token) = Secret::new(id_token) {
+        token = token.with_id_token(id_token);
+    }
+    let tokens = ProviderTokens::new(token, issued_at?);
+    Some(match Secret::new(refresh_token) {
+        Ok(refresh_token) => tokens.with_refresh_token(refresh_token),
+        Err(_) => tokens,
+    })
+}
+
+fn take_time(rest: &mut &[u8]) -> Option<Option<SystemTime>> {
+    let milliseconds = u64::from_be_bytes(take_chunk(rest)?);
+    if milliseconds == UNKNOWN_TIME {
+        return Some(None);
+    }
+    SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_millis(milliseconds))
+        .map(Some)
+}
+
+fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let length = u32::from_be_bytes(take_chunk(rest)?);
+    let (text, after) = rest.split_at_checked(length as usize)?;
+    *rest = after;
+    std::str::from_utf8(text).ok()
+}
+
+fn take_chunk<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (chunk, after) = rest.split_first_chunk::<N>()?;
+    *rest = after;
+    Some(*chunk)
+}
+
+/// In milliseconds, cut off: a token never seems to last longer than it does.
+fn since_epoch(time: SystemTime) -> u64 {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since_epoch.unwrap_or_default().as_millis()).unwrap_or(UNKNOWN_TIME - 1)
+}

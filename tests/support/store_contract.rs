@@ -1,0 +1,285 @@
+//! What every `UpstreamTokenStore` promises.
+
+use std::{
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
+
+use tower_identity::{
+    AccessToken, Secret, UpstreamToken, UpstreamTokenStore,
+    incoming::{
+        ProviderTokens,
+        store::{Claim, Claimed, Lease, Settlement, StoredTokens, Version},
+    },
+};
+
+const SHORT: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Lets some time of the store's clock pass.
+pub(crate) type Pass = Box<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()>>>>;
+
+pub(crate) fn tokens(name: &str) -> ProviderTokens {
+    let issued_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_750_000_000_123);
+    let token = UpstreamToken::new(AccessToken::new(format!("access-{name}")).unwrap())
+        .with_expires_at(issued_at + LONG)
+        .with_id_token(Secret::new(format!("id-{name}")).unwrap());
+    ProviderTokens::new(token, issued_at)
+        .with_refresh_token(Secret::new(format!("refresh-{name}")).unwrap())
+}
+
+fn describe(tokens: &ProviderTokens) -> String {
+    format!(
+        "{} {:?} {:?} {:?} {:?}",
+        tokens.token().access_token().expose(),
+        tokens.token().id_token().map(Secret::expose),
+        tokens.refresh_token().map(Secret::expose),
+        tokens.token().expires_at(),
+        tokens.issued_at(),
+    )
+}
+
+fn replace(name: &str) -> Settlement {
+    Settlement::Replace(Box::new(StoredTokens::new(tokens(name))))
+}
+
+struct Contract<'a> {
+    store: &'a dyn UpstreamTokenStore,
+    session: &'static str,
+}
+
+impl Contract<'_> {
+    async fn stored(&self) -> Option<StoredTokens> {
+        self.store
+            .load(self.session)
+            .await
+            .unwrap()
+            .remove("github")
+    }
+
+    async fn put(&self, name: &str) -> Version {
+        self.store
+            .put(self.session, "github", &tokens(name))
+            .await
+            .unwrap();
+        self.stored().await.unwrap().version
+    }
+
+    async fn claim(&self, claim: &Claim) -> Claimed {
+        self.store
+            .claim(self.session, "github", claim)
+            .await
+            .unwrap()
+    }
+
+    async fn granted(&self, claim: &Claim) -> Lease {
+        match self.claim(claim).await {
+            Claimed::Granted(lease) => lease,
+            other => panic!("not granted: {other:?}"),
+        }
+    }
+
+    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> bool {
+        self.store
+            .settle(self.session, "github", lease, settlement)
+            .await
+            .unwrap()
+    }
+
+    async fn renew(&self, lease: &Lease, time: Duration) -> bool {
+        self.store
+            .renew(self.session, "github", lease, time)
+            .await
+            .unwrap()
+    }
+
+    async fn holds(&self, name: &str) -> bool {
+        let stored = self.stored().await;
+        stored.is_some_and(|stored| describe(&stored.tokens) == describe(&tokens(name)))
+    }
+}
+
+/// Runs the whole contract on an empty store.
+pub(crate) async fn check(store: &dyn UpstreamTokenStore, pass: Pass) {
+    let at = |session| Contract { store, session };
+    tokens_come_back_as_they_were_put(at("put")).await;
+    one_holder_at_a_time(at("one holder")).await;
+    a_settled_lease_is_over(at("settled")).await;
+    a_refresh_does_not_undo_a_log_in(at("log-in")).await;
+    a_refresh_does_not_undo_a_log_out(at("log-out")).await;
+    a_lapsed_lease_leaves_doubt(at("doubt"), &pass).await;
+    a_doubt_ends_with_the_tokens(at("end of doubt"), &pass).await;
+    a_grace_lets_another_try(at("grace"), &pass).await;
+    a_renewed_lease_lasts(at("renewed"), &pass).await;
+    removal_compares(at("removal")).await;
+}
+
+async fn tokens_come_back_as_they_were_put(contract: Contract<'_>) {
+    let (store, session) = (contract.store, contract.session);
+    assert!(store.load(session).await.unwrap().is_empty());
+    let issued_at = SystemTime::UNIX_EPOCH;
+    let bare = UpstreamToken::new(AccessToken::new("bare").unwrap());
+    let bare = ProviderTokens::new(bare, issued_at);
+    store.put(session, "bare", &bare).await.unwrap();
+    store.put(session, "github", &tokens("a")).await.unwrap();
+    store.put("another", "github", &tokens("b")).await.unwrap();
+
+    let loaded = store.load(session).await.unwrap();
+    assert_eq!(loaded.keys().collect::<Vec<_>>(), ["bare", "github"]);
+    assert_eq!(describe(&loaded["bare"].tokens), describe(&bare));
+    assert_eq!(describe(&loaded["github"].tokens), describe(&tokens("a")));
+    assert_ne!(loaded["bare"].version, loaded["github"].version);
+
+    store.delete(session).await.unwrap();
+    store.delete(session).await.unwrap();
+    assert!(store.load(session).await.unwrap().is_empty());
+    assert_eq!(store.load("another").await.unwrap().len(), 1);
+}
+
+async fn one_holder_at_a_time(contract: Contract<'_>) {
+    let version = contract.put("a").await;
+    let (first, second) = (Claim::new(version, LONG), Claim::new(version, LONG));
+    let lease = contract.granted(&first).await;
+    let Claimed::Held(left) = contract.claim(&second).await else {
+        panic!("two holders");
+    };
+    assert!(left > LONG / 2 && left <= LONG, "{left:?}");
+    assert_eq!(
+        contract.granted(&first).await,
+        lease,
+        "asked twice, granted once"
+    );
+
+    assert!(contract.settle(&lease, &Settlement::Release).await);
+    let next = contract.granted(&second).await;
+    assert!(next.fence > lease.fence);
+    assert!(!contract.renew(&lease, LONG).await);
+    assert!(!contract.settle(&lease, &replace("late")).await);
+    assert!(!contract.settle(&lease, &Settlement::Remove).await);
+    assert!(!contract.settle(&lease, &Settlement::Release).await);
+    assert!(contract.holds("a").await);
+    assert!(contract.settle(&next, &replace("b")).await);
+    assert!(contract.holds("b").await);
+}
+
+async fn a_settled_lease_is_over(contract: Contract<'_>) {
+    let version = contract.put("a").await;
+    let claim = Claim::new(version, LONG);
+    let lease = contract.granted(&claim).await;
+    let settlement = replace("b");
+    assert!(contract.settle(&lease, &settlement).await);
+    assert!(
+        contract.settle(&lease, &settlement).await,
+        "the same again does no harm"
+    );
+    assert!(!contract.settle(&lease, &replace("c")).await);
+    assert!(!contract.renew(&lease, LONG).await);
+    let Claimed::Superseded(newer) = contract.claim(&claim).await else {
+        panic!("the old version can be claimed");
+    };
+    assert_eq!(describe(&newer.tokens), describe(&tokens("b")));
+    let next = contract.granted(&Claim::new(newer.version, LONG)).await;
+    assert!(next.fence > lease.fence);
+}
+
+async fn a_refresh_does_not_undo_a_log_in(contract: Contract<'_>) {
+    let lease = Claim::new(contract.put("a").await, LONG);
+    let lease = contract.granted(&lease).await;
+    let version = contract.put("b").await;
+    assert!(!contract.settle(&lease, &replace("refreshed")).await);
+    assert!(!contract.settle(&lease, &Settlement::Remove).await);
+    assert!(contract.holds("b").await);
+    contract.granted(&Claim::new(version, LONG)).await;
+}
+
+async fn a_refresh_does_not_undo_a_log_out(contract: Contract<'_>) {
+    let claim = Claim::new(contract.put("a").await, LONG);
+    let lease = contract.granted(&claim).await;
+    contract.store.delete(contract.session).await.unwrap();
+    assert!(!contract.renew(&lease, LONG).await);
+    assert!(!contract.settle(&lease, &replace("refreshed")).await);
+    assert!(contract.stored().await.is_none());
+    assert!(matches!(contract.claim(&claim).await, Claimed::Gone));
+
+    // The same tokens after another log-in are another version.
+    contract.put("a").await;
+    assert!(!contract.settle(&lease, &replace("refreshed")).await);
+    assert!(contract.holds("a").await);
+}
+
+async fn a_lapsed_lease_leaves_doubt(contract: Contract<'_>, pass: &Pass) {
+    let version = contract.put("a").await;
+    let lease = contract.granted(&Claim::new(version, SHORT)).await;
+    pass(SHORT).await;
+    let other = Claim::new(version, LONG);
+    let Claimed::InDoubt(left) = contract.claim(&other).await else {
+        panic!("a refresh token that may be spent can be claimed");
+    };
+    assert!(left > Duration::from_secs(30), "{left:?}");
+    assert!(contract.holds("a").await);
+    assert!(contract.settle(&lease, &replace("b")).await);
+    assert!(contract.holds("b").await);
+}
+
+async fn a_doubt_ends_with_the_tokens(contract: Contract<'_>, pass: &Pass) {
+    let claim = Claim {
+        in_doubt_for: 2 * SHORT,
+        ..Claim::new(contract.put("a").await, SHORT)
+    };
+    let lease = contract.granted(&claim).await;
+    pass(3 * SHORT).await;
+    let other = Claim {
+        holder: 1,
+        ..claim.clone()
+    };
+    assert!(matches!(contract.claim(&other).await, Claimed::Gone));
+    assert!(contract.stored().await.is_none());
+    assert!(!contract.settle(&lease, &replace("late")).await);
+    assert!(contract.stored().await.is_none());
+}
+
+async fn a_grace_lets_another_try(contract: Contract<'_>, pass: &Pass) {
+    let claim = Claim {
+        grace: LONG,
+        ..Claim::new(contract.put("a").await, SHORT)
+    };
+    let first = contract.granted(&claim).await;
+    pass(SHORT).await;
+    let other = Claim {
+        holder: 1,
+        time: LONG,
+        ..claim.clone()
+    };
+    let second = contract.granted(&other).await;
+    assert!(second.fence > first.fence);
+    assert!(!contract.renew(&first, LONG).await);
+    assert!(
+        !contract.settle(&first, &replace("first")).await,
+        "an old fence writes"
+    );
+    assert!(matches!(contract.claim(&claim).await, Claimed::Held(_)));
+    assert!(contract.settle(&second, &replace("second")).await);
+    assert!(contract.holds("second").await);
+}
+
+async fn a_renewed_lease_lasts(contract: Contract<'_>, pass: &Pass) {
+    let version = contract.put("a").await;
+    let lease = contract.granted(&Claim::new(version, SHORT)).await;
+    assert!(contract.renew(&lease, LONG).await);
+    pass(2 * SHORT).await;
+    let other = Claim::new(version, SHORT);
+    assert!(matches!(contract.claim(&other).await, Claimed::Held(_)));
+}
+
+async fn removal_compares(contract: Contract<'_>) {
+    let lease = Claim::new(contract.put("a").await, LONG);
+    let lease = contract.granted(&lease).await;
+    let elsewhere = Lease {
+        version: Version::random(),
+        ..lease
+    };
+    assert!(!contract.settle(&elsewhere, &Settlement::Remove).await);
+    assert!(contract.holds("a").await);
+    assert!(contract.settle(&lease, &Settlement::Remove).await);
+    assert!(contract.stored().await.is_none());
+}

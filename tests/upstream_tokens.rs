@@ -1,0 +1,861 @@
+//! What `UpstreamTokens` and `MemoryStore` promise, with a real issuer that rotates refresh tokens and detects reuse.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{FutureExt, future::join_all};
+use support::{
+    rotating_issuer::RotatingIssuer,
+    store_contract::{self, tokens},
+};
+use tower_identity::{
+    AccessToken, AuthError, AuthErrorKind, MemoryStore, UpstreamToken, UpstreamTokenStore,
+    UpstreamTokens,
+    clock::{Clock, ManualClock},
+    incoming::{
+        LoadedTokens, Provider, ProviderTokens, Refresher,
+        store::{Claim, Claimed, Lease, Settlement, StoreFuture, StoredTokens},
+        upstream::{IN_DOUBT_FOR, Refreshing},
+    },
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LIFETIME: Duration = Duration::from_secs(1000);
+const IN_ADVISORY_WINDOW: Duration = Duration::from_secs(810);
+const IN_MANDATORY_WINDOW: Duration = Duration::from_secs(975);
+const SESSION: &str = "session-7Fjfp0ZBr1KtDRbnfVdmIw";
+
+/// A session with tokens of one provider, `github`, in a store that can be made to fail.
+struct Bench {
+    clock: Arc<ManualClock>,
+    issuer: RotatingIssuer,
+    store: FlakyStore,
+    upstream: UpstreamTokens,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        Self::with(|provider| provider).await
+    }
+
+    async fn with(set: impl FnOnce(Provider) -> Provider) -> Self {
+        let clock = clock();
+        let issuer = RotatingIssuer::start(clock.clone(), LIFETIME).await;
+        let store = FlakyStore::new(&clock);
+        let provider = set(issuer.provider("github", "gateway"));
+        let upstream = UpstreamTokens::new(store.clone(), [provider]).clock(clock.clone());
+        let bench = Self {
+            clock,
+            issuer,
+            store,
+            upstream,
+        };
+        bench.log_in().await;
+        bench
+    }
+
+    async fn log_in(&self) {
+        let tokens = self.issuer.log_in("alice");
+        self.store.put(SESSION, "github", &tokens).await.unwrap();
+    }
+
+    /// Another replica on the same store.
+    fn replica(&self, set: impl FnOnce(Provider) -> Provider) -> UpstreamTokens {
+        let provider = set(self.issuer.provider("github", "another replica"));
+        UpstreamTokens::new(self.store.clone(), [provider]).clock(self.clock.clone())
+    }
+
+    async fn load(&self) -> LoadedTokens {
+        self.upstream.load(SESSION).await.unwrap()
+    }
+
+    async fn stored(&self) -> Option<StoredTokens> {
+        self.store
+            .memory
+            .load(SESSION)
+            .await
+            .unwrap()
+            .remove("github")
+    }
+
+    /// Loads, and checks that the token is good where it goes to.
+    async fn good_token(&self) -> String {
+        self.good(&self.load().await)
+    }
+
+    fn good(&self, loaded: &LoadedTokens) -> String {
+        let token = access_token(loaded);
+        assert_eq!(
+            self.issuer.user_of(&token).as_deref(),
+            Some("alice"),
+            "{token}"
+        );
+        token
+    }
+
+    async fn refreshes_reach(&self, count: usize) {
+        until(|| self.issuer.refreshes() >= count).await;
+        assert_eq!(self.issuer.refreshes(), count);
+    }
+}
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_750_000_000),
+    ))
+}
+
+fn access_token(loaded: &LoadedTokens) -> String {
+    let token = loaded.tokens().get("github");
+    let token = token.unwrap_or_else(|| panic!("no token: {loaded:?}"));
+    token.access_token().expose().to_owned()
+}
+
+fn needs_log_in(loaded: &LoadedTokens) -> bool {
+    loaded.tokens().is_empty()
+        && loaded.failed().is_empty()
+        && loaded.log_in_needed().contains("github")
+}
+
+fn failed(loaded: &LoadedTokens) -> AuthErrorKind {
+    assert!(loaded.tokens().is_empty() && loaded.log_in_needed().is_empty());
+    loaded.failed()["github"].kind()
+}
+
+/// Waits for what happens without the test. The test's own time limit ends it.
+async fn until(happened: impl Fn() -> bool) {
+    while !happened() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A `MemoryStore` that fails when it is told to.
+#[derive(Clone, Debug)]
+struct FlakyStore {
+    memory: MemoryStore,
+    faults: Arc<Faults>,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    loads: AtomicBool,
+    claims: AtomicBool,
+    /// The claim is made, and its answer lost.
+    answers_to_claims: AtomicBool,
+    settlements: AtomicBool,
+    loaded: AtomicUsize,
+    settled: AtomicUsize,
+}
+
+impl FlakyStore {
+    fn new(clock: &Arc<ManualClock>) -> Self {
+        Self {
+            memory: MemoryStore::builder().clock(clock.clone()).build().unwrap(),
+            faults: Arc::default(),
+        }
+    }
+}
+
+fn store_is_down() -> AuthError {
+    AuthError::new(AuthErrorKind::Unavailable, "the store is down")
+}
+
+impl UpstreamTokenStore for FlakyStore {
+    fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
+        self.faults.loaded.fetch_add(1, Relaxed);
+        Box::pin(async move {
+            if self.faults.loads.load(SeqCst) {
+                return Err(store_is_down());
+            }
+            self.memory.load(session).await
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        tokens: &'a ProviderTokens,
+    ) -> StoreFuture<'a, ()> {
+        self.memory.put(session, provider, tokens)
+    }
+
+    fn delete<'a>(&'a self, session: &'a str) -> StoreFuture<'a, ()> {
+        self.memory.delete(session)
+    }
+
+    fn claim<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        claim: &'a Claim,
+    ) -> StoreFuture<'a, Claimed> {
+        Box::pin(async move {
+            if self.faults.claims.load(SeqCst) {
+                return Err(store_is_down());
+            }
+            let claimed = self.memory.claim(session, provider, claim).await?;
+            if self.faults.answers_to_claims.load(SeqCst) {
+                return Err(store_is_down());
+            }
+            Ok(claimed)
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        lease: &'a Lease,
+        time: Duration,
+    ) -> StoreFuture<'a, bool> {
+        self.memory.renew(session, provider, lease, time)
+    }
+
+    fn settle<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        lease: &'a Lease,
+        settlement: &'a Settlement,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            self.faults.settled.fetch_add(1, SeqCst);
+            if self.faults.settlements.load(SeqCst) {
+                return Err(store_is_down());
+            }
+            self.memory
+                .settle(session, provider, lease, settlement)
+                .await
+        })
+    }
+}
+
+/// Answers what the test wants, after it did what the test wants.
+struct Scripted<F>(F);
+
+impl<F> std::fmt::Debug for Scripted<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scripted")
+    }
+}
+
+impl<F> Refresher for Scripted<F>
+where
+    F: Fn(&ProviderTokens, SystemTime) -> Refreshing + Send + Sync,
+{
+    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing {
+        (self.0)(tokens, now)
+    }
+}
+
+#[tokio::test]
+async fn memory_store_keeps_the_contract() {
+    let clock = clock();
+    let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
+    let pass = move |time| {
+        clock.advance(time);
+        async {}.boxed_local()
+    };
+    store_contract::check(&store, Box::new(pass)).await;
+}
+
+#[tokio::test]
+async fn memory_store_is_bounded() {
+    let store = MemoryStore::builder().capacity(10).build().unwrap();
+    for session in 0..1000 {
+        let session = session.to_string();
+        store.put(&session, "github", &tokens("a")).await.unwrap();
+    }
+    let mut kept = 0;
+    for session in 0..1000 {
+        kept += store.load(&session.to_string()).await.unwrap().len();
+    }
+    assert!((1..=10).contains(&kept), "{kept}");
+    let refused = MemoryStore::builder().capacity(0).build().unwrap_err();
+    assert_eq!(refused.kind(), AuthErrorKind::Configuration);
+}
+
+#[tokio::test]
+async fn good_tokens_are_loaded_in_one_round_trip_and_not_refreshed() {
+    let bench = Bench::new().await;
+    let token = bench.good_token().await;
+    assert_eq!(bench.good_token().await, token);
+    assert_eq!(bench.store.faults.loaded.load(SeqCst), 2);
+    assert_eq!(bench.issuer.refreshes(), 0);
+}
+
+#[tokio::test]
+async fn expired_tokens_are_refreshed_and_stored() {
+    let bench = Bench::new().await;
+    let old = bench.good_token().await;
+    for count in 1..4 {
+        bench.clock.advance(LIFETIME);
+        let new = bench.good_token().await;
+        assert_ne!(new, old);
+        assert_eq!(
+            bench.good(
+                &bench
+                    .replica(|provider| provider)
+                    .load(SESSION)
+                    .await
+                    .unwrap()
+            ),
+            new
+        );
+        assert_eq!(bench.issuer.refreshes(), count);
+    }
+}
+
+#[tokio::test]
+async fn expired_tokens_of_several_providers_are_refreshed_side_by_side() {
+    let clock = clock();
+    let github = RotatingIssuer::start(clock.clone(), LIFETIME).await;
+    let google = RotatingIssuer::start(clock.clone(), LIFETIME).await;
+    let gates = [github.hold_answers(), google.hold_answers()];
+    let store = FlakyStore::new(&clock);
+    let providers = [
+        github.provider("github", "g"),
+        google.provider("google", "g"),
+    ];
+    let upstream = UpstreamTokens::new(store.clone(), providers).clock(clock.clone());
+    store
+        .put(SESSION, "github", &github.log_in("alice"))
+        .await
+        .unwrap();
+    store
+        .put(SESSION, "google", &google.log_in("alice"))
+        .await
+        .unwrap();
+
+    clock.advance(LIFETIME);
+    let loading = tokio::spawn(upstream.load(SESSION));
+    until(|| github.refreshes() == 1 && google.refreshes() == 1).await;
+    for gate in gates {
+        gate.add_permits(1);
+    }
+    let loaded = loading.await.unwrap().unwrap();
+    assert_eq!(loaded.tokens().len(), 2);
+    assert_eq!(store.faults.loaded.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn f11_many_requests_at_once_cause_one_refresh() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    let loading = (0..1000).map(|_| tokio::spawn(bench.upstream.load(SESSION)));
+    let loaded = join_all(loading).await;
+    for loaded in loaded {
+        bench.good(&loaded.unwrap().unwrap());
+    }
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn replicas_that_refresh_at_once_spend_a_refresh_token_once() {
+    let bench = Bench::new().await;
+    let replicas: Vec<_> = (0..8).map(|_| bench.replica(|provider| provider)).collect();
+    for count in 1..=5 {
+        bench.clock.advance(LIFETIME);
+        let loading = replicas
+            .iter()
+            .map(|replica| tokio::spawn(replica.load(SESSION)));
+        let loading: Vec<_> = loading.collect();
+        for loaded in join_all(loading).await {
+            bench.good(&loaded.unwrap().unwrap());
+        }
+        assert_eq!(bench.issuer.refreshes(), count);
+    }
+    assert!(bench.issuer.killed().is_empty());
+}
+
+#[tokio::test]
+async fn in_the_advisory_window_nobody_waits() {
+    let bench = Bench::new().await;
+    let old = bench.good_token().await;
+    bench.clock.advance(IN_ADVISORY_WINDOW);
+    let gate = bench.issuer.hold_answers();
+    for _ in 0..10 {
+        assert_eq!(bench.good_token().await, old);
+    }
+    bench.refreshes_reach(1).await;
+    gate.add_permits(1);
+    while bench.good_token().await == old {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn in_the_mandatory_window_requests_wait() {
+    let bench = Bench::new().await;
+    let old = bench.good_token().await;
+    bench.clock.advance(IN_MANDATORY_WINDOW);
+    assert_ne!(bench.good_token().await, old);
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn f14_good_tokens_are_used_to_their_end_when_an_early_refresh_fails() {
+    let bench = Bench::new().await;
+    let old = bench.good_token().await;
+    bench.issuer.set_down(true);
+    bench.clock.advance(IN_MANDATORY_WINDOW);
+    assert_eq!(bench.good_token().await, old);
+    bench.clock.advance(LIFETIME - IN_MANDATORY_WINDOW - SECOND);
+    assert_eq!(bench.good_token().await, old);
+    bench.clock.advance(SECOND);
+    assert_eq!(failed(&bench.load().await), AuthErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn f14_good_tokens_are_used_to_their_end_when_an_early_refresh_is_refused() {
+    let bench = Bench::new().await;
+    let old = access_token(&bench.load().await);
+    bench.issuer.revoke("alice");
+    bench.clock.advance(IN_MANDATORY_WINDOW);
+    for _ in 0..10 {
+        assert_eq!(access_token(&bench.load().await), old);
+    }
+    assert_eq!(
+        bench.issuer.refreshes(),
+        1,
+        "a refused refresh token is gone"
+    );
+    bench.clock.advance(LIFETIME);
+    assert!(needs_log_in(&bench.load().await));
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn f12_a_request_that_is_given_up_does_not_stop_the_refresh() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    let gate = bench.issuer.hold_answers();
+    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    bench.refreshes_reach(1).await;
+    loading.abort();
+    assert!(loading.await.unwrap_err().is_cancelled());
+    gate.add_permits(1);
+    bench.good_token().await;
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn f15_a_refresh_that_failed_is_tried_again_and_other_providers_still_work() {
+    let bench = Bench::new().await;
+    let google = RotatingIssuer::start(bench.clock.clone(), LIFETIME).await;
+    bench
+        .store
+        .put(SESSION, "google", &google.log_in("alice"))
+        .await
+        .unwrap();
+    let providers = [
+        bench.issuer.provider("github", "g"),
+        google.provider("google", "g"),
+    ];
+    let upstream = UpstreamTokens::new(bench.store.clone(), providers).clock(bench.clock.clone());
+
+    bench.clock.advance(LIFETIME);
+    bench.issuer.set_down(true);
+    for _ in 0..10 {
+        let loaded = upstream.load(SESSION).await.unwrap();
+        assert!(loaded.tokens().contains_key("google") && loaded.log_in_needed().is_empty());
+        let error = &loaded.failed()["github"];
+        assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+        assert_eq!(error.provider(), Some("github"));
+        assert!(error.retry_after().is_some());
+    }
+    assert_eq!(bench.issuer.refreshes(), 1, "no retry before its time");
+
+    bench.issuer.set_down(false);
+    bench.clock.advance(2 * SECOND);
+    bench.good(&upstream.load(SESSION).await.unwrap());
+}
+
+#[tokio::test]
+async fn f17_a_refused_refresh_drops_the_tokens_and_asks_for_a_log_in() {
+    let bench = Bench::new().await;
+    bench.issuer.revoke("alice");
+    bench.clock.advance(LIFETIME);
+    assert!(needs_log_in(&bench.load().await));
+    assert!(bench.stored().await.is_none());
+
+    bench.log_in().await;
+    bench.good_token().await;
+}
+
+/// Lets a replica die after the issuer spent the refresh token, and before the answer got through.
+async fn die_while_spending(bench: &Bench, provider: Provider) {
+    let upstream = UpstreamTokens::new(bench.store.clone(), [provider]).clock(bench.clock.clone());
+    bench.issuer.hold_answers();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let loading = runtime.spawn(upstream.load(SESSION));
+    bench.refreshes_reach(1).await;
+    runtime.shutdown_background();
+    assert!(loading.await.unwrap_err().is_cancelled());
+    bench.issuer.hold_no_more();
+}
+
+#[tokio::test]
+async fn f17_a_refresh_token_that_may_have_been_spent_by_a_replica_that_died_is_not_replayed() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    die_while_spending(&bench, bench.issuer.provider("github", "dead")).await;
+
+    bench.clock.advance(11 * SECOND);
+    assert_eq!(failed(&bench.load().await), AuthErrorKind::Unavailable);
+    assert!(bench.stored().await.is_some());
+    bench.clock.advance(IN_DOUBT_FOR);
+    assert!(needs_log_in(&bench.load().await));
+    assert!(bench.stored().await.is_none());
+    assert_eq!(bench.issuer.refreshes(), 1);
+    assert!(bench.issuer.killed().is_empty());
+}
+
+#[tokio::test]
+async fn f17_where_the_provider_has_a_grace_period_a_replica_that_died_costs_no_log_in() {
+    let grace = |provider: Provider| provider.grace(Duration::from_secs(60));
+    let bench = Bench::with(grace).await;
+    bench.clock.advance(LIFETIME);
+    die_while_spending(&bench, grace(bench.issuer.provider("github", "dead"))).await;
+
+    bench.issuer.forgive("dead");
+    bench.clock.advance(11 * SECOND);
+    bench.good_token().await;
+    assert_eq!(bench.issuer.presented_again(), 1);
+    assert!(bench.issuer.killed().is_empty());
+}
+
+#[tokio::test]
+async fn f17_tokens_that_cannot_be_stored_are_used_and_stored_as_soon_as_it_can_be() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    bench.store.faults.settlements.store(true, SeqCst);
+    let token = bench.good_token().await;
+    assert_eq!(bench.good_token().await, token);
+    until(|| bench.store.faults.settled.load(SeqCst) >= 3).await;
+    assert_eq!(bench.good_token().await, token);
+
+    bench.store.faults.settlements.store(false, SeqCst);
+    let replica = bench.replica(|provider| provider);
+    assert_eq!(bench.good(&replica.load(SESSION).await.unwrap()), token);
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn f18_the_loser_of_a_race_reads_the_winners_tokens_and_removes_nothing() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    let winner = bench.issuer.log_in("alice");
+    let (store, won) = (bench.store.clone(), winner.clone());
+    let refused_after_another_won = Scripted(move |_: &ProviderTokens, _| -> Refreshing {
+        let (store, won) = (store.clone(), won.clone());
+        Box::pin(async move {
+            store.put(SESSION, "github", &won).await?;
+            Err(AuthError::new(AuthErrorKind::Rejected, "invalid_grant"))
+        })
+    });
+    let provider = Provider::new("github", refused_after_another_won).unwrap();
+    let loser = UpstreamTokens::new(bench.store.clone(), [provider]).clock(bench.clock.clone());
+
+    let winner = winner.token().access_token().expose().to_owned();
+    let loaded = loser.load(SESSION).await.unwrap();
+    assert_eq!(access_token(&loaded), winner);
+    let stored = bench.stored().await.unwrap().tokens;
+    assert_eq!(stored.token().access_token().expose(), winner);
+}
+
+#[tokio::test]
+async fn f19_a_store_that_is_down_is_no_busy_holder() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    bench.store.faults.claims.store(true, SeqCst);
+    // Time that a holder would be waited for does not pass here.
+    tokio::time::pause();
+    let started = tokio::time::Instant::now();
+    assert_eq!(failed(&bench.load().await), AuthErrorKind::Unavailable);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    tokio::time::resume();
+
+    bench.store.faults.loads.store(true, SeqCst);
+    let error = bench.upstream.load(SESSION).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert_eq!(bench.issuer.refreshes(), 0);
+}
+
+#[tokio::test]
+async fn f19_a_claim_whose_answer_was_lost_is_taken_back_and_spends_nothing() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    bench.store.faults.answers_to_claims.store(true, SeqCst);
+    assert_eq!(failed(&bench.load().await), AuthErrorKind::Unavailable);
+    assert_eq!(bench.issuer.refreshes(), 0);
+
+    bench.store.faults.answers_to_claims.store(false, SeqCst);
+    bench.clock.advance(60 * SECOND);
+    let replica = bench.replica(|provider| provider);
+    loop {
+        let loaded = replica.load(SESSION).await.unwrap();
+        if loaded.failed().is_empty() {
+            bench.good(&loaded);
+            break;
+        }
+        // The lease that nobody knew of has lapsed by this clock, and is in doubt until it is taken back.
+        bench.clock.advance(2 * SECOND);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn f20_a_refused_refresh_token_is_presented_once_in_ten_seconds() {
+    let bench = Bench::new().await;
+    bench.issuer.revoke("alice");
+    bench.clock.advance(LIFETIME);
+    // So that it cannot even be removed.
+    bench.store.faults.settlements.store(true, SeqCst);
+    for _ in 0..100 {
+        assert!(needs_log_in(&bench.load().await));
+    }
+    assert_eq!(bench.issuer.refreshes(), 1);
+
+    bench.store.faults.settlements.store(false, SeqCst);
+    while bench.stored().await.is_some() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn f36_tokens_are_refreshed_before_the_id_token_that_is_used_expires() {
+    for uses_id_token in [false, true] {
+        let clock = clock();
+        let issuer = RotatingIssuer::start(clock.clone(), LIFETIME).await;
+        issuer.issue_id_tokens(LIFETIME / 10, true);
+        let mut provider = issuer.provider("github", "gateway");
+        if uses_id_token {
+            provider = provider.uses_id_token();
+        }
+        let store = MemoryStore::new();
+        store
+            .put(SESSION, "github", &issuer.log_in("alice"))
+            .await
+            .unwrap();
+        let upstream = UpstreamTokens::new(store, [provider]).clock(clock.clone());
+        let id_token = async || {
+            let loaded = upstream.load(SESSION).await.unwrap();
+            loaded.tokens()["github"]
+                .id_token()
+                .unwrap()
+                .expose()
+                .to_owned()
+        };
+        let old = id_token().await;
+        clock.advance(LIFETIME / 10);
+        assert_eq!(id_token().await != old, uses_id_token);
+        assert_eq!(issuer.refreshes(), usize::from(uses_id_token));
+    }
+}
+
+#[tokio::test]
+async fn an_id_token_that_a_refresh_does_not_renew_is_kept() {
+    let bench = Bench::with(Provider::uses_id_token).await;
+    bench.issuer.issue_id_tokens(2 * LIFETIME, false);
+    bench.log_in().await;
+    let id_token = |loaded: &LoadedTokens| {
+        let token = loaded.tokens()["github"].id_token().unwrap();
+        token.expose().to_owned()
+    };
+    let old = id_token(&bench.load().await);
+    bench.clock.advance(LIFETIME);
+    let loaded = bench.load().await;
+    bench.good(&loaded);
+    assert_eq!(id_token(&loaded), old);
+
+    // It is what is used, and it cannot be had anew.
+    bench.clock.advance(LIFETIME);
+    assert!(needs_log_in(&bench.load().await));
+    assert_eq!(bench.issuer.refreshes(), 2);
+    assert!(needs_log_in(&bench.load().await));
+    assert_eq!(bench.issuer.refreshes(), 2);
+}
+
+#[tokio::test]
+async fn a_lease_that_runs_out_mid_refresh_may_still_be_settled_by_its_holder() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    let gate = bench.issuer.hold_answers();
+    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    bench.refreshes_reach(1).await;
+
+    bench.clock.advance(11 * SECOND);
+    let replica = bench.replica(|provider| provider);
+    let error = failed(&replica.load(SESSION).await.unwrap());
+    assert_eq!(error, AuthErrorKind::Unavailable);
+
+    gate.add_permits(1);
+    let token = bench.good(&loading.await.unwrap().unwrap());
+    assert_eq!(bench.good(&replica.load(SESSION).await.unwrap()), token);
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn a_holder_whose_lease_was_taken_over_is_refused_and_reads_what_the_other_stored() {
+    let grace = |provider: Provider| provider.grace(Duration::from_secs(60));
+    let bench = Bench::with(grace).await;
+    bench.issuer.forgive("gateway");
+    bench.clock.advance(LIFETIME);
+    let gate = bench.issuer.hold_answers();
+    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    bench.refreshes_reach(1).await;
+
+    bench.issuer.hold_no_more();
+    bench.clock.advance(11 * SECOND);
+    let replica = bench.replica(grace);
+    let token = bench.good(&replica.load(SESSION).await.unwrap());
+    gate.add_permits(1);
+    assert_eq!(bench.good(&loading.await.unwrap().unwrap()), token);
+    assert_eq!(bench.good_token().await, token);
+}
+
+#[tokio::test]
+async fn a_log_out_during_a_refresh_stays() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    let gate = bench.issuer.hold_answers();
+    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    bench.refreshes_reach(1).await;
+    bench.store.delete(SESSION).await.unwrap();
+    gate.add_permits(1);
+    assert!(needs_log_in(&loading.await.unwrap().unwrap()));
+    assert!(bench.stored().await.is_none());
+}
+
+#[tokio::test]
+async fn a_log_in_during_a_refresh_stays() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    let gate = bench.issuer.hold_answers();
+    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    bench.refreshes_reach(1).await;
+    bench.log_in().await;
+    let newest = bench.good_token().await;
+    gate.add_permits(1);
+    assert_eq!(bench.good(&loading.await.unwrap().unwrap()), newest);
+    assert_eq!(bench.good_token().await, newest);
+}
+
+#[tokio::test]
+async fn a_refresher_that_panics_or_hangs_up_is_a_failure_of_its_provider_alone() {
+    let bench = Bench::new().await;
+    let panics = Scripted(|_: &ProviderTokens, _| -> Refreshing {
+        Box::pin(async { panic!("on purpose") })
+    });
+    let providers = [
+        bench.issuer.provider("github", "gateway"),
+        Provider::new("broken", panics).unwrap(),
+    ];
+    let upstream = UpstreamTokens::new(bench.store.clone(), providers).clock(bench.clock.clone());
+    bench
+        .store
+        .put(SESSION, "broken", &tokens("a"))
+        .await
+        .unwrap();
+    bench.clock.advance(100 * LIFETIME);
+    let loaded = upstream.load(SESSION).await.unwrap();
+    bench.good(&loaded);
+    assert_eq!(loaded.failed()["broken"].kind(), AuthErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn missing_tokens_need_a_log_in_unless_the_provider_is_optional() {
+    let bench = Bench::new().await;
+    let loaded = bench.upstream.load("unknown").await.unwrap();
+    assert!(needs_log_in(&loaded));
+    let replica = bench.replica(Provider::optional);
+    let loaded = replica.load("unknown").await.unwrap();
+    assert!(loaded.log_in_needed().is_empty() && loaded.tokens().is_empty());
+}
+
+#[tokio::test]
+async fn tokens_that_cannot_be_refreshed_are_used_to_their_end() {
+    let bench = Bench::new().await;
+    let now = bench.clock.now();
+    let token = |name: &str| UpstreamToken::new(AccessToken::new(name).unwrap());
+    let put = async |provider: &str, tokens: ProviderTokens| {
+        bench.store.put(SESSION, provider, &tokens).await.unwrap();
+    };
+    // A provider that is not configured, a token without a refresh token, and one without an end.
+    put(
+        "unknown",
+        ProviderTokens::new(token("a").with_expires_at(now + LIFETIME), now),
+    )
+    .await;
+    put(
+        "github",
+        ProviderTokens::new(token("b").with_expires_at(now + LIFETIME), now),
+    )
+    .await;
+    put("endless", ProviderTokens::new(token("c"), now)).await;
+    bench.clock.advance(LIFETIME - SECOND);
+    assert_eq!(bench.load().await.tokens().len(), 3);
+    bench.clock.advance(SECOND);
+    let loaded = bench.load().await;
+    assert_eq!(loaded.tokens().keys().collect::<Vec<_>>(), ["endless"]);
+    assert_eq!(loaded.log_in_needed().len(), 2);
+    assert_eq!(bench.issuer.refreshes(), 0);
+}
+
+#[tokio::test]
+async fn f16_a_token_without_an_end_is_refreshed_after_five_minutes() {
+    let bench = Bench::new().await;
+    let issued = bench.issuer.log_in("alice");
+    let token = UpstreamToken::new(issued.token().access_token().clone());
+    let tokens = ProviderTokens::new(token, bench.clock.now())
+        .with_refresh_token(issued.refresh_token().unwrap().clone());
+    bench.store.put(SESSION, "github", &tokens).await.unwrap();
+    let old = bench.good_token().await;
+    bench.clock.advance(300 * SECOND);
+    assert_ne!(bench.good_token().await, old);
+}
+
+#[tokio::test]
+async fn nothing_secret_is_shown() {
+    let bench = Bench::new().await;
+    let tokens = bench.issuer.log_in("alice");
+    let loaded = bench.load().await;
+    bench.clock.advance(LIFETIME);
+    bench.issuer.set_down(true);
+    let failed = bench.load().await;
+    let shown = format!(
+        "{:?} {tokens:?} {loaded:?} {failed:?} {} {:?}",
+        bench.upstream,
+        failed.failed()["github"],
+        bench.stored().await,
+    );
+    for secret in ["access-alice", "refresh-alice", SESSION] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[test]
+fn a_provider_needs_a_name() {
+    let refresher = Scripted(|_: &ProviderTokens, _| -> Refreshing { unreachable!() });
+    let error = Provider::new(" ", refresher).unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Configuration);
+}
