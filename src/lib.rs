@@ -94,8 +94,8 @@ pub use error::{AuthError, AuthErrorKind};
 pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
 pub use origin::{InvalidOrigin, Origin};
 pub use outgoing::{
-    AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardLayer,
-    HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
+    AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardBuilder,
+    HeaderForwardLayer, HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
 };
 pub use secret::{AccessToken, InvalidSecret, Secret};
 pub use strategy::{

@@ -1,6 +1,6 @@
 //! [`Origin`]: where a credential may go.
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use http::{
     Request, Uri,
@@ -201,7 +201,9 @@ impl TryFrom<Uri> for Origin {
 #[non_exhaustive]
 pub enum InvalidOrigin {
     /// It is not a URI (RFC 3986).
-    #[error("an origin is a URI such as `https://mcp.example.com`; this is none")]
+    #[error(
+        "an origin is a URI such as `https://mcp.example.com`, an international name in its ASCII form (`xn--…`); this is none"
+    )]
     NotAUri,
     /// It has no scheme, or one that is not `http` or `https`.
     #[error("an origin begins with `https://` (or `http://`)")]
@@ -266,11 +268,18 @@ impl OriginGuard {
                      or tell the layer that the client beneath it fixes the origin (`client_fixes_origin`)",
                 ));
             }
-            _ => {
+            (_, Some(authority)) if authority.as_str().contains('@') => {
                 return Err(self.wrong_origin(
-                    "the request goes to another origin than the one that these credentials are for; \
-                     a redirect that was followed above this layer, or a wrong route, does that",
+                    "the request's URI has user info, which is a credential of its own; remove it",
                 ));
+            }
+            (scheme, authority) => {
+                let scheme = scheme.map_or("", Scheme::as_str);
+                let authority = authority.map_or("", Authority::as_str);
+                return Err(self.wrong_origin(format!(
+                    "the request goes to {scheme}://{authority}, and these credentials are for another origin; \
+                     a redirect that was followed above this layer, or a wrong route, does that",
+                )));
             }
         }
         match request.headers().get(HOST) {
@@ -288,7 +297,7 @@ impl OriginGuard {
     }
 
     #[cold]
-    fn wrong_origin(&self, message: &'static str) -> AuthError {
+    fn wrong_origin(&self, message: impl Into<Cow<'static, str>>) -> AuthError {
         AuthError::new(AuthErrorKind::WrongOrigin, message).with_backend(self.origin.clone())
     }
 }

@@ -115,6 +115,26 @@ async fn f04_a_request_for_another_origin_fails_before_a_credential_is_obtained(
 }
 
 #[tokio::test]
+async fn a_refusal_says_where_the_request_would_have_gone_but_not_with_which_password() {
+    let elsewhere = request_to("https://evil.example:8443/mcp?key=hush", Method::POST, None);
+    let error = refusal(elsewhere, |layer| layer).await.unwrap().to_string();
+    assert!(
+        error.contains("https://evil.example:8443,") && !error.contains("hush"),
+        "{error}"
+    );
+
+    let with_password = request_to("https://user:hush@mcp.example.com/mcp", Method::POST, None);
+    let error = refusal(with_password, |layer| layer)
+        .await
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("user info") && !error.contains("hush"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn f37_a_host_header_that_disagrees_is_refused() {
     for hosts in [
         &["evil.example"][..],

@@ -18,7 +18,8 @@
 //! # What passes through
 //!
 //! - Bodies stream, both ways. A request body whose exact size is known is sent with its `content-length`. A body that is
-//!   not `Sync` has to become one that is first, for instance by `reqwest::Body::wrap_stream`.
+//!   not `Sync`, such as axum's, has to become one that is: with reqwest's feature `stream`,
+//!   `reqwest::Body::wrap_stream(body.into_data_stream())`.
 //! - reqwest reads the extensions of a request for its own settings (the timeout of a `reqwest::Request` that was
 //!   converted to an `http::Request`). A response has those of the connection, such as hyper's `HttpInfo`.
 //! - reqwest resolves the dot segments of a path (`/a/../b` is sent as `/b`), and adds `accept: */*` where there is no

@@ -48,6 +48,7 @@
 //! [`AuthLayer`](super::AuthLayer) is, refuses requests for any other, and marks the values sensitive.
 
 use std::{
+    borrow::Cow,
     fmt, future,
     pin::Pin,
     sync::Arc,
@@ -165,12 +166,7 @@ impl HeaderForwardBuilder {
     /// Adds a static header. Its value is kept as a secret.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         let header = forwardable_name(name).and_then(|name| {
-            let value = secret_header_value(value).map_err(|error| {
-                configuration(format!(
-                    "the value of the header `{name}` cannot be forwarded"
-                ))
-                .with_source(error)
-            })?;
+            let value = header_value(&name, value)?;
             Ok((name, value))
         });
         match header {
@@ -366,12 +362,24 @@ impl<F> fmt::Debug for HeaderForwardFuture<F> {
     }
 }
 
+/// A name that cannot be one is not repeated: it may be the value, in the wrong place.
 pub(crate) fn header_name(name: &str) -> Result<HeaderName, AuthError> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|error| {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+        configuration(
+            "a header's name is empty, or has a character that it cannot have (RFC 9110 §5.1)",
+        )
+    })
+}
+
+/// The value of the header `name`, kept as a secret.
+pub(crate) fn header_value(
+    name: &HeaderName,
+    value: impl Into<String>,
+) -> Result<HeaderValue, AuthError> {
+    secret_header_value(value).map_err(|error| {
         configuration(format!(
-            "{name:?} cannot be the name of a header (RFC 9110 §5.1)"
+            "the value of the header `{name}` cannot be sent: {error}"
         ))
-        .with_source(error)
     })
 }
 
@@ -403,12 +411,13 @@ fn forwardable_name(name: &str) -> Result<HeaderName, AuthError> {
     let name = header_name(name)?;
     if is_restricted(&name) {
         return Err(configuration(format!(
-            "the header `{name}` belongs to the connection, the session or the credential and cannot be forwarded"
+            "the header `{name}` cannot be forwarded: it belongs to the connection, the session or the credential; \
+             remove it, and let a strategy send the credential"
         )));
     }
     Ok(name)
 }
 
-fn configuration(message: String) -> AuthError {
+fn configuration(message: impl Into<Cow<'static, str>>) -> AuthError {
     AuthError::new(AuthErrorKind::Configuration, message)
 }

@@ -5,5 +5,7 @@ pub mod headers;
 pub mod identity;
 
 pub use auth::{AuthLayer, AuthService};
-pub use headers::{CapturedHeaders, HeaderForwardLayer, HeaderForwardService};
+pub use headers::{
+    CapturedHeaders, HeaderForwardBuilder, HeaderForwardLayer, HeaderForwardService,
+};
 pub use identity::{FallbackPolicy, HealthCheck, IdentityLayer, IdentityService};

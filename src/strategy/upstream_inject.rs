@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::{Request, header::AUTHORIZATION};
 
@@ -54,7 +54,7 @@ impl UpstreamInject {
     }
 
     #[cold]
-    fn error(&self, kind: AuthErrorKind, message: &'static str) -> AuthError {
+    fn error(&self, kind: AuthErrorKind, message: impl Into<Cow<'static, str>>) -> AuthError {
         AuthError::new(kind, message).with_provider(&*self.provider)
     }
 }
@@ -75,11 +75,7 @@ impl<B> Strategy<B> for UpstreamInject {
         };
         let Some(token) = identity.upstream(&self.provider) else {
             return self
-                .error(
-                    AuthErrorKind::MissingToken,
-                    "the user has no upstream token of this provider; have them log in there, or check the \
-                     provider's name",
-                )
+                .error(AuthErrorKind::MissingToken, missing_token(identity))
                 .into();
         };
         if token
@@ -106,4 +102,13 @@ impl fmt::Debug for UpstreamInject {
             .field("provider", &self.provider)
             .finish_non_exhaustive()
     }
+}
+
+#[cold]
+fn missing_token(identity: &Identity) -> String {
+    let providers: Vec<_> = identity.upstreams().map(|(provider, _)| provider).collect();
+    format!(
+        "the user has no upstream token of this provider, only of these: {providers:?}; have them log in there, or \
+         check the provider's name"
+    )
 }
