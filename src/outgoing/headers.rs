@@ -37,10 +37,10 @@
 //! # Restricted names
 //!
 //! These belong to the connection, the session or the credential, and never to whoever configures or sends headers:
-//! `host`, `content-length`, `authorization`, `cookie`, `forwarded`, `x-forwarded-*`, `x-real-ip`, `mcp-session-id`, and
-//! the hop-by-hop headers (RFC 9110 §7.6.1): `connection`, `keep-alive`, `te`, `trailer`, `transfer-encoding`, `upgrade`,
-//! `http2-settings`, `proxy-connection`, `proxy-authenticate`, `proxy-authorization`. To configure one is an error; a
-//! captured one is dropped.
+//! `host`, `content-length`, `authorization`, `cookie`, `expect`, `forwarded`, `via`, `x-forwarded`, `x-forwarded-*`,
+//! `x-real-ip`, `mcp-session-id`, and the hop-by-hop headers (RFC 9110 §7.6.1): `connection`, `keep-alive`, `te`, `trailer`, `transfer-encoding`, `upgrade`,
+//! `http2-settings`, `proxy-connection`, `proxy-authenticate`, `proxy-authorization`; each also with `_` for `-`. To
+//! configure one is an error; a captured one is dropped.
 //!
 //! # Security
 //!
@@ -283,7 +283,7 @@ pub struct HeaderForwardService<S> {
 
 impl<S, B> Service<Request<B>> for HeaderForwardService<S>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>> + Clone,
     S::Error: Into<BoxError>,
 {
     type Response = S::Response;
@@ -302,9 +302,13 @@ where
                     future: self.inner.call(request),
                 }
             }
-            Err(error) => State::Refused {
-                error: future::ready(error),
-            },
+            Err(error) => {
+                // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
+                self.inner = self.inner.clone();
+                State::Refused {
+                    error: future::ready(error),
+                }
+            }
         };
         HeaderForwardFuture { state }
     }
@@ -385,12 +389,15 @@ pub(crate) fn header_value(
 
 /// See [restricted names](self#restricted-names).
 pub(crate) fn is_restricted(name: &HeaderName) -> bool {
+    // Servers behind CGI and its heirs do not tell `_` from `-`.
+    let name = name.as_str().replace('_', "-");
     matches!(
         name.as_str(),
         "authorization"
             | "connection"
             | "content-length"
             | "cookie"
+            | "expect"
             | "forwarded"
             | "host"
             | "http2-settings"
@@ -403,8 +410,10 @@ pub(crate) fn is_restricted(name: &HeaderName) -> bool {
             | "trailer"
             | "transfer-encoding"
             | "upgrade"
+            | "via"
+            | "x-forwarded"
             | "x-real-ip"
-    ) || name.as_str().starts_with("x-forwarded-")
+    ) || name.starts_with("x-forwarded-")
 }
 
 fn forwardable_name(name: &str) -> Result<HeaderName, AuthError> {

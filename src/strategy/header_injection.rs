@@ -14,6 +14,11 @@ use super::{Authenticating, Strategy};
 /// A header of that name that is there already is replaced. It does not depend on a user: a request without an identity
 /// gets it, a health check too.
 ///
+/// # Security
+///
+/// Other headers leave as they are, an `Authorization` of the caller's included. Do not copy that of the incoming request:
+/// it is for you, not for the backend.
+///
 /// ```
 /// use tower_identity::HeaderInjection;
 ///

@@ -13,7 +13,8 @@ use super::{Authenticating, Strategy};
 
 /// Sends the user's access token of one upstream provider as the bearer token (RFC 6750 §2.1).
 ///
-/// An `Authorization` header that is there already is replaced. A [`HealthCheck`] passes without a credential.
+/// An `Authorization` header that is there already is replaced. A [`HealthCheck`] passes as it is, without a
+/// user's credential.
 ///
 /// # Errors
 ///
