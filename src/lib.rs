@@ -9,8 +9,9 @@
 //! your service         puts the Identity of the incoming request in http::Extensions
 //!   └▶ IdentityLayer        the request's identity wins; the session's is used only when there is none
 //!        └▶ HeaderForwardLayer   (optional) static and captured headers that the backend wants
-//!             └▶ AuthLayer<Strategy>  origin check, then credentials onto the request
-//!                  └▶ HTTP client         hyper-util, reqwest, anything that is a tower Service
+//!             └▶ RetryLayer<Reauthenticate>  (optional, tower's own) one retry after a 401
+//!                  └▶ AuthLayer<Strategy>  origin check, then credentials onto the request
+//!                       └▶ HTTP client         hyper-util, reqwest, anything that is a tower Service
 //! ```
 //!
 //! # First steps
@@ -64,6 +65,9 @@
 //!
 //! | feature | adds |
 //! | --- | --- |
+//! | `credential-cache` | `CredentialCache`: credentials that were obtained for a user, kept and renewed |
+//! | `token-exchange` | the strategies that have a token issued (`TokenExchange`, `ClientCredentials`, `OnBehalfOf`, `CrossAppAccess`), `Reauthenticate`, and `TokenEndpoint`; with it `credential-cache` |
+//! | `private-key-jwt` | client authentication at a token endpoint with a signed assertion; with it `token-exchange` |
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
 //! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
@@ -82,6 +86,8 @@
 
 pub mod client;
 pub mod clock;
+#[cfg(feature = "credential-cache")]
+pub mod credential;
 pub mod error;
 pub mod identity;
 pub mod origin;
@@ -90,14 +96,24 @@ pub mod secret;
 pub mod strategy;
 
 pub use clock::Clock;
+#[cfg(feature = "credential-cache")]
+pub use credential::cache::CredentialCache;
+#[cfg(feature = "token-exchange")]
+pub use credential::endpoint::{ClientAuth, TokenEndpoint, TokenRequest, TokenResponse};
 pub use error::{AuthError, AuthErrorKind};
 pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
 pub use origin::{InvalidOrigin, Origin};
+#[cfg(feature = "token-exchange")]
+pub use outgoing::Reauthenticate;
 pub use outgoing::{
     AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardBuilder,
     HeaderForwardLayer, HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
 };
+#[cfg(feature = "credential-cache")]
+pub use secret::Fingerprint;
 pub use secret::{AccessToken, InvalidSecret, Secret};
+#[cfg(feature = "token-exchange")]
+pub use strategy::{Actor, ClientCredentials, CrossAppAccess, OnBehalfOf, Subject, TokenExchange};
 pub use strategy::{
     Authenticating, HeaderInjection, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
 };

@@ -4,6 +4,8 @@
 //!
 //! Neither type implements `Display`, `Serialize` or `PartialEq`, and `Debug` shows no part of the value. The memory is
 //! overwritten when the last clone is dropped. What the HTTP client beneath copies onto the wire is out of reach.
+//!
+//! With the feature `credential-cache`, each has a `Fingerprint`: it tells two secrets apart without holding either.
 
 use std::{fmt, sync::Arc};
 
@@ -29,6 +31,8 @@ const BEARER: &str = "Bearer ";
 #[derive(Clone)]
 pub struct AccessToken {
     authorization: HeaderValue,
+    #[cfg(feature = "credential-cache")]
+    fingerprint: Fingerprint,
 }
 
 impl AccessToken {
@@ -48,6 +52,8 @@ impl AccessToken {
         value.extend_from_slice(token.as_bytes());
         Ok(Self {
             authorization: sensitive_header_value(value)?,
+            #[cfg(feature = "credential-cache")]
+            fingerprint: Fingerprint::new("access token", &token),
         })
     }
 
@@ -67,6 +73,12 @@ impl AccessToken {
             .ok()
             .and_then(|value| value.strip_prefix(BEARER))
             .unwrap_or_default()
+    }
+
+    /// Tells this token from others. It was made when the token was.
+    #[cfg(feature = "credential-cache")]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 }
 
@@ -88,6 +100,8 @@ impl fmt::Debug for AccessToken {
 #[derive(Clone)]
 pub struct Secret {
     value: Arc<Zeroizing<String>>,
+    #[cfg(feature = "credential-cache")]
+    fingerprint: Fingerprint,
 }
 
 impl Secret {
@@ -102,6 +116,8 @@ impl Secret {
             return Err(InvalidSecret::Empty);
         }
         Ok(Self {
+            #[cfg(feature = "credential-cache")]
+            fingerprint: Fingerprint::new("secret", &value),
             value: Arc::new(value),
         })
     }
@@ -114,11 +130,59 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.value
     }
+
+    /// Tells this secret from others. It was made when the secret was.
+    #[cfg(feature = "credential-cache")]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret([redacted])")
+    }
+}
+
+/// The SHA-256 of a secret and of what kind it is: an [`AccessToken`] and a [`Secret`] of the same text differ.
+///
+/// `Debug` does not show it, because a weak secret could be guessed from it.
+#[cfg(feature = "credential-cache")]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(pub(crate) [u8; 32]);
+
+#[cfg(feature = "credential-cache")]
+impl Fingerprint {
+    fn new(kind: &'static str, secret: &str) -> Self {
+        Self::of([kind.as_bytes(), secret.as_bytes()])
+    }
+
+    /// Each part is hashed with its length, so that no two lists of parts run into each other.
+    pub(crate) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        use sha2::{Digest, Sha256};
+
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Self(hash.finalize().into())
+    }
+}
+
+#[cfg(feature = "credential-cache")]
+impl std::hash::Hash for Fingerprint {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        // Any 8 bytes of a SHA-256 are as good as all for a hash table.
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
+
+#[cfg(feature = "credential-cache")]
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint([redacted])")
     }
 }
 

@@ -1,0 +1,172 @@
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::clock::Clock;
+
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const MAX_ADVISORY_WINDOW: Duration = Duration::from_secs(300);
+const MAX_MANDATORY_WINDOW: Duration = Duration::from_secs(30);
+const ADVISORY_JITTER: f64 = 0.2;
+
+/// A credential that was just obtained, and how long it lives.
+#[derive(Clone, Debug)]
+pub struct Obtained<C> {
+    pub(super) credential: C,
+    lifetime: Lifetime,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lifetime {
+    Unknown,
+    For(Duration),
+    Until(SystemTime),
+}
+
+impl<C> Obtained<C> {
+    /// A credential whose end is not known: it is kept for the cache's
+    /// [default lifetime](super::CredentialCacheBuilder::default_lifetime).
+    pub fn new(credential: C) -> Self {
+        Self {
+            credential,
+            lifetime: Lifetime::Unknown,
+        }
+    }
+
+    /// Sets how long it lives (`expires_in`, RFC 6749 §5.1), counted from when it was asked for.
+    ///
+    /// Zero means that it is not kept: pass it for a negative one too. More than 24 hours are kept as 24 hours.
+    #[must_use]
+    pub fn expires_in(mut self, lifetime: Duration) -> Self {
+        self.lifetime = Lifetime::For(lifetime);
+        self
+    }
+
+    /// Sets until when it lives. A time that has passed means that it is not kept.
+    #[must_use]
+    pub fn expires_at(mut self, expires_at: SystemTime) -> Self {
+        self.lifetime = Lifetime::Until(expires_at);
+        self
+    }
+}
+
+/// Both of a clock's times, read together.
+#[derive(Clone, Copy)]
+pub(super) struct Now {
+    wall: SystemTime,
+    pub(super) monotonic: Instant,
+}
+
+impl Now {
+    pub(super) fn read(clock: &dyn Clock) -> Self {
+        Self {
+            wall: clock.now(),
+            monotonic: clock.monotonic(),
+        }
+    }
+
+    pub(super) fn is_past(&self, time: SystemTime) -> bool {
+        time <= self.wall
+    }
+}
+
+/// When a credential was asked for, and what its lifetime follows from.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) asked_at: Now,
+    pub(super) subject_expires_at: Option<SystemTime>,
+    pub(super) default_lifetime: Duration,
+}
+
+/// A kept credential.
+pub(super) struct Entry<C> {
+    pub(super) credential: C,
+    expires_at: SystemTime,
+    deadline: Instant,
+    mandatory_window: Duration,
+    /// In nanoseconds of remaining lifetime. At or below it, something is to be done about a refresh.
+    refresh_below: AtomicU64,
+}
+
+impl<C> Entry<C> {
+    /// `None`, when the credential is not to be kept.
+    pub(super) fn new(obtained: Obtained<C>, terms: &Terms, random: f64) -> Option<Self> {
+        let asked_at = terms.asked_at;
+        let lifetime = match obtained.lifetime {
+            Lifetime::Unknown => terms.default_lifetime,
+            Lifetime::For(lifetime) => lifetime,
+            Lifetime::Until(expires_at) => until(expires_at, asked_at.wall),
+        }
+        .min(MAX_LIFETIME);
+        let kept_for = match terms.subject_expires_at {
+            Some(end) => lifetime.min(until(end, asked_at.wall)),
+            None => lifetime,
+        };
+        // Where the subject's end comes first, a refresh would gain nothing: the windows lie before the credential's.
+        let cut = lifetime.saturating_sub(kept_for);
+        let advisory_window = (lifetime / 4)
+            .min(MAX_ADVISORY_WINDOW)
+            .mul_f64(1.0 - ADVISORY_JITTER * random)
+            .saturating_sub(cut);
+        let mandatory_window = (lifetime / 10)
+            .min(MAX_MANDATORY_WINDOW)
+            .saturating_sub(cut);
+        Some(Self {
+            credential: obtained.credential,
+            expires_at: asked_at.wall.checked_add(kept_for)?,
+            deadline: asked_at.monotonic.checked_add(kept_for)?,
+            mandatory_window,
+            refresh_below: AtomicU64::new(nanoseconds(advisory_window)),
+        })
+    }
+
+    /// How long the credential is still good: until the first of both times says that it has expired.
+    pub(super) fn remaining(&self, now: &Now) -> Duration {
+        until(self.expires_at, now.wall).min(self.deadline.saturating_duration_since(now.monotonic))
+    }
+
+    /// Whether nothing is to be done but to use it.
+    pub(super) fn is_settled(&self, remaining: Duration) -> bool {
+        nanoseconds(remaining) > self.refresh_below.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_in_mandatory_window(&self, remaining: Duration) -> bool {
+        remaining <= self.mandatory_window
+    }
+
+    /// A refresh is under way: nothing is to be done until callers have to wait for it.
+    pub(super) fn refresh_started(&self) {
+        self.set_refresh_below(self.mandatory_window);
+    }
+
+    /// The refresh brought nothing: the next one is due after `delay`, if that comes before the end.
+    pub(super) fn refresh_failed(&self, now: &Now, delay: Duration) {
+        self.set_refresh_below(self.remaining(now).saturating_sub(delay));
+    }
+
+    fn set_refresh_below(&self, remaining: Duration) {
+        self.refresh_below
+            .store(nanoseconds(remaining), Ordering::Relaxed);
+    }
+}
+
+impl<C: Clone> Clone for Entry<C> {
+    fn clone(&self) -> Self {
+        Self {
+            credential: self.credential.clone(),
+            expires_at: self.expires_at,
+            deadline: self.deadline,
+            mandatory_window: self.mandatory_window,
+            refresh_below: AtomicU64::new(self.refresh_below.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+fn until(end: SystemTime, now: SystemTime) -> Duration {
+    end.duration_since(now).unwrap_or_default()
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,85 @@
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+
+use crate::error::{AuthError, AuthErrorKind};
+
+use super::{entry::Now, key::CacheKey};
+
+pub(super) const REFUSED_FOR: Duration = Duration::from_secs(10);
+const MAX_BACK_OFF: Duration = Duration::from_secs(60);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// The failures since the last success of each key, in a memory of their own: they push out no credential.
+pub(super) struct Failures {
+    remembered: Cache<CacheKey, Failure>,
+}
+
+#[derive(Clone)]
+struct Failure {
+    error: AuthError,
+    until: Instant,
+    in_a_row: u32,
+}
+
+impl Failures {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            remembered: Cache::new(capacity),
+        }
+    }
+
+    /// The error of the last try, while it is too early for the next.
+    pub(super) fn find(&self, key: &CacheKey, now: &Now) -> Option<AuthError> {
+        let failure = self.remembered.get(key)?;
+        let wait = failure.until.checked_duration_since(now.monotonic)?;
+        (!wait.is_zero()).then(|| told_to_wait(failure.error, wait))
+    }
+
+    /// Remembers that a try failed. Returns the error for those who waited, and how long until the next try.
+    pub(super) fn remember(
+        &self,
+        key: CacheKey,
+        error: AuthError,
+        now: &Now,
+        random: f64,
+    ) -> (AuthError, Duration) {
+        let (delay, in_a_row) = if error.kind() == AuthErrorKind::Unavailable {
+            let in_a_row = self
+                .remembered
+                .get(&key)
+                .map_or(0, |last| last.in_a_row)
+                .saturating_add(1);
+            (back_off(in_a_row, error.retry_after(), random), in_a_row)
+        } else {
+            (REFUSED_FOR, 0)
+        };
+        let error = told_to_wait(error, delay);
+        let failure = Failure {
+            error: error.clone(),
+            until: now.monotonic.checked_add(delay).unwrap_or(now.monotonic),
+            in_a_row,
+        };
+        self.remembered.insert(key, failure);
+        (error, delay)
+    }
+
+    pub(super) fn forget(&self, key: &CacheKey) {
+        self.remembered.remove(key);
+    }
+}
+
+/// Between half and all of 2 s, 4 s, 8 s and so on up to 60 s; longer only if the issuer asked for it.
+fn back_off(in_a_row: u32, retry_after: Option<Duration>, random: f64) -> Duration {
+    let longest = Duration::from_secs(2_u64.saturating_pow(in_a_row)).min(MAX_BACK_OFF);
+    let delay = longest.mul_f64(0.5 + 0.5 * random);
+    delay.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
+}
+
+fn told_to_wait(error: AuthError, wait: Duration) -> AuthError {
+    if error.kind() == AuthErrorKind::Unavailable {
+        error.with_retry_after(wait)
+    } else {
+        error
+    }
+}

@@ -1,0 +1,448 @@
+//! [`CredentialCache`]: a credential is obtained once, kept, and renewed before anyone waits for it.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_identity::{
+//!     AccessToken, AuthError, AuthErrorKind,
+//!     credential::cache::{CacheScope, CredentialCache, Obtained},
+//! };
+//!
+//! async fn exchange(_subject: AccessToken) -> Result<Obtained<AccessToken>, AuthError> {
+//!     // Ask the issuer here.
+//!     let exchanged = AccessToken::new("2YotnFZFEjr1zCsicMWpAA").map_err(|error| {
+//!         AuthError::new(AuthErrorKind::Unavailable, "the issuer's token cannot be sent").with_source(error)
+//!     })?;
+//!     Ok(Obtained::new(exchanged).expires_in(Duration::from_secs(3600)))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let cache = CredentialCache::builder().build()?;
+//! let scope = CacheScope::new("exchange").field("audience", "mcp-backend");
+//!
+//! let users_token = AccessToken::new("eyJhbGciOiJFUzI1NiJ9")?;
+//! let key = scope.key(users_token.fingerprint());
+//! let credential = match cache.lookup(&key, None)? {
+//!     Some(credential) => credential,
+//!     None => cache.obtain(key, None, || exchange(users_token)).await?,
+//! };
+//! assert_eq!(credential.expose(), "2YotnFZFEjr1zCsicMWpAA");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When a credential is renewed
+//!
+//! | remaining lifetime | what a caller gets |
+//! | --- | --- |
+//! | more than the advisory window: the last quarter, at most 5 minutes, up to a fifth less by chance | the kept credential |
+//! | less than that | the kept credential, and one caller starts a refresh in the background |
+//! | less than the mandatory window: the last tenth, at most 30 s | what the refresh brings; if it fails, the kept credential |
+//! | none | what is obtained now, or the error |
+//!
+//! There is no early refresh towards the end of the subject's token, because what it brings would end then too.
+//!
+//! # When it cannot be obtained
+//!
+//! An error goes to all callers that wait for the same key, and is remembered: until the time below is over, callers
+//! without a credential get it at once, and the issuer is not asked. A good credential stays until its end.
+//!
+//! | kind of the error | next try |
+//! | --- | --- |
+//! | [`Unavailable`](AuthErrorKind::Unavailable) | after 1 to 2 s; twice that for each failure in a row, up to 30 to 60 s; not before the error's [`retry_after`](AuthError::retry_after), of which at most 5 minutes count |
+//! | all others, [`Configuration`](AuthErrorKind::Configuration) included: what is wrong may be put right at the issuer | after 10 s |
+//!
+//! # Security
+//!
+//! - **One user's credential never reaches another.** A [`CacheKey`] is made of the strategy's whole configuration and
+//!   of the user's token.
+//! - **A subject that has expired gets nothing.** It is checked before the cache is read, and no credential is kept
+//!   longer than the token that it was obtained for.
+//! - **Expired is expired.** A credential is good only if both the time of day and the monotonic time say so: neither
+//!   setting the clock back nor suspending the machine makes it last longer.
+//! - **A cancelled caller harms nobody.** What obtains a credential is a task of its own, given up after 60 s.
+
+mod counters;
+mod entry;
+mod failure;
+mod flight;
+mod key;
+mod runtime;
+#[cfg(all(test, shuttle))]
+mod schedules;
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    error::{AuthError, AuthErrorKind},
+};
+
+pub use counters::CacheCounters;
+pub use entry::Obtained;
+pub use flight::Obtaining;
+pub use key::{CacheKey, CacheScope};
+
+use counters::Counters;
+use entry::{Entry, Now, Terms};
+use failure::{Failures, REFUSED_FOR};
+use flight::{Boarding, Flights};
+
+const DEFAULT_CAPACITY: usize = 16_384;
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
+
+/// Keeps the credentials that were obtained for users, and obtains each but once.
+///
+/// It is bounded in entries. An entry takes at most 512 bytes beside what the credential points to (its text, for an
+/// [`AccessToken`](crate::AccessToken)). A clone is the same cache. See the [module](self) for what it promises.
+pub struct CredentialCache<C> {
+    inner: Arc<Inner<C>>,
+}
+
+struct Inner<C> {
+    store: Store<C>,
+    flights: Flights<C>,
+    failures: Failures,
+    counters: Counters,
+    default_lifetime: Duration,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Fn() -> f64 + Send + Sync>,
+}
+
+type Store<C> = Cache<CacheKey, Entry<C>, UnitWeighter, DefaultHashBuilder, Evicted>;
+
+impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
+    /// A cache for 16,384 credentials; one whose end is not known is kept for 5 minutes.
+    pub fn builder() -> CredentialCacheBuilder<C> {
+        CredentialCacheBuilder {
+            capacity: DEFAULT_CAPACITY,
+            default_lifetime: DEFAULT_LIFETIME,
+            clock: Arc::new(SystemClock),
+            random: Arc::new(fastrand::f64),
+            credential: PhantomData,
+        }
+    }
+
+    /// The credential under `key`, if it is at hand and nothing is to be done about it.
+    ///
+    /// It allocates nothing and waits for nothing. On `None`, call [`obtain`](Self::obtain).
+    ///
+    /// # Errors
+    ///
+    /// [`Expired`](AuthErrorKind::Expired), when `subject_expires_at` (the end of the token that the key was made of,
+    /// where it is known) has passed.
+    pub fn lookup(
+        &self,
+        key: &CacheKey,
+        subject_expires_at: Option<SystemTime>,
+    ) -> Result<Option<C>, AuthError> {
+        let now = self.inner.now();
+        check_subject(subject_expires_at, &now)?;
+        Ok(self.inner.settled(key, &now))
+    }
+
+    /// The credential under `key`: the one at hand, or one that is obtained now.
+    ///
+    /// `fetch` is called at once, not on the first poll, and only if nobody else is obtaining this credential. Its
+    /// future runs in a task of its own, on the current Tokio runtime, whose timer must be enabled. All callers that wait
+    /// for it get its answer.
+    ///
+    /// # Errors
+    ///
+    /// - [`Expired`](AuthErrorKind::Expired), as in [`lookup`](Self::lookup).
+    /// - What `fetch` failed with, now or [a short while ago](self#when-it-cannot-be-obtained).
+    /// - [`Unavailable`](AuthErrorKind::Unavailable), when `fetch` panicked or took more than 60 s.
+    /// - [`Configuration`](AuthErrorKind::Configuration), when called outside of a Tokio runtime.
+    pub fn obtain<F, R>(
+        &self,
+        key: CacheKey,
+        subject_expires_at: Option<SystemTime>,
+        fetch: F,
+    ) -> Obtaining<C>
+    where
+        F: FnOnce() -> R,
+        R: Future<Output = Result<Obtained<C>, AuthError>> + Send + 'static,
+    {
+        let now = self.inner.now();
+        if let Err(error) = check_subject(subject_expires_at, &now) {
+            return Obtaining::ready(Err(error));
+        }
+        if let Some(credential) = self.inner.settled(&key, &now) {
+            return Obtaining::ready(Ok(credential));
+        }
+        match self.inner.board(key, subject_expires_at, now) {
+            Boarding::AtHand(credential) => {
+                self.inner.count_hit();
+                Obtaining::ready(Ok(credential))
+            }
+            Boarding::Refused(error) => {
+                tracing::trace!(kind = ?error.kind(), "it is too early to ask for a credential again");
+                Obtaining::ready(Err(error))
+            }
+            Boarding::Passenger(answer) => {
+                self.inner.count_coalesced();
+                answer
+            }
+            Boarding::Pilot {
+                flight,
+                runtime,
+                answer,
+            } => {
+                runtime.spawn(flight.fly(fetch()));
+                answer
+            }
+        }
+    }
+
+    /// Drops the credential under `key` if it is the one that was rejected. Returns whether it was.
+    ///
+    /// Of many calls that were rejected with the same credential, the first drops it; the others find it gone or
+    /// replaced, and use what replaced it.
+    pub fn invalidate(&self, key: &CacheKey, is_rejected: impl FnOnce(&C) -> bool) -> bool {
+        let removed = self
+            .inner
+            .store
+            .remove_if(key, |entry| is_rejected(&entry.credential));
+        if removed.is_some() {
+            tracing::debug!("a credential was rejected and dropped");
+        }
+        removed.is_some()
+    }
+
+    /// What the cache has done so far.
+    pub fn counters(&self) -> CacheCounters {
+        self.inner.counters.read()
+    }
+}
+
+impl<C> Clone for CredentialCache<C> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<C> fmt::Debug for CredentialCache<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialCache")
+            .field("counters", &self.inner.counters.read())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`CredentialCache`].
+pub struct CredentialCacheBuilder<C> {
+    capacity: usize,
+    default_lifetime: Duration,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Fn() -> f64 + Send + Sync>,
+    credential: PhantomData<fn() -> C>,
+}
+
+impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
+    /// Sets how many credentials are kept, rounded up a little so that it divides evenly among locks. As many failures
+    /// are remembered beside them.
+    #[must_use]
+    pub fn capacity(mut self, capacity: usize) -> Self {
+        self.capacity = capacity;
+        self
+    }
+
+    /// Sets how long a credential is kept whose end is not known.
+    #[must_use]
+    pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
+        self.default_lifetime = lifetime;
+        self
+    }
+
+    /// Sets the clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets where chance comes from, for windows and back-off: numbers between 0 and 1.
+    #[must_use]
+    pub fn random(mut self, random: impl Fn() -> f64 + Send + Sync + 'static) -> Self {
+        self.random = Arc::new(random);
+        self
+    }
+
+    /// Builds the cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when the capacity or the default lifetime is zero.
+    pub fn build(self) -> Result<CredentialCache<C>, AuthError> {
+        if self.capacity == 0 || self.default_lifetime.is_zero() {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "a credential cache needs a capacity and a default lifetime of more than zero",
+            ));
+        }
+        Ok(CredentialCache {
+            inner: Arc::new(Inner {
+                store: Cache::with(
+                    self.capacity,
+                    self.capacity as u64,
+                    UnitWeighter,
+                    DefaultHashBuilder::default(),
+                    Evicted,
+                ),
+                flights: Flights::default(),
+                failures: Failures::new(self.capacity),
+                counters: Counters::default(),
+                default_lifetime: self.default_lifetime,
+                clock: self.clock,
+                random: self.random,
+            }),
+        })
+    }
+}
+
+impl<C> fmt::Debug for CredentialCacheBuilder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialCacheBuilder")
+            .field("capacity", &self.capacity)
+            .field("default_lifetime", &self.default_lifetime)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C: Clone + Send + Sync + 'static> Inner<C> {
+    fn now(&self) -> Now {
+        Now::read(&*self.clock)
+    }
+
+    fn settled(&self, key: &CacheKey, now: &Now) -> Option<C> {
+        let held = self.held(key, now).filter(Held::is_settled)?;
+        self.count_hit();
+        Some(held.entry.credential)
+    }
+
+    fn held(&self, key: &CacheKey, now: &Now) -> Option<Held<C>> {
+        let entry = self.store.get(key)?;
+        let remaining = entry.remaining(now);
+        (!remaining.is_zero()).then_some(Held { entry, remaining })
+    }
+
+    /// Changes the stored entry in its place; what [`held`](Self::held) returns is a copy.
+    fn with_stored(&self, key: &CacheKey, change: impl FnOnce(&Entry<C>)) {
+        self.store.remove_if(key, |entry| {
+            change(entry);
+            false
+        });
+    }
+
+    /// Keeps what was obtained, or remembers the failure. Returns the answer for those who wait.
+    fn settle(
+        &self,
+        key: CacheKey,
+        terms: &Terms,
+        outcome: Result<Obtained<C>, AuthError>,
+    ) -> Result<C, AuthError> {
+        let now = self.now();
+        match outcome {
+            Ok(obtained) => {
+                self.failures.forget(&key);
+                let credential = obtained.credential.clone();
+                let entry = Entry::new(obtained, terms, self.random());
+                match entry.filter(|entry| !entry.remaining(&now).is_zero()) {
+                    Some(entry) => self.keep(key, entry),
+                    None => self.with_stored(&key, |entry| entry.refresh_failed(&now, REFUSED_FOR)),
+                }
+                Ok(credential)
+            }
+            Err(error) => {
+                let (error, delay) = self.failures.remember(key, error, &now, self.random());
+                self.counters.failures.add(1);
+                tracing::debug!(kind = ?error.kind(), ?delay, "a credential could not be obtained");
+                self.with_stored(&key, |entry| entry.refresh_failed(&now, delay));
+                match self.held(&key, &now) {
+                    Some(held) => Ok(held.entry.credential),
+                    None => Err(error),
+                }
+            }
+        }
+    }
+
+    fn keep(&self, key: CacheKey, entry: Entry<C>) {
+        let mut evicted = Vec::new();
+        self.store.insert_with_lifecycle(key, entry, &mut evicted);
+        if !evicted.is_empty() {
+            self.counters.evictions.add(evicted.len() as u64);
+            tracing::debug!("the credential cache is full: one was dropped");
+        }
+    }
+
+    fn random(&self) -> f64 {
+        let random = (self.random)();
+        if (0.0..=1.0).contains(&random) {
+            random
+        } else {
+            0.0
+        }
+    }
+
+    fn count_hit(&self) {
+        self.counters.hit();
+        tracing::trace!("a credential was at hand");
+    }
+
+    fn count_coalesced(&self) {
+        self.counters.coalesced.add(1);
+        tracing::trace!("waiting for a credential that is being obtained");
+    }
+}
+
+/// An entry that has not expired.
+struct Held<C> {
+    entry: Entry<C>,
+    remaining: Duration,
+}
+
+impl<C> Held<C> {
+    fn is_settled(&self) -> bool {
+        self.entry.is_settled(self.remaining)
+    }
+
+    fn must_wait(&self) -> bool {
+        self.entry.is_in_mandatory_window(self.remaining)
+    }
+}
+
+/// Gathers what is evicted, so that it is counted and dropped after the store is unlocked.
+#[derive(Clone)]
+struct Evicted;
+
+impl<C> Lifecycle<CacheKey, Entry<C>> for Evicted {
+    type RequestState = Vec<Entry<C>>;
+
+    fn on_evict(&self, evicted: &mut Self::RequestState, _key: CacheKey, entry: Entry<C>) {
+        evicted.push(entry);
+    }
+}
+
+fn check_subject(expires_at: Option<SystemTime>, now: &Now) -> Result<(), AuthError> {
+    if expires_at.is_some_and(|expires_at| now.is_past(expires_at)) {
+        return Err(subject_expired());
+    }
+    Ok(())
+}
+
+#[cold]
+fn subject_expired() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Expired,
+        "the user's token has expired, and no credential is obtained or used on behalf of it; have the user log in again",
+    )
+}

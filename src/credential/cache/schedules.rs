@@ -1,0 +1,306 @@
+//! The flights under shuttle's schedulers, with callers that give up at every await point.
+//!
+//! `RUSTFLAGS="--cfg shuttle" cargo test --features credential-cache --lib schedules`
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::Poll,
+    time::{Duration, Instant, SystemTime},
+};
+
+use shuttle::{
+    check_pct, check_random,
+    future::{block_on, spawn, yield_now},
+    rand::{Rng, thread_rng},
+};
+
+use crate::{clock::ManualClock, secret::Secret};
+
+use super::*;
+
+const SCHEDULES: usize = 10_000;
+const PREEMPTIONS: usize = 3;
+const LIFETIME: Duration = Duration::from_secs(1000);
+
+type Credential = (usize, usize);
+
+/// A cache for two users, and an issuer that refuses to be asked twice at once for one of them.
+#[derive(Clone)]
+struct Bench {
+    cache: CredentialCache<Credential>,
+    clock: Arc<SwitchingClock>,
+    asked: Arc<[AtomicUsize; 2]>,
+    under_way: Arc<[AtomicUsize; 2]>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let clock = Arc::new(SwitchingClock(ManualClock::new(SystemTime::UNIX_EPOCH)));
+        Self {
+            cache: CredentialCache::builder()
+                .clock(clock.clone())
+                .random(|| {
+                    switch();
+                    0.0
+                })
+                .build()
+                .unwrap(),
+            clock,
+            asked: Arc::default(),
+            under_way: Arc::default(),
+        }
+    }
+
+    /// Obtains, with an issuer that takes `pauses` turns and then fails or not.
+    fn obtain(&self, user: usize, pauses: usize, fails: bool) -> Obtaining<Credential> {
+        let bench = self.clone();
+        self.cache.obtain(key(user), None, || async move {
+            assert_eq!(
+                bench.under_way[user].fetch_add(1, SeqCst),
+                0,
+                "two fetches at once"
+            );
+            let number = bench.asked[user].fetch_add(1, SeqCst) + 1;
+            for _ in 0..pauses {
+                yield_now().await;
+            }
+            bench.under_way[user].fetch_sub(1, SeqCst);
+            if fails {
+                return Err(AuthError::new(AuthErrorKind::Unavailable, "down"));
+            }
+            Ok(Obtained::new((user, number)).expires_in(LIFETIME))
+        })
+    }
+
+    fn asked(&self, user: usize) -> usize {
+        self.asked[user].load(SeqCst)
+    }
+
+    fn assert_nothing_is_under_way(&self) {
+        assert!(
+            self.cache
+                .inner
+                .flights
+                .in_the_air
+                .lock()
+                .unwrap()
+                .is_empty()
+        );
+        assert!(
+            self.under_way
+                .iter()
+                .all(|fetches| fetches.load(SeqCst) == 0)
+        );
+    }
+}
+
+/// The store is none of shuttle's, so the clock and chance, which are read around it, are where the scheduler may switch.
+#[derive(Debug)]
+struct SwitchingClock(ManualClock);
+
+impl Clock for SwitchingClock {
+    fn now(&self) -> SystemTime {
+        switch();
+        self.0.now()
+    }
+
+    fn monotonic(&self) -> Instant {
+        self.0.monotonic()
+    }
+}
+
+fn switch() {
+    shuttle::sync::atomic::AtomicBool::new(false).load(SeqCst);
+}
+
+fn key(user: usize) -> CacheKey {
+    CacheScope::new("test").key(Secret::new(user.to_string()).unwrap().fingerprint())
+}
+
+/// Gives up when `future` was polled that many times and is not done.
+async fn poll_at_most<F: Future + Unpin>(times: usize, mut future: F) -> Option<F::Output> {
+    let mut left = times;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        if left == 0 {
+            context.waker().wake_by_ref();
+        }
+        Pin::new(&mut future).poll(context).map(Some)
+    })
+    .await
+}
+
+fn check(schedule: impl Fn() + Send + Sync + Clone + 'static) {
+    check_random(schedule.clone(), SCHEDULES);
+    check_pct(schedule, SCHEDULES, PREEMPTIONS);
+}
+
+#[test]
+fn callers_who_give_up_anywhere_leave_one_fetch_and_no_flight() {
+    check(|| {
+        block_on(async {
+            let bench = Bench::new();
+            let callers: Vec<_> = (0..5)
+                .map(|caller| {
+                    let bench = bench.clone();
+                    let user = caller % 2;
+                    let pauses = thread_rng().gen_range(0..3);
+                    let polls = thread_rng().gen_range(0..3);
+                    spawn(async move {
+                        let obtaining = bench.obtain(user, pauses, false);
+                        if let Some(answer) = poll_at_most(polls, obtaining).await {
+                            assert_eq!(answer.unwrap(), (user, 1));
+                        }
+                    })
+                })
+                .collect();
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            for user in 0..2 {
+                assert_eq!(bench.obtain(user, 0, false).await.unwrap(), (user, 1));
+                assert_eq!(bench.asked(user), 1);
+            }
+            settle(&bench).await;
+        });
+    });
+}
+
+#[test]
+fn a_failure_reaches_all_who_wait_and_is_not_tried_again() {
+    check(|| {
+        block_on(async {
+            let bench = Bench::new();
+            let callers: Vec<_> = (0..4)
+                .map(|_| {
+                    let bench = bench.clone();
+                    spawn(async move { bench.obtain(0, 1, true).await })
+                })
+                .collect();
+            for caller in callers {
+                assert_eq!(
+                    caller.await.unwrap().unwrap_err().kind(),
+                    AuthErrorKind::Unavailable
+                );
+            }
+            assert_eq!(bench.asked(0), 1);
+            settle(&bench).await;
+        });
+    });
+}
+
+#[test]
+fn rejections_of_one_credential_cause_one_refresh() {
+    check(|| {
+        block_on(async {
+            let bench = Bench::new();
+            let held = bench.obtain(0, 0, false).await.unwrap();
+            let callers: Vec<_> = (0..4)
+                .map(|_| {
+                    let bench = bench.clone();
+                    spawn(async move {
+                        bench.cache.invalidate(&key(0), |&kept| kept == held);
+                        assert_eq!(bench.obtain(0, 1, false).await.unwrap(), (0, 2));
+                    })
+                })
+                .collect();
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            settle(&bench).await;
+        });
+    });
+}
+
+#[test]
+fn an_early_refresh_is_started_once_and_never_lost() {
+    check(|| {
+        block_on(async {
+            let bench = Bench::new();
+            bench.obtain(0, 0, false).await.unwrap();
+            // In the advisory window, in the mandatory one, or beyond the end.
+            let passed = [800, 980, 1000][thread_rng().gen_range(0..3)];
+            let fails = thread_rng().gen_range(0..2) == 0;
+            bench.clock.0.advance(Duration::from_secs(passed));
+            let callers: Vec<_> = (0..4)
+                .map(|_| {
+                    let bench = bench.clone();
+                    spawn(async move {
+                        match bench.obtain(0, 1, fails).await {
+                            Ok((user, number)) => assert!(user == 0 && (1..=2).contains(&number)),
+                            Err(_) => assert!(fails && passed == 1000),
+                        }
+                    })
+                })
+                .collect();
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            settle(&bench).await;
+            assert_eq!(bench.asked(0), 2);
+
+            // A refresh that failed is tried again after the back-off.
+            bench.clock.0.advance(Duration::from_secs(1));
+            drop(bench.obtain(0, 0, false).await);
+            settle(&bench).await;
+            let number = if fails { 3 } else { 2 };
+            assert_eq!(
+                bench.cache.lookup(&key(0), None).unwrap(),
+                Some((0, number))
+            );
+        });
+    });
+}
+
+#[test]
+fn a_flight_that_is_lost_reaches_all_who_wait() {
+    check(|| {
+        block_on(async {
+            let bench = Bench::new();
+            let now = bench.cache.inner.now();
+            let Boarding::Pilot { flight, .. } = bench.cache.inner.board(key(0), None, now) else {
+                panic!("there is another flight");
+            };
+            let callers: Vec<_> = (0..3)
+                .map(|_| {
+                    let bench = bench.clone();
+                    spawn(async move { bench.obtain(0, 0, false).await })
+                })
+                .collect();
+            let lost = spawn(async move { drop(flight) });
+            for caller in callers {
+                assert_eq!(
+                    caller.await.unwrap().unwrap_err().kind(),
+                    AuthErrorKind::Unavailable
+                );
+            }
+            lost.await.unwrap();
+            assert_eq!(bench.asked(0), 0);
+            settle(&bench).await;
+        });
+    });
+}
+
+/// Waits for the flights that nobody waits for.
+async fn settle(bench: &Bench) {
+    while !bench
+        .cache
+        .inner
+        .flights
+        .in_the_air
+        .lock()
+        .unwrap()
+        .is_empty()
+    {
+        yield_now().await;
+    }
+    bench.assert_nothing_is_under_way();
+}

@@ -1,0 +1,178 @@
+use std::{fmt, time::SystemTime};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use form_urlencoded::byte_serialize;
+use http::{HeaderMap, Uri, header::AUTHORIZATION};
+use zeroize::Zeroizing;
+
+use crate::{
+    credential::cache::CacheScope,
+    error::{AuthError, AuthErrorKind},
+    secret::{Secret, secret_header_value},
+};
+
+#[cfg(feature = "private-key-jwt")]
+use super::private_key_jwt::PrivateKeyJwt;
+use super::request::Form;
+
+/// How the client says who it is, and proves it (RFC 6749 §2.3).
+///
+/// It does just that: when the endpoint refuses, no other way is tried.
+#[derive(Clone)]
+pub struct ClientAuth {
+    client_id: String,
+    method: Method,
+}
+
+#[derive(Clone)]
+enum Method {
+    None,
+    Basic(Secret),
+    Post(Secret),
+    #[cfg(feature = "private-key-jwt")]
+    PrivateKeyJwt(PrivateKeyJwt),
+}
+
+impl ClientAuth {
+    /// A public client: `client_id` is sent in the form, and there is no secret (RFC 6749 §3.2.1).
+    pub fn none(client_id: impl Into<String>) -> Self {
+        Self::new(client_id, Method::None)
+    }
+
+    /// `client_secret_basic`: HTTP Basic, id and secret each form-urlencoded before (RFC 6749 §2.3.1).
+    pub fn basic(client_id: impl Into<String>, secret: Secret) -> Self {
+        Self::new(client_id, Method::Basic(secret))
+    }
+
+    /// `client_secret_post`: id and secret in the form (RFC 6749 §2.3.1).
+    pub fn post(client_id: impl Into<String>, secret: Secret) -> Self {
+        Self::new(client_id, Method::Post(secret))
+    }
+
+    /// `private_key_jwt`: an assertion that the client signs anew for each request (RFC 7523 §2.2).
+    #[cfg(feature = "private-key-jwt")]
+    pub fn private_key_jwt(client_id: impl Into<String>, key: PrivateKeyJwt) -> Self {
+        Self::new(client_id, Method::PrivateKeyJwt(key))
+    }
+
+    /// The client's id.
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    fn new(client_id: impl Into<String>, method: Method) -> Self {
+        Self {
+            client_id: client_id.into(),
+            method,
+        }
+    }
+
+    pub(super) fn is_confidential(&self) -> bool {
+        !matches!(self.method, Method::None)
+    }
+
+    /// Adds all of it to `scope`, the secret too: what was issued to one client is not for another.
+    pub(super) fn describe(&self, scope: CacheScope) -> CacheScope {
+        let scope = scope
+            .field("client_id", &self.client_id)
+            .field("client_auth", self.method_name());
+        match &self.method {
+            Method::None => scope,
+            Method::Basic(secret) | Method::Post(secret) => {
+                scope.field("client_secret", secret.expose())
+            }
+            #[cfg(feature = "private-key-jwt")]
+            Method::PrivateKeyJwt(key) => key.describe(scope),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), AuthError> {
+        if self.client_id.trim().is_empty() {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "client authentication needs a client id; this one is empty",
+            ));
+        }
+        match &self.method {
+            #[cfg(feature = "private-key-jwt")]
+            Method::PrivateKeyJwt(key) => key.check(),
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg_attr(
+        not(feature = "private-key-jwt"),
+        expect(unused_variables, reason = "an assertion is addressed and dated")
+    )]
+    pub(super) fn apply(
+        &self,
+        endpoint: &Uri,
+        now: SystemTime,
+        form: &mut Form,
+        headers: &mut HeaderMap,
+    ) -> Result<(), AuthError> {
+        match &self.method {
+            Method::None => form.push("client_id", &self.client_id),
+            Method::Basic(secret) => {
+                let credentials = basic_credentials(&self.client_id, secret.expose());
+                let value = secret_header_value(credentials).map_err(|error| {
+                    AuthError::new(
+                        AuthErrorKind::Configuration,
+                        "the client's id and secret cannot be sent as HTTP Basic",
+                    )
+                    .with_source(error)
+                })?;
+                headers.insert(AUTHORIZATION, value);
+            }
+            Method::Post(secret) => {
+                form.push("client_id", &self.client_id);
+                form.push("client_secret", secret.expose());
+            }
+            #[cfg(feature = "private-key-jwt")]
+            Method::PrivateKeyJwt(key) => {
+                let assertion = key.assertion(&self.client_id, endpoint, now)?;
+                form.push("client_id", &self.client_id);
+                form.push(
+                    "client_assertion_type",
+                    "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                );
+                form.push("client_assertion", &assertion);
+            }
+        }
+        Ok(())
+    }
+
+    fn method_name(&self) -> &'static str {
+        match self.method {
+            Method::None => "none",
+            Method::Basic(_) => "client_secret_basic",
+            Method::Post(_) => "client_secret_post",
+            #[cfg(feature = "private-key-jwt")]
+            Method::PrivateKeyJwt(_) => "private_key_jwt",
+        }
+    }
+}
+
+impl fmt::Debug for ClientAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientAuth")
+            .field("client_id", &self.client_id)
+            .field("method", &self.method_name())
+            .finish_non_exhaustive()
+    }
+}
+
+fn basic_credentials(client_id: &str, secret: &str) -> String {
+    const SCHEME: &str = "Basic ";
+
+    let longest = 3 * (client_id.len() + secret.len()) + 1;
+    let mut pair = Zeroizing::new(String::with_capacity(longest));
+    pair.extend(byte_serialize(client_id.as_bytes()));
+    pair.push(':');
+    pair.extend(byte_serialize(secret.as_bytes()));
+
+    let mut credentials = String::with_capacity(SCHEME.len() + longest.div_ceil(3) * 4);
+    credentials.push_str(SCHEME);
+    STANDARD.encode_string(pair.as_bytes(), &mut credentials);
+    credentials
+}

@@ -1,0 +1,544 @@
+//! [`TokenEndpoint`]: the one way to call an OAuth token endpoint (RFC 6749 §3.2).
+//!
+//! ```no_run
+//! use http_body_util::Full;
+//! use bytes::Bytes;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower_identity::{ClientAuth, Secret, TokenEndpoint, TokenRequest, credential::endpoint::TokenType};
+//!
+//! # async fn exchange(user_token: &str) -> Result<(), tower_identity::AuthError> {
+//! # let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
+//! # let token_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+//! let endpoint = TokenEndpoint::builder("https://idp.example.com/token", token_client)
+//!     .client_auth(ClientAuth::basic("gateway", secret))
+//!     .build()?;
+//! let request = TokenRequest::token_exchange()
+//!     .subject_token(user_token, TokenType::AccessToken)
+//!     .audience("mcp-backend");
+//! let response = endpoint.request_token(request).await?;
+//! let authorization = response.token().authorization();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What comes of an answer
+//!
+//! An error code (RFC 6749 §5.2) decides, with whatever status it was sent, 200 included; where there is none, or one
+//! that is not listed, the status does. 429 is `Unavailable` whatever is in it.
+//!
+//! | answer | [`AuthErrorKind`] | because |
+//! | --- | --- | --- |
+//! | `invalid_grant`, `invalid_token`, `expired_token` | `Rejected` | the user's token is not, or no longer, accepted |
+//! | `interaction_required`, `login_required`, `consent_required` | `Rejected` | the user has to be asked (OIDC Core §3.1.2.6, Microsoft Entra) |
+//! | `invalid_request` to a token exchange | `Rejected` | RFC 8693 §2.2.2 has it for a subject or actor token that is not accepted |
+//! | `invalid_scope`, `insufficient_scope`, `access_denied` | `InsufficientScope` | the user is known, and may not have this |
+//! | `invalid_request` to another grant | `Configuration` | the form is wrong for this issuer |
+//! | `invalid_client`, `unauthorized_client` | `Configuration` | the client's id, secret, key or rights |
+//! | `unsupported_grant_type`, `invalid_target`, `invalid_resource`, `invalid_dpop_proof`, `use_dpop_nonce` | `Configuration` | what is asked for is not to be had here |
+//! | `server_error`, `temporarily_unavailable`, `slow_down` | `Unavailable` | the issuer says so |
+//! | 408, 425, 429, 5xx | `Unavailable` | with `Retry-After` (RFC 9110 §10.2.3), of at most one hour |
+//! | any other status of 400 and above | `Configuration` | the URL, or what is in between |
+//! | 3xx | `Configuration` | the URL is another one; it is not followed |
+//! | no connection, no answer in time, an answer that is too large | `Unavailable` | |
+//! | a success that holds no usable token | `Unavailable` | the issuer is at fault |
+//!
+//! # What is accepted as a token
+//!
+//! The answer is a JSON object of at most 1 MiB. Its content type is `application/json`, another one that ends with
+//! `json`, or missing. Members that are not known do not matter. `access_token` has to be an [`AccessToken`] (or, for an
+//! assertion, a text), `token_type` what was asked for, `Bearer` or `N_A`, in any case, and the answer to a token
+//! exchange says its `issued_token_type` (RFC 8693 §2.2.1). For `expires_in` see [`Lifetime`].
+//!
+//! # Security
+//!
+//! - Secrets leave in the body and, with HTTP Basic, in a header that is marked sensitive; never in the URL.
+//! - What the issuer sends is never shown: not its body, not `error_description`, and not an error code that is not in
+//!   the table. So it does not matter whether it repeats a secret.
+//! - Plain `http` is refused except for loopback, unless it is asked for by name.
+//! - A redirect is an error here. A client that follows redirects by itself would send the form to a stranger before it
+//!   could be one: switch that off (reqwest's is on by default).
+//! - The client is one of its own, not the stack that the credentials are for: see
+//!   [readiness](crate::outgoing::auth#readiness-is-held).
+
+mod client_auth;
+#[cfg(feature = "private-key-jwt")]
+mod private_key_jwt;
+mod refusal;
+mod request;
+mod response;
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, BufMut, Bytes};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use http_body::Body;
+use http_body_util::Full;
+use tower::{BoxError, Service};
+use zeroize::Zeroizing;
+
+use crate::{
+    clock::{Clock, SystemClock},
+    credential::cache::CacheScope,
+    error::{AuthError, AuthErrorKind},
+    origin::{InvalidOrigin, Origin},
+    secret::{AccessToken, Secret},
+};
+
+pub use client_auth::ClientAuth;
+#[cfg(feature = "private-key-jwt")]
+pub use private_key_jwt::{PrivateKeyJwt, SigningAlgorithm};
+pub use request::{TokenRequest, TokenType};
+pub use response::{Lifetime, TokenResponse};
+
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+const BODY_LIMIT: usize = 1 << 20;
+
+/// A token endpoint, with the client that reaches it and the way this client authenticates there.
+///
+/// Cheap to clone (one reference count). See the [module](self) for what it accepts and how it fails.
+#[derive(Clone)]
+pub struct TokenEndpoint {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    uri: Uri,
+    origin: Origin,
+    client_auth: Option<ClientAuth>,
+    time_limit: Duration,
+    clock: Arc<dyn Clock>,
+    client: Client,
+}
+
+impl TokenEndpoint {
+    /// Starts an endpoint at `url` that is reached through `client`.
+    ///
+    /// Each call uses a clone of `client`.
+    pub fn builder<S, ResBody>(url: impl Into<String>, client: S) -> TokenEndpointBuilder
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
+        S: Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        ResBody: Body + Send + 'static,
+        ResBody::Data: Send,
+        ResBody::Error: Into<BoxError>,
+    {
+        TokenEndpointBuilder {
+            url: url.into(),
+            insecure: false,
+            client_auth: None,
+            time_limit: TIME_LIMIT,
+            clock: Arc::new(SystemClock),
+            client: Box::new(move |request| Box::pin(exchange(client.clone(), request))),
+        }
+    }
+
+    /// Where it is.
+    pub fn uri(&self) -> &Uri {
+        &self.inner.uri
+    }
+
+    /// Asks for an access token that can be sent as a bearer token (RFC 6749 §5.1).
+    ///
+    /// # Errors
+    ///
+    /// As the [table](self#what-comes-of-an-answer) says, and `Configuration` for what [`TokenRequest::check`] refuses and for a
+    /// requested token type that is no access token.
+    ///
+    /// # Panics
+    ///
+    /// When it is polled outside of a Tokio runtime with time enabled.
+    pub fn request_token(&self, request: TokenRequest) -> TokenResponseFuture<AccessToken> {
+        self.request(request, TokenRequest::check_bearer, response::bearer)
+    }
+
+    /// Asks for a token that proves something to another token endpoint and is no access token: an ID token, or an
+    /// ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant). It comes with the `token_type` `N_A` (RFC 8693
+    /// §2.2.1), and is of the type that was [asked for](TokenRequest::requested_token_type).
+    ///
+    /// # Errors
+    ///
+    /// As [`request_token`](Self::request_token), and `Configuration` when no assertion was asked for.
+    ///
+    /// # Panics
+    ///
+    /// As [`request_token`](Self::request_token).
+    pub fn request_assertion(&self, request: TokenRequest) -> TokenResponseFuture<Secret> {
+        self.request(request, TokenRequest::check_assertion, response::assertion)
+    }
+
+    /// Whether its client has a secret or a key (RFC 6749 §2.1).
+    pub(crate) fn has_confidential_client(&self) -> bool {
+        let client_auth = self.inner.client_auth.as_ref();
+        client_auth.is_some_and(ClientAuth::is_confidential)
+    }
+
+    pub(crate) fn check_confidential_client(&self, grant: &str) -> Result<(), AuthError> {
+        if self.has_confidential_client() {
+            return Ok(());
+        }
+        Err(AuthError::new(
+            AuthErrorKind::Configuration,
+            format!(
+                "{grant} is for clients with a secret or a key; set the endpoint's `client_auth` to one"
+            ),
+        ))
+    }
+
+    /// Adds to `scope` where it is and how the client authenticates there.
+    pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
+        let scope = scope.field("endpoint", self.inner.uri.to_string());
+        match &self.inner.client_auth {
+            Some(client_auth) => client_auth.describe(scope),
+            None => scope,
+        }
+    }
+
+    fn request<T: 'static>(
+        &self,
+        request: TokenRequest,
+        check: fn(&TokenRequest) -> Result<(), AuthError>,
+        read: fn(&TokenRequest, response::Members) -> Result<TokenResponse<T>, &'static str>,
+    ) -> TokenResponseFuture<T> {
+        let endpoint = self.clone();
+        TokenResponseFuture {
+            future: Box::pin(async move {
+                check(&request)?;
+                let answer = endpoint.ask(&request).await?;
+                let members = endpoint.members(&request, answer)?;
+                read(&request, members)
+                    .map_err(|fault| endpoint.error(AuthErrorKind::Unavailable, fault))
+            }),
+        }
+    }
+
+    async fn ask(&self, request: &TokenRequest) -> Result<Answer, AuthError> {
+        let http_request = self.http_request(request)?;
+        let answer =
+            tokio::time::timeout(self.inner.time_limit, (self.inner.client)(http_request)).await;
+        match answer {
+            Ok(Ok(answer)) => {
+                tracing::debug!(
+                    issuer = %self.inner.origin,
+                    grant_type = request.grant_type(),
+                    status = answer.status.as_u16(),
+                    "the token endpoint answered"
+                );
+                Ok(answer)
+            }
+            Ok(Err(Failure::Unreachable(source))) => Err(self
+                .error(AuthErrorKind::Unavailable, "cannot be reached")
+                .with_source(source)),
+            Ok(Err(Failure::Interrupted(source))) => Err(self
+                .error(AuthErrorKind::Unavailable, "broke off its answer")
+                .with_source(source)),
+            Ok(Err(Failure::TooLarge)) => Err(self.error(
+                AuthErrorKind::Unavailable,
+                "sent more than 1 MiB, which is no token; the rest was not read",
+            )),
+            Err(_) => Err(self.error(
+                AuthErrorKind::Unavailable,
+                format_args!("did not answer within {:?}", self.inner.time_limit),
+            )),
+        }
+    }
+
+    fn http_request(&self, request: &TokenRequest) -> Result<Request<Full<Bytes>>, AuthError> {
+        let mut form = request.form().clone();
+        let mut headers = HeaderMap::new();
+        if let Some(client_auth) = &self.inner.client_auth {
+            let now = self.inner.clock.now();
+            client_auth.apply(&self.inner.uri, now, &mut form, &mut headers)?;
+        }
+        form.check()?;
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
+        let mut http_request = Request::new(Full::new(Bytes::from_owner(form.encode())));
+        *http_request.method_mut() = http::Method::POST;
+        *http_request.uri_mut() = self.inner.uri.clone();
+        *http_request.headers_mut() = headers;
+        Ok(http_request)
+    }
+
+    /// The members of an answer that says it is a success.
+    fn members(
+        &self,
+        request: &TokenRequest,
+        answer: Answer,
+    ) -> Result<response::Members, AuthError> {
+        let Answer {
+            status,
+            headers,
+            body,
+        } = answer;
+        let members = response::Members::parse(&body);
+        let code = members.as_ref().and_then(response::Members::error);
+        if !status.is_success() || code.is_some() {
+            let refusal = refusal::classify(request, status, code);
+            let error = self.error(refusal.kind, &refusal);
+            return Err(
+                match refusal::retry_after(&headers, self.inner.clock.now()) {
+                    Some(retry_after) if refusal.kind == AuthErrorKind::Unavailable => {
+                        error.with_retry_after(retry_after)
+                    }
+                    _ => error,
+                },
+            );
+        }
+        if !response::is_json(&headers) {
+            return Err(self.error(
+                AuthErrorKind::Unavailable,
+                "answered with a content type that is not JSON; check its URL",
+            ));
+        }
+        members.ok_or_else(|| {
+            self.error(
+                AuthErrorKind::Unavailable,
+                "answered with something else than a JSON object; check its URL",
+            )
+        })
+    }
+
+    #[cold]
+    fn error(&self, kind: AuthErrorKind, fault: impl fmt::Display) -> AuthError {
+        AuthError::new(
+            kind,
+            format!("the token endpoint at {} {fault}", self.inner.origin),
+        )
+    }
+}
+
+impl fmt::Debug for TokenEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenEndpoint")
+            .field("origin", &self.inner.origin)
+            .field("client_auth", &self.inner.client_auth)
+            .field("time_limit", &self.inner.time_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`TokenEndpoint`].
+#[must_use = "nothing is checked before `build`"]
+pub struct TokenEndpointBuilder {
+    url: String,
+    insecure: bool,
+    client_auth: Option<ClientAuth>,
+    time_limit: Duration,
+    clock: Arc<dyn Clock>,
+    client: Client,
+}
+
+impl TokenEndpointBuilder {
+    /// Sets how the client authenticates, and nothing else is tried. By default it does not say who it is.
+    pub fn client_auth(mut self, client_auth: ClientAuth) -> Self {
+        self.client_auth = Some(client_auth);
+        self
+    }
+
+    /// Sets within what time the whole answer has to be there, from waiting for the client's readiness to the last byte.
+    /// By default 30 s.
+    pub fn time_limit(mut self, time_limit: Duration) -> Self {
+        self.time_limit = time_limit;
+        self
+    }
+
+    /// Lets the scheme be plain `http` on any host.
+    ///
+    /// # Security
+    ///
+    /// Whoever can read the network can then read the secrets and the tokens. It is meant for a network that is itself
+    /// trusted.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// Sets the clock that client assertions are dated with, and a `Retry-After` date is compared with.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes the endpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when the URL is not an absolute `https` one (or `http` on
+    /// loopback), or has a fragment (RFC 6749 §3.2) or user info; when the client's id is empty or blank, or its key
+    /// cannot sign; when the time limit is zero.
+    pub fn build(self) -> Result<TokenEndpoint, AuthError> {
+        let (uri, origin) = parse(&self.url, self.insecure)?;
+        if let Some(client_auth) = &self.client_auth {
+            client_auth.check()?;
+        }
+        if self.time_limit.is_zero() {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "the time limit of a token endpoint is zero, so no answer could be in time",
+            ));
+        }
+        Ok(TokenEndpoint {
+            inner: Arc::new(Inner {
+                uri,
+                origin,
+                client_auth: self.client_auth,
+                time_limit: self.time_limit,
+                clock: self.clock,
+                client: self.client,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for TokenEndpointBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenEndpointBuilder")
+            .field("client_auth", &self.client_auth)
+            .field("time_limit", &self.time_limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of [`TokenEndpoint::request_token`] and [`TokenEndpoint::request_assertion`].
+#[must_use = "futures do nothing unless polled"]
+pub struct TokenResponseFuture<T> {
+    future: BoxFuture<Result<TokenResponse<T>, AuthError>>,
+}
+
+impl<T> Future for TokenResponseFuture<T> {
+    type Output = Result<TokenResponse<T>, AuthError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.future.as_mut().poll(cx)
+    }
+}
+
+impl<T> fmt::Debug for TokenResponseFuture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenResponseFuture")
+            .finish_non_exhaustive()
+    }
+}
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+type Client = Box<dyn Fn(Request<Full<Bytes>>) -> BoxFuture<Result<Answer, Failure>> + Send + Sync>;
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Zeroizing<Vec<u8>>,
+}
+
+enum Failure {
+    Unreachable(BoxError),
+    Interrupted(BoxError),
+    TooLarge,
+}
+
+async fn exchange<S, ResBody>(
+    mut client: S,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer, Failure>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
+    S::Error: Into<BoxError>,
+    ResBody: Body,
+    ResBody::Error: Into<BoxError>,
+{
+    poll_fn(|cx| client.poll_ready(cx))
+        .await
+        .map_err(|error| Failure::Unreachable(error.into()))?;
+    let response = client
+        .call(request)
+        .await
+        .map_err(|error| Failure::Unreachable(error.into()))?;
+    let (head, body) = response.into_parts();
+    let body = if head.status.is_redirection() {
+        Zeroizing::default()
+    } else {
+        read(body).await?
+    };
+    Ok(Answer {
+        status: head.status,
+        headers: head.headers,
+        body,
+    })
+}
+
+async fn read<ResBody>(body: ResBody) -> Result<Zeroizing<Vec<u8>>, Failure>
+where
+    ResBody: Body,
+    ResBody::Error: Into<BoxError>,
+{
+    let mut body = pin!(body);
+    let mut bytes = Zeroizing::new(Vec::new());
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let frame = frame.map_err(|error| Failure::Interrupted(error.into()))?;
+        if let Ok(data) = frame.into_data() {
+            if data.remaining() > BODY_LIMIT.saturating_sub(bytes.len()) {
+                return Err(Failure::TooLarge);
+            }
+            append(&mut bytes, data);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Grows `bytes` by hand, because what a `Vec` leaves behind when it moves is not wiped.
+fn append(bytes: &mut Zeroizing<Vec<u8>>, data: impl Buf) {
+    let length = bytes.len() + data.remaining();
+    if length > bytes.capacity() {
+        let mut grown = Zeroizing::new(Vec::with_capacity(length.next_power_of_two()));
+        grown.extend_from_slice(bytes);
+        *bytes = grown;
+    }
+    bytes.put(data);
+}
+
+fn parse(url: &str, insecure: bool) -> Result<(Uri, Origin), AuthError> {
+    let invalid = |message: &'static str| AuthError::new(AuthErrorKind::Configuration, message);
+    // `Uri` drops a fragment without a word.
+    if url.contains('#') {
+        return Err(invalid(
+            "the URL of a token endpoint has no fragment (RFC 6749 §3.2); this one has",
+        ));
+    }
+    let uri = url.parse::<Uri>().map_err(|_| {
+        invalid("the URL of a token endpoint is one such as `https://idp.example.com/token`; this is none")
+    })?;
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+        return Err(invalid(
+            "the URL of a token endpoint is absolute: it begins with `https://` and a host",
+        ));
+    };
+    let origin = format!("{scheme}://{authority}");
+    let origin = if insecure {
+        Origin::insecure(&origin)
+    } else {
+        Origin::try_from(origin)
+    };
+    match origin {
+        Ok(origin) => Ok((uri, origin)),
+        Err(InvalidOrigin::Insecure) => Err(invalid(
+            "plain http would show the secrets sent to a token endpoint to the network; use https, \
+             or `insecure()` where the network is trusted",
+        )),
+        Err(error) => Err(invalid("the URL of a token endpoint cannot be used").with_source(error)),
+    }
+}

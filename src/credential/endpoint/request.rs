@@ -1,0 +1,356 @@
+use std::{borrow::Cow, fmt};
+
+use form_urlencoded::Serializer;
+use http::Uri;
+use zeroize::Zeroizing;
+
+use crate::{
+    credential::cache::CacheScope,
+    error::{AuthError, AuthErrorKind},
+};
+
+/// What a token endpoint is asked for: a grant and its parameters (RFC 6749 §4).
+///
+/// The values are kept in memory that is wiped. Client authentication is not part of it: the endpoint adds that.
+///
+/// What is the same for all users can be built and [checked](Self::check) once, and cloned for each.
+#[derive(Clone)]
+#[must_use = "nothing is sent before an endpoint gets it"]
+pub struct TokenRequest {
+    grant: Grant,
+    form: Form,
+    requested_token_type: Option<TokenType>,
+    invalid: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Grant {
+    TokenExchange,
+    ClientCredentials,
+    JwtBearer,
+    RefreshToken,
+}
+
+impl TokenRequest {
+    /// One token for another (RFC 8693 §2.1). It needs a [`subject_token`](Self::subject_token).
+    pub fn token_exchange() -> Self {
+        Self::new(Grant::TokenExchange)
+    }
+
+    /// A token for the client itself (RFC 6749 §4.4).
+    pub fn client_credentials() -> Self {
+        Self::new(Grant::ClientCredentials)
+    }
+
+    /// A token for whom a JWT speaks of (RFC 7523 §2.1). It needs an [`assertion`](Self::assertion).
+    pub fn jwt_bearer() -> Self {
+        Self::new(Grant::JwtBearer)
+    }
+
+    /// A token for the one that a refresh token was issued for (RFC 6749 §6).
+    pub fn refresh_token(refresh_token: &str) -> Self {
+        Self::new(Grant::RefreshToken).parameter("refresh_token", refresh_token)
+    }
+
+    /// Sets the JWT that speaks of someone (RFC 7523 §2.1).
+    pub fn assertion(self, jwt: &str) -> Self {
+        self.parameter("assertion", jwt)
+    }
+
+    /// Sets whom the new token speaks of (RFC 8693 §2.1).
+    pub fn subject_token(self, token: &str, token_type: TokenType) -> Self {
+        self.parameter("subject_token", token)
+            .parameter("subject_token_type", token_type.urn())
+    }
+
+    /// Sets who acts for the subject (RFC 8693 §2.1).
+    pub fn actor_token(self, token: &str, token_type: TokenType) -> Self {
+        self.parameter("actor_token", token)
+            .parameter("actor_token_type", token_type.urn())
+    }
+
+    /// Sets what kind of token is wanted (RFC 8693 §2.1).
+    pub fn requested_token_type(mut self, token_type: TokenType) -> Self {
+        self.requested_token_type = Some(token_type);
+        self.parameter("requested_token_type", token_type.urn())
+    }
+
+    /// Adds the name of a service that the token is for (RFC 8693 §2.1).
+    pub fn audience(self, audience: &str) -> Self {
+        self.parameter("audience", audience)
+    }
+
+    /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
+    pub fn resource(mut self, resource: &str) -> Self {
+        if !is_absolute_uri(resource) {
+            self.invalid
+                .get_or_insert("a resource is an absolute URI without a fragment (RFC 8707 §2)");
+        }
+        self.parameter("resource", resource)
+    }
+
+    /// Sets what the token should allow (RFC 6749 §3.3). None at all leaves it to the issuer.
+    pub fn scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let mut joined = String::new();
+        for scope in scopes {
+            let scope = scope.as_ref();
+            if !is_scope(scope) {
+                self.invalid.get_or_insert(
+                    "a scope is one word of ASCII without quotes and backslashes (RFC 6749 §3.3); \
+                     pass several scopes one by one",
+                );
+            }
+            if !joined.is_empty() {
+                joined.push(' ');
+            }
+            joined.push_str(scope);
+        }
+        if joined.is_empty() {
+            return self;
+        }
+        self.parameter("scope", &joined)
+    }
+
+    /// Adds another parameter. All but `audience` and `resource` may be there once (RFC 6749 §3.2).
+    pub fn parameter(mut self, name: impl Into<Cow<'static, str>>, value: &str) -> Self {
+        self.form.push(name, value);
+        self
+    }
+
+    /// Says what is wrong with it as far as it is built. The endpoint asks again before it sends, and then the token that
+    /// the grant needs has to be there.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when a scope is not one word, a resource is not absolute or has a
+    /// fragment, a parameter is empty, or one is there twice that may not be.
+    pub fn check(&self) -> Result<(), AuthError> {
+        match self.invalid {
+            Some(invalid) => Err(AuthError::new(AuthErrorKind::Configuration, invalid)),
+            None => self.form.check(),
+        }
+    }
+
+    /// Whether what is asked for is a token that can be sent as a bearer token.
+    pub(crate) fn check_is_for_bearer(&self) -> Result<(), AuthError> {
+        match self.requested_token_type {
+            None | Some(TokenType::AccessToken | TokenType::Jwt) => Ok(()),
+            Some(TokenType::IdToken | TokenType::IdJag) => Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "the requested token type is no access token, so what is issued could not be sent as a bearer token",
+            )),
+        }
+    }
+
+    pub(crate) fn has_scopes(&self) -> bool {
+        self.form.contains("scope")
+    }
+
+    /// Adds all of its parameters to `scope`.
+    pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
+        let parameters = self.form.parameters.iter();
+        parameters.fold(scope, |scope, (name, value)| scope.field(name, &**value))
+    }
+
+    pub(super) fn check_bearer(&self) -> Result<(), AuthError> {
+        self.check_is_for_bearer()?;
+        self.check_whole()
+    }
+
+    pub(super) fn check_assertion(&self) -> Result<(), AuthError> {
+        match self.requested_token_type {
+            Some(TokenType::IdToken | TokenType::IdJag) => self.check_whole(),
+            None | Some(TokenType::AccessToken | TokenType::Jwt) => Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "the requested token type is no assertion; ask for an ID token or an ID-JAG",
+            )),
+        }
+    }
+
+    fn check_whole(&self) -> Result<(), AuthError> {
+        self.check()?;
+        match self.grant.needs() {
+            Some(name) if !self.form.contains(name) => Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                format!("a token request with this grant needs the parameter `{name}`"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn grant_type(&self) -> &'static str {
+        self.grant.name()
+    }
+
+    pub(super) fn is_token_exchange(&self) -> bool {
+        self.grant == Grant::TokenExchange
+    }
+
+    pub(super) fn requested(&self) -> Option<TokenType> {
+        self.requested_token_type
+    }
+
+    pub(super) fn form(&self) -> &Form {
+        &self.form
+    }
+
+    fn new(grant: Grant) -> Self {
+        let mut form = Form::default();
+        form.push("grant_type", grant.name());
+        Self {
+            grant,
+            form,
+            requested_token_type: None,
+            invalid: None,
+        }
+    }
+}
+
+impl fmt::Debug for TokenRequest {
+    /// Shows the names of the parameters, and none of their values.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenRequest")
+            .field("grant_type", &self.grant_type())
+            .field("parameters", &self.form)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Grant {
+    fn name(self) -> &'static str {
+        match self {
+            Self::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
+            Self::ClientCredentials => "client_credentials",
+            Self::JwtBearer => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            Self::RefreshToken => "refresh_token",
+        }
+    }
+
+    fn needs(self) -> Option<&'static str> {
+        match self {
+            Self::TokenExchange => Some("subject_token"),
+            Self::JwtBearer => Some("assertion"),
+            Self::RefreshToken => Some("refresh_token"),
+            Self::ClientCredentials => None,
+        }
+    }
+}
+
+/// What a token is (RFC 8693 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TokenType {
+    /// An OAuth 2.0 access token.
+    AccessToken,
+    /// An OpenID Connect ID token.
+    IdToken,
+    /// A JWT, of any use.
+    Jwt,
+    /// An identity assertion for another authorization server (draft-ietf-oauth-identity-assertion-authz-grant).
+    IdJag,
+}
+
+impl TokenType {
+    /// Its identifier, `urn:ietf:params:oauth:token-type:…`.
+    pub fn urn(self) -> &'static str {
+        match self {
+            Self::AccessToken => "urn:ietf:params:oauth:token-type:access_token",
+            Self::IdToken => "urn:ietf:params:oauth:token-type:id_token",
+            Self::Jwt => "urn:ietf:params:oauth:token-type:jwt",
+            Self::IdJag => "urn:ietf:params:oauth:token-type:id-jag",
+        }
+    }
+}
+
+/// The parameters of a form, secrets among them.
+#[derive(Clone, Default)]
+pub(super) struct Form {
+    parameters: Vec<(Cow<'static, str>, Zeroizing<String>)>,
+}
+
+impl Form {
+    pub(super) fn push(&mut self, name: impl Into<Cow<'static, str>>, value: &str) {
+        self.parameters
+            .push((name.into(), Zeroizing::new(value.to_owned())));
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.parameters.iter().any(|(present, _)| present == name)
+    }
+
+    pub(super) fn check(&self) -> Result<(), AuthError> {
+        let invalid = |name: &str, fault: &str| {
+            let message = format!("the parameter `{name}` of a token request {fault}");
+            Err(AuthError::new(AuthErrorKind::Configuration, message))
+        };
+        for (index, (name, value)) in self.parameters.iter().enumerate() {
+            if value.is_empty() {
+                return invalid(name, "is empty; leave it out, or give it a value");
+            }
+            let is_repeatable = matches!(&**name, "audience" | "resource");
+            let mut earlier = self.parameters.iter().take(index);
+            if !is_repeatable && earlier.any(|(earlier, _)| earlier == name) {
+                return invalid(name, "is there twice; which one is meant cannot be told");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn encode(&self) -> Zeroizing<String> {
+        // As long as it can get: what a `String` leaves behind when it grows is not wiped.
+        let longest = self
+            .parameters
+            .iter()
+            .map(|(name, value)| 3 * (name.len() + value.len()) + 2)
+            .sum();
+        let mut encoded = Zeroizing::new(String::with_capacity(longest));
+        Serializer::new(&mut *encoded).extend_pairs(
+            self.parameters
+                .iter()
+                .map(|(name, value)| (&**name, value.as_str())),
+        );
+        encoded
+    }
+}
+
+impl fmt::Debug for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.parameters.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+fn is_scope(scope: &str) -> bool {
+    !scope.is_empty()
+        && scope
+            .bytes()
+            .all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+}
+
+fn is_absolute_uri(text: &str) -> bool {
+    !text.contains('#')
+        && match text.split_once(':') {
+            // `Uri` knows schemes with an authority only; `urn:example:tool` is absolute, too.
+            Some((scheme, rest)) if !rest.starts_with("//") => {
+                is_scheme(scheme)
+                    && !rest.is_empty()
+                    && rest.bytes().all(|byte| matches!(byte, 0x21..=0x7e))
+            }
+            Some(_) => text
+                .parse::<Uri>()
+                .is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some()),
+            None => false,
+        }
+}
+
+fn is_scheme(scheme: &str) -> bool {
+    scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+}
