@@ -1,53 +1,249 @@
-//! What a hit costs: 10,000 users, tokens of 1 KiB; on one thread and on as many as there are cores.
+//! What a hit costs: 10,000 users with tokens of 1 KiB; on one thread and on as many as there are cores.
+//!
+//! `layers_hit` is a request through `IdentityLayer`, `AuthLayer` and `TokenExchange`; `minimum` is what somebody would
+//! write by hand: a look-up in a bare `quick_cache`, one clock read, and the header inserted. `cache_hit`, `quick_cache`
+//! and `moka` are the look-up alone. Ratios of medians from one run are what counts. It also prints how long 10,000
+//! callers wait for one exchange. What an entry takes in memory is a test (`tests/allocation.rs`).
+//!
+//! ```text
+//! GLIBC_TUNABLES=glibc.malloc.tcache_count=4096 cargo bench --bench credential_cache --features token-exchange
+//! ```
 
 use std::{
+    convert::Infallible,
+    future::{Ready, ready},
     hint::black_box,
-    sync::Barrier,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
     thread,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use criterion::{
-    BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
+    BatchSize, BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
 };
+use futures_util::{FutureExt, future::join_all};
+use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
+use http_body_util::Full;
+use tokio::runtime::Runtime;
+use tower::{Service, ServiceBuilder, service_fn};
 use tower_identity::{
-    AccessToken, CredentialCache,
+    AccessToken, AuthLayer, CredentialCache, Fingerprint, Identity, IdentityLayer, Origin,
+    Strategy, TokenEndpoint, TokenExchange,
     credential::cache::{CacheKey, CacheScope, Obtained},
 };
 
 const USERS: usize = 10_000;
 const STRIDE: usize = 7_919;
+const TOKEN_LENGTH: usize = 1024;
+const ISSUER_DELAY: Duration = Duration::from_millis(200);
+/// More at once would overflow the allocator's thread cache, and the noise would hide the difference.
+const BATCH: usize = 16;
+
+type Body = Full<Bytes>;
 
 fn token(user: usize) -> AccessToken {
-    AccessToken::new(format!("{user:x<1024}")).unwrap()
+    AccessToken::new(format!("{user:x<TOKEN_LENGTH$}")).unwrap()
 }
 
-fn keys() -> Vec<CacheKey> {
-    let scope = CacheScope::new("bench");
-    (0..USERS)
-        .map(|user| scope.key(token(user).fingerprint()))
-        .collect()
+fn identities() -> Vec<Identity> {
+    let identity = |user| {
+        Identity::builder("user")
+            .token(token(user))
+            .build()
+            .unwrap()
+    };
+    (0..USERS).map(identity).collect()
 }
 
-fn cache(keys: &[CacheKey]) -> CredentialCache<AccessToken> {
-    let cache = CredentialCache::builder().build().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().build().unwrap()
+}
+
+/// A request as an MCP client sends it.
+fn request(identity: &Identity) -> Request<Body> {
+    let mut request = Request::post("https://mcp.example.com/mcp")
+        .header("accept", "application/json, text/event-stream")
+        .header("content-type", "application/json")
+        .header("mcp-session-id", "5f1c0f9e")
+        .body(Full::from(Bytes::from_static(b"{}")))
         .unwrap();
-    runtime.block_on(async {
-        for (user, &key) in keys.iter().enumerate() {
-            let obtained = cache.obtain(key, None, || async move {
-                Ok(Obtained::new(token(user)).expires_in(Duration::from_secs(12 * 3600)))
-            });
-            obtained.await.unwrap();
+    request.extensions_mut().insert(identity.clone());
+    request
+}
+
+/// Stands for the HTTP client: takes the request and answers at once.
+#[derive(Clone)]
+struct Bare;
+
+impl Service<Request<Body>> for Bare {
+    type Response = Response<()>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<()>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        drop(black_box(request));
+        ready(Ok(Response::new(())))
+    }
+}
+
+/// What somebody would write by hand, without any check of the origin.
+#[derive(Clone)]
+struct Minimum {
+    inner: Bare,
+    tokens: Arc<quick_cache::sync::Cache<Fingerprint, (HeaderValue, Instant)>>,
+}
+
+impl Minimum {
+    fn new(identities: &[Identity]) -> Self {
+        let tokens = quick_cache::sync::Cache::new(16_384);
+        let end = Instant::now() + Duration::from_secs(12 * 3600);
+        for (user, identity) in identities.iter().enumerate() {
+            let subject = identity.token().unwrap().fingerprint();
+            tokens.insert(subject, (token(user).authorization().clone(), end));
+        }
+        Self {
+            inner: Bare,
+            tokens: Arc::new(tokens),
+        }
+    }
+}
+
+impl Service<Request<Body>> for Minimum {
+    type Response = Response<()>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<()>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let identity = request.extensions().get::<Identity>();
+        let subject = identity
+            .and_then(Identity::token)
+            .map(AccessToken::fingerprint);
+        if let Some((authorization, end)) = subject.and_then(|subject| self.tokens.get(&subject))
+            && Instant::now() < end
+        {
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
+        self.inner.call(request)
+    }
+}
+
+/// An issuer in this process, which counts what it is asked, and answers after `delay`.
+fn exchange(delay: Duration, asked: &Arc<AtomicUsize>) -> TokenExchange {
+    let asked = asked.clone();
+    let issuer = service_fn(move |_: Request<Body>| {
+        let number = asked.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            let answer = format!(
+                r#"{{"access_token":"{number:x<TOKEN_LENGTH$}","token_type":"Bearer","expires_in":43200,
+                "issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}}"#
+            );
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(answer)))
         }
     });
-    cache
+    let endpoint = TokenEndpoint::builder("https://idp.example.com/token", issuer);
+    TokenExchange::builder(endpoint.build().unwrap())
+        .audience("mcp-backend")
+        .build()
+        .unwrap()
 }
 
-/// Measures `look_up` with the keys in an order that no prefetcher guesses.
-fn one_thread<T>(
+async fn fill(strategy: &TokenExchange, identities: &[Identity]) {
+    for identity in identities {
+        drop(strategy.authenticate(request(identity)).await.unwrap());
+    }
+}
+
+fn layers(
+    strategy: TokenExchange,
+) -> impl Service<Request<Body>, Response = Response<()>> + Clone + Send {
+    let origin = Origin::try_from("https://mcp.example.com").unwrap();
+    ServiceBuilder::new()
+        .layer(IdentityLayer::new(None))
+        .layer(AuthLayer::new(origin, strategy))
+        .service(Bare)
+}
+
+fn call<S>(service: &mut S, request: Request<Body>)
+where
+    S: Service<Request<Body>, Response = Response<()>>,
+{
+    let answered = service.call(request).now_or_never();
+    assert!(answered.is_some_and(|answer| answer.is_ok()));
+}
+
+/// Steps through all users in an order that no prefetcher guesses.
+fn step(next: &mut usize) -> usize {
+    *next = (*next + STRIDE) % USERS;
+    *next
+}
+
+/// The time of one call; making the request is not timed, dropping it is.
+fn calls_on_one_thread<S>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: &str,
+    identities: &[Identity],
+    mut service: S,
+) where
+    S: Service<Request<Body>, Response = Response<()>>,
+{
+    let mut next = 0;
+    group.bench_function(id, |bencher| {
+        bencher.iter_batched(
+            || request(&identities[step(&mut next)]),
+            |request| call(&mut service, request),
+            BatchSize::NumIterations(BATCH as u64),
+        );
+    });
+}
+
+/// The time of one call on each of all threads at once.
+fn calls_on_all_threads<S>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: &str,
+    identities: &[Identity],
+    service: &S,
+) where
+    S: Service<Request<Body>, Response = Response<()>> + Clone + Send,
+{
+    on_all_threads(group, id, |thread, start, iterations| {
+        let mut service = service.clone();
+        move || {
+            let mut next = thread * USERS / 7;
+            let mut elapsed = Duration::ZERO;
+            start.wait();
+            for _ in 0..iterations.div_ceil(BATCH as u64) {
+                let requests: [_; BATCH] =
+                    std::array::from_fn(|_| request(&identities[step(&mut next)]));
+                let started = Instant::now();
+                for request in requests {
+                    call(&mut service, request);
+                }
+                elapsed += started.elapsed();
+            }
+            elapsed
+        }
+    });
+}
+
+/// Measures `look_up` of all keys in turn.
+fn look_ups_on_one_thread<T>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     id: &str,
     keys: &[CacheKey],
@@ -55,39 +251,46 @@ fn one_thread<T>(
 ) {
     let mut next = 0;
     group.bench_function(id, |bencher| {
-        bencher.iter(|| {
-            next = (next + STRIDE) % USERS;
-            black_box(look_up(&keys[next]))
-        });
+        bencher.iter(|| black_box(look_up(&keys[step(&mut next)])));
     });
 }
 
 /// The time of one look-up on each of all threads at once.
-fn all_threads<T>(
+fn look_ups_on_all_threads<T>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     id: &str,
     keys: &[CacheKey],
     look_up: impl Fn(&CacheKey) -> T + Sync,
 ) {
+    let look_up = &look_up;
+    on_all_threads(group, id, |thread, start, iterations| {
+        move || {
+            let mut next = thread * USERS / 7;
+            start.wait();
+            let started = Instant::now();
+            for _ in 0..iterations {
+                black_box(look_up(&keys[step(&mut next)]));
+            }
+            started.elapsed()
+        }
+    });
+}
+
+/// Runs what `prepare` makes on every thread. Each says how long it took, and the longest counts.
+fn on_all_threads<'a, W>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: &str,
+    prepare: impl Fn(usize, Arc<Barrier>, u64) -> W + 'a,
+) where
+    W: FnOnce() -> Duration + Send,
+{
     let threads = thread::available_parallelism().unwrap().get();
     group.bench_function(id, |bencher| {
         bencher.iter_custom(|iterations| {
-            let start = Barrier::new(threads);
+            let start = Arc::new(Barrier::new(threads));
             thread::scope(|scope| {
                 let running: Vec<_> = (0..threads)
-                    .map(|thread| {
-                        let (start, look_up) = (&start, &look_up);
-                        scope.spawn(move || {
-                            let mut next = thread * USERS / threads;
-                            start.wait();
-                            let started = Instant::now();
-                            for _ in 0..iterations {
-                                next = (next + STRIDE) % USERS;
-                                black_box(look_up(&keys[next]));
-                            }
-                            started.elapsed()
-                        })
-                    })
+                    .map(|thread| scope.spawn(prepare(thread, start.clone(), iterations)))
                     .collect();
                 let elapsed = running.into_iter().map(|thread| thread.join().unwrap());
                 elapsed.max().unwrap()
@@ -96,28 +299,82 @@ fn all_threads<T>(
     });
 }
 
-fn credential_cache(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("credential_cache");
-    let keys = keys();
+fn hits_through_the_stack(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {
+    let strategy = exchange(Duration::ZERO, &Arc::default());
+    runtime().block_on(fill(&strategy, identities));
+    calls_on_one_thread(
+        group,
+        "minimum_1_thread",
+        identities,
+        Minimum::new(identities),
+    );
+    let layers = layers(strategy);
+    calls_on_one_thread(group, "layers_hit_1_thread", identities, layers.clone());
+    calls_on_all_threads(group, "layers_hit_all_threads", identities, &layers);
+}
 
-    let cache = cache(&keys);
-    let hit = |key: &CacheKey| cache.lookup(key, None).unwrap().unwrap();
-    one_thread(&mut group, "cache_hit_1_thread", &keys, hit);
-    all_threads(&mut group, "cache_hit_all_threads", &keys, hit);
-
+fn look_ups(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {
+    let scope = CacheScope::new("bench");
+    let key = |identity: &Identity| scope.key(identity.token().unwrap().fingerprint());
+    let keys: Vec<_> = identities.iter().map(key).collect();
+    let cache = CredentialCache::builder().build().unwrap();
     let quick_cache = quick_cache::sync::Cache::new(16_384);
     let moka = moka::sync::Cache::new(16_384);
-    for (user, &key) in keys.iter().enumerate() {
-        quick_cache.insert(key, token(user));
-        moka.insert(key, token(user));
-    }
+    runtime().block_on(async {
+        for (user, &key) in keys.iter().enumerate() {
+            quick_cache.insert(key, token(user));
+            moka.insert(key, token(user));
+            let obtained = cache.obtain(key, None, || async move {
+                Ok(Obtained::new(token(user)).expires_in(Duration::from_secs(12 * 3600)))
+            });
+            obtained.await.unwrap();
+        }
+    });
     moka.run_pending_tasks();
-    one_thread(&mut group, "quick_cache_1_thread", &keys, |key| {
+
+    let hit = |key: &CacheKey| cache.lookup(key, None).unwrap().unwrap();
+    look_ups_on_one_thread(group, "cache_hit_1_thread", &keys, hit);
+    look_ups_on_all_threads(group, "cache_hit_all_threads", &keys, hit);
+    look_ups_on_one_thread(group, "quick_cache_1_thread", &keys, |key| {
         quick_cache.get(key).unwrap()
     });
-    one_thread(&mut group, "moka_1_thread", &keys, |key| {
-        moka.get(key).unwrap()
+    look_ups_on_one_thread(group, "moka_1_thread", &keys, |key| moka.get(key).unwrap());
+}
+
+fn cold_starts(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {
+    let runtime = runtime();
+    group.sample_size(10);
+    group.bench_function("cold_10k", |bencher| {
+        bencher.iter_batched(
+            || exchange(Duration::ZERO, &Arc::default()),
+            |strategy| {
+                runtime.block_on(fill(&strategy, identities));
+                strategy
+            },
+            BatchSize::PerIteration,
+        );
     });
+
+    let asked = Arc::new(AtomicUsize::new(0));
+    let strategy = exchange(ISSUER_DELAY, &asked);
+    let started = Instant::now();
+    runtime.block_on(async {
+        let callers = (0..USERS).map(|_| strategy.authenticate(request(&identities[0])));
+        assert!(join_all(callers).await.iter().all(Result::is_ok));
+    });
+    println!(
+        "{USERS} callers of one cold key: {} request, the last answered after {:.2} of the issuer's delay",
+        asked.load(Ordering::Relaxed),
+        started.elapsed().as_secs_f64() / ISSUER_DELAY.as_secs_f64()
+    );
+}
+
+fn credential_cache(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("credential_cache");
+    let identities = identities();
+    hits_through_the_stack(&mut group, &identities);
+    look_ups(&mut group, &identities);
+    cold_starts(&mut group, &identities);
     group.finish();
 }
 

@@ -64,7 +64,13 @@ const EXPECTED: [(&str, &str, &str); 9] = [
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
-    let stale = std::env::args().any(|argument| argument == "--stale");
+    let stale = match std::env::args().nth(1).as_deref() {
+        None => false,
+        Some("--stale") => true,
+        Some(other) => {
+            return Err(format!("unknown argument `{other}`: there is only `--stale`").into());
+        }
+    };
     let backend = Backend::default();
     let address = backend.start().await?;
 

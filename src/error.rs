@@ -303,7 +303,7 @@ impl AuthErrorKind {
             Self::WrongOrigin => (
                 StatusCode::BAD_GATEWAY,
                 "bad_gateway",
-                "the request would have left for another host",
+                "the request does not go to its backend",
                 None,
             ),
             Self::PayloadTooLarge => (

@@ -145,8 +145,14 @@ impl Identity {
     }
 
     /// Whether both are the same user: the same subject of the same issuer.
+    ///
+    /// A subject is unique only within its issuer. So where an issuer is not known, an identity is the same user as its
+    /// own clones, and as nobody else.
     pub fn is_same_user(&self, other: &Identity) -> bool {
-        self.subject() == other.subject() && self.issuer() == other.issuer()
+        Arc::ptr_eq(&self.inner, &other.inner)
+            || (self.issuer().is_some()
+                && self.issuer() == other.issuer()
+                && self.subject() == other.subject())
     }
 
     /// Whether this identity was built after `other` was, in this process.

@@ -12,8 +12,9 @@
 //! your service         the request that it sends has the Identity of the one that it serves
 //!   └▶ IdentityLayer        the request's identity wins; the session's is used only when there is none
 //!        └▶ HeaderForwardLayer   (optional) static and captured headers that the backend wants
-//!             └▶ AuthLayer<Strategy>  origin check, then credentials onto the request
-//!                  └▶ HTTP client         hyper-util, reqwest, anything that is a tower Service
+//!             └▶ RetryLayer<Reauthenticate>  (optional, tower's own) one retry after a 401
+//!                  └▶ AuthLayer<Strategy>  origin check, then credentials onto the request
+//!                       └▶ HTTP client         hyper-util, reqwest, anything that is a tower Service
 //! ```
 //!
 //! # First steps
@@ -67,6 +68,9 @@
 //!
 //! | feature | adds |
 //! | --- | --- |
+//! | `credential-cache` | `CredentialCache`: credentials that were obtained for a user, kept and renewed |
+//! | `token-exchange` | the strategies that have a token issued (`TokenExchange`, `ClientCredentials`, `OnBehalfOf`, `CrossAppAccess`), `Reauthenticate`, and `TokenEndpoint`; with it `credential-cache` |
+//! | `private-key-jwt` | client authentication at a token endpoint with a signed assertion; with it `token-exchange` |
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
 //! | `incoming` | `incoming`: the caller's bearer token is validated, and becomes an identity with fresh upstream tokens |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
@@ -116,8 +120,8 @@ pub use origin::{InvalidOrigin, Origin};
 #[cfg(feature = "token-exchange")]
 pub use outgoing::Reauthenticate;
 pub use outgoing::{
-    AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardLayer,
-    HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
+    AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardBuilder,
+    HeaderForwardLayer, HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
 };
 #[cfg(feature = "credential-cache")]
 pub use secret::Fingerprint;

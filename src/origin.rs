@@ -1,6 +1,12 @@
 //! [`Origin`]: where a credential may go.
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+    sync::Arc,
+};
 
 use http::{
     Request, Uri,
@@ -95,7 +101,7 @@ impl Origin {
             return Err(InvalidOrigin::NotOnlyAnOrigin("a query"));
         }
         let host = authority.host().to_ascii_lowercase();
-        if host.is_empty() {
+        if !is_host(&host) {
             return Err(InvalidOrigin::Host);
         }
         let port = port(authority, &scheme)
@@ -201,13 +207,15 @@ impl TryFrom<Uri> for Origin {
 #[non_exhaustive]
 pub enum InvalidOrigin {
     /// It is not a URI (RFC 3986).
-    #[error("an origin is a URI such as `https://mcp.example.com`; this is none")]
+    #[error(
+        "an origin is a URI such as `https://mcp.example.com`, an international name in its ASCII form (`xn--…`); this is none"
+    )]
     NotAUri,
     /// It has no scheme, or one that is not `http` or `https`.
     #[error("an origin begins with `https://` (or `http://`)")]
     Scheme,
-    /// It has no host.
-    #[error("an origin has a host")]
+    /// It has no host, or one in brackets that is not an IPv6 address.
+    #[error("an origin has a host: a name, an IPv4 address, or an IPv6 address in brackets")]
     Host,
     /// Its port is 0, too large or not a number.
     #[error("the port of an origin is a number from 1 to 65535")]
@@ -256,6 +264,11 @@ impl OriginGuard {
     /// Refuses a request that does not, in every place that could route it, go to the origin.
     pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), AuthError> {
         let uri = request.uri();
+        if !is_only_a_path(uri) {
+            return Err(self.wrong_origin(
+                "a client could take the path of the request for a host, or a part of one",
+            ));
+        }
         match (uri.scheme(), uri.authority()) {
             (Some(scheme), Some(authority))
                 if *scheme == self.origin.inner.scheme && self.origin.is_authority(authority) => {}
@@ -266,11 +279,18 @@ impl OriginGuard {
                      or tell the layer that the client beneath it fixes the origin (`client_fixes_origin`)",
                 ));
             }
-            _ => {
+            (_, Some(authority)) if authority.as_str().contains('@') => {
                 return Err(self.wrong_origin(
-                    "the request goes to another origin than the one that these credentials are for; \
-                     a redirect that was followed above this layer, or a wrong route, does that",
+                    "the request's URI has user info, which is a credential of its own; remove it",
                 ));
+            }
+            (scheme, authority) => {
+                let scheme = scheme.map_or("", Scheme::as_str);
+                let authority = authority.map_or("", Authority::as_str);
+                return Err(self.wrong_origin(format!(
+                    "the request goes to {scheme}://{authority}, and these credentials are for another origin; \
+                     a redirect that was followed above this layer, or a wrong route, does that",
+                )));
             }
         }
         match request.headers().get(HOST) {
@@ -288,23 +308,40 @@ impl OriginGuard {
     }
 
     #[cold]
-    fn wrong_origin(&self, message: &'static str) -> AuthError {
+    fn wrong_origin(&self, message: impl Into<Cow<'static, str>>) -> AuthError {
         AuthError::new(AuthErrorKind::WrongOrigin, message).with_backend(self.origin.clone())
     }
 }
 
-/// `None` where the port is written but is not one.
+/// `http` accepts the path `*` after a host, and a client that resolves a relative `//host` goes there (RFC 3986 §4.2).
+fn is_only_a_path(uri: &Uri) -> bool {
+    match uri.path().as_bytes() {
+        [b'/', b'/' | b'\\', ..] => uri.authority().is_some(),
+        [b'/', ..] => true,
+        _ => false,
+    }
+}
+
+/// `None` where what follows the host is not a port.
 fn port(authority: &Authority, scheme: &Scheme) -> Option<u16> {
-    match authority.as_str().rsplit_once(':') {
-        // The last colon of a bare IPv6 address is inside of its brackets.
-        Some((_, port)) if !port.ends_with(']') => {
-            match port.bytes().all(|byte| byte.is_ascii_digit()) {
-                true if port.is_empty() => Some(default_port(scheme)),
-                true => port.parse().ok(),
-                false => None,
-            }
+    match authority.as_str().strip_prefix(authority.host())? {
+        "" | ":" => Some(default_port(scheme)),
+        port => {
+            let port = port.strip_prefix(':')?;
+            port.bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then(|| port.parse().ok())?
         }
-        _ => Some(default_port(scheme)),
+    }
+}
+
+/// `http` accepts anything in brackets.
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[') {
+        Some(address) => address
+            .strip_suffix(']')
+            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty(),
     }
 }
 

@@ -173,3 +173,91 @@ fn a_remembered_token_costs_what_the_extensions_cost_and_nothing_else() {
     let counted = allocation_counter::measure(|| drop(call(request)));
     assert_eq!(counted.count_total, extensions.count_total);
 }
+
+#[cfg(feature = "token-exchange")]
+mod exchanged {
+    use bytes::Bytes;
+    use http::Response;
+    use http_body_util::Full;
+    use tokio::runtime::Runtime;
+    use tower::service_fn;
+    use tower_identity::{
+        AccessToken, Actor, Subject, TokenEndpoint, TokenExchange, strategy::TokenExchangeBuilder,
+    };
+
+    use super::*;
+
+    fn runtime() -> Runtime {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_time().build().unwrap()
+    }
+
+    /// A strategy whose issuer always issues `token`.
+    fn exchange_for(token: &str) -> TokenExchangeBuilder {
+        let answer = format!(
+            r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":3600,
+            "issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}}"#
+        );
+        let answer = Bytes::from(answer);
+        let issuer = service_fn(move |_: Request<Full<Bytes>>| {
+            ready(Ok::<_, Infallible>(Response::new(Full::new(
+                answer.clone(),
+            ))))
+        });
+        let endpoint = TokenEndpoint::builder("https://idp.example.com/token", issuer);
+        TokenExchange::builder(endpoint.build().unwrap()).audience("mcp-backend")
+    }
+
+    async fn obtain(strategy: &TokenExchange, request: Request<String>) {
+        drop(strategy.authenticate(request).await.unwrap());
+    }
+
+    #[test]
+    fn an_exchanged_token_that_is_at_hand_costs_no_allocation() {
+        let claims = serde_json::json!({ "exp": 4_102_444_800_u64 });
+        let user = Identity::builder("user-1")
+            .token(AccessToken::new("callers-own").unwrap())
+            .claims(claims.as_object().unwrap().clone())
+            .upstream("github", support::recording::upstream_token("gho_0"))
+            .build()
+            .unwrap();
+        let prepare = || with_header(Some(user.clone()));
+        let builder = || exchange_for("gho_1");
+        for builder in [
+            builder(),
+            builder().subject(Subject::upstream("github")),
+            builder().actor(Actor::user(Subject::upstream("github"))),
+        ] {
+            let strategy = builder.build().unwrap();
+            runtime().block_on(obtain(&strategy, prepare()));
+            let layer = || IdentityLayer::new(identity("user-1", "stale"));
+            let shared: Arc<dyn Strategy<String>> = Arc::new(strategy.clone());
+            assert_eq!(allocations(stack(layer(), strategy), prepare), 0);
+            assert_eq!(allocations(stack(layer(), shared), prepare), 0);
+        }
+    }
+
+    #[test]
+    fn a_kept_token_takes_at_most_512_bytes_beside_its_text() {
+        const USERS: usize = 10_000;
+        const LENGTH: usize = 1024;
+
+        let strategy = exchange_for(&"t".repeat(LENGTH)).build().unwrap();
+        let user = |number: usize| {
+            let token = AccessToken::new(format!("token-of-{number}")).unwrap();
+            Identity::builder("user-1").token(token).build().unwrap()
+        };
+        let runtime = runtime();
+        runtime.block_on(obtain(&strategy, with_header(Some(user(0)))));
+        let filled = allocation_counter::measure(|| {
+            runtime.block_on(async {
+                for number in 1..=USERS {
+                    obtain(&strategy, with_header(Some(user(number)))).await;
+                }
+            });
+        });
+        let per_entry = filled.bytes_current / USERS as i64;
+        assert!(per_entry > LENGTH as i64, "{per_entry}: nothing was kept");
+        assert!(per_entry <= (LENGTH + 512) as i64, "{per_entry}");
+    }
+}

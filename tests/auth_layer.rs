@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::poll_immediate};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Uri, uri::PathAndQuery};
 use support::recording::{RecordingService, identity, request, request_to};
 use tokio::sync::oneshot;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -111,6 +111,99 @@ async fn f04_a_request_for_another_origin_fails_before_a_credential_is_obtained(
         let error = error.unwrap_or_else(|| panic!("{uri} was sent"));
         assert_eq!(error.kind(), AuthErrorKind::WrongOrigin, "{uri}");
         assert_eq!(error.backend().unwrap().to_string(), BACKEND);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_where_the_request_would_have_gone_but_not_with_which_password() {
+    let elsewhere = request_to("https://evil.example:8443/mcp?key=hush", Method::POST, None);
+    let error = refusal(elsewhere, |layer| layer).await.unwrap().to_string();
+    assert!(
+        error.contains("https://evil.example:8443,") && !error.contains("hush"),
+        "{error}"
+    );
+
+    let with_password = request_to("https://user:hush@mcp.example.com/mcp", Method::POST, None);
+    let error = refusal(with_password, |layer| layer)
+        .await
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("user info") && !error.contains("hush"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn f04_a_name_that_is_almost_the_origins_is_another_origin() {
+    for host in [
+        "evil.mcp.example.com",
+        "mcp.example.com.",
+        "xmcp.example.com",
+        "example.com",
+    ] {
+        let elsewhere = request_to(&format!("https://{host}/mcp"), Method::POST, None);
+        let mut in_host_header = request(Method::POST, None);
+        in_host_header
+            .headers_mut()
+            .insert("host", HeaderValue::from_static(host));
+        for request in [elsewhere, in_host_header] {
+            let error = refusal(request, |layer| layer)
+                .await
+                .unwrap_or_else(|| panic!("{host} was sent"));
+            assert_eq!(error.kind(), AuthErrorKind::WrongOrigin, "{host}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn f04_a_path_that_could_be_taken_for_a_host_is_refused() {
+    // RFC 3986 §4.2: a client that resolves the first against its base goes to evil.example.
+    for uri in ["//evil.example/mcp", "/\\evil.example/mcp", "*"] {
+        let relative = request_to(uri, Method::POST, None);
+        let error = refusal(relative, |layer| layer.client_fixes_origin())
+            .await
+            .unwrap_or_else(|| panic!("{uri} was sent"));
+        assert_eq!(error.kind(), AuthErrorKind::WrongOrigin, "{uri}");
+    }
+    // What a reverse proxy makes of `OPTIONS *`. It is shown, and by some read again, as `https://mcp.example.com*`.
+    let mut parts = request(Method::OPTIONS, None).uri().clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("*"));
+    let mut asterisk = request(Method::OPTIONS, None);
+    *asterisk.uri_mut() = Uri::from_parts(parts).unwrap();
+    assert_eq!(
+        refusal(asterisk, |layer| layer).await.unwrap().kind(),
+        AuthErrorKind::WrongOrigin
+    );
+
+    let double = request_to("https://mcp.example.com//mcp", Method::POST, None);
+    assert!(refusal(double, |layer| layer).await.is_none());
+}
+
+#[tokio::test]
+async fn f37_nothing_but_a_port_follows_the_brackets_of_an_address() {
+    let origin = Origin::try_from("https://[2001:db8::1]:8443").unwrap();
+    let layer = AuthLayer::new(origin, Unauthenticated);
+    for (uri, host, sent) in [
+        ("https://[2001:DB8::1]:8443/", "[2001:db8::1]:8443", true),
+        (
+            "https://[2001:db8::1]:8443/",
+            "[2001:db8::1].evil.example:8443",
+            false,
+        ),
+        (
+            "https://[2001:db8::1].evil.example:8443/",
+            "[2001:db8::1]:8443",
+            false,
+        ),
+        ("https://[2001:db8::1]:8443/", "[2001:db8::1]", false),
+    ] {
+        let mut request = request_to(uri, Method::POST, None);
+        request
+            .headers_mut()
+            .insert("host", HeaderValue::from_static(host));
+        let answer = layer.layer(RecordingService::new()).oneshot(request).await;
+        assert_eq!(answer.is_ok(), sent, "{uri} {host}");
     }
 }
 
@@ -383,6 +476,33 @@ async fn the_inner_services_readiness_is_held_while_a_credential_is_obtained() {
     first.await.unwrap();
     client.ready().await.unwrap();
     assert_eq!(backend.arrivals().len(), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_gives_the_inner_services_readiness_back() {
+    let limited = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service(RecordingService::new());
+    let mut refused = layer().layer(limited.clone());
+    let mut other = layer().layer(limited);
+    for hopeless in [
+        request(Method::POST, None),
+        request_to("https://evil.example/", Method::POST, None),
+    ] {
+        ServiceExt::<Request<String>>::ready(&mut refused)
+            .await
+            .unwrap()
+            .call(hopeless)
+            .await
+            .unwrap_err();
+        let ready = poll_immediate(pin!(ServiceExt::<Request<String>>::ready(&mut other))).await;
+        assert!(
+            ready.is_some(),
+            "a call that was not sent holds the only permit"
+        );
+        // The permit that `other` has now goes back, too.
+        other = other.clone();
+    }
 }
 
 #[tokio::test]

@@ -128,6 +128,8 @@ fn users_are_the_same_only_if_subject_and_issuer_are() {
     assert!(!user.is_same_user(&identity("user-2", "gho_1")));
     assert!(!user.is_same_user(&elsewhere));
     assert!(!user.is_same_user(&nowhere));
+    assert!(!nowhere.is_same_user(&Identity::builder("user-1").build().unwrap()));
+    assert!(nowhere.is_same_user(&nowhere.clone()));
 }
 
 #[test]

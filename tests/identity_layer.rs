@@ -3,7 +3,7 @@
 mod support;
 
 use http::Method;
-use support::recording::{RecordingService, identity, request};
+use support::recording::{RecordingService, identity, request, upstream_token};
 use tower::{Layer, ServiceExt};
 use tower_identity::{FallbackPolicy, HealthCheck, Identity, IdentityLayer};
 
@@ -189,6 +189,23 @@ async fn a_fallback_never_follows_another_user() {
             .await
             .as_deref(),
         Some("log-in")
+    );
+}
+
+#[tokio::test]
+async fn a_fallback_does_not_follow_who_may_be_another_user() {
+    // Subjects are unique within an issuer, and here it is not known.
+    let user = |token: &str| {
+        let builder = Identity::builder("1000").upstream("github", upstream_token(token));
+        builder.build().unwrap()
+    };
+    let layer = IdentityLayer::new(user("of-one")).follow_requests();
+    token_sent(&layer, request(Method::POST, user("of-another"))).await;
+    assert_eq!(
+        token_sent(&layer, request(Method::DELETE, None))
+            .await
+            .as_deref(),
+        Some("of-one")
     );
 }
 

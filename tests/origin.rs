@@ -81,6 +81,9 @@ fn what_is_not_only_an_origin_is_refused() {
         ("https://mcp.example.com:0", InvalidOrigin::Port),
         ("https://mcp.example.com:99999", InvalidOrigin::Port),
         ("https://mcp.example.com:+443", InvalidOrigin::Port),
+        ("http://[::1].evil.example:3000", InvalidOrigin::Port),
+        ("https://[]", InvalidOrigin::Host),
+        ("https://[localhost]", InvalidOrigin::Host),
         ("http://mcp.example.com", InvalidOrigin::Insecure),
     ];
     for (text, expected) in cases {

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, channel::Channel};
 use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::{Client, redirect};
 use support::http_server::{HttpServer, ok, server_body, temporary_redirect};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AccessToken, AuthLayer, HeaderForwardLayer, HeaderInjection, Identity, IdentityLayer,
     UpstreamInject, UpstreamToken, client::reqwest::ReqwestService,
@@ -195,6 +195,52 @@ async fn the_future_can_be_sent_to_another_task() {
     let server = HttpServer::start(async |_| ok()).await;
     let call = tokio::spawn(http_client().oneshot(get(&server.uri("/"))));
     assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_credential_does_not_go_to_the_proxy_of_the_environment() {
+    const NAME: &str = "a_credential_does_not_go_to_the_proxy_of_the_environment";
+    const CHILD: &str = "TOWER_IDENTITY_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        let backend = HttpServer::start(async |_| ok()).await;
+        let key = HeaderInjection::new("x-api-key", "k-1").unwrap();
+        let client = AuthLayer::new(backend.origin(), key).layer(http_client());
+        client.oneshot(get(&backend.uri("/"))).await.unwrap();
+        assert_eq!(backend.requests().len(), 1);
+        return;
+    }
+    let proxy = HttpServer::start(async |_| ok()).await;
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child
+        .args([NAME, "--exact"])
+        .env(CHILD, "1")
+        .env("HTTP_PROXY", proxy.uri(""));
+    child
+        .env("http_proxy", proxy.uri(""))
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy");
+    let output = tokio::task::spawn_blocking(move || child.output().unwrap())
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(proxy.requests().is_empty(), "{:?}", proxy.requests());
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_named_is_used() {
+    let proxy = HttpServer::start(async |_| ok()).await;
+    let builder = Client::builder().proxy(reqwest::Proxy::http(proxy.uri("")).unwrap());
+    let client = ReqwestService::new(builder).unwrap();
+    client.oneshot(get("http://mcp.internal/")).await.unwrap();
+    assert_eq!(proxy.requests().len(), 1);
+}
+
+#[test]
+fn f33_a_client_does_not_show_its_default_headers() {
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-api-key", HeaderValue::from_static("hush"));
+    let client = ReqwestService::<String>::new(Client::builder().default_headers(headers)).unwrap();
+    assert!(!format!("{client:?}").contains("hush"), "{client:?}");
 }
 
 fn http_client<B>() -> ReqwestService<B> {

@@ -458,6 +458,24 @@ async fn the_token_of_the_transport_is_sent_as_a_secret() {
 }
 
 #[tokio::test]
+async fn f33_a_session_id_and_custom_headers_are_sent_as_secrets() {
+    let (client, sent) = recording_client();
+    let custom = HashMap::from([(
+        HeaderName::from_static("x-api-key"),
+        HeaderValue::from_static("hush"),
+    )]);
+    let url = "http://127.0.0.1:1/mcp".into();
+    let deleted = client
+        .delete_session(url, "hush".into(), None, custom)
+        .await;
+    deleted.unwrap();
+    let sent = sent.take();
+    let headers = format!("{:?}", sent[0].headers());
+    assert_eq!(sent[0].headers()["mcp-session-id"], "hush");
+    assert!(!headers.contains("hush"), "{headers}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_a_request_is_an_error_without_the_secret() {
     let (client, sent) = recording_client();
     let no_headers = HashMap::new;
@@ -634,6 +652,24 @@ async fn a_json_rpc_error_in_a_refusal_is_the_answer() {
 }
 
 #[tokio::test]
+async fn a_json_rpc_error_of_more_than_64_kib_is_not_read() {
+    let server = Server::answering(|_| {
+        let message = "x".repeat(64 * 1024);
+        let error = serde_json::json!({ "code": -32602, "message": message });
+        let mut response =
+            json(&serde_json::json!({ "jsonrpc": "2.0", "id": 1, "error": error }).to_string());
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response
+    })
+    .await;
+    let error = server.post(call(), Some("s1")).await.unwrap_err();
+    assert!(
+        matches!(&error, StreamableHttpError::HttpStatus(status) if status.status == 400),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
 async fn an_old_server_that_refuses_discovery_can_be_told_from_a_broken_one() {
     let server = Server::answering(|_| status(400)).await;
     let discover = ClientRequest::from(DiscoverRequest::default());
@@ -765,34 +801,44 @@ async fn an_event_that_is_too_large_ends_the_stream_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn a_stream_is_not_resumed_where_an_event_was_too_large() {
-    let server = Server::answering(|_| body("text/event-stream", Full::from(too_large(7)))).await;
-    let client = server.client();
-    let open = async |last_event_id: Option<&str>| {
-        client
-            .clone()
-            .get_stream_with_max_sse_event_size(
-                server.url.clone(),
-                Some("s1".into()),
-                last_event_id.map(str::to_owned),
-                None,
-                HashMap::new(),
-                MAX_EVENT_SIZE,
-            )
-            .await
-    };
-    let mut events = open(None).await.unwrap();
-    events.next().await.unwrap().unwrap();
-    events.next().await.unwrap().unwrap_err();
+async fn a_stream_is_not_resumed_where_an_event_was_too_large_or_none() {
+    for next in [
+        format!("data: {}\n\n", "x".repeat(MAX_EVENT_SIZE)),
+        "garbage\n\n".into(),
+    ] {
+        let server = Server::answering(move |_| {
+            let chunks = ["id: 7\ndata: {}\n\n".to_owned(), next.clone()];
+            let chunks = chunks.map(|chunk| Ok(Bytes::from(chunk)));
+            streaming("text/event-stream", stream::iter(chunks))
+        })
+        .await;
+        let client = server.client();
+        let open = async |last_event_id: Option<&str>| {
+            client
+                .clone()
+                .get_stream_with_max_sse_event_size(
+                    server.url.clone(),
+                    Some("s1".into()),
+                    last_event_id.map(str::to_owned),
+                    None,
+                    HashMap::new(),
+                    MAX_EVENT_SIZE,
+                )
+                .await
+        };
+        let mut events = open(None).await.unwrap();
+        events.next().await.unwrap().unwrap();
+        events.next().await.unwrap().unwrap_err();
 
-    let resumed = open(Some("7")).await.err().unwrap();
-    assert!(matches!(
-        resumed,
-        StreamableHttpError::ServerDoesNotSupportSse
-    ));
-    // It may be opened anew.
-    drop(open(None).await.unwrap());
-    drop(open(Some("7")).await.unwrap());
+        let resumed = open(Some("7")).await.err().unwrap();
+        assert!(matches!(
+            resumed,
+            StreamableHttpError::ServerDoesNotSupportSse
+        ));
+        // It may be opened anew.
+        drop(open(None).await.unwrap());
+        drop(open(Some("7")).await.unwrap());
+    }
 }
 
 #[tokio::test]
@@ -930,7 +976,9 @@ fn config(url: &str) -> StreamableHttpClientTransportConfig {
 
 fn user(subject: &str, token: &str) -> Identity {
     let token = UpstreamToken::new(AccessToken::new(token).unwrap());
-    let identity = Identity::builder(subject).upstream("idp", token);
+    let identity = Identity::builder(subject)
+        .issuer("https://idp.example.com")
+        .upstream("idp", token);
     identity.build().unwrap()
 }
 

@@ -133,6 +133,19 @@ fn f33_no_value_shows_a_secret_in_its_debug() {
 }
 
 #[test]
+fn f33_an_identity_shows_nothing_personal_in_its_debug() {
+    let claims = serde_json::json!({ "phone_number": MARK });
+    let identity = Identity::builder("user-1")
+        .email(format!("{MARK}@example.com"))
+        .name(MARK)
+        .claims(claims.as_object().unwrap().clone())
+        .metadata("note", MARK)
+        .build()
+        .unwrap();
+    assert!(!shown(identity).contains(MARK));
+}
+
+#[test]
 fn f33_no_construction_error_shows_a_secret() {
     let bad = |text: &str| format!("{}{text}", secret("bad"));
     let errors: [BoxError; 6] = [
@@ -271,4 +284,29 @@ async fn f33_no_client_beneath_logs_a_secret_at_trace() {
     }
     assert_eq!(server.requests().len(), 3);
     log.assert_without_secrets("h2");
+}
+
+#[cfg(feature = "reqwest")]
+#[tokio::test]
+async fn f33_reqwest_does_not_log_what_it_sends_even_if_it_is_asked_to() {
+    use support::http_server::{HttpServer, ok};
+    use tower_identity::client::reqwest::ReqwestService;
+    use tracing_subscriber::util::SubscriberInitExt;
+
+    let log = Log::default();
+    // reqwest logs by `log`, which only a global subscriber takes over.
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("trace"))
+        .with_writer(log.clone())
+        .finish()
+        .init();
+    let server = HttpServer::start(async |_| ok()).await;
+    let verbose = reqwest::Client::builder().connection_verbose(true);
+    let key = HeaderInjection::new("x-key", secret("fixed")).unwrap();
+    let client = AuthLayer::new(server.origin(), key).layer(ReqwestService::new(verbose).unwrap());
+    let request = Request::get(server.uri("/mcp"))
+        .body(String::new())
+        .unwrap();
+    client.oneshot(request).await.unwrap();
+    log.assert_without_secrets("reqwest");
 }

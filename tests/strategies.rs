@@ -59,6 +59,8 @@ async fn upstream_inject_says_whether_identity_token_or_time_is_missing() {
             .unwrap_err();
         assert_eq!(error.kind(), kind);
         assert_eq!(error.provider(), Some("github"));
+        let names_others = error.to_string().contains("gitlab");
+        assert_eq!(names_others, kind == AuthErrorKind::MissingToken, "{error}");
     }
 }
 

@@ -24,7 +24,7 @@ use support::identity_provider::{
 };
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimitLayer};
 use tower_identity::{
-    AuthErrorKind, ClientAuth, Clock, Identity, IntrospectionEndpoint, KeySet, Secret,
+    AuthErrorKind, BindSubject, ClientAuth, Clock, Identity, IntrospectionEndpoint, KeySet, Secret,
     TokenValidator, TokenValidatorLayer, clock::ManualClock, delegation_chain,
     incoming::TokenValidatorBuilder,
 };
@@ -573,6 +573,30 @@ async fn f31_the_service_that_was_polled_ready_is_the_one_that_is_called() {
         let response: Response<Body> = service.ready().await.unwrap().call(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
     }
+}
+
+#[tokio::test]
+async fn a_refusal_gives_the_readiness_back() {
+    let limited = ConcurrencyLimitLayer::new(1).layer(tower::service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    let layer = TokenValidatorLayer::new(builder().build().unwrap());
+    let mut refusing = layer.layer(limited.clone());
+    let mut bound =
+        BindSubject::to(Identity::builder("alice").build().unwrap()).layer(limited.clone());
+    let refused = refusing.ready().await.unwrap().call(Request::new(()));
+    assert_eq!(refused.await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    bound
+        .ready()
+        .await
+        .unwrap()
+        .call(Request::new(()))
+        .await
+        .unwrap_err();
+    // Both are still there, and neither holds the one permit.
+    let mut other = limited;
+    assert!(other.ready().now_or_never().is_some());
+    drop((refusing, bound));
 }
 
 #[tokio::test]

@@ -18,7 +18,8 @@
 //! # What passes through
 //!
 //! - Bodies stream, both ways. A request body whose exact size is known is sent with its `content-length`. A body that is
-//!   not `Sync` has to become one that is first, for instance by `reqwest::Body::wrap_stream`.
+//!   not `Sync`, such as axum's, has to become one that is: with reqwest's feature `stream`,
+//!   `reqwest::Body::wrap_stream(body.into_data_stream())`.
 //! - reqwest reads the extensions of a request for its own settings (the timeout of a `reqwest::Request` that was
 //!   converted to an `http::Request`). A response has those of the connection, such as hyper's `HttpInfo`.
 //! - reqwest resolves the dot segments of a path (`/a/../b` is sent as `/b`), and adds `accept: */*` where there is no
@@ -33,7 +34,11 @@
 //! along to another host. [`ReqwestService::new`] switches that off; what should follow redirects belongs
 //! [above](crate::outgoing::auth#security) the layers.
 //!
-//! A client with a cookie store keeps the cookies of all its users in one place. Give it none, unless the stack
+//! It does not use the proxies of the environment (`HTTP_PROXY`), either: a request to a plain `http` origin, loopback
+//! included, would show its credential to them. Where proxies are meant, name them in the builder.
+//!
+//! The client's default headers are added beneath the layers, and no layer sees them: no `host` among them. A client with
+//! a cookie store keeps the cookies of all its users in one place. Give it none, unless the stack
 //! serves one user.
 
 use std::{
@@ -47,7 +52,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use reqwest::{Client, ClientBuilder, redirect};
+use reqwest::{Client, ClientBuilder, Proxy, Url, redirect};
 use tower::{BoxError, Service};
 
 /// A [`reqwest::Client`] as a Tower HTTP service.
@@ -62,13 +67,19 @@ pub struct ReqwestService<B> {
 }
 
 impl<B> ReqwestService<B> {
-    /// Builds a client that follows no redirects, whatever `builder` says about them.
+    /// Builds a client that follows no redirects and does not log what it sends, whatever `builder` says about it, and
+    /// that uses no proxies but those of `builder`.
     ///
     /// # Errors
     ///
     /// What [`ClientBuilder::build`] says, when TLS or the resolver cannot be set up.
     pub fn new(builder: ClientBuilder) -> Result<Self, reqwest::Error> {
-        let client = builder.redirect(redirect::Policy::none()).build()?;
+        let client = builder
+            .redirect(redirect::Policy::none())
+            .connection_verbose(false)
+            // Any proxy of one's own, even this one that is never used, keeps reqwest from looking for others.
+            .proxy(Proxy::custom(|_| None::<Url>))
+            .build()?;
         Ok(Self::from_client_without_redirects(client))
     }
 
@@ -96,9 +107,8 @@ impl<B> Clone for ReqwestService<B> {
 
 impl<B> fmt::Debug for ReqwestService<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReqwestService")
-            .field("client", &self.client)
-            .finish()
+        // reqwest shows its default headers.
+        f.debug_struct("ReqwestService").finish_non_exhaustive()
     }
 }
 

@@ -79,7 +79,7 @@ impl<S> BindSubjectService<S> {
 
 impl<S, B> Service<Request<B>> for BindSubjectService<S>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>> + Clone,
     S::Error: Into<BoxError>,
 {
     type Response = S::Response;
@@ -95,9 +95,13 @@ where
             Ok(()) => State::Sent {
                 future: self.inner.call(request),
             },
-            Err(error) => State::Refused {
-                error: future::ready(error),
-            },
+            Err(error) => {
+                // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
+                self.inner = self.inner.clone();
+                State::Refused {
+                    error: future::ready(error),
+                }
+            }
         };
         BindSubjectFuture { state }
     }

@@ -114,9 +114,13 @@ where
                     future: self.inner.call(request),
                 }
             }
-            Ok(Err(error)) => State::Refused {
-                error: future::ready(error),
-            },
+            Ok(Err(error)) => {
+                // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
+                self.inner = self.inner.clone();
+                State::Refused {
+                    error: future::ready(error),
+                }
+            }
             Err(validating) => {
                 // The instance that was polled ready goes with the request, and its clone stays.
                 let clone = self.inner.clone();

@@ -34,7 +34,7 @@
 //! # Readiness is held
 //!
 //! While a strategy obtains a credential (a token exchange, say), the inner service that was found ready for this call
-//! is kept: a concurrency permit beneath stays taken. So a strategy must not send its own requests through the same
+//! is kept: a concurrency permit beneath stays taken, and is given back when the request is refused. So a strategy must not send its own requests through the same
 //! limited stack, or a limit of one would wait for itself.
 //!
 //! [`AuthErrorKind::WrongOrigin`]: crate::AuthErrorKind::WrongOrigin
@@ -132,11 +132,15 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if let Err(error) = self.guard.check(&request) {
+            self.release_readiness();
             return AuthFuture::failed(error);
         }
         match self.strategy.authenticate(request).into_ready() {
             Ok(Ok(request)) => AuthFuture::sent(self.inner.call(request)),
-            Ok(Err(error)) => AuthFuture::failed(error.with_backend(self.guard.origin().clone())),
+            Ok(Err(error)) => {
+                self.release_readiness();
+                AuthFuture::failed(error.with_backend(self.guard.origin().clone()))
+            }
             Err(authenticating) => {
                 // The clone was not polled ready: it stays behind, and the instance that was takes the request.
                 let clone = self.inner.clone();
@@ -151,6 +155,13 @@ where
                 }
             }
         }
+    }
+}
+
+impl<S: Clone, A> AuthService<S, A> {
+    /// A call that is not made would keep a concurrency permit, say, until the next one.
+    fn release_readiness(&mut self) {
+        self.inner = self.inner.clone();
     }
 }
 

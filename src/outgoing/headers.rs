@@ -37,10 +37,10 @@
 //! # Restricted names
 //!
 //! These belong to the connection, the session or the credential, and never to whoever configures or sends headers:
-//! `host`, `content-length`, `authorization`, `cookie`, `forwarded`, `x-forwarded-*`, `x-real-ip`, `mcp-session-id`, and
-//! the hop-by-hop headers (RFC 9110 §7.6.1): `connection`, `keep-alive`, `te`, `trailer`, `transfer-encoding`, `upgrade`,
-//! `http2-settings`, `proxy-connection`, `proxy-authenticate`, `proxy-authorization`. To configure one is an error; a
-//! captured one is dropped.
+//! `host`, `content-length`, `authorization`, `cookie`, `expect`, `forwarded`, `via`, `x-forwarded`, `x-forwarded-*`,
+//! `x-real-ip`, `mcp-session-id`, and the hop-by-hop headers (RFC 9110 §7.6.1): `connection`, `keep-alive`, `te`, `trailer`, `transfer-encoding`, `upgrade`,
+//! `http2-settings`, `proxy-connection`, `proxy-authenticate`, `proxy-authorization`; each also with `_` for `-`. To
+//! configure one is an error; a captured one is dropped.
 //!
 //! # Security
 //!
@@ -48,6 +48,7 @@
 //! [`AuthLayer`](super::AuthLayer) is, refuses requests for any other, and marks the values sensitive.
 
 use std::{
+    borrow::Cow,
     fmt, future,
     pin::Pin,
     sync::Arc,
@@ -165,12 +166,7 @@ impl HeaderForwardBuilder {
     /// Adds a static header. Its value is kept as a secret.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         let header = forwardable_name(name).and_then(|name| {
-            let value = secret_header_value(value).map_err(|error| {
-                configuration(format!(
-                    "the value of the header `{name}` cannot be forwarded"
-                ))
-                .with_source(error)
-            })?;
+            let value = header_value(&name, value)?;
             Ok((name, value))
         });
         match header {
@@ -287,7 +283,7 @@ pub struct HeaderForwardService<S> {
 
 impl<S, B> Service<Request<B>> for HeaderForwardService<S>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>> + Clone,
     S::Error: Into<BoxError>,
 {
     type Response = S::Response;
@@ -306,9 +302,13 @@ where
                     future: self.inner.call(request),
                 }
             }
-            Err(error) => State::Refused {
-                error: future::ready(error),
-            },
+            Err(error) => {
+                // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
+                self.inner = self.inner.clone();
+                State::Refused {
+                    error: future::ready(error),
+                }
+            }
         };
         HeaderForwardFuture { state }
     }
@@ -366,23 +366,38 @@ impl<F> fmt::Debug for HeaderForwardFuture<F> {
     }
 }
 
+/// A name that cannot be one is not repeated: it may be the value, in the wrong place.
 pub(crate) fn header_name(name: &str) -> Result<HeaderName, AuthError> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|error| {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+        configuration(
+            "a header's name is empty, or has a character that it cannot have (RFC 9110 §5.1)",
+        )
+    })
+}
+
+/// The value of the header `name`, kept as a secret.
+pub(crate) fn header_value(
+    name: &HeaderName,
+    value: impl Into<String>,
+) -> Result<HeaderValue, AuthError> {
+    secret_header_value(value).map_err(|error| {
         configuration(format!(
-            "{name:?} cannot be the name of a header (RFC 9110 §5.1)"
+            "the value of the header `{name}` cannot be sent: {error}"
         ))
-        .with_source(error)
     })
 }
 
 /// See [restricted names](self#restricted-names).
 pub(crate) fn is_restricted(name: &HeaderName) -> bool {
+    // Servers behind CGI and its heirs do not tell `_` from `-`.
+    let name = name.as_str().replace('_', "-");
     matches!(
         name.as_str(),
         "authorization"
             | "connection"
             | "content-length"
             | "cookie"
+            | "expect"
             | "forwarded"
             | "host"
             | "http2-settings"
@@ -395,20 +410,23 @@ pub(crate) fn is_restricted(name: &HeaderName) -> bool {
             | "trailer"
             | "transfer-encoding"
             | "upgrade"
+            | "via"
+            | "x-forwarded"
             | "x-real-ip"
-    ) || name.as_str().starts_with("x-forwarded-")
+    ) || name.starts_with("x-forwarded-")
 }
 
 fn forwardable_name(name: &str) -> Result<HeaderName, AuthError> {
     let name = header_name(name)?;
     if is_restricted(&name) {
         return Err(configuration(format!(
-            "the header `{name}` belongs to the connection, the session or the credential and cannot be forwarded"
+            "the header `{name}` cannot be forwarded: it belongs to the connection, the session or the credential; \
+             remove it, and let a strategy send the credential"
         )));
     }
     Ok(name)
 }
 
-fn configuration(message: String) -> AuthError {
+fn configuration(message: impl Into<Cow<'static, str>>) -> AuthError {
     AuthError::new(AuthErrorKind::Configuration, message)
 }

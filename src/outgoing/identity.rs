@@ -104,6 +104,9 @@ impl IdentityLayer {
     /// [built last](Identity::is_newer_than), so a replay of an old request does not turn it back. An identity of
     /// another subject or issuer is never followed, and a session that was opened without an identity follows none.
     ///
+    /// Identities are not merged: a newer one with fewer tokens replaces one with more. An identity without an issuer
+    /// follows nobody, because [who is the same user](Identity::is_same_user) cannot be told.
+    ///
     /// All services made by this layer and its clones follow together: use one layer for each session.
     #[must_use]
     pub fn follow_requests(mut self) -> Self {

@@ -7,7 +7,9 @@ pub mod identity;
 pub mod reauthenticate;
 
 pub use auth::{AuthLayer, AuthService};
-pub use headers::{CapturedHeaders, HeaderForwardLayer, HeaderForwardService};
+pub use headers::{
+    CapturedHeaders, HeaderForwardBuilder, HeaderForwardLayer, HeaderForwardService,
+};
 pub use identity::{FallbackPolicy, HealthCheck, IdentityLayer, IdentityService};
 #[cfg(feature = "token-exchange")]
 pub use reauthenticate::Reauthenticate;

@@ -91,9 +91,15 @@ impl<A, B> Reauthenticate<A, B> {
     /// As [`new`](Self::new), for a body that is cloned by `clone_body`. Where that returns `None`, there is no retry.
     ///
     /// ```
-    /// use tower_identity::{Reauthenticate, Unauthenticated};
     /// # #[cfg(feature = "reqwest")]
-    /// let policy = Reauthenticate::with_body(Unauthenticated, reqwest::Body::try_clone);
+    /// # fn policy<A>(strategy: A) -> tower_identity::Reauthenticate<A, reqwest::Body> {
+    /// use tower_identity::Reauthenticate;
+    ///
+    /// // A stream has no bytes at hand, and is not retried.
+    /// Reauthenticate::with_body(strategy, |body: &reqwest::Body| {
+    ///     body.as_bytes().map(|bytes| bytes.to_vec().into())
+    /// })
+    /// # }
     /// ```
     pub fn with_body(strategy: A, clone_body: fn(&B) -> Option<B>) -> Self {
         Self {

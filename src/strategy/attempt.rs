@@ -6,6 +6,9 @@ static REJECTIONS: AtomicU64 = AtomicU64::new(0);
 ///
 /// Of many calls that are rejected with the same credential, the first has it replaced. The others left before that, and
 /// what replaced it was asked for after: so they know that it is fresh, and leave it alone.
+///
+/// It does not say which credential was sent. A renewal that comes between a request and its rejection may be thrown away
+/// with it, which costs one more request to the issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(u64);
 

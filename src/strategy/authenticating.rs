@@ -39,6 +39,23 @@ impl<B> Authenticating<B> {
     }
 
     /// The answer takes a while. The future is boxed.
+    ///
+    /// ```
+    /// use http::{HeaderValue, Request};
+    /// use tower_identity::{Authenticating, Strategy};
+    ///
+    /// struct Signed;
+    ///
+    /// impl<B: Send + 'static> Strategy<B> for Signed {
+    ///     fn authenticate(&self, mut request: Request<B>) -> Authenticating<B> {
+    ///         Authenticating::pending(async move {
+    ///             // Ask the signing service here.
+    ///             request.headers_mut().insert("x-signature", HeaderValue::from_static("c2lnbmVk"));
+    ///             Ok(request)
+    ///         })
+    ///     }
+    /// }
+    /// ```
     pub fn pending<F>(future: F) -> Self
     where
         F: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,

@@ -4,8 +4,7 @@ use http::{HeaderName, HeaderValue, Request, header::AUTHORIZATION};
 
 use crate::{
     error::{AuthError, AuthErrorKind},
-    outgoing::headers::{header_name, is_restricted},
-    secret::secret_header_value,
+    outgoing::headers::{header_name, header_value, is_restricted},
 };
 
 use super::{Authenticating, Strategy};
@@ -14,6 +13,11 @@ use super::{Authenticating, Strategy};
 ///
 /// A header of that name that is there already is replaced. It does not depend on a user: a request without an identity
 /// gets it, a health check too.
+///
+/// # Security
+///
+/// Other headers leave as they are, an `Authorization` of the caller's included. Do not copy that of the incoming request:
+/// it is for you, not for the backend.
 ///
 /// ```
 /// use tower_identity::HeaderInjection;
@@ -42,17 +46,12 @@ impl HeaderInjection {
             return Err(AuthError::new(
                 AuthErrorKind::Configuration,
                 format!(
-                    "the header `{name}` belongs to the connection or the session and cannot be injected"
+                    "the header `{name}` cannot be injected: it belongs to the connection or the session; choose the \
+                     one that the backend reads its credential from"
                 ),
             ));
         }
-        let value = secret_header_value(value).map_err(|error| {
-            AuthError::new(
-                AuthErrorKind::Configuration,
-                format!("the value of the header `{name}` cannot be injected"),
-            )
-            .with_source(error)
-        })?;
+        let value = header_value(&name, value)?;
         Ok(Self { name, value })
     }
 

@@ -17,13 +17,19 @@
 //!
 //! ```
 //! use http::{HeaderValue, Request};
-//! use tower_identity::{AuthError, AuthErrorKind, Authenticating, Identity, Strategy};
+//! use tower_identity::{
+//!     AuthError, AuthErrorKind, AuthLayer, Authenticating, HealthCheck, Identity, Origin, Strategy,
+//! };
 //!
 //! /// Tells a backend that trusts this gateway who the user is.
+//! #[derive(Clone)]
 //! struct SubjectHeader;
 //!
 //! impl<B> Strategy<B> for SubjectHeader {
 //!     fn authenticate(&self, mut request: Request<B>) -> Authenticating<B> {
+//!         if request.extensions().get::<HealthCheck>().is_some() {
+//!             return request.into();
+//!         }
 //!         let Some(identity) = request.extensions().get::<Identity>() else {
 //!             return AuthError::new(AuthErrorKind::MissingIdentity, "the backend wants to know the user").into();
 //!         };
@@ -34,6 +40,11 @@
 //!         request.into()
 //!     }
 //! }
+//!
+//! let layer = AuthLayer::new(Origin::try_from("https://mcp.example.com")?, SubjectHeader);
+//! # use tower::Layer;
+//! # let _ = layer.layer(tower::service_fn(async |_: Request<()>| Ok::<_, tower::BoxError>(())));
+//! # Ok::<(), tower_identity::InvalidOrigin>(())
 //! ```
 
 mod attempt;
@@ -89,7 +100,10 @@ pub use upstream_inject::UpstreamInject;
 /// # What an implementation keeps to
 ///
 /// - It answers at once ([`Authenticating`] is then ready, and costs no allocation) when the credential is at hand.
+/// - It is `Clone`, or goes into an `AuthLayer` in an `Arc`, as one that holds state does.
 /// - It replaces a credential header that is there, it never adds a second one.
+/// - If it acts for a user, it lets a [`HealthCheck`](crate::HealthCheck) pass without a credential.
+/// - It leaves URI and `Host` as they are: they were checked before, and are not again.
 /// - It marks header values sensitive, and puts no secret in a URL or an error.
 /// - It obtains credentials in a task of its own, so that a caller who gives up does not take those of others along.
 pub trait Strategy<B>: Send + Sync {
@@ -116,25 +130,32 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
     }
 }
 
-/// Makes a [`Strategy`] of an async closure.
+/// Makes a [`Strategy`] of a closure that returns a future.
 ///
 /// ```
 /// use http::{HeaderValue, Request};
 /// use tower_identity::{AuthLayer, Origin, strategy_fn};
 ///
-/// let strategy = strategy_fn(async |mut request: Request<String>| {
-///     request.headers_mut().insert("x-tenant", HeaderValue::from_static("blue"));
-///     Ok(request)
+/// let tenant = HeaderValue::from_static("blue");
+/// let strategy = strategy_fn(move |mut request: Request<String>| {
+///     let tenant = tenant.clone();
+///     async move {
+///         request.headers_mut().insert("x-tenant", tenant);
+///         Ok(request)
+///     }
 /// });
 /// let layer = AuthLayer::new(Origin::try_from("https://mcp.example.com")?, strategy);
 /// # Ok::<(), tower_identity::InvalidOrigin>(())
 /// ```
 ///
-/// Its future is boxed: one allocation for each request. A [`Strategy`] of your own type can avoid it.
+/// One that captures nothing may be an async closure, `async |request| …`; the future of one that captures would borrow
+/// from it.
+///
+/// The future is boxed: one allocation for each request. A [`Strategy`] of your own type can avoid it.
 pub fn strategy_fn<F, B, R>(f: F) -> StrategyFn<F>
 where
-    F: Fn(Request<B>) -> R,
-    R: Future<Output = Result<Request<B>, AuthError>>,
+    F: Fn(Request<B>) -> R + Send + Sync,
+    R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
 {
     StrategyFn { f }
 }

@@ -42,6 +42,12 @@ use super::{
 /// A [`HealthCheck`] has no user. Where the endpoint has a client with a secret or a key, the probe gets a token of that
 /// client's own, for the same audience, resource and scopes (RFC 6749 §4.4). Otherwise it passes without a credential.
 ///
+/// # While a token is obtained
+///
+/// The call waits, and holds the readiness of the service beneath: see
+/// [readiness](crate::outgoing::auth#readiness-is-held). The exchange is a task of its own, which goes on when the call is
+/// given up. The token client has to be one of its own as well.
+///
 /// # Errors
 ///
 /// - [`MissingIdentity`](crate::AuthErrorKind::MissingIdentity): the request carries no identity.

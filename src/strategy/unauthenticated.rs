@@ -4,7 +4,10 @@ use super::{Authenticating, Strategy};
 
 /// Adds no credential: for a backend that wants none, still bound to its origin.
 ///
-/// What the caller put onto the request, an `Authorization` header included, leaves with it.
+/// # Security
+///
+/// What the caller put onto the request, an `Authorization` header included, leaves with it. Do not copy that of the
+/// incoming request: it is for you, not for the backend.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unauthenticated;
 

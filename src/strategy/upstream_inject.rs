@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::{Request, header::AUTHORIZATION};
 
@@ -13,7 +13,8 @@ use super::{Authenticating, Strategy};
 
 /// Sends the user's access token of one upstream provider as the bearer token (RFC 6750 §2.1).
 ///
-/// An `Authorization` header that is there already is replaced. A [`HealthCheck`] passes without a credential.
+/// An `Authorization` header that is there already is replaced. A [`HealthCheck`] passes as it is, without a
+/// user's credential.
 ///
 /// # Errors
 ///
@@ -54,7 +55,7 @@ impl UpstreamInject {
     }
 
     #[cold]
-    fn error(&self, kind: AuthErrorKind, message: &'static str) -> AuthError {
+    fn error(&self, kind: AuthErrorKind, message: impl Into<Cow<'static, str>>) -> AuthError {
         AuthError::new(kind, message).with_provider(&*self.provider)
     }
 }
@@ -78,11 +79,7 @@ impl<B> Strategy<B> for UpstreamInject {
                 return error.clone().into();
             }
             return self
-                .error(
-                    AuthErrorKind::MissingToken,
-                    "the user has no upstream token of this provider; have them log in there, or check the \
-                     provider's name",
-                )
+                .error(AuthErrorKind::MissingToken, missing_token(identity))
                 .into();
         };
         if token
@@ -109,4 +106,13 @@ impl fmt::Debug for UpstreamInject {
             .field("provider", &self.provider)
             .finish_non_exhaustive()
     }
+}
+
+#[cold]
+fn missing_token(identity: &Identity) -> String {
+    let providers: Vec<_> = identity.upstreams().map(|(provider, _)| provider).collect();
+    format!(
+        "the user has no upstream token of this provider, only of these: {providers:?}; have them log in there, or \
+         check the provider's name"
+    )
 }

@@ -15,3 +15,5 @@ pub(crate) mod redis;
 pub(crate) mod rotating_issuer;
 #[cfg(feature = "incoming")]
 pub(crate) mod store_contract;
+#[cfg(feature = "token-exchange")]
+pub(crate) mod token_stack;

@@ -6,7 +6,7 @@ use std::{
 
 const MAX_POINTS: usize = 64;
 
-/// The points at which an event stream is not to be resumed: the next event there is too large.
+/// The points at which an event stream is not to be resumed: the next event there is too large, or none at all.
 ///
 /// The SDK ends a stream at such an event only if its own clients found it. Any other error it answers with a reconnect,
 /// at once and without end, and the server with the same event.
@@ -40,5 +40,29 @@ impl DeadEnds {
         let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
         let at = points.iter().position(|&dead_end| dead_end == point);
         at.and_then(|at| points.remove(at)).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(session: &str, event: usize) -> ResumePoint {
+        ResumePoint {
+            session_id: Some(session.into()),
+            last_event_id: Some(event.to_string()),
+        }
+    }
+
+    #[test]
+    fn only_the_last_dead_ends_are_remembered_each_for_its_own_session() {
+        let dead_ends = DeadEnds::default();
+        for event in 0..MAX_POINTS * 2 {
+            dead_ends.add(&point("s1", event));
+        }
+        assert_eq!(dead_ends.points.lock().unwrap().len(), MAX_POINTS);
+        assert!(!dead_ends.take(&point("s1", 0)));
+        assert!(!dead_ends.take(&point("s2", MAX_POINTS)));
+        assert!(dead_ends.take(&point("s1", MAX_POINTS)));
     }
 }

@@ -46,7 +46,7 @@ impl Events {
     fn note(&mut self, event: &Result<Sse, SseError>) {
         match event {
             Ok(Sse { id: Some(id), .. }) => self.resume_point.last_event_id = Some(id.clone()),
-            Err(SseError::Body(error)) if is_too_large(error) && self.is_resumable() => {
+            Err(error) if is_the_servers(error) && self.is_resumable() => {
                 self.dead_ends.add(&self.resume_point);
             }
             _ => {}
@@ -58,11 +58,17 @@ impl Events {
     }
 }
 
-fn is_too_large(error: &BoxError) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(TowerHttpError::EventTooLarge { .. })
-    )
+/// Whether the server would send the same again; a connection that broke may hold the next time.
+fn is_the_servers(error: &SseError) -> bool {
+    match error {
+        SseError::Body(error) => {
+            matches!(
+                error.downcast_ref(),
+                Some(TowerHttpError::EventTooLarge { .. })
+            )
+        }
+        _ => true,
+    }
 }
 
 pin_project! {

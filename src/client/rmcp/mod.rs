@@ -309,8 +309,10 @@ pub enum TowerHttpError {
     #[error("the MCP request cannot be made; check the transport's URI, token and headers")]
     InvalidRequest(#[source] BoxError),
     /// The service failed: a strategy, the connection. [`AuthError::find_in`](crate::AuthError::find_in) tells which.
-    #[error("the MCP request was not answered")]
-    Send(#[source] BoxError),
+    ///
+    /// It shows itself as what it was, because the SDK's errors show a cause, but do not hand it on as their source.
+    #[error(transparent)]
+    Send(BoxError),
     /// The body of the response broke off.
     #[error("the body of the MCP response broke off")]
     Body(#[source] BoxError),
@@ -342,8 +344,11 @@ pub(crate) fn hidden_cause<'a>(
         }
         _ => {}
     }
+    if let Some(StreamableHttpError::<TowerHttpError>::Client(cause)) = error.downcast_ref() {
+        return Some(cause);
+    }
     match error.downcast_ref() {
-        Some(StreamableHttpError::<TowerHttpError>::Client(cause)) => Some(cause),
+        Some(TowerHttpError::Send(cause)) => Some(cause.as_ref()),
         _ => None,
     }
 }

@@ -75,12 +75,13 @@ impl RequestParts<'_> {
             .body(Full::new(body))
             .map_err(invalid)?;
         let headers = request.headers_mut();
-        for (name, value) in self.custom_headers {
+        for (name, mut value) in self.custom_headers {
             if is_reserved(&name) {
                 return Err(StreamableHttpError::ReservedHeaderConflict(
                     name.to_string(),
                 ));
             }
+            value.set_sensitive(true);
             headers.insert(name, value);
         }
         if let Some(id) = self.session_id {
@@ -103,7 +104,8 @@ fn is_reserved(name: &HeaderName) -> bool {
 
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<(), TowerHttpError> {
     let name = HeaderName::from_bytes(name.as_bytes()).map_err(invalid)?;
-    let value = HeaderValue::from_str(value).map_err(invalid)?;
+    let mut value = HeaderValue::from_str(value).map_err(invalid)?;
+    value.set_sensitive(true);
     headers.insert(name, value);
     Ok(())
 }
