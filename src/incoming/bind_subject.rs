@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// Refuses the requests of a session whose identity is not that of the user who opened it: another subject, or the same
-/// subject of another issuer.
+/// subject of another issuer. Without an issuer, nobody but the session's own identity [is that
+/// user](Identity::is_same_user).
 ///
 /// With it, to know the id of a session is not enough to use it. It is for either way: in front of a session's service,
 /// or in the outgoing stack beneath [`IdentityLayer`](crate::IdentityLayer). A request that is marked [`HealthCheck`] and

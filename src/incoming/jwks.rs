@@ -19,7 +19,7 @@
 //!
 //! # What is refused
 //!
-//! Metadata that names another issuer, a key set at a URL that is neither `https` nor loopback, a redirect, an answer
+//! Each answer has 10 s. Metadata that names another issuer, a key set at a URL that is neither `https` nor loopback, a redirect, an answer
 //! of more than 1 MiB, a set of more than 100 keys, and one with no key that can be used. What was known before stays.
 //!
 //! # Security

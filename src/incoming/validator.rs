@@ -1,5 +1,29 @@
 //! [`TokenValidator`]: from a bearer token to an [`Identity`].
 //!
+//! ```no_run
+//! # use bytes::Bytes;
+//! # use http::{Request, Response};
+//! # use http_body_util::Full;
+//! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::ServiceBuilder;
+//! use tower_identity::{MemoryStore, TokenValidator, TokenValidatorLayer, UpstreamTokens, incoming::Provider};
+//!
+//! # fn example(providers: Vec<Provider>) -> Result<(), tower_identity::AuthError> {
+//! # let jwks_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+//! # let app = tower::service_fn(async |_: Request<()>| {
+//! #     Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
+//! # });
+//! let validator = TokenValidator::builder("https://issuer.example.com", jwks_client)
+//!     .audience("https://gateway.example.com")
+//!     .resource("https://gateway.example.com/mcp")
+//!     .upstream_tokens(UpstreamTokens::new(MemoryStore::new(), providers))
+//!     .build()?;
+//! let metadata = validator.resource_metadata(); // a service for its own path, beside the app
+//! let app = ServiceBuilder::new().layer(TokenValidatorLayer::new(validator)).service(app);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What is checked
 //!
 //! | of | is required |
