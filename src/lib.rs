@@ -65,6 +65,7 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
+//! | `redis` | `RedisStore`: upstream tokens that all replicas share, and `incoming` |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
 //! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
 //! | `full` | all of them |
