@@ -73,6 +73,7 @@
 //! | `private-key-jwt` | client authentication at a token endpoint with a signed assertion; with it `token-exchange` |
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
 //! | `incoming` | `incoming`: the caller's bearer token is validated, and becomes an identity with fresh upstream tokens |
+//! | `redis` | `RedisStore`: upstream tokens that all replicas share, and `incoming` |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
 //! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
 //! | `full` | all of them |

@@ -782,6 +782,56 @@ async fn a_refresher_that_panics_or_hangs_up_is_a_failure_of_its_provider_alone(
     assert_eq!(loaded.failed()["broken"].kind(), AuthErrorKind::Unavailable);
 }
 
+/// Of a provider whose answer never comes.
+fn never() -> Provider {
+    let never =
+        Scripted(|_: &ProviderTokens, _| -> Refreshing { Box::pin(std::future::pending()) });
+    Provider::new("github", never).unwrap()
+}
+
+#[tokio::test]
+async fn a_refresher_that_never_answers_is_given_up() {
+    let bench = Bench::new().await;
+    let upstream = UpstreamTokens::new(bench.store.clone(), [never()]).clock(bench.clock.clone());
+    bench.clock.advance(LIFETIME);
+    tokio::time::pause();
+    let loaded = upstream.load(SESSION).await.unwrap();
+    assert_eq!(failed(&loaded), AuthErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_as_long_as_its_holder_lives_and_no_longer() {
+    let bench = Bench::new().await;
+    let upstream = UpstreamTokens::new(bench.store.clone(), [never()]).clock(bench.clock.clone());
+    bench.clock.advance(LIFETIME);
+    tokio::time::pause();
+    let held = bench.stored().await.unwrap().version;
+    let claim = async || {
+        let claim = Claim::new(held, SECOND);
+        bench.store.claim(SESSION, "github", &claim).await.unwrap()
+    };
+    let loading = tokio::spawn(upstream.load(SESSION));
+    let pass = async |time: Duration| {
+        bench.clock.advance(time);
+        tokio::time::advance(time).await;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    pass(Duration::ZERO).await;
+    for _ in 0..8 {
+        pass(4 * SECOND).await;
+        assert!(matches!(claim().await, Claimed::Held(_)));
+    }
+    // After 35 s the refresher is given up.
+    pass(4 * SECOND).await;
+    assert_eq!(
+        failed(&loading.await.unwrap().unwrap()),
+        AuthErrorKind::Unavailable
+    );
+    assert!(matches!(claim().await, Claimed::Granted(_)));
+}
+
 #[tokio::test]
 async fn missing_tokens_need_a_log_in_unless_the_provider_is_optional() {
     let bench = Bench::new().await;
