@@ -87,6 +87,8 @@ impl<S> Layer<S> for TokenValidatorLayer {
 }
 
 /// The service of [`TokenValidatorLayer`]. It answers itself, and adds no error.
+///
+/// The answer's body is made of [`Bytes`], as `axum::body::Body` and `Full<Bytes>` can be.
 #[derive(Clone, Debug)]
 pub struct TokenValidatorService<S> {
     inner: S,
