@@ -139,7 +139,7 @@ impl TokenEndpoint {
             client_auth: None,
             time_limit: TIME_LIMIT,
             clock: Arc::new(SystemClock),
-            client: Box::new(move |request| Box::pin(exchange(client.clone(), request))),
+            client: sending(client),
         }
     }
 
@@ -409,18 +409,33 @@ impl<T> fmt::Debug for TokenResponseFuture<T> {
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-type Client = Box<dyn Fn(Request<Full<Bytes>>) -> BoxFuture<Result<Answer, Failure>> + Send + Sync>;
+pub(crate) type Client =
+    Box<dyn Fn(Request<Full<Bytes>>) -> BoxFuture<Result<Answer, Failure>> + Send + Sync>;
 
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Zeroizing<Vec<u8>>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
-enum Failure {
+pub(crate) enum Failure {
     Unreachable(BoxError),
     Interrupted(BoxError),
     TooLarge,
+}
+
+/// How requests are sent through `client`: each through a clone, and the whole answer is read.
+pub(crate) fn sending<S, ResBody>(client: S) -> Client
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
+    S: Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    ResBody: Body + Send + 'static,
+    ResBody::Data: Send,
+    ResBody::Error: Into<BoxError>,
+{
+    Box::new(move |request| Box::pin(exchange(client.clone(), request)))
 }
 
 async fn exchange<S, ResBody>(
@@ -483,7 +498,7 @@ fn append(bytes: &mut Zeroizing<Vec<u8>>, data: impl Buf) {
     bytes.put(data);
 }
 
-fn parse(url: &str, insecure: bool) -> Result<(Uri, Origin), AuthError> {
+pub(crate) fn parse(url: &str, insecure: bool) -> Result<(Uri, Origin), AuthError> {
     let invalid = |message: &'static str| AuthError::new(AuthErrorKind::Configuration, message);
     // `Uri` drops a fragment without a word.
     if url.contains('#') {
