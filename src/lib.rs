@@ -1,4 +1,74 @@
-#![doc = "tower-identity"]
+//! Whose credentials leave with a request, as Tower middleware.
+//!
+//! A gateway holds a session for a user and calls backends for them. On each incoming request a validator refreshes the
+//! user's tokens and attaches a fresh [`Identity`]; this crate sees to it that the fresh one leaves, that the identity
+//! captured when the session began fills gaps and nothing else, and that no credential goes to a host that it is not
+//! for.
+//!
+//! ```text
+//! your service         puts the Identity of the incoming request in http::Extensions
+//!   └▶ IdentityLayer        the request's identity wins; the session's is used only when there is none
+//!        └▶ HeaderForwardLayer   (optional) static and captured headers that the backend wants
+//!             └▶ AuthLayer<Strategy>  origin check, then credentials onto the request
+//!                  └▶ HTTP client         hyper-util, reqwest, anything that is a tower Service
+//! ```
+//!
+//! # First steps
+//!
+//! ```no_run
+//! # #[cfg(feature = "hyper")]
+//! # async fn example() -> Result<(), tower::BoxError> {
+//! use bytes::Bytes;
+//! use http::Request;
+//! use http_body_util::Full;
+//! use tower::{Service, ServiceBuilder, ServiceExt};
+//! use tower_identity::{
+//!     AccessToken, AuthLayer, FallbackPolicy, Identity, IdentityLayer, Origin, UpstreamInject, UpstreamToken,
+//!     client::hyper::https_client,
+//! };
+//!
+//! # let (session_identity, access, body) = (None::<Identity>, "gho_16C7e42F292c", "{}");
+//! let mut client = ServiceBuilder::new()
+//!     .layer(IdentityLayer::new(session_identity).fallback(FallbackPolicy::teardown()))
+//!     .layer(AuthLayer::new(Origin::try_from("https://mcp.example.com")?, UpstreamInject::new("github")?))
+//!     .service(https_client::<Full<Bytes>>()?);
+//!
+//! let identity = Identity::builder("user-1")
+//!     .issuer("https://idp.example.com")
+//!     .upstream("github", UpstreamToken::new(AccessToken::new(access)?))
+//!     .build()?;
+//! let mut request = Request::post("https://mcp.example.com/mcp").body(Full::from(body))?;
+//! request.extensions_mut().insert(identity);
+//! let response = client.ready().await?.call(request).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//!
+//! 1. **The request's identity always wins.** An `Identity` in the request's extensions is never replaced or merged.
+//! 2. **The fallback only fills a gap**, only where [`FallbackPolicy`] allows it, and its use can be seen (a `tracing`
+//!    event).
+//! 3. **A credential has an address.** [`AuthLayer`] and [`HeaderForwardLayer`] are bound to one [`Origin`]; a request
+//!    for another fails before any credential is obtained.
+//! 4. **All or nothing.** A strategy that fails leaves no half-authenticated request behind, and none is sent.
+//! 5. **One user's credential never reaches another.**
+//! 6. **Secrets do not leak**, not through `Debug`, `Display`, an error and its sources, a `tracing` field, a URL or
+//!    serde. Header values are marked sensitive; secret memory is zeroized.
+//! 7. **A cancelled caller harms nobody.**
+//! 8. **No identity means no identity.** There is no empty or anonymous [`Identity`].
+//!
+//! # Features
+//!
+//! Without any, the crate is the layers and the strategies, and depends on little more than tower, http and serde_json.
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
+//! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
+//! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
+//! | `full` | all of them |
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(test),
@@ -29,6 +99,8 @@ pub use credential::endpoint::{ClientAuth, TokenEndpoint, TokenRequest, TokenRes
 pub use error::{AuthError, AuthErrorKind};
 pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
 pub use origin::{InvalidOrigin, Origin};
+#[cfg(feature = "token-exchange")]
+pub use outgoing::Reauthenticate;
 pub use outgoing::{
     AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardLayer,
     HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
@@ -36,6 +108,12 @@ pub use outgoing::{
 #[cfg(feature = "credential-cache")]
 pub use secret::Fingerprint;
 pub use secret::{AccessToken, InvalidSecret, Secret};
+#[cfg(feature = "token-exchange")]
+pub use strategy::{Actor, ClientCredentials, CrossAppAccess, OnBehalfOf, Subject, TokenExchange};
 pub use strategy::{
     Authenticating, HeaderInjection, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
 };
+
+#[cfg(all(doctest, feature = "full"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -148,18 +148,34 @@ impl fmt::Debug for Secret {
 ///
 /// `Debug` does not show it, because a weak secret could be guessed from it.
 #[cfg(feature = "credential-cache")]
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(pub(crate) [u8; 32]);
 
 #[cfg(feature = "credential-cache")]
 impl Fingerprint {
     fn new(kind: &'static str, secret: &str) -> Self {
+        Self::of([kind.as_bytes(), secret.as_bytes()])
+    }
+
+    /// Each part is hashed with its length, so that no two lists of parts run into each other.
+    pub(crate) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         use sha2::{Digest, Sha256};
 
-        let hash = Sha256::new_with_prefix(kind)
-            .chain_update([0])
-            .chain_update(secret);
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
         Self(hash.finalize().into())
+    }
+}
+
+#[cfg(feature = "credential-cache")]
+impl std::hash::Hash for Fingerprint {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        // Any 8 bytes of a SHA-256 are as good as all for a hash table.
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
     }
 }
 

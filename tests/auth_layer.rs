@@ -272,13 +272,12 @@ async fn an_auth_error_is_found_beneath_what_other_layers_wrap_around_it() {
     let client = layer().layer(RecordingService::new());
     let buffered = ServiceBuilder::new()
         .buffer(1)
-        .map_err(Wrapped)
+        .map_err(|error| BoxError::from(Wrapped(error)))
         .service(client);
-    let error: BoxError = buffered
+    let error = buffered
         .oneshot(request(Method::POST, None))
         .await
-        .unwrap_err()
-        .into();
+        .unwrap_err();
     assert_eq!(
         AuthError::find_in(error.as_ref()).unwrap().kind(),
         AuthErrorKind::MissingIdentity

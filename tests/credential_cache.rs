@@ -189,7 +189,7 @@ fn neither_scopes_nor_keys_nor_fingerprints_show_what_they_hash() {
     let shown = format!("{:?}", scope.key(token("alice").fingerprint()));
     assert_eq!(
         shown,
-        "CacheKey { scope: CacheScope([redacted]), party: Subject(Fingerprint([redacted])) }"
+        "CacheKey { scope: CacheScope(Fingerprint([redacted])), party: Fingerprint([redacted]) }"
     );
 }
 
@@ -483,6 +483,24 @@ async fn f16_a_lifetime_of_zero_or_less_is_handed_out_but_not_kept() {
 }
 
 #[tokio::test]
+async fn f16_a_refresh_that_brings_nothing_to_keep_leaves_the_good_credential() {
+    let bench = Bench::new();
+    bench.obtain_for_an_hour().await.unwrap();
+    bench.clock.advance(56 * MINUTE);
+    let refresh = bench.obtain(|number| Ok(Obtained::new(number).expires_in(Duration::ZERO)));
+    assert_eq!(refresh.await.unwrap(), 1);
+    settle().await;
+    assert_eq!(bench.fetches(), 2);
+    assert_eq!(bench.lookup(), Some(1));
+    bench.clock.advance(10 * SECOND);
+    assert_eq!(
+        bench.lookup(),
+        None,
+        "somebody is to start the next refresh"
+    );
+}
+
+#[tokio::test]
 async fn f16_a_huge_lifetime_is_cut_to_a_day() {
     let forever = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
     for huge in [
@@ -705,7 +723,9 @@ async fn a_panic_before_the_future_is_made_leaves_no_flight() {
 fn a_runtime_that_is_shut_down_leaves_no_flight() {
     let bench = Bench::new();
     let first = runtime();
-    let waiting = first.block_on(async { bench.obtain_through(&Arc::new(Semaphore::new(0))) });
+    let entered = first.enter();
+    let waiting = bench.obtain_through(&Arc::new(Semaphore::new(0)));
+    drop(entered);
     drop(first);
     let second = runtime();
     let error = second.block_on(waiting).unwrap_err();

@@ -380,7 +380,7 @@ proptest! {
             call(&client, request("https://mcp.example.com/mcp", Method::POST, Some(own))).unwrap();
         }
         call(&client, request("https://mcp.example.com/mcp", Method::DELETE, None)).unwrap();
-        let expected = seen.iter().filter(same).next_back().unwrap_or(&session).token();
+        let expected = seen.iter().rfind(same).unwrap_or(&session).token();
         let teardown = backend.arrivals().pop().and_then(|arrival: Arrival| arrival.identity).unwrap();
         let sent = teardown.upstream("github").map(|token| token.access_token().expose().to_owned());
         prop_assert_eq!(sent, expected);

@@ -197,7 +197,7 @@ async fn the_future_can_be_sent_to_another_task() {
     assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
 }
 
-fn http_client() -> ReqwestService {
+fn http_client<B>() -> ReqwestService<B> {
     ReqwestService::new(Client::builder()).unwrap()
 }
 

@@ -64,7 +64,7 @@ use tokio::{
     },
     task::JoinHandle,
 };
-use tower::{Layer, Service};
+use tower::{Layer, Service, util::BoxCloneService};
 use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, AuthLayer, AuthService, CapturedHeaders, HealthCheck,
     Identity, IdentityLayer, IdentityService, UpstreamInject, UpstreamToken,
@@ -225,6 +225,34 @@ async fn a_lost_session_is_opened_again_and_the_call_succeeds() {
     session.whoami(user("alice", "t")).await;
     let opened = backend.wait_for("POST tools/call").await;
     assert_ne!(lost.session_id(), opened.session_id());
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_token_of_the_transport_gives_way_to_the_strategy() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["t"]);
+    let client = TowerHttpClient::new(stack(&backend, IdentityLayer::new(user("alice", "t"))));
+    let config = config(&backend.url()).auth_header("static");
+    let transport = StreamableHttpClientTransport::with_client(client, config);
+    ().serve(transport).await.unwrap().cancel().await.unwrap();
+    let seen = backend.seen();
+    assert!(seen.iter().all(|seen| seen.authorization() == ["Bearer t"]));
+    assert_eq!(seen.last().unwrap().name(), "DELETE");
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_boxed_stack_will_do() {
+    let backend = McpBackend::start().await;
+    backend.accept_only(["t"]);
+    let stack = stack(&backend, IdentityLayer::new(user("alice", "t")));
+    let client = TowerHttpClient::new(BoxCloneService::new(stack));
+    let transport = StreamableHttpClientTransport::with_client(client, config(&backend.url()));
+    let client = ().serve(transport).await.unwrap();
+    let whoami = CallToolRequestParams::new("whoami");
+    let result = client.call_tool_as(user("alice", "t"), whoami).await;
+    assert_eq!(text(result.unwrap()), "t");
     backend.shutdown().await;
 }
 
@@ -669,7 +697,8 @@ async fn a_request_without_a_usable_answer_is_an_error() {
 async fn a_gibibyte_of_json_is_not_read() {
     let sent = Arc::<AtomicU64>::default();
     let counted = sent.clone();
-    let server = Server::answering(move |_| endless("application/json", &counted)).await;
+    let server =
+        Server::answering(move |_| streaming("application/json", gibibyte(&counted))).await;
     let error = server.post(call(), Some("s1")).await.unwrap_err();
     assert!(
         matches!(
@@ -688,7 +717,7 @@ async fn a_gibibyte_of_refusal_is_not_read() {
     let sent = Arc::<AtomicU64>::default();
     let counted = sent.clone();
     let server = Server::answering(move |_| {
-        let mut response = endless("application/json", &counted);
+        let mut response = streaming("application/json", gibibyte(&counted));
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     })
@@ -811,7 +840,8 @@ async fn an_event_arrives_while_the_body_is_open() {
         panic!("not a stream");
     };
     for mut events in [posted, get.unwrap()] {
-        let event = events.next().await.unwrap().unwrap();
+        let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
+        let event = event.expect("the event is held back").unwrap().unwrap();
         assert_eq!(
             (event.id.as_deref(), event.data.as_deref()),
             (Some("7"), Some("1"))
@@ -1088,41 +1118,20 @@ impl Sent {
     }
 }
 
-fn recording_client() -> (TowerHttpClient<impl HttpService>, Sent) {
+type Recorder = BoxCloneService<Request<Full<Bytes>>, Response<Empty<Bytes>>, Infallible>;
+
+fn recording_client() -> (TowerHttpClient<Recorder>, Sent) {
     let sent = Sent::default();
     let requests = sent.requests.clone();
     let service = tower::service_fn(move |request| {
         requests.lock().unwrap().push(request);
         std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
     });
-    (TowerHttpClient::new(OnlyWhenReady::new(service)), sent)
+    let recorder = BoxCloneService::new(OnlyWhenReady::new(service));
+    (TowerHttpClient::new(recorder), sent)
 }
 
-trait HttpService:
-    Service<
-        Request<Full<Bytes>>,
-        Response = Response<Empty<Bytes>>,
-        Error = Infallible,
-        Future: Send,
-    > + Clone
-    + Send
-    + 'static
-{
-}
-
-impl<S> HttpService for S where
-    S: Service<
-            Request<Full<Bytes>>,
-            Response = Response<Empty<Bytes>>,
-            Error = Infallible,
-            Future: Send,
-        > + Clone
-        + Send
-        + 'static
-{
-}
-
-async fn post(client: &TowerHttpClient<impl HttpService>, message: impl IntoMessage) {
+async fn post(client: &TowerHttpClient<Recorder>, message: impl IntoMessage) {
     let uri = "http://127.0.0.1:1/mcp".into();
     // The empty answer is an error for a request; what was sent is what counts.
     _ = client
@@ -1288,10 +1297,6 @@ fn streaming(
     let content_type = HeaderValue::from_static(content_type);
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
-}
-
-fn endless(content_type: &'static str, sent: &Arc<AtomicU64>) -> Response<ServerBody> {
-    streaming(content_type, gibibyte(sent))
 }
 
 /// 1 GiB of text, which counts what of it was taken.

@@ -55,6 +55,24 @@ fn chain(error: &BoxError) -> String {
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
+impl Log {
+    /// Captures all that this thread logs, from now on.
+    fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new("trace"))
+            .with_writer(self.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    /// `witness` is in the log if it was captured at all.
+    fn assert_without_secrets(&self, witness: &str) {
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains(witness), "the log was not captured: {log}");
+        assert!(!log.contains(MARK), "{log}");
+    }
+}
+
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
@@ -146,11 +164,7 @@ fn f33_no_construction_error_shows_a_secret() {
 #[tokio::test]
 async fn f33_no_request_shows_a_secret_in_an_error_or_in_a_log_at_trace() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("trace"))
-        .with_writer(log.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.capture();
 
     let backend = RecordingService::new();
     let strategies: [Arc<dyn Strategy<String>>; 3] = [
@@ -200,10 +214,61 @@ async fn f33_no_request_shows_a_secret_in_an_error_or_in_a_log_at_trace() {
         let headers = shown(&arrival.headers);
         assert!(!headers.contains(MARK), "{headers}");
     }
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    assert!(
-        log.contains("using the session's"),
-        "the log was not captured: {log}"
-    );
-    assert!(!log.contains(MARK), "{log}");
+    log.assert_without_secrets("using the session's");
+}
+
+#[cfg(all(feature = "hyper", feature = "reqwest"))]
+#[tokio::test]
+async fn f33_no_client_beneath_logs_a_secret_at_trace() {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    use support::http_server::{HttpServer, ok};
+    use tower::util::BoxCloneService;
+    use tower_identity::client::{hyper::https_client, reqwest::ReqwestService};
+
+    let log = Log::default();
+    let _guard = log.capture();
+    let server = HttpServer::start(async |_| ok()).await;
+    let http2 = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http::<Full<Bytes>>();
+    let reqwest = ReqwestService::<Full<Bytes>>::new(reqwest::Client::builder()).unwrap();
+    let clients = [
+        BoxCloneService::new(
+            https_client()
+                .unwrap()
+                .map_response(drop)
+                .map_err(BoxError::from),
+        ),
+        BoxCloneService::new(http2.map_response(drop).map_err(BoxError::from)),
+        BoxCloneService::new(reqwest.map_response(drop).map_err(BoxError::from)),
+    ];
+    let forward = HeaderForwardLayer::builder(server.origin())
+        .header("x-static", secret("static"))
+        .build()
+        .unwrap();
+    for client in clients {
+        let client = ServiceBuilder::new()
+            .layer(IdentityLayer::new(user()))
+            .layer(&forward)
+            .layer(AuthLayer::new(
+                server.origin(),
+                UpstreamInject::new("github").unwrap(),
+            ))
+            .service(client);
+        let request = Request::post(server.uri("/mcp"))
+            .body(Full::from("{}"))
+            .unwrap();
+        client.oneshot(request).await.unwrap();
+    }
+    for request in server.requests() {
+        assert_eq!(
+            request.all("authorization"),
+            [format!("Bearer {}", secret("upstream"))]
+        );
+        assert_eq!(request.all("x-static"), [secret("static")]);
+    }
+    assert_eq!(server.requests().len(), 3);
+    log.assert_without_secrets("h2");
 }

@@ -3,14 +3,12 @@
 //! ```
 //! use bytes::Bytes;
 //! use http_body_util::Full;
-//! use tower::{Layer, Service};
+//! use tower::Layer;
 //! use tower_identity::{AuthLayer, Origin, UpstreamInject, client::reqwest::ReqwestService};
 //!
-//! # fn assert_client<S: Service<http::Request<Full<Bytes>>>>(_: &S) {}
-//! let http_client = ReqwestService::new(reqwest::Client::builder())?;
+//! let http_client = ReqwestService::<Full<Bytes>>::new(reqwest::Client::builder())?;
 //! let origin = Origin::try_from("https://mcp.example.com")?;
 //! let client = AuthLayer::new(origin, UpstreamInject::new("github")?).layer(http_client);
-//! # assert_client(&client);
 //! # Ok::<(), tower::BoxError>(())
 //! ```
 //!
@@ -40,6 +38,7 @@
 
 use std::{
     fmt, future,
+    marker::PhantomData,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -53,13 +52,16 @@ use tower::{BoxError, Service};
 
 /// A [`reqwest::Client`] as a Tower HTTP service.
 ///
+/// It sends requests with the body `B`: any that is `Send`, `Sync` and convertible to bytes. Where `B` does not follow
+/// from how the service is used, say it: `ReqwestService::<Full<Bytes>>::new(…)`.
+///
 /// Cheap to clone; clones share the connections. See the [module](self) for what passes through.
-#[derive(Clone, Debug)]
-pub struct ReqwestService {
+pub struct ReqwestService<B> {
     client: Client,
+    body: PhantomData<fn(B)>,
 }
 
-impl ReqwestService {
+impl<B> ReqwestService<B> {
     /// Builds a client that follows no redirects, whatever `builder` says about them.
     ///
     /// # Errors
@@ -67,7 +69,7 @@ impl ReqwestService {
     /// What [`ClientBuilder::build`] says, when TLS or the resolver cannot be set up.
     pub fn new(builder: ClientBuilder) -> Result<Self, reqwest::Error> {
         let client = builder.redirect(redirect::Policy::none()).build()?;
-        Ok(Self { client })
+        Ok(Self::from_client_without_redirects(client))
     }
 
     /// Takes over a client that was built elsewhere with
@@ -79,11 +81,28 @@ impl ReqwestService {
     /// request override it. A client with another policy, the default one included, hands credential headers to
     /// whatever host a backend redirects it to.
     pub fn from_client_without_redirects(client: Client) -> Self {
-        Self { client }
+        Self {
+            client,
+            body: PhantomData,
+        }
     }
 }
 
-impl<B> Service<Request<B>> for ReqwestService
+impl<B> Clone for ReqwestService<B> {
+    fn clone(&self) -> Self {
+        Self::from_client_without_redirects(self.client.clone())
+    }
+}
+
+impl<B> fmt::Debug for ReqwestService<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReqwestService")
+            .field("client", &self.client)
+            .finish()
+    }
+}
+
+impl<B> Service<Request<B>> for ReqwestService<B>
 where
     B: Body + Send + Sync + 'static,
     B::Data: Into<Bytes>,

@@ -36,7 +36,7 @@
 //!
 //! | client | policy |
 //! | --- | --- |
-//! | opens sessions, and speaks for one user on each (`rmcp`) | [`always`](FallbackPolicy::always) |
+//! | opens sessions, and speaks for one user on each (`rmcp`) | [`always`](FallbackPolicy::always), and [`follow_requests`](IdentityLayer::follow_requests) |
 //! | attaches an identity to each request itself, except when it closes the session | [`teardown`](FallbackPolicy::teardown) |
 //! | attaches an identity to each `POST`, but opens event streams and closes sessions by itself | [`methods`](FallbackPolicy::methods) with `GET` and `DELETE` |
 //! | is shared by several users | [`never`](FallbackPolicy::never) |

@@ -5,6 +5,13 @@
 //! | [`Unauthenticated`] | what the caller put there | the same |
 //! | [`HeaderInjection`] | a fixed header | the same |
 //! | [`UpstreamInject`] | the user's own token of an upstream provider, as a bearer | no credential |
+//! | `TokenExchange` | a token that was exchanged for one of the user's (RFC 8693) | the client's own token, if it has a secret or a key; else no credential |
+//! | `ClientCredentials` | the client's own token (RFC 6749 §4.4) | the same |
+//! | `OnBehalfOf` | a token that Microsoft Entra issued for the user's | no credential |
+//! | `CrossAppAccess` | a token of the backend's own authorization server, for an assertion by the user's identity provider (ID-JAG) | no credential |
+//!
+//! The last four are there with the feature `token-exchange`. They keep what was issued in a
+//! `CredentialCache`, and can replace what a backend rejected: see `Reauthenticate`.
 //!
 //! Your own is a [`strategy_fn`], or a type:
 //!
@@ -29,8 +36,23 @@
 //! }
 //! ```
 
+mod attempt;
 mod authenticating;
+#[cfg(feature = "token-exchange")]
+mod client_credentials;
+#[cfg(feature = "token-exchange")]
+mod cross_app_access;
 mod header_injection;
+#[cfg(feature = "token-exchange")]
+mod issued;
+#[cfg(feature = "token-exchange")]
+mod jwt;
+#[cfg(feature = "token-exchange")]
+mod on_behalf_of;
+#[cfg(feature = "token-exchange")]
+mod subject;
+#[cfg(feature = "token-exchange")]
+mod token_exchange;
 mod unauthenticated;
 mod upstream_inject;
 
@@ -40,9 +62,22 @@ use http::Request;
 
 use crate::error::AuthError;
 
+pub use attempt::Attempt;
 pub use authenticating::Authenticating;
 pub(crate) use authenticating::PendingAuthentication;
+#[cfg(feature = "token-exchange")]
+pub use client_credentials::{ClientCredentials, ClientCredentialsBuilder};
+#[cfg(feature = "token-exchange")]
+pub use cross_app_access::{CrossAppAccess, CrossAppAccessBuilder};
 pub use header_injection::HeaderInjection;
+#[cfg(feature = "token-exchange")]
+pub use issued::IssuedToken;
+#[cfg(feature = "token-exchange")]
+pub use on_behalf_of::{OnBehalfOf, OnBehalfOfBuilder};
+#[cfg(feature = "token-exchange")]
+pub use subject::{Actor, Subject};
+#[cfg(feature = "token-exchange")]
+pub use token_exchange::{TokenExchange, TokenExchangeBuilder};
 pub use unauthenticated::Unauthenticated;
 pub use upstream_inject::UpstreamInject;
 
@@ -60,11 +95,24 @@ pub use upstream_inject::UpstreamInject;
 pub trait Strategy<B>: Send + Sync {
     /// Authenticates `request`, or says why it cannot be.
     fn authenticate(&self, request: Request<B>) -> Authenticating<B>;
+
+    /// Gives up the credential that `request` was `sent` with, because the backend rejected it. Returns whether
+    /// [`authenticate`](Self::authenticate) now finds another.
+    ///
+    /// What was asked for after `sent` has replaced the rejected one already, and is kept. By default there is no other.
+    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+        let _ = (request, sent);
+        false
+    }
 }
 
 impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
     fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
         (**self).authenticate(request)
+    }
+
+    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+        (**self).reject(request, sent)
     }
 }
 

@@ -1,5 +1,6 @@
 use std::{
     collections::VecDeque,
+    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -11,18 +12,21 @@ const MAX_POINTS: usize = 64;
 /// at once and without end, and the server with the same event.
 #[derive(Default)]
 pub(super) struct DeadEnds {
-    points: Mutex<VecDeque<ResumePoint>>,
+    /// Hashes: an event id may be as long as an event.
+    points: Mutex<VecDeque<u64>>,
+    hasher: RandomState,
 }
 
 /// Where a reconnect resumes: in a session, after an event.
-#[derive(Clone, PartialEq)]
+#[derive(Hash)]
 pub(super) struct ResumePoint {
     pub(super) session_id: Option<Arc<str>>,
     pub(super) last_event_id: Option<String>,
 }
 
 impl DeadEnds {
-    pub(super) fn add(&self, point: ResumePoint) {
+    pub(super) fn add(&self, point: &ResumePoint) {
+        let point = self.hasher.hash_one(point);
         let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
         if points.len() == MAX_POINTS {
             points.pop_front();
@@ -32,8 +36,9 @@ impl DeadEnds {
 
     /// Whether `point` is one. It is only once: a stream that is opened anew gets its chance.
     pub(super) fn take(&self, point: &ResumePoint) -> bool {
+        let point = self.hasher.hash_one(point);
         let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = points.iter().position(|dead_end| dead_end == point);
+        let at = points.iter().position(|&dead_end| dead_end == point);
         at.and_then(|at| points.remove(at)).is_some()
     }
 }

@@ -47,7 +47,7 @@ impl Events {
         match event {
             Ok(Sse { id: Some(id), .. }) => self.resume_point.last_event_id = Some(id.clone()),
             Err(SseError::Body(error)) if is_too_large(error) && self.is_resumable() => {
-                self.dead_ends.add(self.resume_point.clone());
+                self.dead_ends.add(&self.resume_point);
             }
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! [`TowerHttpClient`]: a Tower stack as the HTTP client of the MCP Rust SDK ([`rmcp`](::rmcp)).
+//! [`TowerHttpClient`]: a Tower stack as the HTTP client of the MCP Rust SDK ([`rmcp`]).
 //!
 //! ```no_run
 //! use http_body_util::Full;
@@ -36,7 +36,9 @@
 //! [`HealthCheck`] and [`CapturedHeaders`] in a message's extensions go the same way. The SDK's own typed helpers
 //! (`call_tool`, `list_tools`) send no extensions, so their requests fall under the last row.
 //!
-//! Most of the last row is sent long after log-in. [`IdentityLayer::follow_requests`] keeps its identity fresh.
+//! The last row needs [`FallbackPolicy::always`], the default: with a narrower policy the handshake goes out without a
+//! user. Most of it is sent long after log-in, so let the session [follow](crate::IdentityLayer::follow_requests) its requests:
+//! an event stream that is refused for a stale token is not opened again.
 //!
 //! # What is bounded
 //!
@@ -55,16 +57,17 @@
 //! | 403 with a challenge | [`InsufficientScope`](StreamableHttpError::InsufficientScope), with the challenge's scope |
 //! | 404 on a session | [`SessionExpired`](StreamableHttpError::SessionExpired) |
 //! | 405 on `GET`, on `DELETE` | [`ServerDoesNotSupportSse`](StreamableHttpError::ServerDoesNotSupportSse), [`ServerDoesNotSupportDeleteSession`](StreamableHttpError::ServerDoesNotSupportDeleteSession) |
-//! | another 4xx or 5xx with a JSON-RPC error | that error, as the server's answer |
+//! | to a `POST`, any other but 401, 403 and 429, with a JSON-RPC error | that error, as the server's answer |
 //! | any other, 401 and 403 without a challenge that can be read included | [`HttpStatus`](StreamableHttpError::HttpStatus) |
 //!
 //! What fails beneath (a strategy, the connection) is a [`TowerHttpError`];
 //! [`AuthError::find_in`](crate::AuthError::find_in) finds an `AuthError` in it and in what the SDK wraps around it.
 //!
 //! [`CapturedHeaders`]: crate::CapturedHeaders
+//! [`FallbackPolicy::always`]: crate::FallbackPolicy::always
 //! [`HealthCheck`]: crate::HealthCheck
+//! [`Identity`]: crate::Identity
 //! [`IdentityLayer`]: crate::IdentityLayer
-//! [`IdentityLayer::follow_requests`]: crate::IdentityLayer::follow_requests
 //! [`max_sse_event_size`]: ::rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig::max_sse_event_size
 
 mod dead_ends;

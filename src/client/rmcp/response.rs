@@ -208,11 +208,7 @@ where
         if data.remaining() > max_size - bytes.len() {
             return Err(too_large());
         }
-        while data.has_remaining() {
-            let chunk = data.chunk();
-            bytes.extend_from_slice(chunk);
-            data.advance(chunk.len());
-        }
+        bytes.extend_from_slice(&data.copy_to_bytes(data.remaining()));
     }
     Ok(bytes)
 }

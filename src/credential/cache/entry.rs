@@ -1,11 +1,9 @@
 use std::{
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
 use crate::clock::Clock;
-
-use super::runtime::AtomicU64;
 
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const MAX_ADVISORY_WINDOW: Duration = Duration::from_secs(300);
@@ -107,28 +105,25 @@ impl<C> Entry<C> {
         };
         // Where the subject's end comes first, a refresh would gain nothing: the windows lie before the credential's.
         let cut = lifetime.saturating_sub(kept_for);
-        let advisory = (lifetime / 4)
+        let advisory_window = (lifetime / 4)
             .min(MAX_ADVISORY_WINDOW)
             .mul_f64(1.0 - ADVISORY_JITTER * random)
             .saturating_sub(cut);
-        let mandatory = (lifetime / 10)
+        let mandatory_window = (lifetime / 10)
             .min(MAX_MANDATORY_WINDOW)
             .saturating_sub(cut);
         Some(Self {
             credential: obtained.credential,
             expires_at: asked_at.wall.checked_add(kept_for)?,
             deadline: asked_at.monotonic.checked_add(kept_for)?,
-            mandatory_window: mandatory,
-            refresh_below: AtomicU64::new(nanoseconds(advisory)),
+            mandatory_window,
+            refresh_below: AtomicU64::new(nanoseconds(advisory_window)),
         })
-        .filter(|_| !kept_for.is_zero())
     }
 
-    /// How long the credential is still good. `None`, when it has expired by either time.
-    pub(super) fn remaining(&self, now: &Now) -> Option<Duration> {
-        let wall = self.expires_at.duration_since(now.wall).ok()?;
-        let monotonic = self.deadline.checked_duration_since(now.monotonic)?;
-        Some(wall.min(monotonic)).filter(|remaining| !remaining.is_zero())
+    /// How long the credential is still good: until the first of both times says that it has expired.
+    pub(super) fn remaining(&self, now: &Now) -> Duration {
+        until(self.expires_at, now.wall).min(self.deadline.saturating_duration_since(now.monotonic))
     }
 
     /// Whether nothing is to be done but to use it.
@@ -142,16 +137,29 @@ impl<C> Entry<C> {
 
     /// A refresh is under way: nothing is to be done until callers have to wait for it.
     pub(super) fn refresh_started(&self) {
-        self.refresh_below
-            .store(nanoseconds(self.mandatory_window), Ordering::Relaxed);
+        self.set_refresh_below(self.mandatory_window);
     }
 
     /// The refresh brought nothing: the next one is due after `delay`, if that comes before the end.
-    pub(super) fn refresh_failed(&self, remaining: Duration, delay: Duration) {
-        self.refresh_below.store(
-            nanoseconds(remaining.saturating_sub(delay)),
-            Ordering::Relaxed,
-        );
+    pub(super) fn refresh_failed(&self, now: &Now, delay: Duration) {
+        self.set_refresh_below(self.remaining(now).saturating_sub(delay));
+    }
+
+    fn set_refresh_below(&self, remaining: Duration) {
+        self.refresh_below
+            .store(nanoseconds(remaining), Ordering::Relaxed);
+    }
+}
+
+impl<C: Clone> Clone for Entry<C> {
+    fn clone(&self) -> Self {
+        Self {
+            credential: self.credential.clone(),
+            expires_at: self.expires_at,
+            deadline: self.deadline,
+            mandatory_window: self.mandatory_window,
+            refresh_below: AtomicU64::new(self.refresh_below.load(Ordering::Relaxed)),
+        }
     }
 }
 

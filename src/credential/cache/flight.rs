@@ -14,7 +14,7 @@ use crate::error::{AuthError, AuthErrorKind};
 
 use super::{
     Inner,
-    entry::{Now, Obtained, Terms},
+    entry::{Entry, Now, Obtained, Terms},
     key::CacheKey,
     runtime::{Mutex, Runtime},
 };
@@ -37,16 +37,12 @@ impl<C> Default for Flights<C> {
 }
 
 /// What a caller finds who came without a credential that is simply good.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives for a moment, on the stack"
-)]
 pub(super) enum Boarding<C: Clone + Send + Sync + 'static> {
     AtHand(C),
     Refused(AuthError),
     Passenger(Obtaining<C>),
     Pilot {
-        flight: Flight<C>,
+        flight: Box<Flight<C>>,
         runtime: Runtime,
         answer: Obtaining<C>,
     },
@@ -65,18 +61,20 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             Some(held) if !held.must_wait() => match flights.try_lock() {
                 Ok(flights) => flights,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return Boarding::AtHand(held.credential()),
+                Err(TryLockError::WouldBlock) => return Boarding::AtHand(held.entry.credential),
             },
             _ => flights.lock().unwrap_or_else(PoisonError::into_inner),
         };
         // Again, now that no flight can start: one may have landed since. What lands is stored before its flight goes.
         let held = self.held(&key, &now);
-        if let Some(held) = &held
-            && (held.is_settled() || (flights.contains_key(&key) && !held.must_wait()))
-        {
-            return Boarding::AtHand(held.credential());
-        }
-        if let Some(landing) = flights.get(&key) {
+        let flight = flights.get(&key);
+        let held = match held {
+            Some(held) if held.is_settled() || (flight.is_some() && !held.must_wait()) => {
+                return Boarding::AtHand(held.entry.credential);
+            }
+            held => held,
+        };
+        if let Some(landing) = flight {
             return Boarding::Passenger(Obtaining::waiting(landing.clone()));
         }
         if held.is_none()
@@ -86,23 +84,14 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         }
         let Some(runtime) = Runtime::current() else {
             return match held {
-                Some(held) => Boarding::AtHand(held.credential()),
+                Some(held) => Boarding::AtHand(held.entry.credential),
                 None => Boarding::Refused(no_runtime()),
             };
         };
         let (sender, receiver) = oneshot::channel();
         let landing = receiver.shared();
         flights.insert(key, landing.clone());
-        drop(flights);
-        let answer = match &held {
-            Some(held) if !held.must_wait() => Obtaining::ready(Ok(held.credential())),
-            _ => Obtaining::waiting(landing),
-        };
-        if let Some(held) = &held {
-            held.entry.refresh_started();
-        }
-        self.count_flight(held.is_some());
-        let flight = Flight {
+        let flight = Box::new(Flight {
             cache: Arc::clone(self),
             key,
             terms: Terms {
@@ -111,6 +100,16 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 default_lifetime: self.default_lifetime,
             },
             sender: Some(sender),
+        });
+        self.with_stored(&key, Entry::refresh_started);
+        drop(flights);
+        self.count_flight(held.is_some());
+        let answer = match held {
+            Some(held) if !held.must_wait() => {
+                self.count_hit();
+                Obtaining::ready(Ok(held.entry.credential))
+            }
+            _ => Obtaining::waiting(landing),
         };
         Boarding::Pilot {
             flight,

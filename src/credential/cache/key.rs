@@ -1,13 +1,9 @@
-use std::fmt;
-
-use sha2::{Digest, Sha256};
-
 use crate::secret::Fingerprint;
 
 /// Whose configuration obtained a credential: the SHA-256 of a strategy's name and of each of its settings.
 ///
 /// Make it once, when the strategy is built, of **everything** that is configured: two strategies that share a cache
-/// and differ in one field (F7) must differ here. Each name and value is hashed with its length, so that no two lists
+/// and differ in one field must differ here. Each name and value is hashed with its length, so that no two lists
 /// of fields run into each other. A list is one field for each element, an absent option is no field.
 ///
 /// ```
@@ -19,31 +15,34 @@ use crate::secret::Fingerprint;
 ///     .field("scope", "tools:read");
 /// assert_ne!(scope, scope.field("resource", "https://mcp.example.com"));
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CacheScope([u8; 32]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CacheScope(Fingerprint);
 
 impl CacheScope {
     /// The scope of a strategy with this name and no settings yet.
     pub fn new(strategy: &str) -> Self {
-        Self([0; 32]).field("strategy", strategy)
+        Self(Fingerprint::of([
+            b"strategy".as_slice(),
+            strategy.as_bytes(),
+        ]))
     }
 
     /// The scope with one more setting, which may be a secret: what is kept is a hash. The order counts.
     #[must_use]
     pub fn field(self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        let mut hash = Sha256::new_with_prefix(self.0);
-        for part in [name.as_bytes(), value.as_ref()] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        Self(hash.finalize().into())
+        let Self(Fingerprint(so_far)) = self;
+        Self(Fingerprint::of([
+            so_far.as_slice(),
+            name.as_bytes(),
+            value.as_ref(),
+        ]))
     }
 
     /// The key of what is obtained on behalf of the user whose token this is.
     pub fn key(self, subject: Fingerprint) -> CacheKey {
         CacheKey {
             scope: self,
-            party: Party::Subject(subject),
+            party: subject,
         }
     }
 
@@ -51,7 +50,7 @@ impl CacheScope {
     pub fn key_with_actor(self, subject: Fingerprint, actor: Fingerprint) -> CacheKey {
         CacheKey {
             scope: self,
-            party: Party::SubjectAndActor(subject, actor),
+            party: Fingerprint::of([b"subject and actor".as_slice(), &subject.0, &actor.0]),
         }
     }
 
@@ -63,14 +62,8 @@ impl CacheScope {
     pub fn key_for_client(self) -> CacheKey {
         CacheKey {
             scope: self,
-            party: Party::Client,
+            party: Fingerprint::of([b"client".as_slice()]),
         }
-    }
-}
-
-impl fmt::Debug for CacheScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CacheScope([redacted])")
     }
 }
 
@@ -81,12 +74,5 @@ impl fmt::Debug for CacheScope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CacheKey {
     scope: CacheScope,
-    party: Party,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Party {
-    Client,
-    Subject(Fingerprint),
-    SubjectAndActor(Fingerprint, Fingerprint),
+    party: Fingerprint,
 }

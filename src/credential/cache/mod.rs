@@ -116,7 +116,7 @@ struct Inner<C> {
     random: Arc<dyn Fn() -> f64 + Send + Sync>,
 }
 
-type Store<C> = Cache<CacheKey, Arc<Entry<C>>, UnitWeighter, DefaultHashBuilder, Evicted>;
+type Store<C> = Cache<CacheKey, Entry<C>, UnitWeighter, DefaultHashBuilder, Evicted>;
 
 impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
     /// A cache for 16,384 credentials; one whose end is not known is kept for 5 minutes.
@@ -151,7 +151,8 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
     /// The credential under `key`: the one at hand, or one that is obtained now.
     ///
     /// `fetch` is called at once, not on the first poll, and only if nobody else is obtaining this credential. Its
-    /// future runs in a task of its own. All callers that wait for it get its answer.
+    /// future runs in a task of its own, on the current Tokio runtime, whose timer must be enabled. All callers that wait
+    /// for it get its answer.
     ///
     /// # Errors
     ///
@@ -181,7 +182,10 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
                 self.inner.count_hit();
                 Obtaining::ready(Ok(credential))
             }
-            Boarding::Refused(error) => Obtaining::ready(Err(error)),
+            Boarding::Refused(error) => {
+                tracing::trace!(kind = ?error.kind(), "it is too early to ask for a credential again");
+                Obtaining::ready(Err(error))
+            }
             Boarding::Passenger(answer) => {
                 self.inner.count_coalesced();
                 answer
@@ -191,8 +195,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
                 runtime,
                 answer,
             } => {
-                let fetching = fetch();
-                runtime.spawn(flight.fly(fetching));
+                runtime.spawn(flight.fly(fetch()));
                 answer
             }
         }
@@ -200,7 +203,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
 
     /// Drops the credential under `key` if it is the one that was rejected. Returns whether it was.
     ///
-    /// Of many calls that were rejected with the same credential (F21), the first drops it; the others find it gone or
+    /// Of many calls that were rejected with the same credential, the first drops it; the others find it gone or
     /// replaced, and use what replaced it.
     pub fn invalidate(&self, key: &CacheKey, is_rejected: impl FnOnce(&C) -> bool) -> bool {
         let removed = self
@@ -245,7 +248,8 @@ pub struct CredentialCacheBuilder<C> {
 }
 
 impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
-    /// Sets how many credentials are kept at the most. As many failures are remembered beside them.
+    /// Sets how many credentials are kept, rounded up a little so that it divides evenly among locks. As many failures
+    /// are remembered beside them.
     #[must_use]
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
@@ -322,13 +326,21 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
     fn settled(&self, key: &CacheKey, now: &Now) -> Option<C> {
         let held = self.held(key, now).filter(Held::is_settled)?;
         self.count_hit();
-        Some(held.credential())
+        Some(held.entry.credential)
     }
 
     fn held(&self, key: &CacheKey, now: &Now) -> Option<Held<C>> {
         let entry = self.store.get(key)?;
-        let remaining = entry.remaining(now)?;
-        Some(Held { entry, remaining })
+        let remaining = entry.remaining(now);
+        (!remaining.is_zero()).then_some(Held { entry, remaining })
+    }
+
+    /// Changes the stored entry in its place; what [`held`](Self::held) returns is a copy.
+    fn with_stored(&self, key: &CacheKey, change: impl FnOnce(&Entry<C>)) {
+        self.store.remove_if(key, |entry| {
+            change(entry);
+            false
+        });
     }
 
     /// Keeps what was obtained, or remembers the failure. Returns the answer for those who wait.
@@ -344,13 +356,9 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 self.failures.forget(&key);
                 let credential = obtained.credential.clone();
                 let entry = Entry::new(obtained, terms, self.random());
-                match entry.filter(|entry| entry.remaining(&now).is_some()) {
+                match entry.filter(|entry| !entry.remaining(&now).is_zero()) {
                     Some(entry) => self.keep(key, entry),
-                    None => {
-                        if let Some(held) = self.held(&key, &now) {
-                            held.entry.refresh_failed(held.remaining, REFUSED_FOR);
-                        }
-                    }
+                    None => self.with_stored(&key, |entry| entry.refresh_failed(&now, REFUSED_FOR)),
                 }
                 Ok(credential)
             }
@@ -358,11 +366,9 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 let (error, delay) = self.failures.remember(key, error, &now, self.random());
                 self.counters.failures.add(1);
                 tracing::debug!(kind = ?error.kind(), ?delay, "a credential could not be obtained");
+                self.with_stored(&key, |entry| entry.refresh_failed(&now, delay));
                 match self.held(&key, &now) {
-                    Some(held) => {
-                        held.entry.refresh_failed(held.remaining, delay);
-                        Ok(held.credential())
-                    }
+                    Some(held) => Ok(held.entry.credential),
                     None => Err(error),
                 }
             }
@@ -371,8 +377,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
 
     fn keep(&self, key: CacheKey, entry: Entry<C>) {
         let mut evicted = Vec::new();
-        self.store
-            .insert_with_lifecycle(key, Arc::new(entry), &mut evicted);
+        self.store.insert_with_lifecycle(key, entry, &mut evicted);
         if !evicted.is_empty() {
             self.counters.evictions.add(evicted.len() as u64);
             tracing::debug!("the credential cache is full: one was dropped");
@@ -401,11 +406,11 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
 
 /// An entry that has not expired.
 struct Held<C> {
-    entry: Arc<Entry<C>>,
+    entry: Entry<C>,
     remaining: Duration,
 }
 
-impl<C: Clone> Held<C> {
+impl<C> Held<C> {
     fn is_settled(&self) -> bool {
         self.entry.is_settled(self.remaining)
     }
@@ -413,20 +418,16 @@ impl<C: Clone> Held<C> {
     fn must_wait(&self) -> bool {
         self.entry.is_in_mandatory_window(self.remaining)
     }
-
-    fn credential(&self) -> C {
-        self.entry.credential.clone()
-    }
 }
 
 /// Gathers what is evicted, so that it is counted and dropped after the store is unlocked.
 #[derive(Clone)]
 struct Evicted;
 
-impl<C> Lifecycle<CacheKey, Arc<Entry<C>>> for Evicted {
-    type RequestState = Vec<Arc<Entry<C>>>;
+impl<C> Lifecycle<CacheKey, Entry<C>> for Evicted {
+    type RequestState = Vec<Entry<C>>;
 
-    fn on_evict(&self, evicted: &mut Self::RequestState, _key: CacheKey, entry: Arc<Entry<C>>) {
+    fn on_evict(&self, evicted: &mut Self::RequestState, _key: CacheKey, entry: Entry<C>) {
         evicted.push(entry);
     }
 }

@@ -1,16 +1,10 @@
 //! What the flights need of a runtime: Tokio, or shuttle's scheduler under `--cfg shuttle`.
 
 #[cfg(not(all(test, shuttle)))]
-pub(super) use {
-    std::sync::{Mutex, atomic::AtomicU64},
-    tokio_runtime::Runtime,
-};
+pub(super) use {std::sync::Mutex, tokio_runtime::Runtime};
 
 #[cfg(all(test, shuttle))]
-pub(super) use {
-    shuttle::sync::{Mutex, atomic::AtomicU64},
-    shuttle_runtime::Runtime,
-};
+pub(super) use {shuttle::sync::Mutex, shuttle_runtime::Runtime};
 
 #[cfg(not(all(test, shuttle)))]
 mod tokio_runtime {

@@ -6,6 +6,7 @@ use http::{HeaderMap, Uri, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use crate::{
+    credential::cache::CacheScope,
     error::{AuthError, AuthErrorKind},
     secret::{Secret, secret_header_value},
 };
@@ -63,6 +64,25 @@ impl ClientAuth {
         Self {
             client_id: client_id.into(),
             method,
+        }
+    }
+
+    pub(super) fn is_confidential(&self) -> bool {
+        !matches!(self.method, Method::None)
+    }
+
+    /// Adds all of it to `scope`, the secret too: what was issued to one client is not for another.
+    pub(super) fn describe(&self, scope: CacheScope) -> CacheScope {
+        let scope = scope
+            .field("client_id", &self.client_id)
+            .field("client_auth", self.method_name());
+        match &self.method {
+            Method::None => scope,
+            Method::Basic(secret) | Method::Post(secret) => {
+                scope.field("client_secret", secret.expose())
+            }
+            #[cfg(feature = "private-key-jwt")]
+            Method::PrivateKeyJwt(key) => key.describe(scope),
         }
     }
 

@@ -88,6 +88,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::{Clock, SystemClock},
+    credential::cache::CacheScope,
     error::{AuthError, AuthErrorKind},
     origin::{InvalidOrigin, Origin},
     secret::{AccessToken, Secret},
@@ -175,6 +176,33 @@ impl TokenEndpoint {
     /// As [`request_token`](Self::request_token).
     pub fn request_assertion(&self, request: TokenRequest) -> TokenResponseFuture<Secret> {
         self.request(request, TokenRequest::check_assertion, response::assertion)
+    }
+
+    /// Whether its client has a secret or a key (RFC 6749 §2.1).
+    pub(crate) fn has_confidential_client(&self) -> bool {
+        let client_auth = self.inner.client_auth.as_ref();
+        client_auth.is_some_and(ClientAuth::is_confidential)
+    }
+
+    pub(crate) fn check_confidential_client(&self, grant: &str) -> Result<(), AuthError> {
+        if self.has_confidential_client() {
+            return Ok(());
+        }
+        Err(AuthError::new(
+            AuthErrorKind::Configuration,
+            format!(
+                "{grant} is for clients with a secret or a key; set the endpoint's `client_auth` to one"
+            ),
+        ))
+    }
+
+    /// Adds to `scope` where it is and how the client authenticates there.
+    pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
+        let scope = scope.field("endpoint", self.inner.uri.to_string());
+        match &self.inner.client_auth {
+            Some(client_auth) => client_auth.describe(scope),
+            None => scope,
+        }
     }
 
     fn request<T: 'static>(

@@ -11,6 +11,7 @@ use tower::BoxError;
 use zeroize::Zeroizing;
 
 use crate::{
+    credential::cache::CacheScope,
     error::{AuthError, AuthErrorKind},
     secret::Secret,
 };
@@ -85,6 +86,21 @@ impl PrivateKeyJwt {
     {
         self.random = Arc::new(random);
         self
+    }
+
+    pub(super) fn describe(&self, scope: CacheScope) -> CacheScope {
+        let mut scope = scope
+            .field("algorithm", self.algorithm.name())
+            .field("key", self.key.as_bytes());
+        for (name, value) in [
+            ("key_id", &self.key_id),
+            ("assertion_audience", &self.audience),
+        ] {
+            if let Some(value) = value {
+                scope = scope.field(name, value);
+            }
+        }
+        scope
     }
 
     pub(super) fn check(&self) -> Result<(), AuthError> {

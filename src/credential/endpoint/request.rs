@@ -4,7 +4,10 @@ use form_urlencoded::Serializer;
 use http::Uri;
 use zeroize::Zeroizing;
 
-use crate::error::{AuthError, AuthErrorKind};
+use crate::{
+    credential::cache::CacheScope,
+    error::{AuthError, AuthErrorKind},
+};
 
 /// What a token endpoint is asked for: a grant and its parameters (RFC 6749 §4).
 ///
@@ -132,14 +135,30 @@ impl TokenRequest {
         }
     }
 
-    pub(super) fn check_bearer(&self) -> Result<(), AuthError> {
+    /// Whether what is asked for is a token that can be sent as a bearer token.
+    pub(crate) fn check_is_for_bearer(&self) -> Result<(), AuthError> {
         match self.requested_token_type {
-            None | Some(TokenType::AccessToken | TokenType::Jwt) => self.check_whole(),
+            None | Some(TokenType::AccessToken | TokenType::Jwt) => Ok(()),
             Some(TokenType::IdToken | TokenType::IdJag) => Err(AuthError::new(
                 AuthErrorKind::Configuration,
                 "the requested token type is no access token, so what is issued could not be sent as a bearer token",
             )),
         }
+    }
+
+    pub(crate) fn has_scopes(&self) -> bool {
+        self.form.contains("scope")
+    }
+
+    /// Adds all of its parameters to `scope`.
+    pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
+        let parameters = self.form.parameters.iter();
+        parameters.fold(scope, |scope, (name, value)| scope.field(name, &**value))
+    }
+
+    pub(super) fn check_bearer(&self) -> Result<(), AuthError> {
+        self.check_is_for_bearer()?;
+        self.check_whole()
     }
 
     pub(super) fn check_assertion(&self) -> Result<(), AuthError> {

@@ -1,0 +1,23 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static REJECTIONS: AtomicU64 = AtomicU64::new(0);
+
+/// When a request was sent, or a credential asked for: after how many rejections, in this process.
+///
+/// Of many calls that are rejected with the same credential, the first has it replaced. The others left before that, and
+/// what replaced it was asked for after: so they know that it is fresh, and leave it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attempt(u64);
+
+impl Attempt {
+    /// An attempt that begins now.
+    pub fn now() -> Self {
+        Self(REJECTIONS.load(Ordering::Acquire))
+    }
+
+    /// Counts a rejection: what is asked for from now on comes after it.
+    #[cfg(feature = "token-exchange")]
+    pub(super) fn count_rejection() {
+        REJECTIONS.fetch_add(1, Ordering::AcqRel);
+    }
+}

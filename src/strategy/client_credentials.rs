@@ -1,0 +1,158 @@
+use std::{fmt, sync::Arc};
+
+use http::Request;
+
+use crate::{
+    clock::Clock,
+    credential::{
+        cache::{CacheScope, CredentialCache},
+        endpoint::{TokenEndpoint, TokenRequest},
+    },
+    error::AuthError,
+};
+
+use super::{
+    Attempt, Authenticating, Strategy,
+    issued::{CacheSettings, Holder, IssuedToken, IssuedTokens},
+};
+
+/// Sends a token of the application's own, which is the same for all users (RFC 6749 §4.4).
+///
+/// It does not look at the identity: a request without one gets the token, a health check too. An `Authorization` header
+/// that is there already is replaced. A clone is cheap, and is the same strategy.
+///
+/// ```no_run
+/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::AuthError> {
+/// use tower_identity::ClientCredentials;
+///
+/// let strategy = ClientCredentials::builder(endpoint).scopes(["tools:list"]).build()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// What the [token endpoint](crate::credential::endpoint#what-comes-of-an-answer) says.
+#[derive(Clone)]
+pub struct ClientCredentials {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: TokenEndpoint,
+    request: TokenRequest,
+    tokens: IssuedTokens,
+}
+
+impl ClientCredentials {
+    /// Starts a strategy that gets its token at `endpoint`, as the client that is configured there.
+    pub fn builder(endpoint: TokenEndpoint) -> ClientCredentialsBuilder {
+        ClientCredentialsBuilder {
+            endpoint,
+            request: TokenRequest::client_credentials(),
+            settings: CacheSettings::default(),
+        }
+    }
+}
+
+impl<B: Send + 'static> Strategy<B> for ClientCredentials {
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+        let inner = &self.inner;
+        inner.tokens.authenticate(request, |_| {
+            inner.endpoint.request_token(inner.request.clone())
+        })
+    }
+
+    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+        self.inner.tokens.reject(request, sent)
+    }
+}
+
+impl fmt::Debug for ClientCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCredentials")
+            .field("endpoint", &self.inner.endpoint)
+            .field("request", &self.inner.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds [`ClientCredentials`].
+#[must_use = "nothing is checked before `build`"]
+pub struct ClientCredentialsBuilder {
+    pub(super) endpoint: TokenEndpoint,
+    pub(super) request: TokenRequest,
+    pub(super) settings: CacheSettings,
+}
+
+impl ClientCredentialsBuilder {
+    /// Adds the name of a service that the token is for. RFC 6749 has no such parameter; many issuers do.
+    pub fn audience(mut self, audience: &str) -> Self {
+        self.request = self.request.audience(audience);
+        self
+    }
+
+    /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
+    pub fn resource(mut self, resource: &str) -> Self {
+        self.request = self.request.resource(resource);
+        self
+    }
+
+    /// Sets what the token should allow (RFC 6749 §3.3). None at all leaves it to the issuer.
+    pub fn scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        self.request = self.request.scopes(scopes);
+        self
+    }
+
+    /// Keeps the token in this cache, together with those of other strategies. By default there is one of its own.
+    pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
+        self.settings.shared = Some(cache);
+        self
+    }
+
+    /// Sets the clock of the strategy's own cache; a shared one has its own.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.settings.clock = clock;
+        self
+    }
+
+    /// Makes the strategy.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](crate::AuthErrorKind::Configuration), when the endpoint has no client with a secret or a key
+    /// (RFC 6749 §4.4), an audience is empty, a resource is not absolute or has a fragment, a scope is not one word, or
+    /// scopes were set twice.
+    pub fn build(self) -> Result<ClientCredentials, AuthError> {
+        self.request.check()?;
+        self.endpoint
+            .check_confidential_client("client credentials")?;
+        let scope = self
+            .endpoint
+            .describe(CacheScope::new("client credentials"));
+        Ok(ClientCredentials {
+            inner: Arc::new(Inner {
+                tokens: IssuedTokens::new(
+                    Holder::Client,
+                    self.request.describe(scope),
+                    self.settings,
+                )?,
+                endpoint: self.endpoint,
+                request: self.request,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for ClientCredentialsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCredentialsBuilder")
+            .field("endpoint", &self.endpoint)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,301 @@
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use http::Request;
+
+use crate::{
+    clock::Clock,
+    credential::{
+        cache::{CacheScope, CredentialCache},
+        endpoint::{TokenEndpoint, TokenRequest, TokenResponse, TokenType},
+    },
+    error::{AuthError, AuthErrorKind},
+};
+
+use super::{
+    Attempt, Authenticating, Strategy,
+    issued::{CacheSettings, Holder, IssuedToken, IssuedTokens},
+    jwt::UnverifiedJwt,
+    subject::Subject,
+};
+
+/// Gets a token of the backend's own authorization server, for an assertion by the user's identity provider: cross-app
+/// access with an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant).
+///
+/// Two steps, and the second token is kept:
+///
+/// 1. The user's ID token is exchanged at the identity provider for an assertion, an ID-JAG (RFC 8693).
+/// 2. The assertion is exchanged at the authorization server for an access token (RFC 7523 §2.1).
+///
+/// A health check passes without a credential. A clone is cheap, and is the same strategy.
+///
+/// ```no_run
+/// # fn strategy(
+/// #     identity_provider: tower_identity::TokenEndpoint,
+/// #     authorization_server: tower_identity::TokenEndpoint,
+/// # ) -> Result<(), tower_identity::AuthError> {
+/// use tower_identity::CrossAppAccess;
+///
+/// let strategy = CrossAppAccess::builder("okta", identity_provider, authorization_server)
+///     .audience("https://auth.chat.example") // the authorization server's issuer identifier
+///     .resource("https://mcp.chat.example")
+///     .scopes(["chat.read"])
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Security
+///
+/// An assertion is looked at before it is passed on, so that one for another party never goes to this authorization
+/// server. It is of the type `oauth-id-jag+jwt`, has not expired, and has the right `iss`, `aud` and, where a resource
+/// was asked for, `resource`. Its **signature is not verified**: it came from the identity provider itself, and the
+/// authorization server verifies it.
+///
+/// # Errors
+///
+/// As [`TokenExchange`](super::TokenExchange#errors), of either endpoint. An assertion that fails the checks is
+/// [`Unavailable`](AuthErrorKind::Unavailable): the identity provider is at fault.
+#[derive(Clone)]
+pub struct CrossAppAccess {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity_provider: TokenEndpoint,
+    authorization_server: TokenEndpoint,
+    request: TokenRequest,
+    expected: Arc<ExpectedAssertion>,
+    tokens: IssuedTokens,
+}
+
+impl CrossAppAccess {
+    /// Starts a strategy for the users' ID tokens of the upstream provider with this name, whose token endpoint is
+    /// `identity_provider`. The tokens for the backend come from `authorization_server`.
+    pub fn builder(
+        provider: impl Into<String>,
+        identity_provider: TokenEndpoint,
+        authorization_server: TokenEndpoint,
+    ) -> CrossAppAccessBuilder {
+        CrossAppAccessBuilder {
+            subject: Subject::upstream_id_token(provider),
+            identity_provider,
+            authorization_server,
+            request: TokenRequest::token_exchange().requested_token_type(TokenType::IdJag),
+            issuer: None,
+            audience: None,
+            resources: Vec::new(),
+            settings: CacheSettings::default(),
+        }
+    }
+}
+
+impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+        self.inner.tokens.authenticate(request, |party| {
+            let mut exchange = self.inner.request.clone();
+            let mut issuer = None;
+            if let Some(subject) = &party.subject {
+                exchange = exchange.subject_token(subject.expose(), TokenType::IdToken);
+                issuer = UnverifiedJwt::decode(subject.expose())
+                    .and_then(|id_token| id_token.issuer().map(str::to_owned));
+            }
+            let asserting = self.inner.identity_provider.request_assertion(exchange);
+            let authorization_server = self.inner.authorization_server.clone();
+            let expected = Arc::clone(&self.inner.expected);
+            async move {
+                let assertion = asserting.await?.into_token();
+                expected.check(assertion.expose(), issuer.as_deref())?;
+                let request = TokenRequest::jwt_bearer().assertion(assertion.expose());
+                let issued: TokenResponse = authorization_server.request_token(request).await?;
+                Ok(issued)
+            }
+        })
+    }
+
+    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+        self.inner.tokens.reject(request, sent)
+    }
+}
+
+impl fmt::Debug for CrossAppAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CrossAppAccess")
+            .field("identity_provider", &self.inner.identity_provider)
+            .field("authorization_server", &self.inner.authorization_server)
+            .field("request", &self.inner.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds [`CrossAppAccess`].
+#[must_use = "nothing is checked before `build`"]
+pub struct CrossAppAccessBuilder {
+    subject: Subject,
+    identity_provider: TokenEndpoint,
+    authorization_server: TokenEndpoint,
+    request: TokenRequest,
+    issuer: Option<String>,
+    audience: Option<String>,
+    resources: Vec<String>,
+    settings: CacheSettings,
+}
+
+impl CrossAppAccessBuilder {
+    /// Sets for which authorization server the assertion is: its issuer identifier (RFC 8414 §2), to the letter. It is
+    /// needed.
+    pub fn audience(mut self, issuer: &str) -> Self {
+        self.audience = Some(issuer.to_owned());
+        self
+    }
+
+    /// Sets who issues the assertion: the identity provider's issuer identifier. By default the `iss` of the user's ID
+    /// token.
+    pub fn issuer(mut self, issuer: &str) -> Self {
+        self.issuer = Some(issuer.to_owned());
+        self
+    }
+
+    /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
+    pub fn resource(mut self, resource: &str) -> Self {
+        self.request = self.request.resource(resource);
+        self.resources.push(resource.to_owned());
+        self
+    }
+
+    /// Sets what the token should allow (RFC 6749 §3.3). None at all leaves it to the issuers.
+    pub fn scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        self.request = self.request.scopes(scopes);
+        self
+    }
+
+    /// Keeps the tokens in this cache, together with those of other strategies. By default there is one of its own.
+    pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
+        self.settings.shared = Some(cache);
+        self
+    }
+
+    /// Sets the clock that assertions are checked with, and that of the strategy's own cache; a shared one has its own.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.settings.clock = clock;
+        self
+    }
+
+    /// Makes the strategy.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when there is no audience, it or the issuer is empty, a resource
+    /// is not absolute or has a fragment, a scope is not one word, scopes were set twice, or the name of the upstream
+    /// provider is blank.
+    pub fn build(self) -> Result<CrossAppAccess, AuthError> {
+        let audience = self.audience.ok_or_else(|| {
+            AuthError::new(
+                AuthErrorKind::Configuration,
+                "cross-app access needs the issuer identifier of the backend's authorization server as its audience",
+            )
+        })?;
+        if self.issuer.as_deref().is_some_and(str::is_empty) {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "the issuer of the assertions is empty; leave it out for the one of the ID token",
+            ));
+        }
+        let request = self.request.audience(&audience);
+        request.check()?;
+        let scope = self
+            .identity_provider
+            .describe(CacheScope::new("cross-app access"));
+        let scope = self.authorization_server.describe(request.describe(scope));
+        let scope = match &self.issuer {
+            Some(issuer) => scope.field("issuer", issuer),
+            None => scope,
+        };
+        let expected = ExpectedAssertion {
+            issuer: self.issuer,
+            audience,
+            resources: self.resources,
+            clock: self.settings.clock.clone(),
+        };
+        Ok(CrossAppAccess {
+            inner: Arc::new(Inner {
+                tokens: IssuedTokens::new(Holder::user(self.subject), scope, self.settings)?,
+                identity_provider: self.identity_provider,
+                authorization_server: self.authorization_server,
+                request,
+                expected: Arc::new(expected),
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for CrossAppAccessBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CrossAppAccessBuilder")
+            .field("identity_provider", &self.identity_provider)
+            .field("authorization_server", &self.authorization_server)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+struct ExpectedAssertion {
+    issuer: Option<String>,
+    audience: String,
+    resources: Vec<String>,
+    clock: Arc<dyn Clock>,
+}
+
+impl ExpectedAssertion {
+    fn check(&self, assertion: &str, id_token_issuer: Option<&str>) -> Result<(), AuthError> {
+        let now = self.clock.now();
+        self.find_fault(assertion, id_token_issuer, now)
+            .map_or(Ok(()), |fault| {
+                Err(AuthError::new(
+                    AuthErrorKind::Unavailable,
+                    format!(
+                        "the identity provider issued an assertion {fault}; it was not passed on"
+                    ),
+                ))
+            })
+    }
+
+    fn find_fault(
+        &self,
+        assertion: &str,
+        id_token_issuer: Option<&str>,
+        now: SystemTime,
+    ) -> Option<&'static str> {
+        let Some(jwt) = UnverifiedJwt::decode(assertion) else {
+            return Some("that is no JWT");
+        };
+        let is_id_jag = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            name.strip_prefix("application/").unwrap_or(&name) == "oauth-id-jag+jwt"
+        };
+        if !jwt.header_type().is_some_and(is_id_jag) {
+            return Some("whose `typ` is not `oauth-id-jag+jwt`");
+        }
+        if jwt.expires_at().is_none_or(|end| end <= now) {
+            return Some("that has expired, or does not say when it will");
+        }
+        let issuer = self.issuer.as_deref().or(id_token_issuer);
+        if issuer.is_none() || jwt.issuer() != issuer {
+            return Some("with another `iss` than expected (the ID token's, unless one is set)");
+        }
+        if jwt.texts("aud") != Some(vec![self.audience.as_str()]) {
+            return Some("with another `aud` than the authorization server that was asked for");
+        }
+        let is_asked_for = |resource: &&str| self.resources.iter().any(|asked| asked == resource);
+        let is_for_resources = jwt
+            .texts("resource")
+            .is_some_and(|named| !named.is_empty() && named.iter().all(is_asked_for));
+        if !self.resources.is_empty() && !is_for_resources {
+            return Some("whose `resource` is not what was asked for");
+        }
+        None
+    }
+}

@@ -1,0 +1,289 @@
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderValue, Request, header::AUTHORIZATION};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    credential::{
+        cache::{CacheKey, CacheScope, CredentialCache, Obtained},
+        endpoint::{Lifetime, TokenResponse},
+    },
+    error::{AuthError, AuthErrorKind},
+    identity::Identity,
+    outgoing::HealthCheck,
+};
+
+use super::{
+    Attempt, Authenticating,
+    subject::{Actor, Subject, UserToken},
+};
+
+/// A token that was issued to a strategy, as a [`CredentialCache`] keeps it.
+///
+/// One cache can serve several strategies:
+///
+/// ```
+/// use tower_identity::{CredentialCache, strategy::IssuedToken};
+///
+/// let cache = CredentialCache::<IssuedToken>::builder().capacity(1_000).build()?;
+/// # Ok::<(), tower_identity::AuthError>(())
+/// ```
+#[derive(Clone)]
+pub struct IssuedToken {
+    authorization: HeaderValue,
+    asked_for: Attempt,
+}
+
+impl IssuedToken {
+    fn put_on<B>(self, mut request: Request<B>) -> Request<B> {
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, self.authorization);
+        request
+    }
+}
+
+impl fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IssuedToken([redacted])")
+    }
+}
+
+/// What all strategies share that have tokens issued: whom for, whether one is at hand, and how it gets onto a request.
+#[derive(Clone)]
+pub(super) struct IssuedTokens {
+    holder: Holder,
+    scope: CacheScope,
+    cache: CredentialCache<IssuedToken>,
+}
+
+/// Whom the tokens are for.
+#[derive(Clone)]
+pub(super) enum Holder {
+    Client,
+    User {
+        subject: Subject,
+        actor: Option<Actor>,
+    },
+}
+
+/// For whom a token is asked for: the user's tokens, or nobody where it is for the client.
+pub(super) struct Party<'a> {
+    pub(super) subject: Option<UserToken<'a>>,
+    pub(super) actor: Option<UserToken<'a>>,
+}
+
+impl IssuedTokens {
+    /// `scope` has all of the configuration but the holder.
+    pub(super) fn new(
+        holder: Holder,
+        scope: CacheScope,
+        settings: CacheSettings,
+    ) -> Result<Self, AuthError> {
+        holder.check()?;
+        Ok(Self {
+            scope: holder.describe(scope),
+            holder,
+            cache: settings.build()?,
+        })
+    }
+
+    /// Puts a token onto the request: the one at hand, or the one that `ask` brings.
+    pub(super) fn authenticate<B, R>(
+        &self,
+        request: Request<B>,
+        ask: impl FnOnce(&Party<'_>) -> R,
+    ) -> Authenticating<B>
+    where
+        B: Send + 'static,
+        R: Future<Output = Result<TokenResponse, AuthError>> + Send + 'static,
+    {
+        if self.is_probe_of_user(&request) {
+            return request.into();
+        }
+        let party = match self.holder.find(&request) {
+            Ok(party) => party,
+            Err(error) => return self.holder.name(error).into(),
+        };
+        let key = party.key(self.scope);
+        match self.cache.lookup(&key, party.expires_at()) {
+            Ok(Some(token)) => return token.put_on(request).into(),
+            Ok(None) => {}
+            Err(error) => return self.holder.name(error).into(),
+        }
+        let obtaining = self.cache.obtain(key, party.decoded_expires_at(), || {
+            let asked_for = Attempt::now();
+            let answer = ask(&party);
+            async move { Ok(obtained(answer.await?, asked_for)) }
+        });
+        let holder = self.holder.clone();
+        Authenticating::pending(async move {
+            match obtaining.await {
+                Ok(token) => Ok(token.put_on(request)),
+                Err(error) => Err(holder.name(error)),
+            }
+        })
+    }
+
+    /// Drops the token that was rejected, unless it has been replaced since. Returns whether a request like this one gets
+    /// another now.
+    pub(super) fn reject<B>(&self, request: &Request<B>, sent: Attempt) -> bool {
+        if self.is_probe_of_user(request) {
+            return false;
+        }
+        let Ok(party) = self.holder.find(request) else {
+            return false;
+        };
+        self.cache.invalidate(&party.key(self.scope), |held| {
+            let is_rejected = held.asked_for <= sent;
+            if is_rejected {
+                // Before it is gone, so that what replaces it is asked for after.
+                Attempt::count_rejection();
+            }
+            is_rejected
+        });
+        true
+    }
+
+    fn is_probe_of_user<B>(&self, request: &Request<B>) -> bool {
+        matches!(self.holder, Holder::User { .. })
+            && request.extensions().get::<HealthCheck>().is_some()
+    }
+}
+
+impl Holder {
+    pub(super) fn user(subject: Subject) -> Self {
+        Self::User {
+            subject,
+            actor: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), AuthError> {
+        match self {
+            Self::Client => Ok(()),
+            Self::User { subject, actor } => {
+                subject.check()?;
+                actor.as_ref().map_or(Ok(()), Actor::check)
+            }
+        }
+    }
+
+    fn describe(&self, scope: CacheScope) -> CacheScope {
+        match self {
+            Self::Client => scope,
+            Self::User { subject, actor } => {
+                let scope = subject.describe(scope, "subject");
+                actor.as_ref().map_or(scope, |actor| actor.describe(scope))
+            }
+        }
+    }
+
+    fn find<'a, B>(&self, request: &'a Request<B>) -> Result<Party<'a>, AuthError> {
+        let Self::User { subject, actor } = self else {
+            return Ok(Party {
+                subject: None,
+                actor: None,
+            });
+        };
+        let identity = request
+            .extensions()
+            .get::<Identity>()
+            .ok_or_else(no_identity)?;
+        Ok(Party {
+            subject: Some(subject.find(identity)?),
+            actor: match actor {
+                Some(actor) => Some(actor.find(identity)?),
+                None => None,
+            },
+        })
+    }
+
+    #[cold]
+    fn name(&self, error: AuthError) -> AuthError {
+        match self {
+            Self::User { subject, .. } => match subject.provider() {
+                Some(provider) => error.with_provider(provider),
+                None => error,
+            },
+            Self::Client => error,
+        }
+    }
+}
+
+impl Party<'_> {
+    fn key(&self, scope: CacheScope) -> CacheKey {
+        match (&self.subject, &self.actor) {
+            (Some(subject), Some(actor)) => {
+                scope.key_with_actor(subject.fingerprint(), actor.fingerprint())
+            }
+            (Some(subject), None) => scope.key(subject.fingerprint()),
+            (None, _) => scope.key_for_client(),
+        }
+    }
+
+    fn expires_at(&self) -> Option<SystemTime> {
+        self.first_end(|token| token.expires_at)
+    }
+
+    /// As [`expires_at`](Self::expires_at), and with what ID tokens say. A token that is at hand ends with them, so this
+    /// is for when one is asked for.
+    fn decoded_expires_at(&self) -> Option<SystemTime> {
+        self.first_end(|token| token.decoded_expires_at())
+    }
+
+    fn first_end(&self, end: impl Fn(&UserToken<'_>) -> Option<SystemTime>) -> Option<SystemTime> {
+        let tokens = [&self.subject, &self.actor].into_iter().flatten();
+        tokens.filter_map(end).min()
+    }
+}
+
+/// Which cache a strategy uses: one that it shares, or its own.
+#[derive(Clone)]
+pub(super) struct CacheSettings {
+    pub(super) shared: Option<CredentialCache<IssuedToken>>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl CacheSettings {
+    fn build(self) -> Result<CredentialCache<IssuedToken>, AuthError> {
+        match self.shared {
+            Some(cache) => Ok(cache),
+            None => CredentialCache::builder().clock(self.clock).build(),
+        }
+    }
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            shared: None,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+fn obtained(response: TokenResponse, asked_for: Attempt) -> Obtained<IssuedToken> {
+    let token = IssuedToken {
+        authorization: response.token().authorization().clone(),
+        asked_for,
+    };
+    match response.lifetime() {
+        Lifetime::Unknown => Obtained::new(token),
+        Lifetime::Spent => Obtained::new(token).expires_in(Duration::ZERO),
+        Lifetime::For(lifetime) => Obtained::new(token).expires_in(lifetime),
+    }
+}
+
+#[cold]
+fn no_identity() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::MissingIdentity,
+        "the request carries no identity, so there is nobody to obtain a token for; put an `Identity` in its \
+         extensions, or let `IdentityLayer` fall back to the session's",
+    )
+}

@@ -1,0 +1,58 @@
+//! A look into a JWT, without verifying it: the signature is for the party that the token is sent to.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+pub(super) struct UnverifiedJwt {
+    header: Map<String, Value>,
+    claims: Map<String, Value>,
+}
+
+impl UnverifiedJwt {
+    /// `None` for what has not the form of a signed JWT (RFC 7515 §7.1).
+    pub(super) fn decode(token: &str) -> Option<Self> {
+        let mut parts = token.split('.');
+        let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+        parts.next().is_none().then_some(())?;
+        Some(Self {
+            header: decode_object(header)?,
+            claims: decode_object(claims)?,
+        })
+    }
+
+    /// The `typ` of its header.
+    pub(super) fn header_type(&self) -> Option<&str> {
+        self.header.get("typ").and_then(Value::as_str)
+    }
+
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.claims.get("iss").and_then(Value::as_str)
+    }
+
+    pub(super) fn expires_at(&self) -> Option<SystemTime> {
+        expires_at(&self.claims)
+    }
+
+    /// The values of a claim that is a text or a list of texts. `None`, when it is neither or is not there.
+    pub(super) fn texts(&self, claim: &str) -> Option<Vec<&str>> {
+        match self.claims.get(claim)? {
+            Value::String(text) => Some(vec![text]),
+            Value::Array(values) => values.iter().map(Value::as_str).collect(),
+            _ => None,
+        }
+    }
+}
+
+/// The `exp` claim (RFC 7519 §4.1.4). One before 1970 is 1970, and one beyond what a clock can tell is none.
+pub(super) fn expires_at(claims: &Map<String, Value>) -> Option<SystemTime> {
+    let seconds = claims.get("exp")?.as_f64()?.max(0.0);
+    UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
+fn decode_object(part: &str) -> Option<Map<String, Value>> {
+    let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(part).ok()?);
+    serde_json::from_slice(&bytes).ok()
+}

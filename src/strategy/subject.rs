@@ -1,0 +1,265 @@
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use crate::{
+    credential::{cache::CacheScope, endpoint::TokenType},
+    error::{AuthError, AuthErrorKind},
+    identity::Identity,
+    secret::{AccessToken, Fingerprint, Secret},
+};
+
+use super::jwt::{self, UnverifiedJwt};
+
+/// Which of the user's tokens speaks for them at a token endpoint.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    source: Source,
+    token_type: TokenType,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Own,
+    UpstreamAccess(Arc<str>),
+    UpstreamId(Arc<str>),
+}
+
+impl Subject {
+    /// The token that the user came with, as an access token. Its end is the identity's `exp` claim.
+    pub fn own_token() -> Self {
+        Self::new(Source::Own, TokenType::AccessToken)
+    }
+
+    /// The user's access token of this upstream provider.
+    pub fn upstream(provider: impl Into<String>) -> Self {
+        let source = Source::UpstreamAccess(provider.into().into());
+        Self::new(source, TokenType::AccessToken)
+    }
+
+    /// The user's ID token of this upstream provider. Its end is its `exp` claim, which is read without verifying it.
+    pub fn upstream_id_token(provider: impl Into<String>) -> Self {
+        let source = Source::UpstreamId(provider.into().into());
+        Self::new(source, TokenType::IdToken)
+    }
+
+    /// Says to the endpoint that the token is a JWT (`urn:ietf:params:oauth:token-type:jwt`, RFC 8693 §3). The token is
+    /// the same.
+    #[must_use]
+    pub fn as_jwt(mut self) -> Self {
+        self.token_type = TokenType::Jwt;
+        self
+    }
+
+    fn new(source: Source, token_type: TokenType) -> Self {
+        Self { source, token_type }
+    }
+
+    pub(super) fn check(&self) -> Result<(), AuthError> {
+        match self.provider() {
+            Some(provider) if provider.trim().is_empty() => Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "a user's upstream token needs the name of its provider; this one is empty",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn is_id_token(&self) -> bool {
+        matches!(self.source, Source::UpstreamId(_))
+    }
+
+    pub(super) fn token_type(&self) -> TokenType {
+        self.token_type
+    }
+
+    pub(super) fn provider(&self) -> Option<&str> {
+        match &self.source {
+            Source::Own => None,
+            Source::UpstreamAccess(provider) | Source::UpstreamId(provider) => Some(provider),
+        }
+    }
+
+    pub(super) fn find<'a>(&self, identity: &'a Identity) -> Result<UserToken<'a>, AuthError> {
+        let found = match &self.source {
+            Source::Own => identity.token().map(|token| UserToken {
+                text: Text::Access(token),
+                expires_at: jwt::expires_at(identity.claims()),
+            }),
+            Source::UpstreamAccess(provider) => {
+                identity.upstream(provider).map(|token| UserToken {
+                    text: Text::Access(token.access_token()),
+                    expires_at: token.expires_at(),
+                })
+            }
+            Source::UpstreamId(provider) => identity
+                .upstream(provider)
+                .and_then(|token| token.id_token())
+                .map(|token| UserToken {
+                    text: Text::Id(token),
+                    expires_at: None,
+                }),
+        };
+        found.ok_or_else(|| self.missing())
+    }
+
+    pub(super) fn describe(&self, scope: CacheScope, role: &str) -> CacheScope {
+        let source = match self.source {
+            Source::Own => "own token",
+            Source::UpstreamAccess(_) => "upstream access token",
+            Source::UpstreamId(_) => "upstream ID token",
+        };
+        let scope = scope
+            .field(role, source)
+            .field("type", self.token_type.urn());
+        match self.provider() {
+            Some(provider) => scope.field("provider", provider),
+            None => scope,
+        }
+    }
+
+    #[cold]
+    fn missing(&self) -> AuthError {
+        let message = match self.source {
+            Source::Own => {
+                "the user's identity has no token of its own to exchange; keep the one that they came with in \
+                 `Identity::token`, or choose one of an upstream provider"
+            }
+            Source::UpstreamAccess(_) => {
+                "the user has no upstream token of this provider to exchange; have them log in there, or check the \
+                 provider's name"
+            }
+            Source::UpstreamId(_) => {
+                "the user has no ID token of this provider to exchange; ask the provider for the scope `openid`, or \
+                 check its name"
+            }
+        };
+        AuthError::new(AuthErrorKind::MissingToken, message)
+    }
+}
+
+impl Default for Subject {
+    /// [`Subject::own_token`].
+    fn default() -> Self {
+        Self::own_token()
+    }
+}
+
+/// Whose token says that they act for the subject (RFC 8693 §2.1 `actor_token`).
+#[derive(Clone)]
+pub struct Actor {
+    source: ActorSource,
+}
+
+#[derive(Clone)]
+enum ActorSource {
+    User(Subject),
+    Supplied {
+        token_type: TokenType,
+        supply: Arc<dyn Fn() -> Secret + Send + Sync>,
+    },
+}
+
+impl Actor {
+    /// Another of the user's tokens: their own, say, where the subject is an upstream's.
+    pub fn user(token: Subject) -> Self {
+        Self {
+            source: ActorSource::User(token),
+        }
+    }
+
+    /// A token of the application itself. `supply` is called for each request, so it only clones what it has.
+    pub fn supplied(
+        token_type: TokenType,
+        supply: impl Fn() -> Secret + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            source: ActorSource::Supplied {
+                token_type,
+                supply: Arc::new(supply),
+            },
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), AuthError> {
+        match &self.source {
+            ActorSource::User(token) => token.check(),
+            ActorSource::Supplied { .. } => Ok(()),
+        }
+    }
+
+    pub(super) fn token_type(&self) -> TokenType {
+        match &self.source {
+            ActorSource::User(token) => token.token_type(),
+            ActorSource::Supplied { token_type, .. } => *token_type,
+        }
+    }
+
+    pub(super) fn find<'a>(&self, identity: &'a Identity) -> Result<UserToken<'a>, AuthError> {
+        match &self.source {
+            ActorSource::User(token) => token.find(identity),
+            ActorSource::Supplied { supply, .. } => Ok(UserToken {
+                text: Text::Supplied(supply()),
+                expires_at: None,
+            }),
+        }
+    }
+
+    pub(super) fn describe(&self, scope: CacheScope) -> CacheScope {
+        match &self.source {
+            ActorSource::User(token) => token.describe(scope, "actor"),
+            ActorSource::Supplied { token_type, .. } => scope
+                .field("actor", "supplied")
+                .field("type", token_type.urn()),
+        }
+    }
+}
+
+impl fmt::Debug for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            ActorSource::User(token) => f.debug_tuple("Actor::user").field(token).finish(),
+            ActorSource::Supplied { token_type, .. } => f
+                .debug_struct("Actor::supplied")
+                .field("token_type", token_type)
+                .finish_non_exhaustive(),
+        }
+    }
+}
+
+/// A token that was found for a request.
+pub(super) struct UserToken<'a> {
+    text: Text<'a>,
+    /// Where it is known without decoding the token.
+    pub(super) expires_at: Option<SystemTime>,
+}
+
+enum Text<'a> {
+    Access(&'a AccessToken),
+    Id(&'a Secret),
+    Supplied(Secret),
+}
+
+impl UserToken<'_> {
+    pub(super) fn expose(&self) -> &str {
+        match &self.text {
+            Text::Access(token) => token.expose(),
+            Text::Id(token) => token.expose(),
+            Text::Supplied(token) => token.expose(),
+        }
+    }
+
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        match &self.text {
+            Text::Access(token) => token.fingerprint(),
+            Text::Id(token) => token.fingerprint(),
+            Text::Supplied(token) => token.fingerprint(),
+        }
+    }
+
+    /// As [`expires_at`](Self::expires_at), and for an ID token what it says itself.
+    pub(super) fn decoded_expires_at(&self) -> Option<SystemTime> {
+        match &self.text {
+            Text::Id(token) => UnverifiedJwt::decode(token.expose())?.expires_at(),
+            Text::Access(_) | Text::Supplied(_) => self.expires_at,
+        }
+    }
+}

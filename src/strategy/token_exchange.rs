@@ -1,0 +1,241 @@
+use std::{fmt, sync::Arc};
+
+use http::Request;
+
+use crate::{
+    clock::Clock,
+    credential::{
+        cache::{CacheScope, CredentialCache},
+        endpoint::{TokenEndpoint, TokenRequest, TokenType},
+    },
+    error::AuthError,
+    outgoing::HealthCheck,
+};
+
+use super::{
+    Attempt, Authenticating, ClientCredentials, Strategy,
+    issued::{CacheSettings, Holder, IssuedToken, IssuedTokens},
+    subject::{Actor, Subject},
+};
+
+/// Exchanges the user's token for one that was minted for the backend, and sends that (RFC 8693).
+///
+/// The issuer is asked once per user and lifetime, see [`CredentialCache`]. An `Authorization` header that is there
+/// already is replaced. A clone is cheap, and is the same strategy.
+///
+/// ```no_run
+/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::AuthError> {
+/// use tower_identity::{Subject, TokenExchange};
+///
+/// let strategy = TokenExchange::builder(endpoint)
+///     .audience("mcp-backend")
+///     .resource("https://mcp.example.com")
+///     .scopes(["tools:read"])
+///     .subject(Subject::upstream("github")) // default: the identity's own token
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Health checks
+///
+/// A [`HealthCheck`] has no user. Where the endpoint has a client with a secret or a key, the probe gets a token of that
+/// client's own, for the same audience, resource and scopes (RFC 6749 §4.4). Otherwise it passes without a credential.
+///
+/// # Errors
+///
+/// - [`MissingIdentity`](crate::AuthErrorKind::MissingIdentity): the request carries no identity.
+/// - [`MissingToken`](crate::AuthErrorKind::MissingToken): the identity has not the token that is to be exchanged.
+/// - [`Expired`](crate::AuthErrorKind::Expired): that token is known to have expired. The issuer was not asked, and
+///   nothing that was exchanged for it is used.
+/// - What the [token endpoint](crate::credential::endpoint#what-comes-of-an-answer) says.
+#[derive(Clone)]
+pub struct TokenExchange {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: TokenEndpoint,
+    request: TokenRequest,
+    subject_type: TokenType,
+    actor_type: Option<TokenType>,
+    tokens: IssuedTokens,
+    probes: Option<ClientCredentials>,
+}
+
+impl TokenExchange {
+    /// Starts a strategy that exchanges tokens at `endpoint`.
+    pub fn builder(endpoint: TokenEndpoint) -> TokenExchangeBuilder {
+        TokenExchangeBuilder {
+            endpoint,
+            target: TokenRequest::token_exchange(),
+            probe: TokenRequest::client_credentials(),
+            subject: Subject::own_token(),
+            actor: None,
+            settings: CacheSettings::default(),
+        }
+    }
+}
+
+impl<B: Send + 'static> Strategy<B> for TokenExchange {
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+        let Inner {
+            endpoint,
+            request: target,
+            subject_type,
+            actor_type,
+            tokens,
+            probes,
+        } = &*self.inner;
+        if let Some(probes) = probes
+            && request.extensions().get::<HealthCheck>().is_some()
+        {
+            return probes.authenticate(request);
+        }
+        tokens.authenticate(request, |party| {
+            let mut exchange = target.clone();
+            if let Some(subject) = &party.subject {
+                exchange = exchange.subject_token(subject.expose(), *subject_type);
+            }
+            if let (Some(actor), Some(actor_type)) = (&party.actor, actor_type) {
+                exchange = exchange.actor_token(actor.expose(), *actor_type);
+            }
+            endpoint.request_token(exchange)
+        })
+    }
+
+    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+        match &self.inner.probes {
+            Some(probes) if request.extensions().get::<HealthCheck>().is_some() => {
+                probes.reject(request, sent)
+            }
+            _ => self.inner.tokens.reject(request, sent),
+        }
+    }
+}
+
+impl fmt::Debug for TokenExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenExchange")
+            .field("endpoint", &self.inner.endpoint)
+            .field("request", &self.inner.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`TokenExchange`].
+#[must_use = "nothing is checked before `build`"]
+pub struct TokenExchangeBuilder {
+    endpoint: TokenEndpoint,
+    target: TokenRequest,
+    probe: TokenRequest,
+    subject: Subject,
+    actor: Option<Actor>,
+    settings: CacheSettings,
+}
+
+impl TokenExchangeBuilder {
+    /// Adds the name of a service that the token is for (RFC 8693 §2.1).
+    pub fn audience(self, audience: &str) -> Self {
+        self.target(|request| request.audience(audience))
+    }
+
+    /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
+    pub fn resource(self, resource: &str) -> Self {
+        self.target(|request| request.resource(resource))
+    }
+
+    /// Sets what the token should allow (RFC 6749 §3.3). None at all leaves it to the issuer.
+    pub fn scopes<I>(self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let scopes: Vec<_> = scopes.into_iter().collect();
+        self.target(|request| request.scopes(scopes.iter().map(AsRef::as_ref)))
+    }
+
+    /// Sets what kind of token is wanted: an access token or a JWT. By default it is left to the issuer.
+    pub fn requested_token_type(mut self, token_type: TokenType) -> Self {
+        self.target = self.target.requested_token_type(token_type);
+        self
+    }
+
+    /// Sets which of the user's tokens is exchanged. By default the identity's own.
+    pub fn subject(mut self, subject: Subject) -> Self {
+        self.subject = subject;
+        self
+    }
+
+    /// Sets who acts for the user (RFC 8693 §1.1, delegation). By default nobody does.
+    pub fn actor(mut self, actor: Actor) -> Self {
+        self.actor = Some(actor);
+        self
+    }
+
+    /// Keeps the tokens in this cache, together with those of other strategies. By default there is one of its own.
+    pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
+        self.settings.shared = Some(cache);
+        self
+    }
+
+    /// Sets the clock of the strategy's own cache; a shared one has its own.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.settings.clock = clock;
+        self
+    }
+
+    /// Makes the strategy.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](crate::AuthErrorKind::Configuration), when an audience is empty, a resource is not absolute or
+    /// has a fragment, a scope is not one word, scopes were set twice, the requested token could not be sent as a bearer
+    /// token, or the name of an upstream provider is blank.
+    pub fn build(self) -> Result<TokenExchange, AuthError> {
+        self.target.check()?;
+        self.target.check_is_for_bearer()?;
+        let probes = if self.endpoint.has_confidential_client() {
+            let mut probes = ClientCredentials::builder(self.endpoint.clone());
+            probes.request = self.probe;
+            probes.settings = self.settings.clone();
+            Some(probes.build()?)
+        } else {
+            None
+        };
+        let scope = self.endpoint.describe(CacheScope::new("token exchange"));
+        Ok(TokenExchange {
+            inner: Arc::new(Inner {
+                subject_type: self.subject.token_type(),
+                actor_type: self.actor.as_ref().map(Actor::token_type),
+                tokens: IssuedTokens::new(
+                    Holder::User {
+                        subject: self.subject,
+                        actor: self.actor,
+                    },
+                    self.target.describe(scope),
+                    self.settings,
+                )?,
+                endpoint: self.endpoint,
+                request: self.target,
+                probes,
+            }),
+        })
+    }
+
+    /// What the token is for, which is the same for a user and a probe.
+    fn target(mut self, set: impl Fn(TokenRequest) -> TokenRequest) -> Self {
+        self.target = set(self.target);
+        self.probe = set(self.probe);
+        self
+    }
+}
+
+impl fmt::Debug for TokenExchangeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenExchangeBuilder")
+            .field("endpoint", &self.endpoint)
+            .field("request", &self.target)
+            .finish_non_exhaustive()
+    }
+}
