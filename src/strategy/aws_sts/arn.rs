@@ -73,12 +73,11 @@ fn fault(arn: &str) -> Option<&'static str> {
 
 fn is_partition(partition: &str) -> bool {
     partition.split('-').all(|part| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9'))
-        })
-        && partition.split('-').next() == Some("aws")
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9'))
+    }) && partition.split('-').next() == Some("aws")
 }
 
 /// What the names of roles and of sessions are made of.

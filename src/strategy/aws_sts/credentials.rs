@@ -41,6 +41,7 @@ use crate::{
         endpoint::{self, Answer, Failure},
     },
     error::{AuthError, AuthErrorKind},
+    secret::secret_header_value,
     strategy::Attempt,
 };
 
@@ -85,8 +86,8 @@ impl SessionCredentials {
         };
         let expires_at = SystemTime::try_from(credentials.expiration)
             .map_err(|_| unusable("that end at a time that cannot be"))?;
-        let security_token = endpoint::secret_header(&credentials.session_token)
-            .ok_or_else(|| unusable("whose session token cannot be sent"))?;
+        let security_token = secret_header_value(credentials.session_token.clone())
+            .map_err(|_| unusable("whose session token cannot be sent"))?;
         let credentials = Credentials::new(
             credentials.access_key_id,
             credentials.secret_access_key,
@@ -147,20 +148,22 @@ pub(super) struct AssumeRole {
 impl Sts {
     pub(super) fn new(
         region: String,
-        endpoint: Option<&str>,
+        endpoint: Option<String>,
         session_duration: i32,
-        client: Arc<endpoint::Client>,
+        client: endpoint::Client,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let mut config = Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(region))
-            .http_client(StsHttpClient { client })
+            .http_client(StsHttpClient {
+                client: Arc::new(client),
+            })
             // The credential cache decides when to ask again.
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        config.set_endpoint_url(endpoint.map(str::to_owned));
+        config.set_endpoint_url(endpoint);
         Self {
             client: Client::from_conf(config.build()),
             session_duration,
@@ -205,8 +208,7 @@ impl Sts {
         let credentials = SessionCredentials::new(credentials, asked_for)?;
         tracing::debug!(role = role.as_str(), "AWS STS answered with credentials");
         let usable_until = credentials.expires_at().checked_sub(SAFETY_MARGIN);
-        Ok(Obtained::new(credentials)
-            .expires_at(usable_until.unwrap_or(SystemTime::UNIX_EPOCH)))
+        Ok(Obtained::new(credentials).expires_at(usable_until.unwrap_or(SystemTime::UNIX_EPOCH)))
     }
 
     #[cold]
@@ -250,7 +252,10 @@ impl Sts {
         // Not with the cause: AWS STS repeats what it was sent, the token too.
         let refusal = AuthError::new(
             kind,
-            format!("AWS STS answered {status}{code} for the role `{}`: {advice}", role.as_str()),
+            format!(
+                "AWS STS answered {status}{code} for the role `{}`: {advice}",
+                role.as_str()
+            ),
         );
         match retry_after(response, self.clock.now()) {
             Some(retry_after) if kind == AuthErrorKind::Unavailable => {
@@ -269,10 +274,22 @@ const CONFIGURATION: &str = "check the role, its maximum session duration and th
 
 /// API Reference of AWS STS, "AssumeRoleWithWebIdentity" and "Common Error Types".
 const CODES: [(&str, AuthErrorKind, &str); 20] = [
-    ("ExpiredTokenException", AuthErrorKind::Rejected, LOG_IN_AGAIN),
+    (
+        "ExpiredTokenException",
+        AuthErrorKind::Rejected,
+        LOG_IN_AGAIN,
+    ),
     ("ExpiredToken", AuthErrorKind::Rejected, LOG_IN_AGAIN),
-    ("InvalidIdentityToken", AuthErrorKind::Rejected, LOG_IN_AGAIN),
-    ("InvalidIdentityTokenException", AuthErrorKind::Rejected, LOG_IN_AGAIN),
+    (
+        "InvalidIdentityToken",
+        AuthErrorKind::Rejected,
+        LOG_IN_AGAIN,
+    ),
+    (
+        "InvalidIdentityTokenException",
+        AuthErrorKind::Rejected,
+        LOG_IN_AGAIN,
+    ),
     ("IDPRejectedClaim", AuthErrorKind::Rejected, LOG_IN_AGAIN),
     (
         "AccessDenied",
@@ -296,15 +313,31 @@ const CODES: [(&str, AuthErrorKind, &str); 20] = [
     ("SlowDown", AuthErrorKind::Unavailable, THROTTLED),
     ("Throttling", AuthErrorKind::Unavailable, THROTTLED),
     ("ThrottlingException", AuthErrorKind::Unavailable, THROTTLED),
-    ("RequestLimitExceeded", AuthErrorKind::Unavailable, THROTTLED),
-    ("MalformedPolicyDocument", AuthErrorKind::Configuration, CONFIGURATION),
-    ("PackedPolicyTooLarge", AuthErrorKind::Configuration, CONFIGURATION),
+    (
+        "RequestLimitExceeded",
+        AuthErrorKind::Unavailable,
+        THROTTLED,
+    ),
+    (
+        "MalformedPolicyDocument",
+        AuthErrorKind::Configuration,
+        CONFIGURATION,
+    ),
+    (
+        "PackedPolicyTooLarge",
+        AuthErrorKind::Configuration,
+        CONFIGURATION,
+    ),
     (
         "RegionDisabledException",
         AuthErrorKind::Configuration,
         "STS is not active in this region for the account of the role",
     ),
-    ("ValidationError", AuthErrorKind::Configuration, CONFIGURATION),
+    (
+        "ValidationError",
+        AuthErrorKind::Configuration,
+        CONFIGURATION,
+    ),
 ];
 
 fn retry_after(response: &HttpResponse, now: SystemTime) -> Option<Duration> {
@@ -341,7 +374,9 @@ impl HttpConnector for StsHttpClient {
         let subscriber = SUBSCRIBER.try_with(Dispatch::clone).unwrap_or_default();
         HttpConnectorFuture::new(async move {
             let sending = send(client, request).with_subscriber(subscriber);
-            sending.await.map_err(|error| ConnectorError::other(error.into(), None))
+            sending
+                .await
+                .map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
 }

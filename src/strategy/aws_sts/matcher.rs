@@ -106,7 +106,9 @@ impl Matcher {
                 check_syntax(program.expression()).map_err(invalid)?;
                 Ok(Self { program })
             })
-            .map_err(|error| invalid("no thread could be started to compile it").with_source(error))?;
+            .map_err(|error| {
+                invalid("no thread could be started to compile it").with_source(error)
+            })?;
         parsing
             .join()
             .unwrap_or_else(|_| Err(invalid("compiling it panicked")))
@@ -267,7 +269,9 @@ fn check_syntax(root: &IdedExpr) -> Result<(), &'static str> {
                     );
                 }
                 if is_map(&comprehension.loop_step, &comprehension.iter_var) {
-                    return Err("it uses `map`; `exists`, `exists_one`, `all` and `filter` may be used");
+                    return Err(
+                        "it uses `map`; `exists`, `exists_one`, `all` and `filter` may be used",
+                    );
                 }
                 variables.insert(comprehension.iter_var.as_str());
                 variables.insert(comprehension.accu_var.as_str());

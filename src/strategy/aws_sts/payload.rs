@@ -283,9 +283,7 @@ impl BodyFactories {
         match payload {
             Payload::Untouched(body) => Ok(body),
             Payload::Read(gathered) if gathered.has_trailers() => {
-                let factory = self
-                    .find::<B>()
-                    .ok_or_else(trailers_cannot_be_passed_on)?;
+                let factory = self.find::<B>().ok_or_else(trailers_cannot_be_passed_on)?;
                 Ok(factory(gathered))
             }
             Payload::Read(gathered) => Ok(B::from(gathered.bytes)),
