@@ -127,3 +127,51 @@ fn forwarded_headers_cost_no_allocation_where_the_map_has_room() {
     };
     assert_eq!(allocations(client, prepare), 0);
 }
+
+#[cfg(feature = "token-exchange")]
+#[test]
+fn an_exchanged_token_that_is_at_hand_costs_no_allocation() {
+    use bytes::Bytes;
+    use http::Response;
+    use http_body_util::Full;
+    use tower::service_fn;
+    use tower_identity::{AccessToken, Actor, Subject, TokenEndpoint, TokenExchange};
+
+    const ANSWER: &str = r#"{"access_token":"gho_1","token_type":"Bearer","expires_in":3600,
+        "issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}"#;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let issuer = service_fn(async |_: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(
+            ANSWER.as_bytes(),
+        ))))
+    });
+    let builder = || {
+        let endpoint = TokenEndpoint::builder("https://idp.example.com/token", issuer);
+        TokenExchange::builder(endpoint.build().unwrap()).audience("mcp-backend")
+    };
+    let claims = serde_json::json!({ "exp": 4_102_444_800_u64 });
+    let user = Identity::builder("user-1")
+        .token(AccessToken::new("callers-own").unwrap())
+        .claims(claims.as_object().unwrap().clone())
+        .upstream("github", support::recording::upstream_token("gho_0"))
+        .build()
+        .unwrap();
+    let prepare = || with_header(Some(user.clone()));
+    for builder in [
+        builder(),
+        builder().subject(Subject::upstream("github")),
+        builder().actor(Actor::user(Subject::upstream("github"))),
+    ] {
+        let strategy = builder.build().unwrap();
+        runtime
+            .block_on(async { strategy.authenticate(prepare()).await })
+            .unwrap();
+        let layer = || IdentityLayer::new(identity("user-1", "stale"));
+        let shared: Arc<dyn Strategy<String>> = Arc::new(strategy.clone());
+        assert_eq!(allocations(stack(layer(), strategy), prepare), 0);
+        assert_eq!(allocations(stack(layer(), shared), prepare), 0);
+    }
+}

@@ -9,3 +9,5 @@ pub(crate) mod issuer;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;
 pub(crate) mod recording;
+#[cfg(feature = "token-exchange")]
+pub(crate) mod token_stack;

@@ -3,7 +3,7 @@ use crate::secret::Fingerprint;
 /// Whose configuration obtained a credential: the SHA-256 of a strategy's name and of each of its settings.
 ///
 /// Make it once, when the strategy is built, of **everything** that is configured: two strategies that share a cache
-/// and differ in one field (F7) must differ here. Each name and value is hashed with its length, so that no two lists
+/// and differ in one field must differ here. Each name and value is hashed with its length, so that no two lists
 /// of fields run into each other. A list is one field for each element, an absent option is no field.
 ///
 /// ```

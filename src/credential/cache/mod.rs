@@ -153,7 +153,8 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
     /// The credential under `key`: the one at hand, or one that is obtained now.
     ///
     /// `fetch` is called at once, not on the first poll, and only if nobody else is obtaining this credential. Its
-    /// future runs in a task of its own. All callers that wait for it get its answer.
+    /// future runs in a task of its own, on the current Tokio runtime, whose timer must be enabled. All callers that wait
+    /// for it get its answer.
     ///
     /// # Errors
     ///
@@ -204,7 +205,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
 
     /// Drops the credential under `key` if it is the one that was rejected. Returns whether it was.
     ///
-    /// Of many calls that were rejected with the same credential (F21), the first drops it; the others find it gone or
+    /// Of many calls that were rejected with the same credential, the first drops it; the others find it gone or
     /// replaced, and use what replaced it.
     pub fn invalidate(&self, key: &CacheKey, is_rejected: impl FnOnce(&C) -> bool) -> bool {
         let removed = self

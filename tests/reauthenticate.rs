@@ -1,0 +1,379 @@
+//! After a 401: one retry with a fresh credential where there is one, one refresh for all who were rejected.
+#![cfg(feature = "token-exchange")]
+
+mod support;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use futures_util::future::join_all;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use support::{
+    http_server::{self, HttpServer},
+    issuer::{Behaviour, Issuer},
+    token_stack::{
+        Backend, Body, HttpService, clock, endpoint, endpoint_builder, http_client, seconds,
+        secret, send, unauthorized, user,
+    },
+};
+use tokio::sync::Barrier;
+use tower::{ServiceBuilder, retry::RetryLayer};
+use tower_identity::{
+    AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, HeaderInjection,
+    Identity, IdentityLayer, Origin, Reauthenticate, Strategy, TokenExchange, UpstreamInject,
+    UpstreamToken,
+};
+
+fn alice() -> Identity {
+    user("alice", "token-of-alice")
+}
+
+async fn issuer() -> Issuer {
+    let issuer = Issuer::start().await;
+    issuer.know("token-of-alice", "alice");
+    issuer.know("token-of-bob", "bob");
+    issuer
+}
+
+fn exchange(issuer: &Issuer) -> TokenExchange {
+    TokenExchange::builder(endpoint(issuer)).build().unwrap()
+}
+
+fn minted(subject: &str, number: usize) -> String {
+    format!("exchanged-for-{subject}-any-{number}")
+}
+
+fn sent(tokens: &[String]) -> Vec<Vec<String>> {
+    tokens
+        .iter()
+        .map(|token| vec![format!("Bearer {token}")])
+        .collect()
+}
+
+fn stack<A>(origin: Origin, strategy: A, policy: Reauthenticate<A, Body>) -> impl HttpService
+where
+    A: Strategy<Body> + Clone + Send + Sync + 'static,
+{
+    ServiceBuilder::new()
+        .layer(IdentityLayer::new(None))
+        .layer(RetryLayer::new(policy))
+        .layer(AuthLayer::new(origin, strategy))
+        .service(http_client())
+}
+
+fn client<A>(backend: &Backend, strategy: A) -> impl HttpService
+where
+    A: Strategy<Body> + Clone + Send + Sync + 'static,
+{
+    let policy = Reauthenticate::new(strategy.clone());
+    stack(backend.server.origin(), strategy, policy)
+}
+
+#[tokio::test]
+async fn a_rejected_token_is_replaced_once_and_the_request_sent_again() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let client = client(&backend, exchange(&issuer));
+    // With a token that was at hand, and with one that was exchanged for this call.
+    send(&client, backend.request(alice())).await.unwrap();
+    backend.reject(&minted("alice", 1));
+    backend.reject(&minted("bob", 3));
+    let answer = send(&client, backend.request(alice())).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let bob = user("bob", "token-of-bob");
+    let answer = send(&client, backend.request(bob)).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    send(&client, backend.request(alice())).await.unwrap();
+    let tokens = [
+        minted("alice", 1),
+        minted("alice", 1),
+        minted("alice", 2),
+        minted("bob", 3),
+        minted("bob", 4),
+        minted("alice", 2),
+    ];
+    assert_eq!(backend.authorizations(), sent(&tokens));
+    assert_eq!(issuer.requests().len(), 4);
+}
+
+#[tokio::test]
+async fn it_works_for_a_strategy_that_configuration_chose() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let strategy: Arc<dyn Strategy<Body>> = Arc::new(exchange(&issuer));
+    backend.reject(&minted("alice", 1));
+    let answer = send(&client(&backend, strategy), backend.request(alice()))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn f22_a_second_401_goes_to_the_caller() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let client = client(&backend, exchange(&issuer));
+    for number in 1..=4 {
+        backend.reject(&minted("alice", number));
+    }
+    let answer = send(&client, backend.request(alice())).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        answer.headers()["www-authenticate"],
+        r#"Bearer error="invalid_token""#
+    );
+    assert_eq!(
+        backend.authorizations(),
+        sent(&[minted("alice", 1), minted("alice", 2)])
+    );
+
+    // The next call does not send again what was rejected last, but once.
+    send(&client, backend.request(alice())).await.unwrap();
+    let tokens = [1, 2, 2, 3].map(|number| minted("alice", number));
+    assert_eq!(backend.authorizations(), sent(&tokens));
+}
+
+/// A backend that answers when as many requests with the token that it rejects are there as it waits for.
+async fn herd_backend(rejected: String, callers: usize) -> (HttpServer, Arc<AtomicUsize>) {
+    let together = Arc::new(Barrier::new(callers));
+    let rejections = Arc::new(AtomicUsize::new(0));
+    let counter = rejections.clone();
+    let server = HttpServer::start(move |request: Request<Incoming>| {
+        let is_rejected = request.headers()["authorization"] == format!("Bearer {rejected}");
+        let (together, counter) = (together.clone(), counter.clone());
+        async move {
+            if !is_rejected {
+                return http_server::ok();
+            }
+            together.wait().await;
+            counter.fetch_add(1, Ordering::SeqCst);
+            unauthorized()
+        }
+    })
+    .await;
+    (server, rejections)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f21_calls_rejected_with_the_same_token_cause_one_refresh() {
+    const CALLERS: usize = 50;
+    for is_warm in [false, true] {
+        let issuer = issuer().await;
+        let (server, rejections) = herd_backend(minted("alice", 1), CALLERS).await;
+        let strategy = exchange(&issuer);
+        if is_warm {
+            support::token_stack::token_for(&strategy, alice())
+                .await
+                .unwrap();
+        }
+        let policy = Reauthenticate::new(strategy.clone());
+        let client = stack(server.origin(), strategy, policy);
+        let calls = (0..CALLERS).map(|_| {
+            let client = client.clone();
+            let mut request = Request::post(server.uri("/mcp"))
+                .body(Body::from("{}"))
+                .unwrap();
+            request.extensions_mut().insert(alice());
+            tokio::spawn(async move { send(&client, request).await })
+        });
+        let calls: Vec<_> = calls.collect();
+        for answer in join_all(calls).await {
+            assert_eq!(answer.unwrap().unwrap().status(), StatusCode::OK);
+        }
+        assert_eq!(rejections.load(Ordering::SeqCst), CALLERS);
+        assert_eq!(
+            issuer.requests().len(),
+            2,
+            "one exchange, and one to replace its token"
+        );
+    }
+}
+
+#[tokio::test]
+async fn f21_a_late_rejection_does_not_drop_what_replaced_the_token() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let strategy = exchange(&issuer);
+    let client = client(&backend, strategy.clone());
+    send(&client, backend.request(alice())).await.unwrap();
+    let late = tower_identity::strategy::Attempt::now();
+    backend.reject(&minted("alice", 1));
+    send(&client, backend.request(alice())).await.unwrap();
+    assert_eq!(issuer.requests().len(), 2);
+
+    assert!(strategy.reject(&backend.request(alice()), late));
+    send(&client, backend.request(alice())).await.unwrap();
+    assert_eq!(issuer.requests().len(), 2);
+    assert_eq!(
+        backend.authorizations().last(),
+        sent(&[minted("alice", 2)]).last()
+    );
+}
+
+#[tokio::test]
+async fn a_rejection_touches_no_other_users_token() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let client = client(&backend, exchange(&issuer));
+    let bob = user("bob", "token-of-bob");
+    send(&client, backend.request(bob.clone())).await.unwrap();
+    backend.reject(&minted("alice", 2));
+    send(&client, backend.request(alice())).await.unwrap();
+    send(&client, backend.request(bob)).await.unwrap();
+    assert_eq!(issuer.requests().len(), 3);
+    assert_eq!(
+        backend.authorizations().last(),
+        sent(&[minted("bob", 1)]).last()
+    );
+}
+
+#[tokio::test]
+async fn a_strategy_that_would_send_the_same_again_is_not_retried() {
+    let backend = Backend::start().await;
+    backend.reject("same");
+    let upstream = UpstreamToken::new(AccessToken::new("same").unwrap());
+    let identity = Identity::builder("alice")
+        .upstream("github", upstream)
+        .build()
+        .unwrap();
+    let strategies: [Arc<dyn Strategy<Body>>; 2] = [
+        Arc::new(UpstreamInject::new("github").unwrap()),
+        Arc::new(HeaderInjection::new("authorization", "Bearer same").unwrap()),
+    ];
+    for strategy in strategies {
+        let answer = send(
+            &client(&backend, strategy),
+            backend.request(identity.clone()),
+        )
+        .await;
+        assert_eq!(answer.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(backend.server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_cloned_is_not_retried() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    backend.reject(&minted("alice", 1));
+    let strategy = exchange(&issuer);
+    let policy = Reauthenticate::with_body(strategy.clone(), |_: &Body| None);
+    let client = stack(backend.server.origin(), strategy, policy);
+    let answer = send(&client, backend.request(alice())).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(backend.server.requests().len(), 1);
+    assert_eq!(issuer.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_403_for_want_of_scope_is_handed_up_with_its_challenge() {
+    const CHALLENGE: &str = r#"Bearer error="insufficient_scope", scope="tools:call""#;
+    let issuer = issuer().await;
+    let server = HttpServer::start(async |_: Request<Incoming>| {
+        let mut response = http_server::ok();
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        let challenge = CHALLENGE.parse().unwrap();
+        response.headers_mut().insert("www-authenticate", challenge);
+        response
+    })
+    .await;
+    let strategy = exchange(&issuer);
+    let policy = Reauthenticate::new(strategy.clone());
+    let client = stack(server.origin(), strategy, policy);
+    let mut request = Request::post(server.uri("/mcp"))
+        .body(Body::from("{}"))
+        .unwrap();
+    request.extensions_mut().insert(alice());
+    let answer = send(&client, request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(answer.headers()["www-authenticate"], CHALLENGE);
+    assert_eq!((server.requests().len(), issuer.requests().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn what_is_retried_is_the_same_request() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    backend.reject(&minted("alice", 1));
+    let mut request = backend.request(alice());
+    *request.method_mut() = http::Method::PUT;
+    request
+        .headers_mut()
+        .insert("mcp-session-id", "5f1c0f9e".parse().unwrap());
+    send(&client(&backend, exchange(&issuer)), request)
+        .await
+        .unwrap();
+    let [first, second] = &backend.server.requests()[..] else {
+        panic!("two requests");
+    };
+    assert_eq!(
+        (&first.method, &first.uri, first.version),
+        (&second.method, &second.uri, second.version)
+    );
+    let without_token = |received: &http_server::Received| {
+        let mut headers = received.headers.clone();
+        headers.remove("authorization");
+        headers
+    };
+    assert_eq!(without_token(first), without_token(second));
+}
+
+#[tokio::test]
+async fn when_no_fresh_token_can_be_had_the_caller_learns_why() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let client = client(&backend, exchange(&issuer));
+    send(&client, backend.request(alice())).await.unwrap();
+    backend.reject(&minted("alice", 1));
+    issuer.next(Behaviour::error(503, "temporarily_unavailable"));
+    let error = send(&client, backend.request(alice())).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert_eq!(backend.server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_probe_with_the_clients_own_token_is_retried_and_one_without_is_not() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let gateway = endpoint_builder(&issuer).client_auth(ClientAuth::basic("gateway", secret("1")));
+    let gateway = gateway.build().unwrap();
+    backend.reject("issued-to-client-any-1");
+    let with_client = TokenExchange::builder(gateway.clone()).build().unwrap();
+    let answer = send(&client(&backend, with_client), backend.probe())
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(issuer.requests().len(), 2);
+
+    backend.reject("issued-to-client-any-3");
+    let own = ClientCredentials::builder(gateway).build().unwrap();
+    let answer = send(&client(&backend, own), backend.request(None))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(issuer.requests().len(), 4);
+
+    let server = HttpServer::start(async |_: Request<Incoming>| unauthorized()).await;
+    let strategy = exchange(&issuer);
+    let client = stack(
+        server.origin(),
+        strategy.clone(),
+        Reauthenticate::new(strategy),
+    );
+    let mut probe = backend.probe();
+    *probe.uri_mut() = server.uri("/mcp").parse().unwrap();
+    let answer = send(&client, probe).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_token_that_expired_while_the_request_was_under_way_is_replaced_as_well() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let clock = clock();
+    let strategy = TokenExchange::builder(endpoint(&issuer))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let client = client(&backend, strategy);
+    send(&client, backend.request(alice())).await.unwrap();
+    clock.advance(seconds(3600));
+    backend.reject(&minted("alice", 2));
+    let answer = send(&client, backend.request(alice())).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(issuer.requests().len(), 3);
+}
