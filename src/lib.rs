@@ -132,6 +132,8 @@ pub use strategy::{Actor, ClientCredentials, CrossAppAccess, OnBehalfOf, Subject
 pub use strategy::{
     Authenticating, HeaderInjection, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
 };
+#[cfg(feature = "aws-sts")]
+pub use strategy::{AwsSts, RoleMapping};
 
 #[cfg(all(doctest, feature = "full"))]
 #[doc = include_str!("../README.md")]

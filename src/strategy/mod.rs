@@ -9,8 +9,9 @@
 //! | `ClientCredentials` | the client's own token (RFC 6749 §4.4) | the same |
 //! | `OnBehalfOf` | a token that Microsoft Entra issued for the user's | no credential |
 //! | `CrossAppAccess` | a token of the backend's own authorization server, for an assertion by the user's identity provider (ID-JAG) | no credential |
+//! | `AwsSts` | a signature (SigV4) as the IAM role that the user's claims choose | no signature |
 //!
-//! The last four are there with the feature `token-exchange`. They keep what was issued in a
+//! `AwsSts` is there with the feature `aws-sts`, the four before it with `token-exchange`. They keep what was issued in a
 //! `CredentialCache`, and can replace what a backend rejected: see `Reauthenticate`.
 //!
 //! Your own is a [`strategy_fn`], or a type:
@@ -49,6 +50,8 @@
 
 mod attempt;
 mod authenticating;
+#[cfg(feature = "aws-sts")]
+pub mod aws_sts;
 #[cfg(feature = "token-exchange")]
 mod client_credentials;
 #[cfg(feature = "token-exchange")]
@@ -76,6 +79,8 @@ use crate::error::AuthError;
 pub use attempt::Attempt;
 pub use authenticating::Authenticating;
 pub(crate) use authenticating::PendingAuthentication;
+#[cfg(feature = "aws-sts")]
+pub use aws_sts::{AwsSts, AwsStsBuilder, GatheredBody, RoleMapping, SessionCredentials};
 #[cfg(feature = "token-exchange")]
 pub use client_credentials::{ClientCredentials, ClientCredentialsBuilder};
 #[cfg(feature = "token-exchange")]

@@ -98,6 +98,8 @@ use crate::{
 pub use client_auth::ClientAuth;
 #[cfg(feature = "private-key-jwt")]
 pub use private_key_jwt::{PrivateKeyJwt, SigningAlgorithm};
+#[cfg(feature = "aws-sts")]
+pub(crate) use refusal::retry_after;
 #[cfg(feature = "incoming")]
 pub(crate) use request::Form;
 pub use request::{TokenRequest, TokenType};

@@ -103,7 +103,7 @@ impl fmt::Display for Refusal {
 }
 
 /// `Retry-After`, in seconds or as a date (RFC 9110 §10.2.3).
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if value.bytes().all(|byte| byte.is_ascii_digit()) && !value.is_empty() {
         // What does not fit is long.

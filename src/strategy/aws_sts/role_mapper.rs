@@ -1,0 +1,231 @@
+use std::{cell::OnceCell, fmt};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    credential::cache::CacheScope,
+    error::{AuthError, AuthErrorKind},
+    identity::Identity,
+};
+
+use super::{
+    arn::RoleArn,
+    matcher::{BoundClaims, Matcher},
+};
+
+/// Which IAM role a user gets, if it applies to them: by a value of the role claim, or by a CEL expression.
+///
+/// ```
+/// use tower_identity::RoleMapping;
+///
+/// let admins = RoleMapping::claim("admins", "arn:aws:iam::123456789012:role/Admin").priority(1);
+/// let services = RoleMapping::matcher(
+///     r#"claims["sub"].startsWith("svc-") && !("act" in claims)"#,
+///     "arn:aws:iam::123456789012:role/Service",
+/// );
+/// ```
+///
+/// # CEL expressions
+///
+/// They are in the [Common Expression Language], over the variable `claims`: all claims of the user's token. `claims`
+/// is a value that they look at, its text never becomes part of them.
+///
+/// To keep each evaluation small, an expression has at most 1,024 bytes, 128 brackets and 64 levels, and knows the
+/// operators and `size`, `contains`, `startsWith`, `endsWith`, `matches` (with a pattern that is written out), `has`,
+/// `type` and the conversions `string`, `int`, `double`, `bool`, `dyn`. `exists`, `exists_one`, `all` and `filter` go
+/// through a list, but not inside of each other; there is no `map`.
+///
+/// An expression that has no answer for a user's claims (it reads one that is not there, say) does not match. Neither
+/// does one over more than 2,048 claim values, 64 KiB of their text, or 32 levels of them.
+///
+/// [Common Expression Language]: https://cel.dev
+#[derive(Clone)]
+pub struct RoleMapping {
+    condition: Condition,
+    role: String,
+    priority: Option<i32>,
+}
+
+#[derive(Clone, Debug)]
+enum Condition {
+    Claim(String),
+    Matcher(String),
+}
+
+impl RoleMapping {
+    /// Users whose role claim is `value`, or a list with it, get `role`, an ARN.
+    pub fn claim(value: impl Into<String>, role: impl Into<String>) -> Self {
+        Self::new(Condition::Claim(value.into()), role.into())
+    }
+
+    /// Users for whose claims the CEL `expression` is true get `role`, an ARN.
+    pub fn matcher(expression: impl Into<String>, role: impl Into<String>) -> Self {
+        Self::new(Condition::Matcher(expression.into()), role.into())
+    }
+
+    /// Of the mappings that apply, the one with the lowest number counts; one without a number comes last. Among equals
+    /// it is the one that was added first.
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    fn new(condition: Condition, role: String) -> Self {
+        Self {
+            condition,
+            role,
+            priority: None,
+        }
+    }
+}
+
+impl fmt::Debug for RoleMapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RoleMapping")
+            .field("condition", &self.condition)
+            .field("role", &self.role)
+            .field("priority", &self.priority)
+            .finish()
+    }
+}
+
+/// How the roles are chosen, as it was configured.
+#[derive(Clone, Debug)]
+pub(super) struct RoleSettings {
+    pub(super) claim: String,
+    pub(super) mappings: Vec<RoleMapping>,
+    pub(super) fallback: Option<String>,
+    pub(super) fallback_after_failed_matcher: bool,
+}
+
+/// Chooses a role for a user.
+pub(super) struct RoleMapper {
+    claim: String,
+    rules: Vec<Rule>,
+    fallback: Option<Role>,
+    fallback_after_failed_matcher: bool,
+}
+
+struct Rule {
+    test: Test,
+    role: Role,
+}
+
+enum Test {
+    Claim(String),
+    Matcher(Matcher),
+}
+
+/// A role, and the scope of what is obtained for it.
+#[derive(Clone)]
+pub(super) struct Role {
+    pub(super) arn: RoleArn,
+    pub(super) scope: CacheScope,
+}
+
+impl RoleMapper {
+    /// `scope` has all of the configuration but the role.
+    pub(super) fn new(settings: RoleSettings, scope: CacheScope) -> Result<Self, AuthError> {
+        let role = |arn: &str| {
+            let arn = RoleArn::parse(arn)?;
+            Ok(Role {
+                scope: scope.field("role", arn.as_str()),
+                arn,
+            })
+        };
+        let RoleSettings {
+            claim,
+            mut mappings,
+            fallback,
+            fallback_after_failed_matcher,
+        } = settings;
+        if claim.is_empty() {
+            return Err(invalid("the name of the role claim is empty"));
+        }
+        if mappings.is_empty() && fallback.is_none() {
+            return Err(invalid(
+                "there is no role mapping and no fallback role, so nobody could have a role",
+            ));
+        }
+        // Stable: among equals the order stays.
+        mappings.sort_by_key(|mapping| (mapping.priority.is_none(), mapping.priority));
+        let rules = mappings
+            .into_iter()
+            .map(|mapping| {
+                let test = match mapping.condition {
+                    Condition::Claim(value) if value.is_empty() => {
+                        return Err(invalid("the claim value of a role mapping is empty"));
+                    }
+                    Condition::Claim(value) => Test::Claim(value),
+                    Condition::Matcher(source) => Test::Matcher(Matcher::compile(&source)?),
+                };
+                Ok(Rule {
+                    test,
+                    role: role(&mapping.role)?,
+                })
+            })
+            .collect::<Result<_, AuthError>>()?;
+        Ok(Self {
+            claim,
+            rules,
+            fallback: fallback.as_deref().map(role).transpose()?,
+            fallback_after_failed_matcher,
+        })
+    }
+
+    pub(super) fn role_of(&self, identity: &Identity) -> Result<&Role, AuthError> {
+        let claims = identity.claims();
+        let bound = OnceCell::new();
+        let mut failed = false;
+        for rule in &self.rules {
+            let applies = match &rule.test {
+                Test::Claim(value) => self.has_claim(claims, value),
+                Test::Matcher(matcher) => {
+                    let bound = bound.get_or_init(|| BoundClaims::new(claims));
+                    matcher.matches(bound).unwrap_or_else(|_| {
+                        failed = true;
+                        tracing::debug!(
+                            role = rule.role.arn.as_str(),
+                            "a role matcher has no answer for the user's claims, and does not match"
+                        );
+                        false
+                    })
+                }
+            };
+            if applies {
+                return Ok(&rule.role);
+            }
+        }
+        match &self.fallback {
+            Some(role) if !failed || self.fallback_after_failed_matcher => Ok(role),
+            fallback => Err(no_role(fallback.is_some())),
+        }
+    }
+
+    fn has_claim(&self, claims: &Map<String, Value>, value: &str) -> bool {
+        match claims.get(&self.claim) {
+            Some(Value::String(text)) => text == value,
+            Some(Value::Array(members)) => members.iter().any(|member| member == value),
+            _ => false,
+        }
+    }
+}
+
+#[cold]
+fn no_role(matcher_failed: bool) -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Rejected,
+        if matcher_failed {
+            "no role mapping applies to the user, and one could not be evaluated for their claims, so the fallback role \
+             is not used; test for claims that may be missing (`\"act\" in claims`), or allow it by name"
+        } else {
+            "no role mapping applies to the user, and there is no fallback role; check their claims and the mappings"
+        },
+    )
+}
+
+#[cold]
+fn invalid(message: &'static str) -> AuthError {
+    AuthError::new(AuthErrorKind::Configuration, message)
+}

@@ -1,0 +1,258 @@
+use std::{
+    borrow::Cow,
+    str,
+    time::{Duration, SystemTime},
+};
+
+use aws_sigv4::{
+    http_request::{
+        PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
+        UriPathNormalizationMode, sign,
+    },
+    sign::v4,
+};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri,
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+    request::Parts,
+    uri::{Authority, Scheme},
+};
+use tracing::{Dispatch, dispatcher};
+
+use crate::error::{AuthError, AuthErrorKind};
+
+use super::credentials::SessionCredentials;
+
+/// Credentials this close to their end could expire on the way.
+pub(super) const SAFETY_MARGIN: Duration = Duration::from_secs(5);
+
+/// Signing writes the query anew, each byte as at most four; a URI has at most 65,534.
+const MAX_PATH_AND_QUERY: usize = 16_000;
+
+const AMZ_PREFIX: &str = "x-amz-";
+const AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
+const AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
+
+const HOP_BY_HOP: [HeaderName; 10] = [
+    CONNECTION,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Signs requests as AWS wants them (SigV4, "AWS API request signatures").
+pub(super) struct Signer {
+    region: String,
+    service: String,
+    settings: SigningSettings,
+}
+
+/// What is signed of a request's body.
+pub(super) struct SignedPayload<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) has_trailers: bool,
+}
+
+impl Signer {
+    pub(super) fn new(region: String, service: String) -> Self {
+        let mut settings = SigningSettings::default();
+        // What is signed is chosen here.
+        settings.excluded_headers = None;
+        if service == "s3" {
+            settings.percent_encoding_mode = PercentEncodingMode::Single;
+            settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+            settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        }
+        Self {
+            region,
+            service,
+            settings,
+        }
+    }
+
+    /// Signs the head of a request with this payload, and makes it what is then to be sent.
+    pub(super) fn sign(
+        &self,
+        head: &mut Parts,
+        payload: &SignedPayload<'_>,
+        credentials: &SessionCredentials,
+        now: SystemTime,
+    ) -> Result<(), AuthError> {
+        let remaining = credentials.expires_at().duration_since(now);
+        if !remaining.is_ok_and(|remaining| remaining > SAFETY_MARGIN) {
+            return Err(expired());
+        }
+        clean(&mut head.headers, payload.has_trailers);
+        name_host(head)?;
+        let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        if path_and_query.len() > MAX_PATH_AND_QUERY {
+            return Err(AuthError::new(
+                AuthErrorKind::PayloadTooLarge,
+                "the path and query of the request are longer than the 16,000 bytes that can be signed",
+            ));
+        }
+        check_signed_headers(&head.headers)?;
+        let request = SignableRequest::new(
+            head.method.as_str(),
+            Cow::Borrowed(path_and_query),
+            signed_headers(&head.headers),
+            SignableBody::Bytes(payload.bytes),
+        )
+        .map_err(unsignable)?;
+        let params = v4::SigningParams::builder()
+            .identity(credentials.signing_identity())
+            .region(&self.region)
+            .name(&self.service)
+            .time(now)
+            .settings(self.settings.clone())
+            .build()
+            .map_err(unsignable)?
+            .into();
+        // What is signed may be secret (a customer's encryption key), and aws-sigv4 shows it at TRACE.
+        let signed = dispatcher::with_default(&Dispatch::none(), || sign(request, &params))
+            .map_err(unsignable)?;
+        let (signed, _) = signed.into_parts();
+        for (name, value) in signed.headers() {
+            let (name, sensitive) = match name {
+                "authorization" => (AUTHORIZATION, true),
+                "x-amz-date" => (AMZ_DATE, false),
+                "x-amz-content-sha256" => (AMZ_CONTENT_SHA256, false),
+                // Ready-made, below.
+                _ => continue,
+            };
+            let mut value = HeaderValue::from_str(value).map_err(unsignable)?;
+            value.set_sensitive(sensitive);
+            head.headers.insert(name, value);
+        }
+        head.headers
+            .insert(AMZ_SECURITY_TOKEN, credentials.security_token().clone());
+        Ok(())
+    }
+}
+
+/// Removes what ends at the next hop, and what signing brings anew.
+fn clean(headers: &mut HeaderMap, has_trailers: bool) {
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        // It announces the trailers that go out.
+        if name != TRAILER || !has_trailers {
+            headers.remove(name);
+        }
+    }
+    if has_trailers {
+        // HTTP/1.1 sends no trailers after a body whose length it knows (RFC 9112 §7.1.2).
+        headers.remove(CONTENT_LENGTH);
+    }
+    for name in [
+        AUTHORIZATION,
+        AMZ_CONTENT_SHA256,
+        AMZ_DATE,
+        AMZ_SECURITY_TOKEN,
+    ] {
+        headers.remove(name);
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter();
+    values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
+}
+
+/// Makes the `host` header what HTTP clients make of the URI, so that what is signed is what is sent.
+fn name_host(head: &mut Parts) -> Result<(), AuthError> {
+    let (Some(scheme), Some(authority)) = (head.uri.scheme(), head.uri.authority()) else {
+        return if head.headers.contains_key(HOST) {
+            Ok(())
+        } else {
+            Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "the request has a relative URI and no `host` header, so there is no host to sign; give it an absolute \
+                 URI",
+            ))
+        };
+    };
+    let port = authority.port_u16().filter(|port| {
+        let default = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+        *port != default
+    });
+    let host = match port {
+        None => Cow::Borrowed(authority.host()),
+        Some(port) => {
+            let whole = authority.as_str();
+            let written = whole.strip_prefix(authority.host());
+            match written.and_then(|port| port.strip_prefix(':')) {
+                Some(written) if !written.starts_with('0') => Cow::Borrowed(whole),
+                _ => Cow::Owned(format!("{}:{port}", authority.host())),
+            }
+        }
+    };
+    let header = HeaderValue::from_str(&host).map_err(unsignable)?;
+    if *host != *authority.as_str() {
+        // HTTP/2 sends the authority as it is.
+        head.uri = with_authority(&head.uri, &host)?;
+    }
+    head.headers.insert(HOST, header);
+    Ok(())
+}
+
+fn with_authority(uri: &Uri, authority: &str) -> Result<Uri, AuthError> {
+    let mut parts = uri.clone().into_parts();
+    parts.authority = Some(Authority::try_from(authority).map_err(unsignable)?);
+    Uri::from_parts(parts).map_err(unsignable)
+}
+
+/// Only what no proxy rewrites, and what AWS insists on.
+fn is_signed(name: &HeaderName) -> bool {
+    *name == HOST || *name == CONTENT_TYPE || name.as_str().starts_with(AMZ_PREFIX)
+}
+
+fn check_signed_headers(headers: &HeaderMap) -> Result<(), AuthError> {
+    for (name, value) in headers {
+        if is_signed(name) && str::from_utf8(value.as_bytes()).is_err() {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                format!("the header `{name}` is not UTF-8, so the request cannot be signed"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn signed_headers(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    headers
+        .iter()
+        .filter(|(name, _)| is_signed(name))
+        .filter_map(|(name, value)| Some((name.as_str(), str::from_utf8(value.as_bytes()).ok()?)))
+}
+
+#[cold]
+fn expired() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Unavailable,
+        "the AWS credentials at hand expire within 5 s, so nothing was signed with them; check this machine's clock",
+    )
+}
+
+/// The cause is left out, because it could show what was to be signed.
+#[cold]
+fn unsignable<E>(_: E) -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Configuration,
+        "the request cannot be signed for AWS (SigV4); check its URI and its `x-amz-*` headers",
+    )
+}
