@@ -1,11 +1,17 @@
 //! The fakes and helpers that the tests share.
 #![allow(dead_code, reason = "no test uses all of it")]
 
+#[cfg(feature = "aws-sts")]
+pub(crate) mod aws_stack;
 pub(crate) mod http_server;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod issuer;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;
 pub(crate) mod recording;
+#[cfg(feature = "aws-sts")]
+pub(crate) mod sigv4;
+#[cfg(feature = "aws-sts")]
+pub(crate) mod sts;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod token_stack;
