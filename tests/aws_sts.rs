@@ -13,13 +13,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future::join_all, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::json;
 use support::{
-    aws_stack::{AwsStack, Body, DEFAULT_ROLE, user, user_with},
+    aws_stack::{AwsStack, Body, DEFAULT_ROLE, REGION, http_client, user, user_with},
     sigv4::{MOST_SERVICES, Signature},
     sts::Behaviour,
 };
@@ -963,10 +963,17 @@ async fn f12_a_cancelled_caller_harms_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn each_of_1000_users_in_3_roles_is_signed_for_with_their_own_credentials() {
     const USERS: usize = 1000;
+    const IN_FLIGHT: usize = 256;
     const ROLES: [&str; 3] = ["reader", "writer", "admin"];
 
     let aws = AwsStack::start().await;
-    let mut builder = aws.builder();
+    // As many connections at once as a listener takes.
+    let sts_client = ServiceBuilder::new()
+        .concurrency_limit(64)
+        .service(http_client::<Body>());
+    let mut builder = AwsSts::builder(REGION, sts_client)
+        .sts_endpoint(aws.sts.url())
+        .clock(aws.clock.clone());
     for role in ROLES {
         builder = builder.role_mapping(RoleMapping::claim(
             role,
@@ -1012,7 +1019,8 @@ async fn each_of_1000_users_in_3_roles_is_signed_for_with_their_own_credentials(
         );
         tokio::spawn(tower::Layer::layer(&layer, service.clone()).oneshot(request))
     });
-    for answer in join_all(tasks.collect::<Vec<_>>()).await {
+    let mut answers = stream::iter(tasks).buffer_unordered(IN_FLIGHT);
+    while let Some(answer) = answers.next().await {
         answer.unwrap().unwrap();
     }
     assert_eq!(aws.sts.calls(), USERS * ROLES.len());
