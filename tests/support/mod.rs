@@ -1,6 +1,8 @@
 //! The fakes and helpers that the tests share.
 #![allow(dead_code, reason = "no test uses all of it")]
 
+#[cfg(feature = "aws-sts")]
+pub(crate) mod aws_stack;
 pub(crate) mod http_server;
 #[cfg(feature = "incoming")]
 pub(crate) mod identity_provider;
@@ -15,5 +17,9 @@ pub(crate) mod redis;
 pub(crate) mod rotating_issuer;
 #[cfg(feature = "incoming")]
 pub(crate) mod store_contract;
+#[cfg(feature = "aws-sts")]
+pub(crate) mod sigv4;
+#[cfg(feature = "aws-sts")]
+pub(crate) mod sts;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod token_stack;

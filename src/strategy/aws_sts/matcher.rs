@@ -24,7 +24,9 @@ const MAX_SOURCE: usize = 1024;
 const MAX_BRACKETS: usize = 128;
 const MAX_DEPTH: usize = 64;
 const MAX_REGEX: usize = 1 << 18;
-const PARSER_STACK: usize = 32 << 20;
+const LARGE_STACK: usize = 32 << 20;
+/// What is nested deeper is not evaluated on the stack of whoever asks: in a debug build each level takes some 40 KiB.
+const MAX_DEPTH_IN_PLACE: usize = 12;
 
 const MAX_CLAIM_DEPTH: usize = 32;
 const MAX_CLAIM_VALUES: usize = 2048;
@@ -84,6 +86,7 @@ const MATCHES: &str = "matches";
 /// A compiled expression.
 pub(super) struct Matcher {
     program: Program,
+    depth: usize,
 }
 
 /// The expression has no answer, true or false, for these claims.
@@ -98,13 +101,13 @@ impl Matcher {
         let source = source.to_owned();
         let parsing = thread::Builder::new()
             .name("cel".into())
-            .stack_size(PARSER_STACK)
+            .stack_size(LARGE_STACK)
             .spawn(move || {
                 let program = Program::compile(&source).map_err(|errors| {
                     invalid("it does not compile").with_source(errors.to_string())
                 })?;
-                check_syntax(program.expression()).map_err(invalid)?;
-                Ok(Self { program })
+                let depth = check_syntax(program.expression()).map_err(invalid)?;
+                Ok(Self { program, depth })
             })
             .map_err(|error| {
                 invalid("no thread could be started to compile it").with_source(error)
@@ -116,10 +119,22 @@ impl Matcher {
 
     pub(super) fn matches(&self, claims: &BoundClaims) -> Result<bool, NotEvaluated> {
         let context = claims.context.as_ref().ok_or(NotEvaluated)?;
-        match catch_unwind(AssertUnwindSafe(|| self.program.execute(context))) {
-            Ok(Ok(CelValue::Bool(answer))) => Ok(answer),
+        let evaluate = || match self.program.execute(context) {
+            Ok(CelValue::Bool(answer)) => Ok(answer),
             _ => Err(NotEvaluated),
-        }
+        };
+        let evaluated = if self.depth <= MAX_DEPTH_IN_PLACE {
+            catch_unwind(AssertUnwindSafe(evaluate))
+        } else {
+            thread::scope(|scope| {
+                let thread = thread::Builder::new().name("cel".into());
+                let evaluating = thread.stack_size(LARGE_STACK).spawn_scoped(scope, evaluate);
+                evaluating
+                    .map_err(|_| NotEvaluated)
+                    .map(|evaluating| evaluating.join())
+            })?
+        };
+        evaluated.unwrap_or(Err(NotEvaluated))
     }
 }
 
@@ -214,7 +229,9 @@ struct Node<'a> {
     in_macro: bool,
 }
 
-fn check_syntax(root: &IdedExpr) -> Result<(), &'static str> {
+/// Returns how deep it is nested.
+fn check_syntax(root: &IdedExpr) -> Result<usize, &'static str> {
+    let mut depth = 0;
     let mut variables = HashSet::new();
     let mut names = Vec::new();
     let mut pending = vec![Node {
@@ -223,7 +240,8 @@ fn check_syntax(root: &IdedExpr) -> Result<(), &'static str> {
         in_macro: false,
     }];
     while let Some(node) = pending.pop() {
-        if node.depth > MAX_DEPTH {
+        depth = depth.max(node.depth);
+        if depth > MAX_DEPTH {
             return Err("it is nested more than 64 deep, or is a chain of more than 64 operators");
         }
         let mut enter = |in_macro, expression| {
@@ -290,7 +308,7 @@ fn check_syntax(root: &IdedExpr) -> Result<(), &'static str> {
     let is_known =
         |name: &&str| *name == CLAIMS || TYPES.contains(name) || variables.contains(*name);
     if names.iter().all(is_known) {
-        Ok(())
+        Ok(depth)
     } else {
         Err("it has another variable than `claims`")
     }

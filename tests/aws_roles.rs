@@ -1,0 +1,720 @@
+//! Which role a user gets, how the session is named, and what of the configuration is refused.
+
+mod support;
+
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+use support::aws_stack::{AwsStack, Body, DEFAULT_ROLE, http_client, user, user_with};
+use tower_identity::{
+    AuthError, AuthErrorKind, AwsSts, RoleMapping, Subject, strategy::AwsStsBuilder,
+};
+
+fn arn(name: &str) -> String {
+    format!("arn:aws:iam::123456789012:role/{name}")
+}
+
+fn claim(value: &str, role: &str) -> RoleMapping {
+    RoleMapping::claim(value, arn(role))
+}
+
+fn matcher(expression: &str, role: &str) -> RoleMapping {
+    RoleMapping::matcher(expression, arn(role))
+}
+
+fn builder() -> AwsStsBuilder {
+    AwsSts::builder("eu-west-1", http_client::<Body>())
+}
+
+fn refusal(builder: AwsStsBuilder) -> AuthError {
+    let error = builder.build().unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Configuration, "{error}");
+    error
+}
+
+/// The role that a user with these claims gets, by its name.
+async fn role(
+    aws: &AwsStack,
+    mappings: &[RoleMapping],
+    claims: Value,
+) -> Result<String, AuthError> {
+    let builder = AwsSts::builder("eu-west-1", http_client::<Body>())
+        .sts_endpoint(aws.sts.url())
+        .clock(aws.clock.clone());
+    let builder = mappings
+        .iter()
+        .cloned()
+        .fold(builder, AwsStsBuilder::role_mapping);
+    let session = aws
+        .call(&builder.build().unwrap(), &user_with("alice", "t", claims))
+        .await?;
+    Ok(session.role.strip_prefix(&arn("")).unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn the_claims_choose_the_role() {
+    let aws = AwsStack::start().await;
+    let by_claim = [claim("admins", "Admin"), claim("devs", "Dev")];
+    let by_priority = [
+        claim("a", "Last"),
+        claim("a", "Second").priority(2),
+        claim("a", "First").priority(-1),
+        claim("b", "Third").priority(3),
+        claim("b", "ThirdToo").priority(3),
+        claim("c", "Unnumbered"),
+        claim("c", "UnnumberedToo"),
+    ];
+    let service = [matcher(
+        r#"claims["sub"].startsWith("svc-") && !("act" in claims)"#,
+        "Service",
+    )];
+    let failing = [
+        matcher(r#"claims["act"] == "x""#, "Act").priority(1),
+        claim("a", "A"),
+    ];
+    let table: [(&[RoleMapping], Value, Option<&str>); 31] = [
+        (&by_claim, json!({ "groups": ["devs"] }), Some("Dev")),
+        (
+            &by_claim,
+            json!({ "groups": ["x", 1, null, "devs"] }),
+            Some("Dev"),
+        ),
+        (
+            &by_claim,
+            json!({ "groups": ["devs", "admins"] }),
+            Some("Admin"),
+        ),
+        (&by_claim, json!({ "groups": "admins" }), Some("Admin")),
+        (&by_claim, json!({ "groups": "admins devs" }), None),
+        (&by_claim, json!({ "groups": ["admin"] }), None),
+        (&by_claim, json!({ "groups": ["Admins"] }), None),
+        (&by_claim, json!({ "groups": [["admins"]] }), None),
+        (&by_claim, json!({ "groups": { "admins": true } }), None),
+        (&by_claim, json!({ "groups": null }), None),
+        (&by_claim, json!({ "roles": ["admins"] }), None),
+        (&by_claim, json!({}), None),
+        (&by_priority, json!({ "groups": ["a"] }), Some("First")),
+        (&by_priority, json!({ "groups": ["b"] }), Some("Third")),
+        (&by_priority, json!({ "groups": ["c", "b"] }), Some("Third")),
+        (&by_priority, json!({ "groups": ["c"] }), Some("Unnumbered")),
+        (&service, json!({ "sub": "svc-1" }), Some("Service")),
+        (&service, json!({ "sub": "svc-1", "act": {} }), None),
+        (&service, json!({ "sub": "user" }), None),
+        (&service, json!({ "sub": 1 }), None),
+        (&service, json!({}), None),
+        (&failing, json!({ "groups": ["a"] }), Some("A")),
+        (
+            &failing,
+            json!({ "act": "x", "groups": ["a"] }),
+            Some("Act"),
+        ),
+        (
+            &[matcher("claims.level >= 3", "Level")],
+            json!({ "level": 3 }),
+            Some("Level"),
+        ),
+        (
+            &[matcher("claims.level == 3", "Level")],
+            json!({ "level": 3 }),
+            Some("Level"),
+        ),
+        (
+            &[matcher("claims.level > 2.5", "Level")],
+            json!({ "level": 2.75 }),
+            Some("Level"),
+        ),
+        (
+            &[matcher("claims.level > 2u", "Level")],
+            json!({ "level": u64::MAX }),
+            Some("Level"),
+        ),
+        (
+            &[matcher("claims.a.b[1] == 'x'", "Deep")],
+            json!({ "a": { "b": [0, "x"] } }),
+            Some("Deep"),
+        ),
+        (
+            &[matcher(
+                "claims.groups.exists(g, g.matches('^team-[0-9]+$'))",
+                "Team",
+            )],
+            json!({ "groups": ["team-7"] }),
+            Some("Team"),
+        ),
+        (
+            &[matcher(
+                "size(claims.groups.filter(g, g.endsWith('s'))) == 2",
+                "Two",
+            )],
+            json!({ "groups": ["as", "b", "cs"] }),
+            Some("Two"),
+        ),
+        (
+            &[matcher("claims.name", "Name")],
+            json!({ "name": "not an answer" }),
+            None,
+        ),
+    ];
+    for (mappings, claims, expected) in table {
+        let chosen = role(&aws, mappings, claims.clone()).await;
+        match expected {
+            Some(expected) => assert_eq!(chosen.unwrap(), expected, "{mappings:?} {claims}"),
+            None => assert_eq!(
+                chosen.unwrap_err().kind(),
+                AuthErrorKind::Rejected,
+                "{claims}"
+            ),
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_role_no_request_is_sent() {
+    let aws = AwsStack::start().await;
+    let error = role(&aws, &[claim("admins", "Admin")], json!({}))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    assert_eq!((aws.sts.calls(), aws.arrived().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn the_role_claim_can_be_another() {
+    let aws = AwsStack::start().await;
+    let strategy = aws
+        .builder()
+        .role_claim("https://example.com/roles")
+        .role_mapping(claim("admins", "Admin"))
+        .build()
+        .unwrap();
+    let alice = user_with(
+        "alice",
+        "t",
+        json!({ "https://example.com/roles": "admins" }),
+    );
+    assert_eq!(
+        aws.call(&strategy, &alice).await.unwrap().role,
+        arn("Admin")
+    );
+    let bob = user_with("bob", "t", json!({ "groups": "admins" }));
+    assert_eq!(aws.call(&strategy, &bob).await.unwrap().role, DEFAULT_ROLE);
+}
+
+#[tokio::test]
+async fn the_fallback_role_applies_after_a_failed_matcher_only_where_that_is_allowed() {
+    let aws = AwsStack::start().await;
+    let alice = user("alice", "t");
+    let builder = || {
+        aws.builder()
+            .role_mapping(matcher(r#"claims["act"] == "x""#, "Act"))
+    };
+    let error = aws
+        .call(&builder().build().unwrap(), &alice)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    assert_eq!(aws.sts.calls(), 0);
+
+    let allowed = builder().fallback_after_failed_matcher().build().unwrap();
+    assert_eq!(aws.call(&allowed, &alice).await.unwrap().role, DEFAULT_ROLE);
+    let answered = aws
+        .builder()
+        .role_mapping(matcher(r#""act" in claims"#, "Act"))
+        .build()
+        .unwrap();
+    assert_eq!(
+        aws.call(&answered, &alice).await.unwrap().role,
+        DEFAULT_ROLE
+    );
+}
+
+#[tokio::test]
+async fn f27_a_claim_is_a_value_and_never_part_of_an_expression() {
+    let aws = AwsStack::start().await;
+    let hostile = [
+        r#"x" || true || "x"#,
+        r#"x" in claims["groups"] || "a" == "a"#,
+        "') || true || ('",
+        r"\",
+        "\"",
+        "'",
+        "${jndi}",
+        "\u{0}",
+        "true",
+        "1 == 1",
+        "claims",
+        "admins\n",
+        "admins\u{200b}",
+    ];
+    let mappings = [
+        claim("admins", "Admin"),
+        matcher(r#""admins" in claims["groups"]"#, "Admin"),
+        matcher(r#"claims["groups"].exists(g, g == "admins")"#, "Admin"),
+    ];
+    for text in hostile {
+        for claims in [
+            json!({ "groups": [text] }),
+            json!({ "groups": [], text: "admins" }),
+        ] {
+            let error = role(&aws, &mappings, claims).await.unwrap_err();
+            assert_eq!(error.kind(), AuthErrorKind::Rejected);
+            assert!(
+                !error.to_string().contains(text) || text.len() < 7,
+                "{error}"
+            );
+        }
+        // A configured value is not an expression either.
+        let chosen = role(&aws, &[claim(text, "Odd")], json!({ "groups": [text] })).await;
+        assert_eq!(chosen.unwrap(), "Odd");
+    }
+}
+
+#[test]
+fn an_expression_that_cannot_be_bounded_is_refused() {
+    let long = |text: &str| format!("true || {}", text.repeat(2000));
+    for expression in [
+        "",
+        "  ",
+        "claims[",
+        "claims.x ==",
+        "1 2",
+        "claims && )",
+        "'",
+        "\u{0}",
+        "unknown == 1",
+        "clams['sub'] == 'x'",
+        "claims.x.unknown()",
+        "unknown(claims.x)",
+        "claims.x.lowerAscii()",
+        "claims.x == base64.decode('eA==')",
+        "google.protobuf.Empty{}",
+        "optional.of(claims.x).hasValue()",
+        "claims.a.exists(x, claims.b.exists(y, x == y))",
+        "claims.a.filter(x, true).exists(y, true)",
+        "claims.a.all(x, x.all(y, true))",
+        "claims.a.map(x, x + x).size() > 0",
+        "claims.a.map(x, claims).size() > 0",
+        "claims.a.map(x, x, [x]).size() > 0",
+        "claims.x.matches(claims.y)",
+        "claims.x.matches('(')",
+        r"claims.x.matches('(\\w{1000}){100}')",
+        "matches(claims.x, 'a' + 'b')",
+        &long("claims.x || "),
+        &long(" "),
+    ] {
+        let error = refusal(builder().role_mapping(matcher(expression, "R")));
+        assert!(error.to_string().contains("matcher"), "{error}");
+    }
+    for expression in [
+        "true",
+        "claims.exists(c, c == 'x')",
+        "has(claims.act) && has(claims.act.sub)",
+        "type(claims.x) == string",
+        "claims.a.exists_one(x, x == 1) && claims.b.all(y, y != 'z')",
+        "[1, 2].exists(x, x == claims.n)",
+        "{'a': 1}[claims.x] == 1",
+        "claims.x ? claims.y : false",
+        "string(claims.n) == '1'",
+        "claims.x.matches('^[a-z]{1,20}@example[.]com$')",
+    ] {
+        let built = builder().role_mapping(matcher(expression, "R")).build();
+        assert!(built.is_ok(), "{expression}: {built:?}");
+    }
+}
+
+/// All kinds of syntax that make a parser or an evaluator go deep, as long as they may be and longer.
+fn deep_expressions() -> Vec<String> {
+    let pieces = [
+        "(",
+        "[",
+        "{",
+        "{1:",
+        "f(",
+        "a.f(",
+        "a{b:",
+        "!",
+        "-",
+        "- ",
+        "a?",
+        "a?a:",
+        "a.",
+        "a[",
+        "size(",
+        "[a,",
+        "has(",
+        "claims.exists(a,",
+        "!(",
+        "-(",
+        ")",
+        "]",
+        "}",
+        "'",
+        "\"",
+        "'''",
+        "r'",
+        "\\",
+        "/*",
+        "//",
+        "\n",
+        "1+",
+        "a&&",
+        "é",
+    ];
+    let chains = [
+        "+1",
+        "-1",
+        "*1",
+        "<1",
+        "||true",
+        "&&true",
+        "?1:1",
+        ".a",
+        ".f()",
+        "[0]",
+        "in[1]",
+        "==1",
+        ".size()",
+        ".all(x,true)",
+    ];
+    let mut expressions = Vec::new();
+    for length in [60, 127, 128, 129, 500, 1023, 1024, 1025, 100_000] {
+        expressions.extend(
+            pieces
+                .iter()
+                .map(|piece| piece.repeat(length / piece.len())),
+        );
+        for chain in chains {
+            expressions.push(format!(
+                "claims{}",
+                chain.repeat(length.saturating_sub(6) / chain.len())
+            ));
+        }
+        for (open, close) in [
+            ("(", ")"),
+            ("[", "]"),
+            ("{1:", "}"),
+            ("size(", ")"),
+            ("!(", ")"),
+        ] {
+            let times = length / (open.len() + close.len());
+            expressions.push(format!(
+                "{}claims{}",
+                open.repeat(times),
+                close.repeat(times)
+            ));
+            expressions.push(format!("{}true{}", open.repeat(times), close.repeat(times)));
+        }
+    }
+    expressions
+}
+
+#[tokio::test]
+async fn no_expression_aborts_or_panics() {
+    let aws = AwsStack::start().await;
+    let mut deep = json!("x");
+    for _ in 0..30 {
+        deep = json!([deep]);
+    }
+    let claims = json!({ "x": deep, "groups": ["a"] });
+    let mut built = 0;
+    for expression in deep_expressions() {
+        let Ok(strategy) = aws
+            .builder()
+            .role_mapping(matcher(&expression, "R"))
+            .build()
+        else {
+            continue;
+        };
+        built += 1;
+        let request = aws.request(&user_with("alice", "t", claims.clone()));
+        // On half of the stack that a thread has by default.
+        let evaluating = std::thread::Builder::new()
+            .stack_size(1 << 20)
+            .spawn(move || {
+                drop(tower_identity::Strategy::authenticate(&strategy, request));
+            });
+        evaluating.unwrap().join().unwrap();
+    }
+    assert!(built > 10, "{built}");
+}
+
+#[tokio::test]
+async fn an_expression_of_64_levels_is_evaluated_over_claims_of_32() {
+    let aws = AwsStack::start().await;
+    let mut deep = json!(1);
+    for _ in 0..31 {
+        deep = json!({ "a": deep });
+    }
+    let path = ".a".repeat(31);
+    let expressions = [
+        format!("claims.x{path} == 1"),
+        format!(
+            "claims.x == claims.x{}",
+            " && claims.x == claims.x".repeat(20)
+        ),
+        format!("{}true{}", "!!(".repeat(20), ")".repeat(20)),
+        format!("1{} == 62", " + 1".repeat(61)),
+    ];
+    for expression in &expressions {
+        let chosen = role(&aws, &[matcher(expression, "R")], json!({ "x": deep })).await;
+        assert_eq!(chosen.unwrap(), "R", "{expression}");
+    }
+    // One level more.
+    let more = format!("1{} == 64", " + 1".repeat(63));
+    refusal(builder().role_mapping(matcher(&more, "R")));
+    let too_deep = json!({ "x": { "a": deep } });
+    let error = role(&aws, &[matcher("true", "R")], too_deep)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+}
+
+#[tokio::test]
+async fn claims_that_are_too_many_are_not_evaluated_over() {
+    let aws = AwsStack::start().await;
+    let groups = |count| json!({ "groups": vec!["a"; count] });
+    assert_eq!(
+        role(&aws, &[matcher("true", "R")], groups(2047))
+            .await
+            .unwrap(),
+        "R"
+    );
+    for claims in [
+        groups(2048),
+        json!({ "a": "x".repeat(1 << 16) }),
+        json!({ "a".repeat((1 << 16) + 1): 1 }),
+    ] {
+        let error = role(&aws, &[matcher("true", "R")], claims.clone())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    }
+    // A plain claim value is still found.
+    assert_eq!(
+        role(&aws, &[claim("a", "A")], groups(100_000))
+            .await
+            .unwrap(),
+        "A"
+    );
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-d]", inner, 0..4)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_text_as_an_expression_aborts_or_panics(
+        expression in "(claims|true|1|'a'|[-+*/%!?:.,<>=&|(){}\\[\\] ]|exists|size|matches|x| in |\\PC){0,60}"
+    ) {
+        let _ = builder().role_mapping(matcher(&expression, "R")).build();
+    }
+
+    #[test]
+    fn no_claims_abort_or_panic(
+        claims in prop::collection::btree_map("[a-d]", any_json(), 0..4),
+    ) {
+        let claims: Map<String, Value> = claims.into_iter().collect();
+        let expressions = [
+            "claims.a == claims.b", "claims.a + claims.b == claims.c", "claims.a < claims.b", "claims.a in claims.b",
+            "claims.a / claims.b == 1", "claims.a % claims.b == 1", "-claims.a == claims.b", "claims.a[claims.b] == 1",
+            "claims.a.size() == claims.b", "claims.a.exists(x, x == claims.b)", "int(claims.a) == 1",
+            "double(claims.a) == 1.0", "string(claims.a) == 'x'", "claims.a * claims.b == 2", "claims.a - claims.b == 2",
+            "claims.a.contains(claims.b)", "claims.a.matches('a')", "claims.a.filter(x, x != claims.b) == claims.c",
+        ];
+        let builder = expressions.iter().fold(builder(), |builder, expression| {
+            builder.role_mapping(matcher(expression, "R"))
+        });
+        let strategy = builder.build().unwrap();
+        let mut request = http::Request::get("https://mcp.example.com/").body(Body::default()).unwrap();
+        request.extensions_mut().insert(user_with("alice", "t", Value::Object(claims)));
+        drop(tower_identity::Strategy::authenticate(&strategy, request));
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_named_by_a_claim_that_fits() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.builder().session_name_claim("email").build().unwrap();
+    let longest = "a".repeat(64);
+    for fits in ["ab", "alice@example.com", "A_z+=,.@-9", &longest] {
+        let alice = user_with("alice", "t", json!({ "email": fits }));
+        assert_eq!(aws.call(&strategy, &alice).await.unwrap().name, fits);
+    }
+    let calls = aws.sts.calls();
+    let too_long = "a".repeat(65);
+    for unfit in [
+        json!(""),
+        json!("a"),
+        json!(too_long),
+        json!("auth0|123"),
+        json!("al ice"),
+        json!("ål"),
+        json!("a\n"),
+        json!(null),
+        json!(12),
+        json!(["ab"]),
+    ] {
+        let error = aws
+            .call(
+                &strategy,
+                &user_with("alice", "t", json!({ "email": unfit })),
+            )
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Configuration);
+        assert!(error.to_string().contains("`email`"), "{error}");
+        let value = unfit.as_str().filter(|value| value.len() > 2);
+        assert!(
+            value.is_none_or(|value| !error.to_string().contains(value)),
+            "{error}"
+        );
+    }
+    let error = aws.call(&strategy, &user("alice", "t")).await.unwrap_err();
+    assert!(error.to_string().contains("`email`"), "{error}");
+    assert_eq!(aws.sts.calls(), calls);
+}
+
+#[tokio::test]
+async fn unfit_characters_of_a_session_name_are_replaced_where_that_is_wanted() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.builder().replace_unfit_session_names().build().unwrap();
+    let mut names = std::collections::BTreeSet::new();
+    let long = ["a", "b"].map(|end| format!("{}{end}", "x".repeat(100)));
+    let unfit = [
+        "auth0|123",
+        "auth0/123",
+        "auth0-123",
+        "a",
+        "ü",
+        "日本語",
+        "a b",
+        "a\tb",
+        &long[0],
+        &long[1],
+    ];
+    for subject in unfit {
+        let name = aws.call(&strategy, &user(subject, "t")).await.unwrap().name;
+        assert!((2..=64).contains(&name.len()), "{name}");
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte);
+        assert!(name.bytes().all(fits), "{name}");
+        names.insert(name);
+    }
+    assert_eq!(names.len(), unfit.len());
+    assert!(names.contains("auth0-123"), "what fits stays: {names:?}");
+    let replaced = names.iter().filter(|name| name.starts_with("auth0-123-"));
+    assert_eq!(replaced.count(), 2);
+}
+
+#[test]
+fn an_arn_that_is_not_that_of_a_role_is_refused() {
+    let path = format!("arn:aws:iam::123456789012:role/{}/Role", "p".repeat(510));
+    for fits in [
+        "arn:aws:iam::123456789012:role/Admin",
+        "arn:aws:iam::123456789012:role/a/long/path/Admin_+=,.@-1",
+        "arn:aws-cn:iam::123456789012:role/Admin",
+        "arn:aws-us-gov:iam::123456789012:role/Admin",
+        "arn:aws-iso-b:iam::123456789012:role/Admin",
+        "arn:aws-eusc:iam::123456789012:role/Admin",
+        "arn:aws:iam::123456789012:role/aws-service-role/x.amazonaws.com/Role",
+        &path,
+    ] {
+        assert!(builder().fallback_role(fits).build().is_ok(), "{fits}");
+    }
+    let name = format!("arn:aws:iam::123456789012:role/{}", "n".repeat(65));
+    let path = format!("arn:aws:iam::123456789012:role/{}/Role", "p".repeat(513));
+    for unfit in [
+        "",
+        "Admin",
+        "arn",
+        "arn:aws:iam::123456789012:role/",
+        "arn:aws:iam::123456789012:role//Admin",
+        "arn:aws:iam::123456789012:role",
+        "arn:aws:iam::123456789012:role/path/",
+        "arn:aws:iam::123456789012:user/Admin",
+        "arn:aws:iam::123456789012:Role/Admin",
+        "arn:aws:iam::12345678901:role/Admin",
+        "arn:aws:iam::1234567890123:role/Admin",
+        "arn:aws:iam::12345678901a:role/Admin",
+        "arn:aws:iam::１２３４:role/Admin",
+        "arn:aws:iam:eu-west-1:123456789012:role/Admin",
+        "arn:aws:sts::123456789012:assumed-role/Admin/x",
+        "arn:aws:sts::123456789012:role/Admin",
+        "arn::iam::123456789012:role/Admin",
+        "arn:azure:iam::123456789012:role/Admin",
+        "arn:awsx:iam::123456789012:role/Admin",
+        "arn:aws-:iam::123456789012:role/Admin",
+        "arn:aws:iam::123456789012:role/Ad min",
+        "arn:aws:iam::123456789012:role/Admin\n",
+        "arn:aws:iam::123456789012:role/Admin:x",
+        " arn:aws:iam::123456789012:role/Admin",
+        "arn:aws:iam::123456789012:role/é/Admin",
+        &name,
+        &path,
+    ] {
+        refusal(builder().fallback_role(unfit));
+        refusal(builder().role_mapping(RoleMapping::claim("a", unfit)));
+        refusal(builder().role_mapping(RoleMapping::matcher("true", unfit)));
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused() {
+    let ready = || builder().fallback_role(DEFAULT_ROLE);
+    ready().build().unwrap();
+    refusal(builder());
+    for region in [
+        "",
+        "eu west",
+        "evil.example.com",
+        "eu-west-1/",
+        "EU-WEST-1",
+        "-a",
+        "a-",
+        "a#",
+        &"a".repeat(64),
+    ] {
+        let client = http_client::<Body>();
+        refusal(AwsSts::builder(region, client).fallback_role(DEFAULT_ROLE));
+    }
+    for service in ["", "aws mcp", "aws/mcp", "aws\n"] {
+        refusal(ready().service(service));
+    }
+    for seconds in [0, 899, 43_201, u64::MAX] {
+        refusal(ready().session_duration(std::time::Duration::from_secs(seconds)));
+    }
+    refusal(ready().session_duration(std::time::Duration::from_millis(900_500)));
+    for url in [
+        "",
+        "/sts",
+        "sts.example.com",
+        "http://sts.example.com",
+        "ftp://127.0.0.1",
+        "https://u:p@sts.example.com",
+    ] {
+        refusal(ready().sts_endpoint(url));
+    }
+    ready()
+        .sts_endpoint("https://vpce-1.sts.eu-west-1.vpce.amazonaws.com")
+        .build()
+        .unwrap();
+    refusal(ready().role_claim(""));
+    refusal(ready().session_name_claim(""));
+    refusal(ready().role_mapping(claim("", "Admin")));
+    refusal(ready().subject(Subject::upstream(" ")));
+}

@@ -1,0 +1,1122 @@
+//! What `AwsSts` promises: whose credentials sign, what is signed, and what AWS STS is asked.
+
+mod support;
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Full, StreamBody};
+use serde_json::json;
+use support::{
+    aws_stack::{AwsStack, Body, DEFAULT_ROLE, REGION, http_client, user, user_with},
+    sigv4::{MOST_SERVICES, Signature},
+    sts::Behaviour,
+};
+use tokio::sync::Semaphore;
+use tower::{BoxError, ServiceBuilder, ServiceExt, retry::RetryLayer};
+use tower_identity::{
+    AccessToken, AuthErrorKind, AwsSts, HealthCheck, Identity, IdentityLayer, Reauthenticate,
+    RoleMapping, Secret, Strategy, Subject, UpstreamToken, strategy::GatheredBody,
+};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
+const MIB: usize = 1 << 20;
+
+/// A body of our own: frames as they are given, and a size hint that may lie.
+struct Frames {
+    frames: Pin<Box<dyn http_body::Body<Data = Bytes, Error = io::Error> + Send>>,
+    hint: SizeHint,
+}
+
+impl Frames {
+    fn new(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Self {
+        let frames: Vec<_> = frames.into_iter().map(Ok).collect();
+        Self {
+            frames: Box::pin(StreamBody::new(stream::iter(frames))),
+            hint: SizeHint::default(),
+        }
+    }
+
+    fn pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        Self::new(
+            pieces
+                .into_iter()
+                .map(|piece| Frame::data(Bytes::copy_from_slice(piece))),
+        )
+    }
+
+    fn saying(mut self, length: u64) -> Self {
+        self.hint = SizeHint::with_exact(length);
+        self
+    }
+}
+
+impl std::fmt::Debug for Frames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frames").finish_non_exhaustive()
+    }
+}
+
+impl From<Bytes> for Frames {
+    fn from(bytes: Bytes) -> Self {
+        let length = bytes.len() as u64;
+        Self::new([Frame::data(bytes)]).saying(length)
+    }
+}
+
+impl http_body::Body for Frames {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.frames.as_mut().poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.hint.clone()
+    }
+}
+
+fn kind(error: &BoxError) -> AuthErrorKind {
+    tower_identity::AuthError::find_in(error.as_ref())
+        .unwrap()
+        .kind()
+}
+
+#[tokio::test]
+async fn a_request_is_signed_in_the_session_of_its_user() {
+    let aws = AwsStack::start().await;
+    let session = aws
+        .call(&aws.strategy(), &user("alice@example.com", "alice-token"))
+        .await
+        .unwrap();
+
+    assert_eq!(session.role, DEFAULT_ROLE);
+    assert_eq!(session.name, "alice@example.com");
+    assert_eq!(session.web_identity_token, "alice-token");
+    let arrived = aws.arrived().remove(0);
+    let signature = Signature::of(&arrived.headers);
+    assert_eq!(signature.service, "aws-mcp");
+    assert_eq!(
+        signature.signed_headers,
+        ["host", "x-amz-date", "x-amz-security-token"]
+    );
+    assert_eq!(arrived.body, b"{}");
+}
+
+#[tokio::test]
+async fn sts_is_asked_by_a_post_without_a_signature() {
+    let aws = AwsStack::start().await;
+    let strategy = aws
+        .builder()
+        .session_duration(Duration::from_secs(900))
+        .build()
+        .unwrap();
+    aws.call(&strategy, &user("alice", "alice-token"))
+        .await
+        .unwrap();
+
+    let asked = aws.sts.asked().remove(0);
+    assert_eq!(asked.uri, "/");
+    assert!(!asked.headers.contains_key("authorization"));
+    assert_eq!(asked.form["DurationSeconds"], "900");
+    assert_eq!(asked.form["RoleSessionName"], "alice");
+    assert_eq!(asked.form["WebIdentityToken"], "alice-token");
+}
+
+#[tokio::test]
+async fn f24_sts_is_asked_once_per_user_role_session_name_and_lifetime() {
+    let aws = AwsStack::start().await;
+    let strategy = aws
+        .builder()
+        .role_mapping(RoleMapping::claim(
+            "admins",
+            "arn:aws:iam::123456789012:role/Admin",
+        ))
+        .session_name_claim("email")
+        .build()
+        .unwrap();
+    let claims = |groups: &[&str], email: &str| json!({ "groups": groups, "email": email });
+    let users = [
+        user_with("alice", "t1", claims(&[], "alice@example.com")),
+        user_with("alice", "t2", claims(&[], "alice@example.com")),
+        user_with("alice", "t1", claims(&["admins"], "alice@example.com")),
+        user_with("alice", "t1", claims(&[], "alice@example.org")),
+    ];
+    for _ in 0..3 {
+        for user in &users {
+            aws.call(&strategy, user).await.unwrap();
+        }
+    }
+    assert_eq!(aws.sts.calls(), users.len());
+
+    aws.clock.advance(HOUR);
+    for user in &users {
+        aws.call(&strategy, user).await.unwrap();
+    }
+    assert_eq!(aws.sts.calls(), 2 * users.len());
+}
+
+#[tokio::test]
+async fn f7_strategies_that_differ_share_no_credentials() {
+    let aws = AwsStack::start().await;
+    let cache = tower_identity::CredentialCache::builder()
+        .clock(aws.clock.clone())
+        .build()
+        .unwrap();
+    let upstream = UpstreamToken::new(AccessToken::new("t").unwrap());
+    let alice = Identity::builder("alice")
+        .token(AccessToken::new("t").unwrap())
+        .upstream("idp", upstream)
+        .build()
+        .unwrap();
+    let builders = [
+        aws.builder(),
+        aws.builder().service("execute-api"),
+        aws.builder().session_duration(2 * HOUR),
+        aws.builder()
+            .fallback_role("arn:aws:iam::123456789012:role/Other"),
+        aws.builder().subject(Subject::upstream("idp")),
+        aws.builder().replace_unfit_session_names(),
+        aws.builder().sts_endpoint(format!("{}/", aws.sts.url())),
+    ];
+    for (number, builder) in builders.into_iter().enumerate() {
+        let strategy = builder.cache(cache.clone()).build().unwrap();
+        aws.call(&strategy, &alice).await.unwrap();
+        aws.call(&strategy, &alice).await.unwrap();
+        assert_eq!(aws.sts.calls(), number + 1);
+    }
+}
+
+#[tokio::test]
+async fn f23_credentials_do_not_sign_within_5_s_of_their_end() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let alice = user("alice", "t");
+    let first = aws.call(&strategy, &alice).await.unwrap();
+
+    // Nothing fresh can be had.
+    aws.sts
+        .script((0..100).map(|_| Behaviour::error(503, "ServiceUnavailable")));
+    aws.clock.advance(HOUR - 6 * SECOND);
+    let last = aws.call(&strategy, &alice).await.unwrap();
+    assert_eq!(last.session_token, first.session_token);
+
+    aws.clock.advance(SECOND);
+    let error = aws.call(&strategy, &alice).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert_eq!(aws.arrived().len(), 2);
+}
+
+#[tokio::test]
+async fn f23_credentials_about_to_expire_are_not_used_where_fresh_ones_can_be_had() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let alice = user("alice", "t");
+    aws.call(&strategy, &alice).await.unwrap();
+    for before_end in [34, 20, 6] {
+        let first = aws.last();
+        aws.clock.set(first.expires_at - before_end * SECOND);
+        let fresh = aws.call(&strategy, &alice).await.unwrap();
+        assert_ne!(fresh.session_token, first.session_token, "{before_end} s");
+    }
+}
+
+#[tokio::test]
+async fn f23_credentials_that_come_with_their_end_are_not_used() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    for lifetime in [0, 5] {
+        aws.sts.set_lifetime(lifetime * SECOND);
+        let error = aws.call(&strategy, &user("alice", "t")).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+        assert!(aws.arrived().is_empty());
+    }
+    aws.sts.set_lifetime(6 * SECOND);
+    aws.call(&strategy, &user("alice", "t")).await.unwrap();
+}
+
+#[tokio::test]
+async fn f9_an_expired_token_gets_no_signature_and_no_call_of_sts() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let now = aws
+        .now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let alice = user_with("alice", "t", json!({ "exp": now + 600 }));
+    aws.call(&strategy, &alice).await.unwrap();
+
+    aws.clock.advance(600 * SECOND);
+    let error = aws.call(&strategy, &alice).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Expired);
+    assert_eq!((aws.sts.calls(), aws.arrived().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn the_users_own_token_or_an_upstreams_is_sent_to_sts() {
+    let aws = AwsStack::start().await;
+    let upstream = UpstreamToken::new(AccessToken::new("upstream-access").unwrap())
+        .with_id_token(Secret::new("upstream-id").unwrap());
+    let alice = Identity::builder("alice")
+        .token(AccessToken::new("own").unwrap())
+        .upstream("idp", upstream)
+        .build()
+        .unwrap();
+    for (subject, token) in [
+        (Subject::own_token(), "own"),
+        (Subject::upstream("idp"), "upstream-access"),
+        (Subject::upstream_id_token("idp"), "upstream-id"),
+    ] {
+        let strategy = aws.builder().subject(subject).build().unwrap();
+        let session = aws.call(&strategy, &alice).await.unwrap();
+        assert_eq!(session.web_identity_token, token);
+    }
+    let strategy = aws
+        .builder()
+        .subject(Subject::upstream("other"))
+        .build()
+        .unwrap();
+    let error = aws.call(&strategy, &alice).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::MissingToken);
+    assert_eq!(error.provider(), Some("other"));
+}
+
+#[tokio::test]
+async fn f32_a_health_check_passes_without_a_signature() {
+    let aws = AwsStack::start().await;
+    let mut request = Request::get(aws.service.uri("/health"))
+        .body(Body::default())
+        .unwrap();
+    request.extensions_mut().insert(HealthCheck);
+    aws.send(&aws.strategy(), request).await.unwrap();
+    assert!(!aws.arrived()[0].headers.contains_key("authorization"));
+    assert_eq!(aws.sts.calls(), 0);
+}
+
+#[tokio::test]
+async fn without_an_identity_nothing_is_sent() {
+    let aws = AwsStack::start().await;
+    let request = Request::get(aws.service.uri("/mcp"))
+        .body(Body::default())
+        .unwrap();
+    let error = aws.send(&aws.strategy(), request).await.unwrap_err();
+    assert_eq!(kind(&error), AuthErrorKind::MissingIdentity);
+    assert_eq!((aws.sts.calls(), aws.arrived().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn f25_f26_only_host_content_type_and_amz_headers_are_signed() {
+    let aws = AwsStack::start().await;
+    let mut request = aws.request(&user("alice", "t"));
+    for (name, value) in [
+        ("accept", "application/json"),
+        ("accept-encoding", "gzip"),
+        ("content-length", "2"),
+        ("content-type", "application/json"),
+        ("mcp-session-id", "5f1c0f9e"),
+        (
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ),
+        ("user-agent", "gateway"),
+        ("via", "1.1 gateway"),
+        ("x-amz-meta-colour", "  blue   green "),
+        ("x-amzn-trace-id", "Root=1"),
+        ("x-forwarded-for", "192.0.2.1"),
+    ] {
+        request
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    aws.send(&aws.strategy(), request).await.unwrap();
+
+    aws.last();
+    let signature = Signature::of(&aws.arrived()[0].headers);
+    let expected = "content-type host x-amz-date x-amz-meta-colour x-amz-security-token";
+    assert_eq!(signature.signed_headers.join(" "), expected);
+    assert_eq!(aws.arrived()[0].headers["traceparent"].len(), 55);
+}
+
+#[tokio::test]
+async fn hop_by_hop_headers_and_those_that_connection_names_are_removed_before_signing() {
+    let aws = AwsStack::start().await;
+    let recorded = support::recording::RecordingService::new();
+    let strategy = aws.strategy();
+    aws.call(&strategy, &user("alice", "t")).await.unwrap();
+    let mut request = aws.request(&user("alice", "t"));
+    for name in [
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-amz-named",
+        "x-named",
+        "x-stays",
+    ] {
+        request
+            .headers_mut()
+            .insert(name, HeaderValue::from_static("1"));
+    }
+    let connection = request.headers_mut();
+    connection.append("connection", HeaderValue::from_static("close, X-Named"));
+    connection.append("connection", HeaderValue::from_static("x-amz-named ,, \t"));
+    let layer = tower_identity::AuthLayer::new(aws.service.origin(), strategy);
+    tower::Layer::layer(&layer, recorded.clone())
+        .oneshot(request)
+        .await
+        .unwrap();
+
+    let arrival = recorded.arrival();
+    let mut names: Vec<_> = arrival.headers.keys().map(|name| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "authorization",
+            "host",
+            "x-amz-date",
+            "x-amz-security-token",
+            "x-stays"
+        ]
+    );
+    let signature = Signature::of(&arrival.headers);
+    assert_eq!(
+        signature.signed_headers,
+        ["host", "x-amz-date", "x-amz-security-token"]
+    );
+    assert!(arrival.headers["authorization"].is_sensitive());
+    assert!(arrival.headers["x-amz-security-token"].is_sensitive());
+}
+
+#[tokio::test]
+async fn f38_what_the_caller_says_of_credentials_is_replaced() {
+    let aws = AwsStack::start().await;
+    let mut request = aws.request(&user("alice", "t"));
+    for name in [
+        "authorization",
+        "x-amz-date",
+        "x-amz-security-token",
+        "x-amz-content-sha256",
+    ] {
+        request
+            .headers_mut()
+            .append(name, HeaderValue::from_static("of-the-caller"));
+        request
+            .headers_mut()
+            .append(name, HeaderValue::from_static("of-the-caller-too"));
+    }
+    aws.send(&aws.strategy(), request).await.unwrap();
+    aws.last();
+    assert!(
+        !aws.arrived()[0]
+            .headers
+            .contains_key("x-amz-content-sha256")
+    );
+    assert_eq!(
+        aws.arrived()[0]
+            .headers
+            .get_all("x-amz-date")
+            .iter()
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn the_host_that_is_signed_is_the_one_that_is_sent() {
+    let strategy = AwsStack::start().await;
+    let aws = &strategy;
+    let signer = aws.strategy();
+    let alice = user("alice", "t");
+    aws.call(&signer, &alice).await.unwrap();
+    for (uri, host, authority) in [
+        (
+            "https://mcp.example.com/",
+            "mcp.example.com",
+            "mcp.example.com",
+        ),
+        (
+            "https://mcp.example.com:443/",
+            "mcp.example.com",
+            "mcp.example.com",
+        ),
+        (
+            "https://mcp.example.com:0443/",
+            "mcp.example.com",
+            "mcp.example.com",
+        ),
+        (
+            "https://mcp.example.com:/",
+            "mcp.example.com",
+            "mcp.example.com",
+        ),
+        (
+            "https://mcp.example.com:8443/",
+            "mcp.example.com:8443",
+            "mcp.example.com:8443",
+        ),
+        (
+            "https://mcp.example.com:08443/",
+            "mcp.example.com:8443",
+            "mcp.example.com:8443",
+        ),
+        (
+            "https://MCP.Example.com:80/",
+            "MCP.Example.com:80",
+            "MCP.Example.com:80",
+        ),
+        ("http://127.0.0.1:80/", "127.0.0.1", "127.0.0.1"),
+        ("http://[::1]:8080/", "[::1]:8080", "[::1]:8080"),
+        ("http://[::1]:80/", "[::1]", "[::1]"),
+    ] {
+        let mut request = Request::get(uri)
+            .header("host", "was.there.example.com")
+            .body(Body::default())
+            .unwrap();
+        request.extensions_mut().insert(alice.clone());
+        let signed = signer.authenticate(request).await.unwrap();
+        assert_eq!(
+            signed.headers().get_all("host").iter().collect::<Vec<_>>(),
+            [host],
+            "{uri}"
+        );
+        assert_eq!(signed.uri().authority().unwrap(), authority, "{uri}");
+        let session = aws.last();
+        let arrived = support::sigv4::Arrived {
+            method: signed.method().clone(),
+            path: signed.uri().path().to_owned(),
+            query: String::new(),
+            headers: signed.headers().clone(),
+            body: Vec::new(),
+        };
+        let signature = Signature::of(&arrived.headers);
+        assert!(signature.is_by(&session.secret_access_key, &arrived, MOST_SERVICES));
+    }
+}
+
+#[tokio::test]
+async fn a_relative_uri_is_signed_for_its_host_header() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let alice = user("alice", "t");
+    let mut request = Request::get("/mcp?a=b")
+        .header("host", "mcp.example.com")
+        .body(Body::default())
+        .unwrap();
+    request.extensions_mut().insert(alice.clone());
+    let signed = strategy.authenticate(request).await.unwrap();
+    assert_eq!(signed.headers()["host"], "mcp.example.com");
+    assert_eq!(signed.uri(), "/mcp?a=b");
+
+    let mut request = Request::get("/mcp").body(Body::default()).unwrap();
+    request.extensions_mut().insert(alice);
+    let error = strategy.authenticate(request).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Configuration);
+}
+
+#[tokio::test]
+async fn a_query_that_grows_beyond_what_a_uri_can_be_is_refused_and_does_not_panic() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    for (piece, fits) in [
+        ("!", false),
+        ("%FF&", true),
+        ("a&", true),
+        ("%FF&", false),
+        ("a&", false),
+    ] {
+        let length = if fits { 15_900 } else { 60_000 };
+        let uri = format!(
+            "https://mcp.example.com/?{}",
+            piece.repeat(length / piece.len())
+        );
+        let mut request = Request::get(uri).body(Body::default()).unwrap();
+        request.extensions_mut().insert(user("alice", "t"));
+        let answer = strategy.authenticate(request).await;
+        assert_eq!(
+            answer.as_ref().err().map(|error| error.kind()),
+            (!fits).then_some(AuthErrorKind::PayloadTooLarge)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_signed_header_that_is_not_text_is_an_error() {
+    let aws = AwsStack::start().await;
+    let mut request = aws.request(&user("alice", "t"));
+    request
+        .headers_mut()
+        .insert("x-amz-meta-name", HeaderValue::from_bytes(b"\xff").unwrap());
+    let error = aws.send(&aws.strategy(), request).await.unwrap_err();
+    assert_eq!(kind(&error), AuthErrorKind::Configuration);
+    assert!(error.to_string().contains("x-amz-meta-name"));
+    assert!(aws.arrived().is_empty());
+}
+
+#[tokio::test]
+async fn a_streamed_body_is_gathered_signed_and_sent_as_it_was() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let alice = user("alice", "t");
+    for pieces in [
+        vec![],
+        vec![&b""[..]],
+        vec![b"one"],
+        vec![b"o", b"", b"n", b"e"],
+    ] {
+        let body = Frames::pieces(pieces.iter().copied());
+        aws.send(&strategy, aws.request_with(&alice, body))
+            .await
+            .unwrap();
+        aws.last();
+        assert_eq!(aws.arrived().last().unwrap().body, pieces.concat());
+    }
+    // One that is not there yet.
+    let (mut sender, body) = http_body_util::channel::Channel::<Bytes, Infallible>::new(1);
+    let body = Frames {
+        frames: Box::pin(body.map_err(|error| match error {})),
+        hint: SizeHint::default(),
+    };
+    let sending = async {
+        for piece in ["later", " ", "on"] {
+            tokio::task::yield_now().await;
+            sender.send_data(Bytes::from(piece)).await.unwrap();
+        }
+        drop(sender);
+    };
+    let (answer, ()) = tokio::join!(aws.send(&strategy, aws.request_with(&alice, body)), sending);
+    answer.unwrap();
+    aws.last();
+    assert_eq!(aws.arrived().last().unwrap().body, b"later on");
+}
+
+#[tokio::test]
+async fn trailers_are_passed_on() {
+    let aws = AwsStack::start().await;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-checksum", HeaderValue::from_static("1a2b"));
+    let body = || {
+        Frames::new([
+            Frame::data(Bytes::from("data")),
+            Frame::trailers(trailers.clone()),
+        ])
+    };
+    let request = || {
+        let mut request = aws.request_with(&user("alice", "t"), body());
+        request
+            .headers_mut()
+            .insert("trailer", HeaderValue::from_static("x-checksum"));
+        request
+    };
+    let strategy = aws
+        .builder()
+        .body_with_trailers(|gathered: GatheredBody| Frames {
+            hint: http_body::Body::size_hint(&gathered),
+            frames: Box::pin(gathered.map_err(|error| match error {})),
+        })
+        .build()
+        .unwrap();
+    aws.send(&strategy, request()).await.unwrap();
+    aws.last();
+    assert_eq!(aws.arrived()[0].body, b"data");
+    assert_eq!(aws.trailers().unwrap(), trailers);
+
+    // Rather than lose them.
+    let error = aws.send(&aws.strategy(), request()).await.unwrap_err();
+    assert_eq!(kind(&error), AuthErrorKind::Configuration);
+    assert_eq!(aws.arrived().len(), 1);
+}
+
+#[cfg(feature = "reqwest")]
+#[tokio::test]
+async fn trailers_of_reqwests_body_are_passed_on() {
+    let aws = AwsStack::start().await;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-checksum", HeaderValue::from_static("1a2b"));
+    let frames = [
+        Frame::data(Bytes::from("data")),
+        Frame::trailers(trailers.clone()),
+    ];
+    let frames: Vec<Result<_, io::Error>> = frames.into_iter().map(Ok).collect();
+    let body = reqwest::Body::wrap(StreamBody::new(stream::iter(frames)));
+    let signed = aws
+        .strategy()
+        .authenticate(aws.request_with(&user("alice", "t"), body))
+        .await
+        .unwrap();
+    let sent = signed.into_body().collect().await.unwrap();
+    assert_eq!(sent.trailers(), Some(&trailers));
+    assert_eq!(sent.to_bytes(), "data");
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_or_lies_is_refused_before_anything_is_sent() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let whole = vec![b'a'; 10 * MIB];
+    let more = vec![b'a'; 10 * MIB + 1];
+    let too_large: Vec<(Frames, Option<&str>)> = vec![
+        (Frames::pieces([&more[..]]), None),
+        (Frames::pieces([&whole[..], b"a"]), None),
+        (Frames::pieces([&more[..]]).saying(5), None),
+        (Frames::pieces([&b"a"[..]]).saying(more.len() as u64), None),
+        (Frames::pieces([&b"a"[..]]).saying(2), None),
+        (Frames::pieces([&b"abc"[..]]).saying(2), None),
+        (Frames::pieces([&b"a"[..]]), Some("2")),
+        (Frames::pieces([&b"abc"[..]]), Some("2")),
+        (Frames::pieces([&b"abc"[..]]), Some("-3")),
+        (Frames::pieces([&b"abc"[..]]), Some("99999999999999999999")),
+        (Frames::pieces([&b"abc"[..]]), Some("10485761")),
+        (Frames::pieces([]), Some("1")),
+        (Frames::pieces([]).saying(1), None),
+    ];
+    for (number, (body, length)) in too_large.into_iter().enumerate() {
+        let mut request = aws.request_with(&user("alice", "t"), body);
+        if let Some(length) = length {
+            request
+                .headers_mut()
+                .insert("content-length", length.parse().unwrap());
+        }
+        let error = strategy.authenticate(request).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::PayloadTooLarge, "{number}");
+    }
+    assert_eq!(aws.sts.calls(), 0);
+
+    let body = Frames::pieces(whole.chunks(MIB));
+    aws.send(&strategy, aws.request_with(&user("alice", "t"), body))
+        .await
+        .unwrap();
+    aws.last();
+    assert_eq!(aws.arrived()[0].body.len(), whole.len());
+}
+
+#[tokio::test]
+async fn an_endless_body_is_given_up_at_10_mib() {
+    let aws = AwsStack::start().await;
+    let frames =
+        stream::repeat_with(|| Ok::<_, io::Error>(Frame::data(Bytes::from(vec![b'a'; MIB]))));
+    let body = Frames {
+        frames: Box::pin(StreamBody::new(frames)),
+        hint: SizeHint::default(),
+    };
+    let error = aws
+        .strategy()
+        .authenticate(aws.request_with(&user("alice", "t"), body))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::PayloadTooLarge);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_not_sent() {
+    let aws = AwsStack::start().await;
+    let frames = [
+        Ok(Frame::data(Bytes::from("a"))),
+        Err(io::Error::other("gone")),
+    ];
+    let body = Frames {
+        frames: Box::pin(StreamBody::new(stream::iter(frames))),
+        hint: SizeHint::default(),
+    };
+    let error = aws
+        .send(&aws.strategy(), aws.request_with(&user("alice", "t"), body))
+        .await
+        .unwrap_err();
+    assert_eq!(kind(&error), AuthErrorKind::Unavailable);
+    assert_eq!((aws.sts.calls(), aws.arrived().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_body_in_memory_is_passed_on_without_a_copy() {
+    let aws = AwsStack::start().await;
+    let bytes = Bytes::from(vec![b'a'; MIB]);
+    let body: Body = Full::from(bytes.clone());
+    let request = aws.request_with(&user("alice", "t"), body);
+    let signed = aws.strategy().authenticate(request).await.unwrap();
+    let sent = signed.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(sent.as_ptr(), bytes.as_ptr());
+}
+
+#[tokio::test]
+async fn a_request_is_signed_at_once_where_credentials_are_at_hand() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let alice = user("alice", "t");
+    assert!(
+        strategy
+            .authenticate(aws.request(&alice))
+            .now_or_never()
+            .is_none()
+    );
+    aws.call(&strategy, &alice).await.unwrap();
+    let signed = strategy.authenticate(aws.request(&alice)).now_or_never();
+    assert!(signed.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn answers_of_sts_have_the_kind_that_says_what_to_do() {
+    let aws = AwsStack::start().await;
+    let table = [
+        (400, "ExpiredTokenException", AuthErrorKind::Rejected),
+        (400, "ExpiredToken", AuthErrorKind::Rejected),
+        (400, "InvalidIdentityToken", AuthErrorKind::Rejected),
+        (403, "IDPRejectedClaim", AuthErrorKind::Rejected),
+        (403, "AccessDenied", AuthErrorKind::InsufficientScope),
+        (400, "IDPCommunicationError", AuthErrorKind::Unavailable),
+        (400, "Throttling", AuthErrorKind::Unavailable),
+        (429, "TooManyRequests", AuthErrorKind::Unavailable),
+        (500, "InternalFailure", AuthErrorKind::Unavailable),
+        (503, "What", AuthErrorKind::Unavailable),
+        (400, "ValidationError", AuthErrorKind::Configuration),
+        (400, "MalformedPolicyDocument", AuthErrorKind::Configuration),
+        (400, "PackedPolicyTooLarge", AuthErrorKind::Configuration),
+        (403, "RegionDisabledException", AuthErrorKind::Configuration),
+        (418, "Teapot-hush-token", AuthErrorKind::Configuration),
+        (307, "Moved", AuthErrorKind::Configuration),
+    ];
+    for (number, (status, code, kind)) in table.into_iter().enumerate() {
+        aws.sts.script([Behaviour::error(status, code)]);
+        let token = format!("hush-token-{number}");
+        let error = aws
+            .call(&aws.strategy(), &user("alice", &token))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), kind, "{code}: {error}");
+        assert_eq!(aws.sts.calls(), number + 1, "the SDK does not try again");
+        assert!(!format!("{error:?} {error}").contains("hush"), "{error:?}");
+    }
+    for body in [
+        "",
+        "<",
+        "<html/>",
+        "{}",
+        "<AssumeRoleWithWebIdentityResponse/>",
+    ] {
+        aws.sts.script([Behaviour::body(200, body)]);
+        let error = aws
+            .call(&aws.strategy(), &user("alice", "t"))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Unavailable, "{body}");
+    }
+    aws.sts.script([Behaviour::body(200, vec![b'<'; 2 * MIB])]);
+    let error = aws
+        .call(&aws.strategy(), &user("alice", "t"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert!(aws.arrived().is_empty());
+}
+
+#[tokio::test]
+async fn throttling_backs_off_and_a_rejected_token_is_not_asked_for_again() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let (alice, bob) = (user("alice", "a"), user("bob", "b"));
+    aws.sts
+        .script([Behaviour::error(503, "Throttling").header("retry-after", "90")]);
+    for _ in 0..5 {
+        let error = aws.call(&strategy, &alice).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+        assert!(error.retry_after().unwrap() > 80 * SECOND);
+    }
+    assert_eq!(aws.sts.calls(), 1);
+    aws.clock.advance(89 * SECOND);
+    aws.call(&strategy, &alice).await.unwrap_err();
+    assert_eq!(aws.sts.calls(), 1);
+    aws.clock.advance(2 * SECOND);
+    aws.call(&strategy, &alice).await.unwrap();
+
+    aws.sts
+        .script([Behaviour::error(400, "ExpiredTokenException")]);
+    for _ in 0..5 {
+        let error = aws.call(&strategy, &bob).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    }
+    assert_eq!(aws.sts.calls(), 3);
+    aws.clock.advance(10 * SECOND);
+    aws.call(&strategy, &bob).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_sts_that_is_not_there_is_unavailable() {
+    let aws = AwsStack::start().await;
+    let strategy = aws
+        .builder()
+        .sts_endpoint("http://127.0.0.1:1")
+        .build()
+        .unwrap();
+    let error = aws.call(&strategy, &user("alice", "t")).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert!(std::error::Error::source(&error).is_some());
+}
+
+#[tokio::test]
+async fn a_token_that_sts_would_not_take_is_not_sent() {
+    let aws = AwsStack::start().await;
+    let error = aws
+        .call(&aws.strategy(), &user("alice", &"t".repeat(20_001)))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    assert_eq!(aws.sts.calls(), 0);
+}
+
+#[tokio::test]
+async fn sts_is_the_regional_endpoint_in_every_partition() {
+    for (region, host) in [
+        ("eu-west-1", "sts.eu-west-1.amazonaws.com"),
+        ("us-east-1", "sts.us-east-1.amazonaws.com"),
+        ("cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
+        ("us-gov-west-1", "sts.us-gov-west-1.amazonaws.com"),
+        ("us-iso-east-1", "sts.us-iso-east-1.c2s.ic.gov"),
+        ("us-isob-east-1", "sts.us-isob-east-1.sc2s.sgov.gov"),
+        ("eusc-de-east-1", "sts.eusc-de-east-1.amazonaws.eu"),
+    ] {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let keeps = asked.clone();
+        let client = tower::service_fn(move |request: Request<Body>| {
+            keeps.lock().unwrap().push(request.uri().clone());
+            async { Err::<http::Response<Body>, _>(io::Error::other("not today")) }
+        });
+        let strategy = AwsSts::builder(region, client)
+            .fallback_role(DEFAULT_ROLE)
+            .build()
+            .unwrap();
+        let mut request = Request::get("https://mcp.example.com/")
+            .body(Body::default())
+            .unwrap();
+        request.extensions_mut().insert(user("alice", "t"));
+        strategy.authenticate(request).await.unwrap_err();
+        let asked = asked.lock().unwrap();
+        assert_eq!(asked.len(), 1);
+        assert_eq!(asked[0].to_string(), format!("https://{host}/"));
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_session_is_replaced_and_the_call_sent_once_more() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let alice = user("alice", "t");
+    let rejected = aws.call(&strategy, &alice).await.unwrap();
+    let service = {
+        let first = rejected.session_token.clone();
+        tower::service_fn(move |request: Request<Body>| {
+            let is_rejected = request.headers()["x-amz-security-token"] == first;
+            let status = if is_rejected { 401 } else { 200 };
+            async move { Ok::<_, BoxError>(http::Response::builder().status(status).body(()).unwrap()) }
+        })
+    };
+    let client = ServiceBuilder::new()
+        .layer(IdentityLayer::new(None))
+        .layer(RetryLayer::new(Reauthenticate::new(strategy.clone())))
+        .layer(tower_identity::AuthLayer::new(
+            aws.service.origin(),
+            strategy,
+        ))
+        .service(service);
+    let answer = client.oneshot(aws.request(&alice)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(aws.sts.calls(), 2);
+}
+
+#[tokio::test]
+async fn f12_a_cancelled_caller_harms_nobody() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let alice = user("alice", "t");
+    let gate = Arc::new(Semaphore::new(0));
+    aws.sts.script([Behaviour::Gate(gate.clone())]);
+    let mut first = strategy.authenticate(aws.request(&alice));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    let second = strategy.authenticate(aws.request(&alice));
+    drop(first);
+    gate.add_permits(1);
+    second.await.unwrap();
+    assert_eq!(aws.sts.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn each_of_1000_users_in_3_roles_is_signed_for_with_their_own_credentials() {
+    const USERS: usize = 1000;
+    const IN_FLIGHT: usize = 256;
+    const ROLES: [&str; 3] = ["reader", "writer", "admin"];
+
+    let aws = AwsStack::start().await;
+    // As many connections at once as a listener takes.
+    let sts_client = ServiceBuilder::new()
+        .concurrency_limit(64)
+        .service(http_client::<Body>());
+    let mut builder = AwsSts::builder(REGION, sts_client)
+        .sts_endpoint(aws.sts.url())
+        .clock(aws.clock.clone());
+    for role in ROLES {
+        builder = builder.role_mapping(RoleMapping::claim(
+            role,
+            format!("arn:aws:iam::123456789012:role/{role}"),
+        ));
+    }
+    let strategy = builder.build().unwrap();
+    let service = {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        (
+            seen.clone(),
+            tower::service_fn(move |request: Request<Body>| {
+                let seen = seen.clone();
+                async move {
+                    let (head, body) = request.into_parts();
+                    let arrived = support::sigv4::Arrived {
+                        method: head.method,
+                        path: head.uri.path().to_owned(),
+                        query: String::new(),
+                        headers: head.headers,
+                        body: body.collect().await.unwrap().to_bytes().to_vec(),
+                    };
+                    seen.lock().unwrap().push(arrived);
+                    Ok::<_, Infallible>(http::Response::new(()))
+                }
+            }),
+        )
+    };
+    let (seen, service) = service;
+    let layer = tower_identity::AuthLayer::new(aws.service.origin(), strategy);
+    let calls = (0..2).flat_map(|_| (0..USERS).flat_map(|user| ROLES.map(|role| (user, role))));
+    let tasks = calls.map(|(number, role)| {
+        let subject = format!("user-{number}");
+        let identity = user_with(
+            &subject,
+            &format!("token-{number}"),
+            json!({ "groups": role }),
+        );
+        let mut request = aws.request_with(&identity, Full::from(format!("{subject} {role}")));
+        request.headers_mut().insert(
+            "x-amz-meta-user",
+            format!("{subject} {role}").parse().unwrap(),
+        );
+        tokio::spawn(tower::Layer::layer(&layer, service.clone()).oneshot(request))
+    });
+    let mut answers = stream::iter(tasks).buffer_unordered(IN_FLIGHT);
+    while let Some(answer) = answers.next().await {
+        answer.unwrap().unwrap();
+    }
+    assert_eq!(aws.sts.calls(), USERS * ROLES.len());
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 2 * USERS * ROLES.len());
+    let mut keys = HashSet::new();
+    for arrived in &*seen {
+        let session = aws.session(arrived);
+        let role = session.role.rsplit('/').next().unwrap();
+        let signed_for = format!("{} {role}", session.name);
+        assert_eq!(arrived.headers["x-amz-meta-user"], signed_for);
+        assert_eq!(arrived.body, signed_for.as_bytes());
+        assert_eq!(
+            session.web_identity_token,
+            session.name.replace("user", "token")
+        );
+        keys.insert(session.session_token);
+    }
+    assert_eq!(keys.len(), USERS * ROLES.len());
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+
+    fn make_writer(&'a self) -> Log {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn f33_no_secret_is_in_a_log_at_trace_that_of_the_aws_sdk_included() {
+    let aws = AwsStack::start().await;
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("trace"))
+        .with_writer(log.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let strategy = aws.strategy();
+    let mut request = aws.request(&user("alice", "hush-own-token"));
+    let key = HeaderValue::from_static("hush-customer-key");
+    request
+        .headers_mut()
+        .insert("x-amz-server-side-encryption-customer-key", key);
+    aws.send(&strategy, request).await.unwrap();
+    aws.last();
+    aws.sts.script([
+        Behaviour::error(400, "ValidationError"),
+        Behaviour::body(200, "<TOKEN"),
+    ]);
+    aws.call(&strategy, &user("bob", "hush-other-token"))
+        .await
+        .unwrap_err();
+    aws.call(&strategy, &user("carol", "hush-third-token"))
+        .await
+        .unwrap_err();
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("AWS STS answered with credentials"), "{log}");
+    assert!(log.contains("AWS STS refused"), "{log}");
+    assert!(
+        log.contains("hyper_util"),
+        "the HTTP client beneath logs as it always does: {log}"
+    );
+    let leak = log.lines().find(|line| line.contains("hush"));
+    assert_eq!(leak, None);
+}
+
+#[tokio::test]
+async fn f33_no_value_shows_a_secret_in_its_debug() {
+    let aws = AwsStack::start().await;
+    let cache = tower_identity::CredentialCache::builder()
+        .clock(aws.clock.clone())
+        .build()
+        .unwrap();
+    let builder = aws.builder().cache(cache.clone());
+    let shown = format!("{builder:?}");
+    let strategy = builder.build().unwrap();
+    aws.call(&strategy, &user("alice", "hush-token"))
+        .await
+        .unwrap();
+    let shown = format!("{shown} {strategy:?} {cache:?}");
+    assert!(!shown.contains("hush"), "{shown}");
+}
