@@ -15,10 +15,10 @@ pub(crate) mod recording;
 pub(crate) mod redis;
 #[cfg(feature = "incoming")]
 pub(crate) mod rotating_issuer;
-#[cfg(feature = "incoming")]
-pub(crate) mod store_contract;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod sigv4;
+#[cfg(feature = "incoming")]
+pub(crate) mod store_contract;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod sts;
 #[cfg(feature = "token-exchange")]
