@@ -19,7 +19,11 @@ use support::{
     rotating_issuer::{self, RotatingIssuer},
     store_contract::{self, tokens},
 };
-use tokio::{sync::Semaphore, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tower_identity::{
     AuthError, AuthErrorKind, UpstreamTokenStore, UpstreamTokens,
     clock::SystemClock,
@@ -69,10 +73,15 @@ fn kind<T: std::fmt::Debug>(result: Result<T, AuthError>) -> AuthErrorKind {
     result.unwrap_err().kind()
 }
 
+/// Waits for what happens without the test, and fails if it does not.
 async fn until<R: Future<Output = bool>>(happened: impl Fn() -> R) {
-    while !happened().await {
-        sleep(MOMENT).await;
-    }
+    let happens = async {
+        while !happened().await {
+            sleep(MOMENT).await;
+        }
+    };
+    let in_time = timeout(Duration::from_secs(60), happens).await;
+    in_time.expect("it did not happen");
 }
 
 /// An issuer, and replicas of a gateway that share a Redis.

@@ -133,11 +133,15 @@ fn failed(loaded: &LoadedTokens) -> AuthErrorKind {
     loaded.failed()["github"].kind()
 }
 
-/// Waits for what happens without the test. The test's own time limit ends it.
+/// Waits for what happens without the test, and fails if it does not.
 async fn until(happened: impl Fn() -> bool) {
-    while !happened() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let happens = async {
+        while !happened() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(60), happens).await;
+    in_time.expect("it did not happen");
 }
 
 /// A `MemoryStore` that fails when it is told to.
