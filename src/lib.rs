@@ -71,6 +71,7 @@
 //! | `credential-cache` | `CredentialCache`: credentials that were obtained for a user, kept and renewed |
 //! | `token-exchange` | the strategies that have a token issued (`TokenExchange`, `ClientCredentials`, `OnBehalfOf`, `CrossAppAccess`), `Reauthenticate`, and `TokenEndpoint`; with it `credential-cache` |
 //! | `private-key-jwt` | client authentication at a token endpoint with a signed assertion; with it `token-exchange` |
+//! | `aws-sts` | `AwsSts`: the user's claims choose an IAM role, and each request is signed in it; with it `token-exchange` |
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
 //! | `incoming` | `incoming`: the caller's bearer token is validated, and becomes an identity with fresh upstream tokens |
 //! | `redis` | `RedisStore`: upstream tokens that all replicas share, and `incoming` |

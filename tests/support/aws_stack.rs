@@ -63,8 +63,10 @@ pub(crate) struct AwsStack {
     pub(crate) sts: Sts,
     pub(crate) service: HttpServer,
     pub(crate) clock: Arc<ManualClock>,
-    arrived: Arc<Mutex<Vec<(Arrived, Option<HeaderMap>)>>>,
+    arrived: Arc<Mutex<Vec<WithTrailers>>>,
 }
+
+type WithTrailers = (Arrived, Option<HeaderMap>);
 
 impl AwsStack {
     pub(crate) async fn start() -> Self {
