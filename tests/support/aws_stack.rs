@@ -59,11 +59,13 @@ pub(crate) fn clock() -> Arc<ManualClock> {
     ))
 }
 
+type WithTrailers = (Arrived, Option<HeaderMap>);
+
 pub(crate) struct AwsStack {
     pub(crate) sts: Sts,
     pub(crate) service: HttpServer,
     pub(crate) clock: Arc<ManualClock>,
-    arrived: Arc<Mutex<Vec<(Arrived, Option<HeaderMap>)>>>,
+    arrived: Arc<Mutex<Vec<WithTrailers>>>,
 }
 
 impl AwsStack {
