@@ -17,6 +17,7 @@ use aws_sigv4::{
     sign::v4,
 };
 use aws_smithy_types::date_time::{DateTime, Format};
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use proptest::{prelude::*, strategy::Strategy as Generator};
@@ -234,6 +235,36 @@ fn the_published_examples_are_signed_as_aws_verifies_them() {
             let has_hash = arrived.headers.contains_key("x-amz-content-sha256");
             assert_eq!(has_hash, service == "s3");
         }
+    }
+}
+
+#[test]
+fn signing_costs_at_most_4_allocations_more_than_aws_sigv4_called_directly() {
+    for size in [0, 1 << 10, 64 << 10] {
+        let call = Call {
+            method: Method::POST,
+            uri: "https://mcp.example.com/mcp".into(),
+            headers: vec![("content-type".into(), "application/json".into())],
+            body: vec![b'a'; size],
+        };
+        let strategy = builder("token").build().unwrap();
+        let fresh = || {
+            let mut request = request(&call).unwrap();
+            request.extensions_mut().insert(user("alice", "t"));
+            request
+        };
+        signed(&strategy, fresh());
+        let request = fresh();
+        let mut signed = None;
+        let layers = allocation_counter::measure(|| {
+            signed = strategy.authenticate(request).now_or_never();
+        });
+        assert!(signed.unwrap().is_ok());
+        let direct = allocation_counter::measure(|| drop(directly(&call, "aws-mcp")));
+        assert!(
+            layers.count_total <= direct.count_total + 4,
+            "{layers:?} {direct:?}"
+        );
     }
 }
 

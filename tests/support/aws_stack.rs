@@ -59,6 +59,8 @@ pub(crate) fn clock() -> Arc<ManualClock> {
     ))
 }
 
+type WithTrailers = (Arrived, Option<HeaderMap>);
+
 pub(crate) struct AwsStack {
     pub(crate) sts: Sts,
     pub(crate) service: HttpServer,
