@@ -67,6 +67,7 @@
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
 //! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
+//! | `metrics` | counters and histograms: see [`telemetry`] |
 //! | `full` | all of them |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -92,6 +93,7 @@ pub mod origin;
 pub mod outgoing;
 pub mod secret;
 pub mod strategy;
+pub mod telemetry;
 
 pub use clock::Clock;
 #[cfg(feature = "credential-cache")]

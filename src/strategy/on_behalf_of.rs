@@ -75,6 +75,10 @@ impl<B: Send + 'static> Strategy<B> for OnBehalfOf {
     fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
         self.inner.tokens.reject(request, sent)
     }
+
+    fn name(&self) -> &'static str {
+        "on_behalf_of"
+    }
 }
 
 impl fmt::Debug for OnBehalfOf {
