@@ -141,8 +141,12 @@ fn spans_and_metrics_cost_no_allocation() {
     let _recording = metrics::set_default_local_recorder(&recorder);
     let subscriber = Arc::new(last_span::LastSpan::default());
     let _watching = tracing::subscriber::set_default(subscriber.clone());
-    a_request_with_an_identity_costs_no_allocation();
-    assert_that_tokens_at_hand_cost_no_allocation();
+    for _ in 0..2 {
+        // What was reached for the first time by another test, which does not listen, is switched off.
+        tracing::callsite::rebuild_interest_cache();
+        a_request_with_an_identity_costs_no_allocation();
+        assert_that_tokens_at_hand_cost_no_allocation();
+    }
 
     let counted = recorder.snapshotter().snapshot().into_vec();
     let names: Vec<_> = counted.iter().map(|(key, ..)| key.key().name()).collect();
