@@ -67,6 +67,7 @@
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
 //! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
+//! | `config` | `OutgoingAuthConfig`: the strategies of many backends out of one configuration, with ToolHive's keys |
 //! | `full` | all of them |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -82,6 +83,8 @@
 
 pub mod client;
 pub mod clock;
+#[cfg(feature = "config")]
+pub mod config;
 #[cfg(feature = "credential-cache")]
 pub mod credential;
 pub mod error;
@@ -92,6 +95,8 @@ pub mod secret;
 pub mod strategy;
 
 pub use clock::Clock;
+#[cfg(feature = "config")]
+pub use config::{BackendAuthConfig, OutgoingAuthConfig};
 #[cfg(feature = "credential-cache")]
 pub use credential::cache::CredentialCache;
 #[cfg(feature = "token-exchange")]
