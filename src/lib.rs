@@ -67,6 +67,7 @@
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
 //! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
+//! | `config` | `OutgoingAuthConfig`: the strategies of many backends out of one configuration, with ToolHive's keys |
 //! | `metrics` | counters and histograms: see [`telemetry`] |
 //! | `full` | all of them |
 
@@ -83,6 +84,8 @@
 
 pub mod client;
 pub mod clock;
+#[cfg(feature = "config")]
+pub mod config;
 #[cfg(feature = "credential-cache")]
 pub mod credential;
 pub mod error;
@@ -96,6 +99,8 @@ pub mod strategy;
 pub mod telemetry;
 
 pub use clock::Clock;
+#[cfg(feature = "config")]
+pub use config::{BackendAuthConfig, OutgoingAuthConfig};
 #[cfg(feature = "credential-cache")]
 pub use credential::cache::CredentialCache;
 #[cfg(feature = "token-exchange")]

@@ -88,7 +88,7 @@ impl AuthenticationSpan {
 #[derive(Clone, Default)]
 pub(crate) struct Requests {
     #[cfg(feature = "metrics")]
-    authenticated: Arc<OnceLock<Counter>>,
+    authenticated: Arc<OnceLock<(&'static str, Counter)>>,
 }
 
 #[cfg(feature = "metrics")]
@@ -99,18 +99,23 @@ impl Requests {
         strategy: impl FnOnce() -> &'static str,
         outcome: &Result<T, AuthError>,
     ) {
+        let strategy = strategy();
         let register = || {
             counter!(
                 "tower_identity_requests_total",
                 "backend" => backend.to_string(),
-                "strategy" => strategy(),
+                "strategy" => strategy,
                 "outcome" => name(outcome)
             )
         };
-        match outcome {
-            Ok(_) => self.authenticated.get_or_init(register).increment(1),
-            Err(_) => register().increment(1),
+        if outcome.is_ok() {
+            let (registered, counter) = self.authenticated.get_or_init(|| (strategy, register()));
+            // A configuration that was replaced may have put another strategy in the place of the first.
+            if *registered == strategy {
+                return counter.increment(1);
+            }
         }
+        register().increment(1);
     }
 }
 
