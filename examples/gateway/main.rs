@@ -14,44 +14,55 @@ mod drive;
 mod fakes;
 mod gateway;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{fs, process::ExitCode, sync::Arc};
 
-use tokio::{net::TcpListener, signal};
+use tokio::{
+    net::TcpListener,
+    signal::{
+        ctrl_c,
+        unix::{SignalKind, signal},
+    },
+};
 use tower::BoxError;
 use tower_identity::{MemoryStore, clock::SystemClock};
+use tracing_subscriber::EnvFilter;
 
 use gateway::{Config, Gateway, Surroundings};
 
 #[tokio::main]
-async fn main() -> Result<ExitCode, BoxError> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(EnvFilter::from_default_env())
         .init();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments[..] {
         [] => drive::drive().await,
-        ["--serve", address, "--config", file] => {
-            let config: Config = serde_saphyr::from_str(&std::fs::read_to_string(file)?)?;
-            let surroundings = Surroundings {
-                environment: |variable| std::env::var(variable).ok(),
-                clock: Arc::new(SystemClock),
-                store: MemoryStore::new(),
-            };
-            let gateway = Gateway::new(&config, surroundings)?;
-            let listener = TcpListener::bind(address).await?;
-            gateway.serve(listener, stop()).await?;
-            Ok(ExitCode::SUCCESS)
-        }
-        _ => {
-            eprintln!("usage: gateway [--serve ADDRESS --config FILE]");
-            Ok(ExitCode::FAILURE)
-        }
-    }
+        ["--serve", address, "--config", file] => serve(address, file).await,
+        _ => Err("usage: gateway [--serve ADDRESS --config FILE]".into()),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::FAILURE
+    })
 }
 
-async fn stop() {
-    // Without a handler there is no way to be asked to stop, but by being killed.
-    if signal::ctrl_c().await.is_err() {
-        std::future::pending().await
-    }
+async fn serve(address: &str, file: &str) -> Result<ExitCode, BoxError> {
+    let config: Config = serde_saphyr::from_str(&fs::read_to_string(file)?)?;
+    let surroundings = Surroundings {
+        environment: |variable| std::env::var(variable).ok(),
+        clock: Arc::new(SystemClock),
+        store: MemoryStore::new(),
+    };
+    let gateway = Gateway::new(&config, surroundings)?;
+    let listener = TcpListener::bind(address).await?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let stop = async move {
+        tokio::select! {
+            _ = ctrl_c() => {}
+            _ = terminated.recv() => {}
+        }
+    };
+    gateway.serve(listener, stop).await?;
+    Ok(ExitCode::SUCCESS)
 }
