@@ -68,8 +68,6 @@ pub(crate) struct AwsStack {
     arrived: Arc<Mutex<Vec<WithTrailers>>>,
 }
 
-type WithTrailers = (Arrived, Option<HeaderMap>);
-
 impl AwsStack {
     pub(crate) async fn start() -> Self {
         let clock = clock();
