@@ -1177,6 +1177,22 @@ async fn a_secret_that_changed_is_another_configuration() {
     }
 }
 
+#[tokio::test]
+async fn strategies_that_differ_in_their_cache_skew_do_not_share_tokens() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let resources = resources();
+    for (skew, exchanges) in [(0, 1), (60, 2), (0, 2), (60, 2)] {
+        let config = config_of(&json!({ "type": "obo", "obo": {
+            "tokenUrl": issuer.url(), "clientId": "gateway", "clientSecretEnv": "X", "audience": "a",
+            "cacheSkewSeconds": skew,
+        } }));
+        let client = client(&config, &resources, &backend);
+        assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+        assert_eq!(issuer.count(JWT_BEARER, Some("alice")), exchanges);
+    }
+}
+
 // A configuration that is replaced.
 
 #[tokio::test]
@@ -1313,7 +1329,8 @@ fn any_document() -> impl proptest::strategy::Strategy<Value = Value> {
         let mut document = right.clone();
         for (index, value) in changes {
             let paths = paths_of(&document, "");
-            *document.pointer_mut(index.get(&paths)).unwrap() = value;
+            let path: &String = index.get(&paths);
+            *document.pointer_mut(path).unwrap() = value;
         }
         document
     })

@@ -239,6 +239,7 @@ impl OutgoingAuthConfig {
 }
 
 impl<'de> Deserialize<'de> for OutgoingAuthConfig {
+    /// What is wrong in form is remembered, see [above](self#errors-are-told-together).
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let members = document::map(Value::deserialize(deserializer)?)?;
         let mut faults = Faults::new(Section::Document);
