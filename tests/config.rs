@@ -20,8 +20,8 @@ use support::{
 };
 use tower::ServiceBuilder;
 use tower_identity::{
-    AccessToken, AuthErrorKind, AuthLayer, BackendAuthConfig, Identity, IdentityLayer, Origin,
-    OutgoingAuthConfig, Strategy, UpstreamToken,
+    AccessToken, AuthErrorKind, AuthLayer, BackendAuthConfig, CredentialCache, Identity,
+    IdentityLayer, Origin, OutgoingAuthConfig, Strategy, UpstreamToken,
     config::{ConfigError, LiveOutgoingAuth, Resources, ResourcesBuilder, Source},
     strategy_fn,
 };
@@ -940,6 +940,18 @@ async fn header_injection_from_yaml_sends_the_value_of_the_variable() {
 }
 
 #[tokio::test]
+async fn variables_are_those_of_the_process_unless_others_are_given() {
+    let backend = Backend::start().await;
+    let config = config_of(&json!({ "type": "header_injection", "headerInjection": {
+        "headerName": "authorization", "headerValueEnv": "CARGO_PKG_NAME",
+    } }));
+    let resources = Resources::builder(http_client()).build().unwrap();
+    let client = client(&config, &resources, &backend);
+    assert_sent(&client, backend.request(None)).await;
+    assert_eq!(backend.authorizations(), [["tower-identity"]]);
+}
+
+#[tokio::test]
 async fn upstream_injection_from_yaml_sends_the_users_token() {
     let backend = Backend::start().await;
     let config =
@@ -1160,6 +1172,20 @@ async fn backends_that_are_configured_alike_share_their_credentials() {
             "{name}"
         );
     }
+}
+
+#[tokio::test]
+async fn resources_with_the_same_cache_share_credentials() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let cache = CredentialCache::builder().build().unwrap();
+    for _ in 0..2 {
+        let resources = builder().token_cache(cache.clone()).build().unwrap();
+        let client = client(&config_of(&exchange_at(&issuer, "a")), &resources, &backend);
+        assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+    }
+    assert_eq!(issuer.count(TOKEN_EXCHANGE, Some("alice")), 1);
+    assert_eq!(cache.counters().hits, 1);
 }
 
 #[tokio::test]
