@@ -314,6 +314,7 @@ fn each_fault_of_form_names_the_backend_and_the_member() {
     assert_fault(json!("unauthenticated"), ": is a text, and has to be a map");
     assert_fault(json!([]), ": is a list");
     assert_fault(json!({}), "type: is missing");
+    assert_fault(json!({ "type": null }), "type: is missing");
     assert_fault(json!({ "type": 7 }), "type: put it in quotes");
     assert_fault(json!({ "type": "kerberos" }), "type: `kerberos` is neither");
     assert_fault(
@@ -1395,6 +1396,20 @@ fn assert_is_read_or_refused(config: &OutgoingAuthConfig) {
     let _ = config.layer_for("jira", origin(), &resources);
 }
 
+fn any_members() -> impl proptest::strategy::Strategy<Value = serde_json::Map<String, Value>> {
+    prop::collection::vec((any_name(), any_value()), 0..4)
+        .prop_map(|members| members.into_iter().collect())
+}
+
+/// Neither read nor told about.
+fn is_lost(name: &str, config: &OutgoingAuthConfig) -> bool {
+    let is_told = |error: ConfigError| {
+        let mut faults = error.faults().iter();
+        faults.any(|fault| fault.backend() == Some(name))
+    };
+    !config.backends.contains_key(name) && !config.check(&resources()).is_err_and(is_told)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -1403,6 +1418,13 @@ proptest! {
         if let Ok(config) = serde_json::from_value::<OutgoingAuthConfig>(document) {
             assert_is_read_or_refused(&config);
         }
+    }
+
+    #[test]
+    fn no_backend_is_lost_without_a_fault(name in any::<String>(), mut members in any_members()) {
+        members.entry("type").or_insert_with(|| json!(null));
+        let config = from_json(&json!({ "backends": { name.clone(): members } }));
+        assert!(!is_lost(&name, &config), "{config:?}");
     }
 
     #[test]
