@@ -20,8 +20,8 @@ use support::{
 };
 use tower::ServiceBuilder;
 use tower_identity::{
-    AccessToken, AuthErrorKind, AuthLayer, BackendAuthConfig, Identity, IdentityLayer, Origin,
-    OutgoingAuthConfig, Strategy, UpstreamToken,
+    AccessToken, AuthErrorKind, AuthLayer, BackendAuthConfig, CredentialCache, Identity,
+    IdentityLayer, Origin, OutgoingAuthConfig, Strategy, UpstreamToken,
     config::{ConfigError, LiveOutgoingAuth, Resources, ResourcesBuilder, Source},
     strategy_fn,
 };
@@ -314,6 +314,7 @@ fn each_fault_of_form_names_the_backend_and_the_member() {
     assert_fault(json!("unauthenticated"), ": is a text, and has to be a map");
     assert_fault(json!([]), ": is a list");
     assert_fault(json!({}), "type: is missing");
+    assert_fault(json!({ "type": null }), "type: is missing");
     assert_fault(json!({ "type": 7 }), "type: put it in quotes");
     assert_fault(json!({ "type": "kerberos" }), "type: `kerberos` is neither");
     assert_fault(
@@ -940,6 +941,18 @@ async fn header_injection_from_yaml_sends_the_value_of_the_variable() {
 }
 
 #[tokio::test]
+async fn variables_are_those_of_the_process_unless_others_are_given() {
+    let backend = Backend::start().await;
+    let config = config_of(&json!({ "type": "header_injection", "headerInjection": {
+        "headerName": "authorization", "headerValueEnv": "CARGO_PKG_NAME",
+    } }));
+    let resources = Resources::builder(http_client()).build().unwrap();
+    let client = client(&config, &resources, &backend);
+    assert_sent(&client, backend.request(None)).await;
+    assert_eq!(backend.authorizations(), [["tower-identity"]]);
+}
+
+#[tokio::test]
 async fn upstream_injection_from_yaml_sends_the_users_token() {
     let backend = Backend::start().await;
     let config =
@@ -1163,6 +1176,20 @@ async fn backends_that_are_configured_alike_share_their_credentials() {
 }
 
 #[tokio::test]
+async fn resources_with_the_same_cache_share_credentials() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let cache = CredentialCache::builder().build().unwrap();
+    for _ in 0..2 {
+        let resources = builder().token_cache(cache.clone()).build().unwrap();
+        let client = client(&config_of(&exchange_at(&issuer, "a")), &resources, &backend);
+        assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+    }
+    assert_eq!(issuer.count(TOKEN_EXCHANGE, Some("alice")), 1);
+    assert_eq!(cache.counters().hits, 1);
+}
+
+#[tokio::test]
 async fn a_secret_that_changed_is_another_configuration() {
     let issuer = issuer_of_alice().await;
     let backend = Backend::start().await;
@@ -1174,6 +1201,22 @@ async fn a_secret_that_changed_is_another_configuration() {
         let client = client(&config_of(&exchange), &resources, &backend);
         assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
         assert_eq!(issuer.count(TOKEN_EXCHANGE, Some("alice")), exchanges);
+    }
+}
+
+#[tokio::test]
+async fn strategies_that_differ_in_their_cache_skew_do_not_share_tokens() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let resources = resources();
+    for (skew, exchanges) in [(0, 1), (60, 2), (0, 2), (60, 2)] {
+        let config = config_of(&json!({ "type": "obo", "obo": {
+            "tokenUrl": issuer.url(), "clientId": "gateway", "clientSecretEnv": "X", "audience": "a",
+            "cacheSkewSeconds": skew,
+        } }));
+        let client = client(&config, &resources, &backend);
+        assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+        assert_eq!(issuer.count(JWT_BEARER, Some("alice")), exchanges);
     }
 }
 
@@ -1313,7 +1356,8 @@ fn any_document() -> impl proptest::strategy::Strategy<Value = Value> {
         let mut document = right.clone();
         for (index, value) in changes {
             let paths = paths_of(&document, "");
-            *document.pointer_mut(index.get(&paths)).unwrap() = value;
+            let path: &String = index.get(&paths);
+            *document.pointer_mut(path).unwrap() = value;
         }
         document
     })
@@ -1352,6 +1396,20 @@ fn assert_is_read_or_refused(config: &OutgoingAuthConfig) {
     let _ = config.layer_for("jira", origin(), &resources);
 }
 
+fn any_members() -> impl proptest::strategy::Strategy<Value = serde_json::Map<String, Value>> {
+    prop::collection::vec((any_name(), any_value()), 0..4)
+        .prop_map(|members| members.into_iter().collect())
+}
+
+/// Neither read nor told about.
+fn is_lost(name: &str, config: &OutgoingAuthConfig) -> bool {
+    let is_told = |error: ConfigError| {
+        let mut faults = error.faults().iter();
+        faults.any(|fault| fault.backend() == Some(name))
+    };
+    !config.backends.contains_key(name) && !config.check(&resources()).is_err_and(is_told)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -1360,6 +1418,13 @@ proptest! {
         if let Ok(config) = serde_json::from_value::<OutgoingAuthConfig>(document) {
             assert_is_read_or_refused(&config);
         }
+    }
+
+    #[test]
+    fn no_backend_is_lost_without_a_fault(name in any::<String>(), mut members in any_members()) {
+        members.entry("type").or_insert_with(|| json!(null));
+        let config = from_json(&json!({ "backends": { name.clone(): members } }));
+        assert!(!is_lost(&name, &config), "{config:?}");
     }
 
     #[test]

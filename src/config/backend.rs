@@ -337,10 +337,6 @@ pub struct CrossAppAccessConfig {
     pub subject_token_type: Option<String>,
 }
 
-#[expect(
-    clippy::ref_option,
-    reason = "serde passes a reference to the whole member"
-)]
 fn write_redacted<S: Serializer>(_: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(REDACTED)
 }

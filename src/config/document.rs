@@ -157,6 +157,11 @@ impl<'a> Members<'a> {
         read
     }
 
+    fn has(&self, name: &str) -> bool {
+        let mut members = self.members.iter();
+        members.any(|(member, value)| member == name && !matches!(value, Value::Null))
+    }
+
     /// The member's value, if it is there and not null.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         let at = self.members.iter().position(|(member, _)| member == name)?;
@@ -321,11 +326,11 @@ pub(super) fn backend(value: Value, faults: &mut Faults) -> Option<BackendAuthCo
         }
     };
     let mut members = Members::new("", members, faults);
-    let had_type = members.members.iter().any(|(name, _)| name == "type");
+    let has_type = members.has("type");
     let backend = match members.text("type") {
         Some(name) => read_type(name, &mut members),
         None => {
-            if !had_type {
+            if !has_type {
                 members.fault("type", "is missing");
             }
             // Whether they go with it cannot be told.
@@ -356,11 +361,7 @@ fn read_type(name: String, members: &mut Members<'_>) -> Option<BackendAuthConfi
             None => BackendAuthConfig::Registered(name),
         });
     };
-    let is_there = members
-        .members
-        .iter()
-        .any(|(name, value)| name == block_name && !matches!(value, Value::Null));
-    if !is_there {
+    if !members.has(block_name) {
         members.take(block_name);
         members.fault(
             block_name,

@@ -36,6 +36,23 @@
 //! The one in `backends` under its name, else `default`. Where there is neither, or where `source` is `discovered` and the
 //! backend is not in `backends`, it gets none and that is an error: see [`Source`].
 //!
+//! # Coming from ToolHive
+//!
+//! | `type` | block | strategy | differs from ToolHive in |
+//! | --- | --- | --- | --- |
+//! | `unauthenticated` | | [`Unauthenticated`](crate::Unauthenticated) | |
+//! | `header_injection` | `headerInjection` | [`HeaderInjection`](crate::HeaderInjection) | [restricted names](crate::outgoing::headers#restricted-names) are refused |
+//! | `token_exchange` | `tokenExchange` | [`TokenExchange`](crate::TokenExchange) | an `id_token` is the upstream provider's ID token; https, or loopback |
+//! | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
+//! | `aws_sts` | `awsSts` | [`AwsSts`](crate::AwsSts) | after a matcher that failed, no fallback role |
+//! | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | it is there |
+//! | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is needed; a health check passes without a credential |
+//! | a name of yours | | what was [registered](ResourcesBuilder::strategy) | |
+//!
+//! A text that is empty is an error, not a member that was left out. A number or a flag is no text: quote it. A secret
+//! that is given both by value and by variable is an error in every block. No provider is filled in for an empty
+//! `subjectProviderName`. The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`) are not read.
+//!
 //! # Errors are told together
 //!
 //! A member that is not known, a value of the wrong kind, a block that does not go with the type: these do not stop
@@ -87,7 +104,10 @@ use error::{Faults, Section};
 /// See the [module](self) for what becomes of it.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(deny_unknown_fields)]
+#[schemars(
+    deny_unknown_fields,
+    description = "How requests to each backend are authenticated."
+)]
 #[non_exhaustive]
 pub struct OutgoingAuthConfig {
     /// Where the configuration of backends comes from.
@@ -239,6 +259,7 @@ impl OutgoingAuthConfig {
 }
 
 impl<'de> Deserialize<'de> for OutgoingAuthConfig {
+    /// What is wrong in form is remembered, see [above](self#errors-are-told-together).
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let members = document::map(Value::deserialize(deserializer)?)?;
         let mut faults = Faults::new(Section::Document);
