@@ -178,13 +178,14 @@ impl Lookups {
     pub(crate) fn count(&self, lookup: Lookup) {
         lookup.show();
         #[cfg(feature = "metrics")]
-        {
-            let register =
-                || counter!("tower_identity_cache_lookups_total", "cache" => lookup.name());
-            match lookup {
-                Lookup::Hit => self.hits.get_or_init(register).increment(1),
-                _ => register().increment(1),
-            }
+        match lookup {
+            // Literals, so that not even the first hit allocates.
+            Lookup::Hit => self
+                .hits
+                .get_or_init(|| counter!("tower_identity_cache_lookups_total", "cache" => "hit"))
+                .increment(1),
+            _ => counter!("tower_identity_cache_lookups_total", "cache" => lookup.name())
+                .increment(1),
         }
     }
 }

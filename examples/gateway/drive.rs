@@ -30,7 +30,8 @@ use crate::{
     gateway::{Config, Gateway, Surroundings},
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// More than the gateway has when it stops.
+const PATIENCE: Duration = Duration::from_secs(20);
 const AN_HOUR_AND_A_BIT: Duration = Duration::from_secs(3660);
 
 /// What happens, what the client is answered, and what arrives at the backends with which credential.
