@@ -77,6 +77,8 @@
 //! | `redis` | `RedisStore`: upstream tokens that all replicas share, and `incoming` |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
 //! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
+//! | `config` | `OutgoingAuthConfig`: the strategies of many backends out of one configuration, with ToolHive's keys |
+//! | `metrics` | counters and histograms: see [`telemetry`] |
 //! | `full` | all of them |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -92,6 +94,8 @@
 
 pub mod client;
 pub mod clock;
+#[cfg(feature = "config")]
+pub mod config;
 #[cfg(feature = "credential-cache")]
 pub mod credential;
 pub mod error;
@@ -102,8 +106,11 @@ pub mod origin;
 pub mod outgoing;
 pub mod secret;
 pub mod strategy;
+pub mod telemetry;
 
 pub use clock::Clock;
+#[cfg(feature = "config")]
+pub use config::{BackendAuthConfig, OutgoingAuthConfig};
 #[cfg(feature = "credential-cache")]
 pub use credential::cache::CredentialCache;
 #[cfg(feature = "token-exchange")]

@@ -214,6 +214,10 @@ mod exchanged {
 
     #[test]
     fn an_exchanged_token_that_is_at_hand_costs_no_allocation() {
+        assert_that_tokens_at_hand_cost_no_allocation();
+    }
+
+    pub(super) fn assert_that_tokens_at_hand_cost_no_allocation() {
         let claims = serde_json::json!({ "exp": 4_102_444_800_u64 });
         let user = Identity::builder("user-1")
             .token(AccessToken::new("callers-own").unwrap())
@@ -259,5 +263,84 @@ mod exchanged {
         let per_entry = filled.bytes_current / USERS as i64;
         assert!(per_entry > LENGTH as i64, "{per_entry}: nothing was kept");
         assert!(per_entry <= (LENGTH + 512) as i64, "{per_entry}");
+    }
+}
+
+#[cfg(all(feature = "metrics", feature = "token-exchange"))]
+#[test]
+fn spans_and_metrics_cost_no_allocation() {
+    let recorder = metrics_util::debugging::DebuggingRecorder::new();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let subscriber = Arc::new(last_span::LastSpan::default());
+    let _watching = tracing::subscriber::set_default(subscriber.clone());
+    for _ in 0..2 {
+        // What was reached for the first time by another test, which does not listen, is switched off.
+        tracing::callsite::rebuild_interest_cache();
+        a_request_with_an_identity_costs_no_allocation();
+        exchanged::assert_that_tokens_at_hand_cost_no_allocation();
+    }
+
+    let counted = recorder.snapshotter().snapshot().into_vec();
+    let names: Vec<_> = counted.iter().map(|(key, ..)| key.key().name()).collect();
+    assert!(
+        names.contains(&"tower_identity_requests_total"),
+        "{names:?}"
+    );
+    assert!(
+        names.contains(&"tower_identity_cache_lookups_total"),
+        "{names:?}"
+    );
+    assert!(
+        subscriber
+            .recorded
+            .load(std::sync::atomic::Ordering::Relaxed)
+            > 0
+    );
+}
+
+#[cfg(all(feature = "metrics", feature = "token-exchange"))]
+mod last_span {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tracing::{Event, Metadata, Subscriber, span};
+
+    /// A subscriber that allocates nothing, and knows the last span only.
+    #[derive(Default)]
+    pub(crate) struct LastSpan {
+        span: OnceLock<&'static Metadata<'static>>,
+        pub(crate) recorded: AtomicUsize,
+    }
+
+    impl Subscriber for LastSpan {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target().starts_with("tower_identity")
+        }
+
+        fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+            self.span.get_or_init(|| span.metadata());
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {
+            self.recorded.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &Event<'_>) {}
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+
+        fn current_span(&self) -> tracing_core::span::Current {
+            match self.span.get() {
+                Some(metadata) => tracing_core::span::Current::new(span::Id::from_u64(1), metadata),
+                None => tracing_core::span::Current::none(),
+            }
+        }
     }
 }

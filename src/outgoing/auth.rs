@@ -54,6 +54,7 @@ use crate::{
     error::AuthError,
     origin::{Origin, OriginGuard},
     strategy::{PendingAuthentication, Strategy},
+    telemetry::{AuthenticationSpan, Requests},
 };
 
 /// Puts credentials onto the requests for one [`Origin`], and refuses all others.
@@ -63,6 +64,7 @@ use crate::{
 pub struct AuthLayer<A> {
     guard: OriginGuard,
     strategy: A,
+    requests: Requests,
 }
 
 impl<A> AuthLayer<A> {
@@ -71,6 +73,7 @@ impl<A> AuthLayer<A> {
         Self {
             guard: OriginGuard::new(origin),
             strategy,
+            requests: Requests::default(),
         }
     }
 
@@ -94,6 +97,7 @@ impl<S, A: Clone> Layer<S> for AuthLayer<A> {
             inner,
             guard: self.guard.clone(),
             strategy: self.strategy.clone(),
+            requests: self.requests.clone(),
         }
     }
 }
@@ -114,6 +118,7 @@ pub struct AuthService<S, A> {
     inner: S,
     guard: OriginGuard,
     strategy: A,
+    requests: Requests,
 }
 
 impl<S, A, B> Service<Request<B>> for AuthService<S, A>
@@ -131,26 +136,38 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if let Err(error) = self.guard.check(&request) {
-            self.release_readiness();
-            return AuthFuture::failed(error);
-        }
-        match self.strategy.authenticate(request).into_ready() {
-            Ok(Ok(request)) => AuthFuture::sent(self.inner.call(request)),
-            Ok(Err(error)) => {
-                self.release_readiness();
-                AuthFuture::failed(error.with_backend(self.guard.origin().clone()))
+        let backend = self.guard.origin();
+        let strategy = || self.strategy.name();
+        let mut span = AuthenticationSpan::new(backend, strategy);
+        let answer = match self.guard.check(&request) {
+            Ok(()) => span.in_scope(|| self.strategy.authenticate(request).into_ready()),
+            Err(error) => Ok(Err(error)),
+        };
+        match answer {
+            Ok(outcome) => {
+                span.end(&outcome);
+                self.requests.count(backend, strategy, &outcome);
+                match outcome {
+                    Ok(request) => AuthFuture::sent(self.inner.call(request)),
+                    Err(error) => {
+                        let error = error.with_backend(backend.clone());
+                        self.release_readiness();
+                        AuthFuture::failed(error)
+                    }
+                }
             }
             Err(authenticating) => {
                 // The clone was not polled ready: it stays behind, and the instance that was takes the request.
                 let clone = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, clone);
-                let origin = self.guard.origin().clone();
                 AuthFuture {
                     state: State::Authenticating {
                         authenticating,
                         inner,
-                        origin,
+                        backend: backend.clone(),
+                        strategy: strategy(),
+                        span,
+                        requests: self.requests.clone(),
                     },
                 }
             }
@@ -192,7 +209,10 @@ pin_project! {
         Authenticating {
             authenticating: PendingAuthentication<B>,
             inner: S,
-            origin: Origin,
+            backend: Origin,
+            strategy: &'static str,
+            span: AuthenticationSpan,
+            requests: Requests,
         },
         Sent {
             #[pin]
@@ -237,15 +257,23 @@ where
                 StateProjection::Authenticating {
                     authenticating,
                     inner,
-                    origin,
-                } => match ready!(authenticating.as_mut().poll(cx)) {
-                    Ok(request) => State::Sent {
-                        future: inner.call(request),
-                    },
-                    Err(error) => State::Failed {
-                        error: future::ready(error.with_backend(origin.clone())),
-                    },
-                },
+                    backend,
+                    strategy,
+                    span,
+                    requests,
+                } => {
+                    let outcome = ready!(span.in_scope(|| authenticating.as_mut().poll(cx)));
+                    span.end(&outcome);
+                    requests.count(backend, || strategy, &outcome);
+                    match outcome {
+                        Ok(request) => State::Sent {
+                            future: inner.call(request),
+                        },
+                        Err(error) => State::Failed {
+                            error: future::ready(error.with_backend(backend.clone())),
+                        },
+                    }
+                }
                 StateProjection::Sent { future } => return future.poll(cx).map_err(Into::into),
                 StateProjection::Failed { error } => {
                     return Pin::new(error).poll(cx).map(|error| Err(error.into()));

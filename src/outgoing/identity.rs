@@ -56,7 +56,7 @@ use std::{
 use http::{Method, Request, request::Parts};
 use tower::{Layer, Service};
 
-use crate::identity::Identity;
+use crate::{identity::Identity, telemetry};
 
 /// Inserts a session's identity into the requests that carry none.
 ///
@@ -177,6 +177,7 @@ impl Session {
             && self.policy.allows(request)
         {
             tracing::debug!(method = %request.method(), "the request carries no identity: using the session's");
+            telemetry::fallback();
             request.extensions_mut().insert(identity);
         }
     }

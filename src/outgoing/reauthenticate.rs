@@ -66,7 +66,10 @@ use std::{fmt, future};
 use http::{Request, Response, StatusCode};
 use tower::retry::Policy;
 
-use crate::strategy::{Attempt, Strategy};
+use crate::{
+    strategy::{Attempt, Strategy},
+    telemetry,
+};
 
 /// Has a request sent again, once, when the backend answered 401 and the strategy has another credential.
 ///
@@ -131,6 +134,7 @@ where
             return None;
         }
         tracing::debug!(method = %request.method(), "the credential was rejected: sending the request with a fresh one");
+        telemetry::forced_refresh(self.strategy.name());
         self.is_retry = true;
         Some(future::ready(()))
     }

@@ -66,6 +66,10 @@ impl<B: Send + 'static> Strategy<B> for ClientCredentials {
     fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
         self.inner.tokens.reject(request, sent)
     }
+
+    fn name(&self) -> &'static str {
+        "client_credentials"
+    }
 }
 
 impl fmt::Debug for ClientCredentials {

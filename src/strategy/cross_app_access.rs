@@ -115,6 +115,10 @@ impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
     fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
         self.inner.tokens.reject(request, sent)
     }
+
+    fn name(&self) -> &'static str {
+        "cross_app_access"
+    }
 }
 
 impl fmt::Debug for CrossAppAccess {

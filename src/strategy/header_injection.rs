@@ -86,6 +86,10 @@ impl<B> Strategy<B> for HeaderInjection {
             .insert(self.name.clone(), self.value.clone());
         request.into()
     }
+
+    fn name(&self) -> &'static str {
+        "header_injection"
+    }
 }
 
 impl fmt::Debug for HeaderInjection {

@@ -59,6 +59,7 @@ pub(super) struct IssuedTokens {
     holder: Holder,
     scope: CacheScope,
     cache: CredentialCache<IssuedToken>,
+    skew: Duration,
 }
 
 /// Whom the tokens are for.
@@ -85,10 +86,17 @@ impl IssuedTokens {
         settings: CacheSettings,
     ) -> Result<Self, AuthError> {
         holder.check()?;
+        let skew = settings.skew;
+        let scope = if skew.is_zero() {
+            scope
+        } else {
+            scope.field("cache skew", skew.as_nanos().to_be_bytes())
+        };
         Ok(Self {
             scope: holder.describe(scope),
             holder,
             cache: settings.build()?,
+            skew,
         })
     }
 
@@ -118,7 +126,8 @@ impl IssuedTokens {
         let obtaining = self.cache.obtain(key, party.decoded_expires_at(), || {
             let asked_for = Attempt::now();
             let answer = ask(&party);
-            async move { Ok(obtained(answer.await?, asked_for)) }
+            let skew = self.skew;
+            async move { Ok(obtained(answer.await?, asked_for, skew)) }
         });
         let holder = self.holder.clone();
         Authenticating::pending(async move {
@@ -247,6 +256,8 @@ impl Party<'_> {
 pub(super) struct CacheSettings {
     pub(super) shared: Option<CredentialCache<IssuedToken>>,
     pub(super) clock: Arc<dyn Clock>,
+    /// How long before its end a token is given up.
+    pub(super) skew: Duration,
 }
 
 impl CacheSettings {
@@ -263,11 +274,12 @@ impl Default for CacheSettings {
         Self {
             shared: None,
             clock: Arc::new(SystemClock),
+            skew: Duration::ZERO,
         }
     }
 }
 
-fn obtained(response: TokenResponse, asked_for: Attempt) -> Obtained<IssuedToken> {
+fn obtained(response: TokenResponse, asked_for: Attempt, skew: Duration) -> Obtained<IssuedToken> {
     let token = IssuedToken {
         authorization: response.token().authorization().clone(),
         asked_for,
@@ -275,7 +287,7 @@ fn obtained(response: TokenResponse, asked_for: Attempt) -> Obtained<IssuedToken
     match response.lifetime() {
         Lifetime::Unknown => Obtained::new(token),
         Lifetime::Spent => Obtained::new(token).expires_in(Duration::ZERO),
-        Lifetime::For(lifetime) => Obtained::new(token).expires_in(lifetime),
+        Lifetime::For(lifetime) => Obtained::new(token).expires_in(lifetime.saturating_sub(skew)),
     }
 }
 

@@ -123,6 +123,11 @@ pub trait Strategy<B>: Send + Sync {
         let _ = (request, sent);
         false
     }
+
+    /// What [spans and metrics](crate::telemetry) call it: one name for all of its kind.
+    fn name(&self) -> &'static str {
+        "custom"
+    }
 }
 
 impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
@@ -132,6 +137,10 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
 
     fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
         (**self).reject(request, sent)
+    }
+
+    fn name(&self) -> &'static str {
+        (**self).name()
     }
 }
 

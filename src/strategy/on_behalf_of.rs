@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::Request;
 
@@ -75,6 +75,10 @@ impl<B: Send + 'static> Strategy<B> for OnBehalfOf {
     fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
         self.inner.tokens.reject(request, sent)
     }
+
+    fn name(&self) -> &'static str {
+        "on_behalf_of"
+    }
 }
 
 impl fmt::Debug for OnBehalfOf {
@@ -109,6 +113,13 @@ impl OnBehalfOfBuilder {
     /// Sets which of the user's access tokens is exchanged. By default the identity's own.
     pub fn subject(mut self, subject: Subject) -> Self {
         self.subject = subject;
+        self
+    }
+
+    /// Sets how long before its end a token that is kept is given up. By default it is used to its end, and renewed before
+    /// as [`CredentialCache`] says.
+    pub fn cache_skew(mut self, skew: Duration) -> Self {
+        self.settings.skew = skew;
         self
     }
 

@@ -118,6 +118,10 @@ impl<B: Send + 'static> Strategy<B> for TokenExchange {
             _ => self.inner.tokens.reject(request, sent),
         }
     }
+
+    fn name(&self) -> &'static str {
+        "token_exchange"
+    }
 }
 
 impl fmt::Debug for TokenExchange {

@@ -15,4 +15,8 @@ impl<B> Strategy<B> for Unauthenticated {
     fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
         request.into()
     }
+
+    fn name(&self) -> &'static str {
+        "unauthenticated"
+    }
 }

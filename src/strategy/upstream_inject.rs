@@ -98,6 +98,10 @@ impl<B> Strategy<B> for UpstreamInject {
         request.headers_mut().insert(AUTHORIZATION, authorization);
         request.into()
     }
+
+    fn name(&self) -> &'static str {
+        "upstream_inject"
+    }
 }
 
 impl fmt::Debug for UpstreamInject {

@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::clock::Clock;
+use crate::{clock::Clock, telemetry::Lookup};
 
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const MAX_ADVISORY_WINDOW: Duration = Duration::from_secs(300);
@@ -71,9 +71,10 @@ impl Now {
     }
 }
 
-/// When a credential was asked for, and what its lifetime follows from.
+/// Why and when a credential was asked for, and what its lifetime follows from.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
+    pub(super) reason: Lookup,
     pub(super) asked_at: Now,
     pub(super) subject_expires_at: Option<SystemTime>,
     pub(super) default_lifetime: Duration,

@@ -10,7 +10,10 @@ use std::{
 use futures_util::{FutureExt, future::Shared};
 use tokio::sync::oneshot;
 
-use crate::error::{AuthError, AuthErrorKind};
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    telemetry::Lookup,
+};
 
 use super::{
     Inner,
@@ -88,6 +91,10 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 None => Boarding::Refused(no_runtime()),
             };
         };
+        let reason = match held {
+            Some(_) => Lookup::Refresh,
+            None => Lookup::Miss,
+        };
         let (sender, receiver) = oneshot::channel();
         let landing = receiver.shared();
         flights.insert(key, landing.clone());
@@ -95,6 +102,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             cache: Arc::clone(self),
             key,
             terms: Terms {
+                reason,
                 asked_at: now,
                 subject_expires_at,
                 default_lifetime: self.default_lifetime,
@@ -109,7 +117,10 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 self.count_hit();
                 Obtaining::ready(Ok(held.entry.credential))
             }
-            _ => Obtaining::waiting(landing),
+            _ => {
+                self.lookups.count(reason);
+                Obtaining::waiting(landing)
+            }
         };
         Boarding::Pilot {
             flight,

@@ -83,6 +83,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache};
 use crate::{
     clock::{Clock, SystemClock},
     error::{AuthError, AuthErrorKind},
+    telemetry::{self, Lookup, Lookups},
 };
 
 pub use counters::CacheCounters;
@@ -113,6 +114,7 @@ struct Inner<C> {
     flights: Flights<C>,
     failures: Failures,
     counters: Counters,
+    lookups: Lookups,
     default_lifetime: Duration,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Fn() -> f64 + Send + Sync>,
@@ -185,6 +187,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
                 Obtaining::ready(Ok(credential))
             }
             Boarding::Refused(error) => {
+                self.inner.lookups.count(Lookup::Refused);
                 tracing::trace!(kind = ?error.kind(), "it is too early to ask for a credential again");
                 Obtaining::ready(Err(error))
             }
@@ -308,6 +311,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
                 flights: Flights::default(),
                 failures: Failures::new(self.capacity),
                 counters: Counters::default(),
+                lookups: Lookups::default(),
                 default_lifetime: self.default_lifetime,
                 clock: self.clock,
                 random: self.random,
@@ -358,6 +362,8 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         outcome: Result<Obtained<C>, AuthError>,
     ) -> Result<C, AuthError> {
         let now = self.now();
+        let took = now.monotonic.duration_since(terms.asked_at.monotonic);
+        telemetry::refreshed(terms.reason, &outcome, took);
         match outcome {
             Ok(obtained) => {
                 self.failures.forget(&key);
@@ -402,11 +408,13 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
 
     fn count_hit(&self) {
         self.counters.hit();
+        self.lookups.count(Lookup::Hit);
         tracing::trace!("a credential was at hand");
     }
 
     fn count_coalesced(&self) {
         self.counters.coalesced.add(1);
+        self.lookups.count(Lookup::Coalesced);
         tracing::trace!("waiting for a credential that is being obtained");
     }
 }

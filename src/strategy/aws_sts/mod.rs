@@ -318,6 +318,10 @@ where
         });
         true
     }
+
+    fn name(&self) -> &'static str {
+        "aws_sts"
+    }
 }
 
 impl fmt::Debug for AwsSts {

@@ -1,0 +1,298 @@
+//! The gateway itself, from the top: what its file says, what is made of it, and the way of a request.
+
+use std::{collections::BTreeMap, error::Error, io, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+    serve::ListenerExt,
+};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, uri::PathAndQuery};
+use http_body_util::Full;
+use moka::sync::Cache;
+use serde::Deserialize;
+use tokio::{net::TcpListener, sync::oneshot, time};
+use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
+use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
+use tower_identity::{
+    AuthError, AuthErrorKind, BindSubject, BindSubjectService, ClientAuth, Clock, FallbackPolicy,
+    Identity, IdentityLayer, MemoryStore, Origin, OutgoingAuthConfig, Secret, Strategy,
+    TokenEndpoint, TokenValidator, TokenValidatorLayer, UpstreamTokens,
+    client::hyper::{HttpsClient, https_client},
+    config::Resources,
+    incoming::{Provider, RefreshTokenGrant},
+    outgoing::AuthService,
+};
+
+/// What the YAML file says: see `gateway.yaml`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Config {
+    issuer: String,
+    audience: String,
+    #[serde(default)]
+    providers: BTreeMap<String, ProviderConfig>,
+    backends: BTreeMap<String, String>,
+    outgoing_auth: OutgoingAuthConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ProviderConfig {
+    token_url: String,
+    client_id: String,
+    client_secret_env: String,
+}
+
+/// What a gateway is given besides its file, so that a test can give it something else.
+pub(crate) struct Surroundings {
+    pub(crate) environment: fn(&str) -> Option<String>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Where the log-in, which is no part of this example, puts the tokens that it gets for users.
+    pub(crate) store: MemoryStore,
+}
+
+pub(crate) struct Gateway {
+    validator: TokenValidator,
+    backends: BTreeMap<String, Backend>,
+    sessions: Cache<SessionKey, Session>,
+}
+
+struct Backend {
+    url: Uri,
+    client: BackendClient,
+}
+
+/// One for each backend. A redirect is followed, but [`AuthService`] beneath refuses to follow it to another origin.
+type BackendClient = FollowRedirect<AuthService<HttpsClient<Body>, Arc<dyn Strategy<Body>>>>;
+
+/// One for each session: bound to the user who opened it, and with their identity for what the gateway sends by itself.
+type Session = tower_identity::IdentityService<BindSubjectService<BackendClient>>;
+
+/// The name of the backend, and the `Mcp-Session-Id` that it gave.
+type SessionKey = (String, HeaderValue);
+
+const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+const MAX_SESSIONS: u64 = 16_384;
+const REMEMBERED_TOKENS: usize = 16_384;
+const SESSION_IDLE: Duration = Duration::from_secs(3600);
+const GRACE: Duration = Duration::from_secs(10);
+
+impl Gateway {
+    pub(crate) fn new(config: &Config, surroundings: Surroundings) -> Result<Self, BoxError> {
+        let (environment, clock) = (surroundings.environment, surroundings.clock);
+        let token_client = https_client::<Full<Bytes>>()?;
+
+        let resources = Resources::builder(token_client.clone())
+            .environment(environment)
+            .clock(clock.clone())
+            .build()?;
+        config.outgoing_auth.check(&resources)?;
+        let client = https_client::<Body>()?;
+        let mut backends = BTreeMap::new();
+        for (name, url) in &config.backends {
+            let url = url.parse::<Uri>()?;
+            let origin = origin_of(&url)?;
+            let client = ServiceBuilder::new()
+                .layer(FollowRedirectLayer::new())
+                .layer(config.outgoing_auth.layer_for(name, origin, &resources)?)
+                .service(client.clone());
+            backends.insert(name.clone(), Backend { url, client });
+        }
+
+        let mut providers = Vec::new();
+        for (name, provider) in &config.providers {
+            let variable = &provider.client_secret_env;
+            let secret = environment(variable).ok_or_else(|| format!("{variable} is not set"))?;
+            let endpoint = TokenEndpoint::builder(&provider.token_url, token_client.clone())
+                .client_auth(ClientAuth::basic(&provider.client_id, Secret::new(secret)?))
+                .clock(clock.clone())
+                .build()?;
+            providers.push(Provider::new(name, RefreshTokenGrant::new(endpoint))?.optional());
+        }
+        let validator = TokenValidator::builder(&config.issuer, token_client)
+            .audience(&config.audience)
+            .resource(&config.audience)
+            .remember_tokens(REMEMBERED_TOKENS)
+            .upstream_tokens(
+                UpstreamTokens::new(surroundings.store, providers).clock(clock.clone()),
+            )
+            .clock(clock)
+            .build()?;
+        Ok(Self {
+            validator,
+            backends,
+            sessions: Cache::builder()
+                .max_capacity(MAX_SESSIONS)
+                .time_to_idle(SESSION_IDLE)
+                .build(),
+        })
+    }
+
+    /// Serves until `stop` is ready. Then it takes no new connections, closes the sessions, which ends their event streams,
+    /// and gives what is under way a while to end.
+    pub(crate) async fn serve(
+        self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let gateway = Arc::new(self);
+        let router = gateway.clone().router();
+        let (stopping, stopped) = oneshot::channel();
+        let stop = async move {
+            stop.await;
+            let _ = stopping.send(());
+        };
+        let listener = listener.tap_io(|tcp| _ = tcp.set_nodelay(true));
+        let server = axum::serve(listener, router).with_graceful_shutdown(stop);
+        let grace = async move {
+            let _ = stopped.await;
+            gateway.close_sessions().await;
+            time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            served = server => served,
+            () = grace => Ok(()),
+        }
+    }
+
+    fn router(self: Arc<Self>) -> Router {
+        let validator = TokenValidatorLayer::new(self.validator.clone());
+        let metadata = self.validator.resource_metadata();
+        let router = Router::new()
+            .route("/{backend}", any(answer))
+            .layer(validator)
+            .route("/healthz", get("ok"))
+            .with_state(self);
+        match metadata {
+            Some(metadata) => router.route_service(metadata.path(), metadata.clone()),
+            None => router,
+        }
+    }
+
+    /// Sends a request of an authenticated caller on, in the session that it names or else in one of its own.
+    async fn forward(&self, name: &str, request: Request) -> Result<Response, BoxError> {
+        let Some(backend) = self.backends.get(name) else {
+            return Ok(StatusCode::NOT_FOUND.into_response());
+        };
+        let id = request.headers().get(SESSION_ID);
+        let key = id.map(|id| (name.to_owned(), id.clone()));
+        let session = match &key {
+            None => backend.open(&request)?,
+            Some(key) => match self.sessions.get(key) {
+                Some(session) => session,
+                None => return Ok(StatusCode::NOT_FOUND.into_response()),
+            },
+        };
+        let closes = request.method() == Method::DELETE;
+        let request = outgoing(request, &backend.url);
+        let response = session.clone().oneshot(request).await?;
+        let is_gone = response.status() == StatusCode::NOT_FOUND;
+        match (key, response.headers().get(SESSION_ID)) {
+            (Some(key), _) if is_gone || (closes && response.status().is_success()) => {
+                self.sessions.invalidate(&key);
+            }
+            (None, Some(id)) => self.sessions.insert((name.to_owned(), id.clone()), session),
+            _ => {}
+        }
+        relayed(response.map(Body::new))
+    }
+
+    /// Tells the backends that the sessions have ended. These requests are nobody's: the fallback fills the gap.
+    async fn close_sessions(&self) {
+        let closing = self.sessions.iter().filter_map(|(key, session)| {
+            let (name, id) = &*key;
+            let mut request = Request::new(Body::empty());
+            *request.method_mut() = Method::DELETE;
+            *request.uri_mut() = self.backends.get(name)?.url.clone();
+            request.headers_mut().insert(SESSION_ID, id.clone());
+            Some(time::timeout(GRACE, session.oneshot(request)))
+        });
+        join_all(closing).await;
+        self.sessions.invalidate_all();
+    }
+}
+
+fn origin_of(url: &Uri) -> Result<Origin, BoxError> {
+    let mut parts = url.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    Ok(Origin::try_from(Uri::from_parts(parts)?)?)
+}
+
+impl Backend {
+    /// A session with the identity of the request that opens it.
+    fn open(&self, request: &Request) -> Result<Session, AuthError> {
+        let Some(identity) = request.extensions().get::<Identity>() else {
+            let fault = "a session needs a user, and nobody validated the caller";
+            return Err(AuthError::new(AuthErrorKind::MissingIdentity, fault));
+        };
+        let captured = IdentityLayer::new(identity.clone())
+            .fallback(FallbackPolicy::teardown())
+            .follow_requests();
+        let bound = BindSubject::to(identity.clone());
+        Ok(captured.layer(bound.layer(self.client.clone())))
+    }
+}
+
+/// What the caller is told of an error is nothing of what is inside. The log has that.
+async fn answer(
+    State(gateway): State<Arc<Gateway>>,
+    Path(backend): Path<String>,
+    request: Request,
+) -> Response {
+    gateway
+        .forward(&backend, request)
+        .await
+        .unwrap_or_else(|error| {
+            tracing::info!(error = &*error as &dyn Error, "a request failed");
+            match AuthError::find_in(&*error) {
+                Some(error) => error.to_response(),
+                None => StatusCode::BAD_GATEWAY.into_response(),
+            }
+        })
+}
+
+/// The request as the backend gets it: the same body as it arrives, the caller's identity, and no more of their
+/// headers than MCP needs: neither cookies nor addresses leave.
+pub(crate) fn outgoing(request: Request, url: &Uri) -> Request {
+    let (mut incoming, body) = request.into_parts();
+    let mut request = Request::new(body);
+    *request.method_mut() = incoming.method;
+    *request.uri_mut() = url.clone();
+    copy(&incoming.headers, request.headers_mut());
+    if let Some(identity) = incoming.extensions.remove::<Identity>() {
+        request.extensions_mut().insert(identity);
+    }
+    request
+}
+
+/// The answer as the caller gets it. What the backend says about credentials is between it and the gateway.
+pub(crate) fn relayed(response: Response) -> Result<Response, BoxError> {
+    let (backend, body) = response.into_parts();
+    if backend.status == StatusCode::UNAUTHORIZED {
+        let fault = "the backend refused the user's credential; have the user log in again";
+        return Err(AuthError::new(AuthErrorKind::Rejected, fault).into());
+    }
+    if backend.status.is_redirection() {
+        return Err("the backend redirects a request that cannot be sent again".into());
+    }
+    let mut response = Response::new(body);
+    *response.status_mut() = backend.status;
+    copy(&backend.headers, response.headers_mut());
+    Ok(response)
+}
+
+/// What MCP needs of the headers, either way.
+fn copy(from: &HeaderMap, to: &mut HeaderMap) {
+    let needed = "accept cache-control content-length content-type last-event-id retry-after";
+    for (name, value) in from {
+        if name.as_str().starts_with("mcp-") || needed.split(' ').any(|needed| needed == name) {
+            to.append(name.clone(), value.clone());
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! An MCP gateway, whole: callers are validated, sessions are kept, and each backend gets the credential it wants.
+//!
+//! ```sh
+//! cargo run --all-features --example gateway
+//! cargo run --all-features --example gateway -- --serve 127.0.0.1:8080 --config examples/gateway/gateway.yaml
+//! ```
+//!
+//! The gateway is `gateway.rs`, and this is the file to copy. Without arguments it is driven through a user's day, in one
+//! process and by a clock that is moved by hand: an issuer and two real MCP servers on loopback, ten tool calls, two
+//! expiries of all tokens, a revoked refresh token, a redirect to a stranger, and the end of the sessions. The exit code is
+//! 0 if each line of the timeline is as it should be.
+
+mod drive;
+mod fakes;
+mod gateway;
+
+use std::{fs, process::ExitCode, sync::Arc};
+
+use tokio::{
+    net::TcpListener,
+    signal::{
+        ctrl_c,
+        unix::{SignalKind, signal},
+    },
+};
+use tower::BoxError;
+use tower_identity::{MemoryStore, clock::SystemClock};
+use tracing_subscriber::EnvFilter;
+
+use gateway::{Config, Gateway, Surroundings};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::from_default_env())
+        .init();
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments[..] {
+        [] => drive::drive().await,
+        ["--serve", address, "--config", file] => serve(address, file).await,
+        _ => Err("usage: gateway [--serve ADDRESS --config FILE]".into()),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn serve(address: &str, file: &str) -> Result<ExitCode, BoxError> {
+    let config: Config = serde_saphyr::from_str(&fs::read_to_string(file)?)?;
+    let surroundings = Surroundings {
+        environment: |variable| std::env::var(variable).ok(),
+        clock: Arc::new(SystemClock),
+        store: MemoryStore::new(),
+    };
+    let gateway = Gateway::new(&config, surroundings)?;
+    let listener = TcpListener::bind(address).await?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let stop = async move {
+        tokio::select! {
+            _ = ctrl_c() => {}
+            _ = terminated.recv() => {}
+        }
+    };
+    gateway.serve(listener, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}

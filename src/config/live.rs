@@ -1,0 +1,186 @@
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::Request;
+use http_body::Body;
+use tower::BoxError;
+
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    origin::Origin,
+    outgoing::AuthLayer,
+    strategy::{Attempt, Authenticating, Strategy},
+};
+
+use super::{ConfigError, OutgoingAuthConfig, Resources};
+
+/// A configuration that can be replaced while requests are under way.
+///
+/// Its layers, and the services made of them, follow: a request that has begun to be authenticated goes on with what it
+/// began with, the next one uses the new configuration. Backends whose configuration stayed keep their credentials. A
+/// clone is the same.
+///
+/// ```no_run
+/// # use bytes::Bytes; use http_body_util::Full;
+/// # use tower_identity::{Origin, OutgoingAuthConfig, config::Resources};
+/// # fn example(
+/// #     auth: OutgoingAuthConfig,
+/// #     changed: OutgoingAuthConfig,
+/// #     resources: Resources<Full<Bytes>>,
+/// # ) -> Result<(), tower::BoxError> {
+/// use tower_identity::config::LiveOutgoingAuth;
+///
+/// let live = LiveOutgoingAuth::new(auth, resources)?;
+/// let layer = live.layer_for("github", Origin::try_from("https://mcp.example.com")?)?;
+/// // and later, when the file has changed
+/// live.replace(changed)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct LiveOutgoingAuth<B> {
+    inner: Arc<Inner<B>>,
+}
+
+struct Inner<B> {
+    resources: Resources<B>,
+    current: Mutex<Current<B>>,
+}
+
+struct Current<B> {
+    config: OutgoingAuthConfig,
+    followers: BTreeMap<String, Weak<Follower<B>>>,
+}
+
+impl<B> LiveOutgoingAuth<B>
+where
+    B: Body + From<Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Begins with `config`.
+    ///
+    /// # Errors
+    ///
+    /// As [`OutgoingAuthConfig::check`].
+    pub fn new(config: OutgoingAuthConfig, resources: Resources<B>) -> Result<Self, ConfigError> {
+        config.check(&resources)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                resources,
+                current: Mutex::new(Current {
+                    config,
+                    followers: BTreeMap::new(),
+                }),
+            }),
+        })
+    }
+
+    /// The layer that authenticates requests to `backend`, which is at `origin`, by the configuration of the moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`OutgoingAuthConfig::layer_for`].
+    pub fn layer_for(
+        &self,
+        backend: &str,
+        origin: Origin,
+    ) -> Result<AuthLayer<Arc<dyn Strategy<B>>>, ConfigError> {
+        let mut current = self.current();
+        let known = current.followers.get(backend).and_then(Weak::upgrade);
+        let follower = match known {
+            Some(follower) => follower,
+            None => {
+                let strategy = current
+                    .config
+                    .strategy_for(backend, &self.inner.resources)?;
+                let follower = Arc::new(Follower(ArcSwap::from_pointee(strategy)));
+                current
+                    .followers
+                    .insert(backend.to_owned(), Arc::downgrade(&follower));
+                follower
+            }
+        };
+        Ok(AuthLayer::new(origin, follower))
+    }
+
+    /// Replaces the configuration. Requests to a backend that is no longer configured fail from then on, with
+    /// [`Configuration`](AuthErrorKind::Configuration).
+    ///
+    /// # Errors
+    ///
+    /// As [`OutgoingAuthConfig::check`]; then the one before stays.
+    pub fn replace(&self, config: OutgoingAuthConfig) -> Result<(), ConfigError> {
+        let resources = &self.inner.resources;
+        config.check(resources)?;
+        let mut current = self.current();
+        current.followers.retain(|backend, follower| {
+            let Some(follower) = follower.upgrade() else {
+                return false;
+            };
+            let strategy: Arc<dyn Strategy<B>> = match config.strategy_for(backend, resources) {
+                Ok(strategy) => strategy,
+                Err(_) => Arc::new(NoLongerConfigured),
+            };
+            follower.0.store(Arc::new(strategy));
+            true
+        });
+        current.config = config;
+        Ok(())
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current<B>> {
+        self.inner
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Clone for LiveOutgoingAuth<B> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<B> fmt::Debug for LiveOutgoingAuth<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveOutgoingAuth")
+            .field("resources", &self.inner.resources)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Does what the strategy of the moment does.
+struct Follower<B>(ArcSwap<Arc<dyn Strategy<B>>>);
+
+impl<B> Strategy<B> for Follower<B> {
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+        self.0.load().authenticate(request)
+    }
+
+    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+        self.0.load().reject(request, sent)
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.load().name()
+    }
+}
+
+struct NoLongerConfigured;
+
+impl<B> Strategy<B> for NoLongerConfigured {
+    fn authenticate(&self, _: Request<B>) -> Authenticating<B> {
+        AuthError::new(
+            AuthErrorKind::Configuration,
+            "the configuration was replaced by one without this backend; configure it again, or end its sessions",
+        )
+        .into()
+    }
+}

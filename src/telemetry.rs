@@ -1,0 +1,237 @@
+//! What can be watched: a span for each credential, events, and metrics.
+//!
+//! # Spans
+//!
+//! Each request that an [`AuthService`](crate::AuthService) authenticates has a `tracing` span `authenticate`, at debug
+//! level. It ends when the credential is on the request, or when there is none; what is sent then is outside of it.
+//!
+//! | field | what it is |
+//! | --- | --- |
+//! | `backend` | the layer's [`Origin`] |
+//! | `strategy` | the strategy's [name](crate::Strategy::name) |
+//! | `cache` | as in the table below; empty where no `CredentialCache` was asked |
+//! | `outcome` | as in the table below |
+//!
+//! # Metrics
+//!
+//! With the feature `metrics`, these go to the recorder of the [`metrics`](https://docs.rs/metrics) facade. Install it
+//! before the first request: handles for the hot path are made once, then, and kept.
+//!
+//! | name | kind | labels | what is counted |
+//! | --- | --- | --- | --- |
+//! | `tower_identity_requests_total` | counter | `backend`, `strategy`, `outcome` | requests that an `AuthService` authenticated or refused |
+//! | `tower_identity_cache_lookups_total` | counter | `cache` | credentials that a `CredentialCache` was asked for |
+//! | `tower_identity_refresh_duration_seconds` | histogram | `reason`, `outcome` | how long a credential took that was not at hand, or that was renewed |
+//! | `tower_identity_forced_refreshes_total` | counter | `strategy` | credentials given up after an answer 401 (`Reauthenticate`) |
+//! | `tower_identity_fallbacks_total` | counter | | requests without an identity that left with the session's |
+//!
+//! | label | values |
+//! | --- | --- |
+//! | `backend` | the layer's [`Origin`] |
+//! | `strategy` | `unauthenticated`, `header_injection`, `upstream_inject`, `token_exchange`, `client_credentials`, `on_behalf_of`, `cross_app_access`, `aws_sts`, `custom`, or what [`Strategy::name`](crate::Strategy::name) says |
+//! | `outcome` | `ok`, or the [kind](AuthErrorKind) of the error: `missing_identity`, `missing_token`, `expired`, `rejected`, `insufficient_scope`, `unavailable`, `configuration`, `wrong_origin`, `payload_too_large` |
+//! | `cache` | `hit`; `miss`, the caller asked for it; `refresh`, the caller had it renewed and waited, because it was about to expire; `coalesced`, the caller waited for what another had asked for; `refused`, it could not be had a short while ago |
+//! | `reason` | `miss`; `refresh`, before the one at hand expired |
+//!
+//! # Security
+//!
+//! No token, claim, subject or URL is in a span, an event or a label.
+
+#[cfg(feature = "metrics")]
+use std::sync::{Arc, OnceLock};
+#[cfg(feature = "credential-cache")]
+use std::time::Duration;
+
+#[cfg(feature = "metrics")]
+use ::metrics::{Counter, counter};
+use tracing::{Span, field::Empty};
+
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    origin::Origin,
+};
+
+const SPAN: &str = "authenticate";
+
+/// The span of one authentication.
+pub(crate) struct AuthenticationSpan {
+    span: Span,
+}
+
+impl AuthenticationSpan {
+    pub(crate) fn new(backend: &Origin, strategy: impl FnOnce() -> &'static str) -> Self {
+        Self {
+            span: tracing::debug_span!(
+                SPAN,
+                %backend,
+                strategy = strategy(),
+                cache = Empty,
+                outcome = Empty
+            ),
+        }
+    }
+
+    pub(crate) fn in_scope<T>(&self, authenticate: impl FnOnce() -> T) -> T {
+        self.span.in_scope(authenticate)
+    }
+
+    /// Ends it now, though it may live a little longer.
+    pub(crate) fn end<T>(&mut self, outcome: &Result<T, AuthError>) {
+        if !self.span.is_disabled() {
+            self.span.record("outcome", name(outcome));
+            self.span = Span::none();
+        }
+    }
+}
+
+/// How the requests of one layer are counted. Clones count together.
+#[derive(Clone, Default)]
+pub(crate) struct Requests {
+    #[cfg(feature = "metrics")]
+    authenticated: Arc<OnceLock<(&'static str, Counter)>>,
+}
+
+#[cfg(feature = "metrics")]
+impl Requests {
+    pub(crate) fn count<T>(
+        &self,
+        backend: &Origin,
+        strategy: impl FnOnce() -> &'static str,
+        outcome: &Result<T, AuthError>,
+    ) {
+        let strategy = strategy();
+        let register = || {
+            counter!(
+                "tower_identity_requests_total",
+                "backend" => backend.to_string(),
+                "strategy" => strategy,
+                "outcome" => name(outcome)
+            )
+        };
+        if outcome.is_ok() {
+            let (registered, counter) = self.authenticated.get_or_init(|| (strategy, register()));
+            // A configuration that was replaced may have put another strategy in the place of the first.
+            if *registered == strategy {
+                return counter.increment(1);
+            }
+        }
+        register().increment(1);
+    }
+}
+
+#[cfg(not(feature = "metrics"))]
+impl Requests {
+    #[inline]
+    pub(crate) fn count<T>(
+        &self,
+        _backend: &Origin,
+        _strategy: impl FnOnce() -> &'static str,
+        _outcome: &Result<T, AuthError>,
+    ) {
+    }
+}
+
+/// What a credential cache had for a caller.
+#[cfg(feature = "credential-cache")]
+#[derive(Clone, Copy)]
+pub(crate) enum Lookup {
+    Hit,
+    Miss,
+    Refresh,
+    Coalesced,
+    Refused,
+}
+
+#[cfg(feature = "credential-cache")]
+impl Lookup {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Refresh => "refresh",
+            Self::Coalesced => "coalesced",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// Puts it on the span of the authentication that it is part of, if it is part of one.
+    fn show(self) {
+        if tracing::span_enabled!(tracing::Level::DEBUG) {
+            let span = Span::current();
+            if span.metadata().is_some_and(|span| span.name() == SPAN) {
+                span.record("cache", self.name());
+            }
+        }
+    }
+}
+
+/// How the look-ups of one credential cache are counted.
+#[cfg(feature = "credential-cache")]
+#[derive(Default)]
+pub(crate) struct Lookups {
+    #[cfg(feature = "metrics")]
+    hits: OnceLock<Counter>,
+}
+
+#[cfg(feature = "credential-cache")]
+impl Lookups {
+    pub(crate) fn count(&self, lookup: Lookup) {
+        lookup.show();
+        #[cfg(feature = "metrics")]
+        match lookup {
+            // Literals, so that not even the first hit allocates.
+            Lookup::Hit => self
+                .hits
+                .get_or_init(|| counter!("tower_identity_cache_lookups_total", "cache" => "hit"))
+                .increment(1),
+            _ => counter!("tower_identity_cache_lookups_total", "cache" => lookup.name())
+                .increment(1),
+        }
+    }
+}
+
+/// A credential was asked for, because of `reason`, and this came of it.
+#[cfg(feature = "credential-cache")]
+pub(crate) fn refreshed<T>(reason: Lookup, outcome: &Result<T, AuthError>, took: Duration) {
+    #[cfg(feature = "metrics")]
+    ::metrics::histogram!(
+        "tower_identity_refresh_duration_seconds",
+        "reason" => reason.name(),
+        "outcome" => name(outcome)
+    )
+    .record(took);
+    #[cfg(not(feature = "metrics"))]
+    let _ = (reason, outcome, took);
+}
+
+/// The backend rejected a credential, and the strategy has another.
+#[cfg(feature = "token-exchange")]
+pub(crate) fn forced_refresh(strategy: &'static str) {
+    #[cfg(feature = "metrics")]
+    counter!("tower_identity_forced_refreshes_total", "strategy" => strategy).increment(1);
+    #[cfg(not(feature = "metrics"))]
+    let _ = strategy;
+}
+
+/// A session's identity filled a gap.
+pub(crate) fn fallback() {
+    #[cfg(feature = "metrics")]
+    counter!("tower_identity_fallbacks_total").increment(1);
+}
+
+fn name<T>(outcome: &Result<T, AuthError>) -> &'static str {
+    match outcome {
+        Ok(_) => "ok",
+        Err(error) => match error.kind() {
+            AuthErrorKind::MissingIdentity => "missing_identity",
+            AuthErrorKind::MissingToken => "missing_token",
+            AuthErrorKind::Expired => "expired",
+            AuthErrorKind::Rejected => "rejected",
+            AuthErrorKind::InsufficientScope => "insufficient_scope",
+            AuthErrorKind::Unavailable => "unavailable",
+            AuthErrorKind::Configuration => "configuration",
+            AuthErrorKind::WrongOrigin => "wrong_origin",
+            AuthErrorKind::PayloadTooLarge => "payload_too_large",
+        },
+    }
+}

@@ -1,0 +1,1443 @@
+//! Configuration: the keys of ToolHive's `outgoingAuth`, everything that can be wrong with them, and the layers that come
+//! of it.
+#![cfg(feature = "config")]
+
+mod support;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use http::{Request, Response, StatusCode};
+use proptest::prelude::{Just, ProptestConfig, any, prop, prop_oneof, proptest};
+use proptest::strategy::Strategy as _;
+use serde_json::{Value, json};
+use support::{
+    http_server::{HttpServer, server_body},
+    issuer::{CLIENT_CREDENTIALS, Client, Issuer, JWT_BEARER, TOKEN_EXCHANGE},
+    token_stack::{
+        Backend, Body, HttpService, clock, http_client, jwt, seconds, send, user,
+        user_with_id_token,
+    },
+};
+use tower::ServiceBuilder;
+use tower_identity::{
+    AccessToken, AuthErrorKind, AuthLayer, BackendAuthConfig, CredentialCache, Identity,
+    IdentityLayer, Origin, OutgoingAuthConfig, Strategy, UpstreamToken,
+    config::{ConfigError, LiveOutgoingAuth, Resources, ResourcesBuilder, Source},
+    strategy_fn,
+};
+
+const SECRET: &str = "s3cr3t-value-that-nobody-may-see";
+
+/// Every type with every member, as ToolHive's own documents have them.
+const EVERY_TYPE: &str = r#"
+source: inline
+default:
+  type: unauthenticated
+backends:
+  github:
+    type: header_injection
+    headerInjection:
+      headerName: "Authorization"
+      headerValueEnv: "GITHUB_API_TOKEN"
+  jira:
+    type: token_exchange
+    tokenExchange:
+      tokenUrl: "https://keycloak.example.com/realms/myrealm/protocol/openid-connect/token"
+      clientId: "vmcp-jira-exchange"
+      clientSecretEnv: "JIRA_EXCHANGE_SECRET"
+      audience: "jira-api"
+      scopes: ["read:jira-work", "write:jira-work"]
+      subjectTokenType: "access_token"
+      subjectProviderName: "okta"
+  linear:
+    type: upstream_inject
+    upstreamInject:
+      providerName: linear
+  aws:
+    type: aws_sts
+    awsSts:
+      region: us-east-1
+      service: aws-mcp
+      fallbackRoleArn: arn:aws:iam::123456789012:role/Default
+      roleMappings:
+        - claim: admins
+          roleArn: arn:aws:iam::123456789012:role/Admin
+          priority: 1
+        - matcher: '"devs" in claims["groups"] && !("act" in claims)'
+          roleArn: arn:aws:iam::123456789012:role/Developer
+      roleClaim: groups
+      sessionDuration: 3600
+      sessionNameClaim: sub
+      subjectProviderName: okta
+  graph:
+    type: obo
+    obo:
+      tokenUrl: https://login.microsoftonline.com/contoso.onmicrosoft.com/oauth2/v2.0/token
+      clientId: 11111111-2222-3333-4444-555555555555
+      clientSecretEnv: OBO_CLIENT_SECRET
+      audience: api://backend/.default
+      scopes: ["https://graph.microsoft.com/.default"]
+      subjectTokenProviderName: entra
+      cacheSkewSeconds: 30
+  chat:
+    type: xaa
+    xaa:
+      idpTokenUrl: https://idp.example.com/oauth2/v1/token
+      idpClientId: gateway-at-idp
+      idpClientSecretEnv: IDP_CLIENT_SECRET
+      targetTokenUrl: http://auth.chat.svc.cluster.local/token
+      insecureTargetTokenUrl: true
+      targetClientId: gateway-at-chat
+      targetClientSecretEnv: TARGET_CLIENT_SECRET
+      targetAudience: https://auth.chat.example/
+      targetResource: https://mcp.chat.example/
+      scopes: [chat.read]
+      subjectProviderName: okta
+      subjectTokenType: urn:ietf:params:oauth:token-type:id_token
+"#;
+
+fn from_yaml(text: &str) -> OutgoingAuthConfig {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+fn from_json(document: &Value) -> OutgoingAuthConfig {
+    serde_json::from_value(document.clone()).unwrap()
+}
+
+/// Resources in whose environment each variable but `UNSET` and `EMPTY` has the secret.
+fn builder() -> ResourcesBuilder<Body> {
+    Resources::builder(http_client()).environment(|variable| match variable {
+        "UNSET" => None,
+        "EMPTY" => Some(String::new()),
+        _ => Some(SECRET.to_owned()),
+    })
+}
+
+fn resources() -> Resources<Body> {
+    builder().build().unwrap()
+}
+
+fn error_of(config: &OutgoingAuthConfig) -> ConfigError {
+    let error = config.check(&resources()).unwrap_err();
+    assert!(!error.faults().is_empty());
+    error
+}
+
+/// The faults, one line for each.
+fn faults(config: &OutgoingAuthConfig) -> Vec<String> {
+    let faults = error_of(config);
+    faults.faults().iter().map(ToString::to_string).collect()
+}
+
+fn origin() -> Origin {
+    Origin::try_from("https://mcp.example.com").unwrap()
+}
+
+fn github_token(token: &str) -> Identity {
+    Identity::builder("alice")
+        .upstream(
+            "github",
+            UpstreamToken::new(AccessToken::new(token).unwrap()),
+        )
+        .build()
+        .unwrap()
+}
+
+fn stack(layer: AuthLayer<Arc<dyn Strategy<Body>>>) -> impl HttpService {
+    ServiceBuilder::new()
+        .layer(IdentityLayer::new(None))
+        .layer(layer)
+        .service(http_client())
+}
+
+/// A client of `backend`, which has the name `b` in the configuration.
+fn client(
+    config: &OutgoingAuthConfig,
+    resources: &Resources<Body>,
+    backend: &Backend,
+) -> impl HttpService + use<> {
+    let layer = config.layer_for("b", backend.server.origin(), resources);
+    stack(layer.unwrap())
+}
+
+fn config_of(backend: &Value) -> OutgoingAuthConfig {
+    from_json(&json!({ "backends": { "b": backend } }))
+}
+
+async fn assert_sent(client: &impl HttpService, request: Request<Body>) {
+    let response = send(client, request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+fn exchange_at(issuer: &Issuer, audience: &str) -> Value {
+    json!({
+        "type": "token_exchange",
+        "tokenExchange": {
+            "tokenUrl": issuer.url(),
+            "clientId": "gateway",
+            "clientSecretEnv": "GATEWAY_SECRET",
+            "audience": audience,
+        },
+    })
+}
+
+// What is read.
+
+#[test]
+fn every_type_of_the_original_loads_from_yaml_with_every_member() {
+    let config = from_yaml(EVERY_TYPE);
+    config.check(&resources()).unwrap();
+    let types: BTreeSet<_> = config
+        .backends
+        .values()
+        .map(BackendAuthConfig::type_name)
+        .collect();
+    assert_eq!(types.len(), 6, "and `default` is the seventh");
+    for backend in config.backends.keys() {
+        config.layer_for(backend, origin(), &resources()).unwrap();
+    }
+}
+
+#[test]
+fn json_and_yaml_of_the_same_document_are_the_same_and_make_the_round_trip() {
+    let document: Value = serde_saphyr::from_str(EVERY_TYPE).unwrap();
+    let config = from_json(&document);
+    assert_eq!(serde_json::to_value(&config).unwrap(), document);
+    assert_eq!(
+        serde_json::to_value(from_yaml(EVERY_TYPE)).unwrap(),
+        document
+    );
+    let yaml = serde_saphyr::to_string(&config).unwrap();
+    assert_eq!(serde_json::to_value(from_yaml(&yaml)).unwrap(), document);
+}
+
+#[test]
+fn members_that_may_be_missing_may_be_null_and_the_source_too() {
+    let config = from_json(&json!({
+        "source": null,
+        "default": null,
+        "backends": { "jira": {
+            "type": "token_exchange",
+            "headerInjection": null,
+            "tokenExchange": { "tokenUrl": "https://idp.example.com/token", "audience": null, "scopes": null },
+        }},
+    }));
+    assert_eq!(config.source, Source::Inline);
+    config.check(&resources()).unwrap();
+    from_json(&json!({})).check(&resources()).unwrap();
+}
+
+#[test]
+fn a_backend_that_is_not_listed_gets_the_default() {
+    let config = from_yaml("{default: {type: unauthenticated}}");
+    config.layer_for("anyone", origin(), &resources()).unwrap();
+}
+
+#[test]
+fn a_backend_without_any_configuration_is_an_error_and_not_unauthenticated() {
+    let error = OutgoingAuthConfig::default()
+        .layer_for("anyone", origin(), &resources())
+        .unwrap_err();
+    assert_eq!(error.faults()[0].backend(), Some("anyone"));
+    assert!(error.to_string().contains("there is no `default`"));
+}
+
+#[test]
+fn where_the_application_discovers_the_default_does_not_stand_in_for_what_it_did_not_find() {
+    let mut config = from_yaml("{source: discovered, default: {type: unauthenticated}}");
+    config.check(&resources()).unwrap();
+    let error = config
+        .layer_for("github", origin(), &resources())
+        .unwrap_err();
+    assert!(error.to_string().contains("`source` is `discovered`"));
+    let found = serde_json::from_value(json!({ "type": "unauthenticated" })).unwrap();
+    config.backends.insert("github".into(), found);
+    config.layer_for("github", origin(), &resources()).unwrap();
+}
+
+#[test]
+fn a_part_by_itself_is_read_as_strictly() {
+    let error = serde_json::from_value::<BackendAuthConfig>(
+        json!({ "type": "xaa", "obo": {}, "colour": "red" }),
+    )
+    .unwrap_err();
+    for part in [
+        "obo: does not go with",
+        "xaa: is missing",
+        "colour: is not known",
+    ] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+// What is wrong.
+
+fn assert_fault(backend: Value, expected: &str) {
+    let config = from_json(&json!({ "backends": { "b": backend.clone() } }));
+    let found = faults(&config);
+    let (place, message) = expected.split_once(": ").unwrap();
+    let place = if place.is_empty() {
+        "backends.b: ".to_owned()
+    } else {
+        format!("backends.b.{place}: ")
+    };
+    assert!(
+        found.len() == 1 && found[0].starts_with(&place) && found[0].contains(message),
+        "{backend} should be at fault with {place}{message}, and is with {found:#?}"
+    );
+    let layer = config.layer_for("b", origin(), &resources());
+    assert_eq!(layer.unwrap_err().faults()[0].backend(), Some("b"));
+}
+
+/// A backend of this type with one member replaced, or removed where it is null.
+fn with(backend: &str, member: &str, value: Value) -> Value {
+    let mut document: Value = serde_saphyr::from_str(EVERY_TYPE).unwrap();
+    let mut at = document["backends"][backend].take();
+    let block = at
+        .as_object_mut()
+        .unwrap()
+        .iter_mut()
+        .find(|(name, _)| *name != "type")
+        .unwrap()
+        .1;
+    if value.is_null() {
+        block.as_object_mut().unwrap().remove(member);
+    } else {
+        block[member] = value;
+    }
+    at
+}
+
+#[test]
+fn each_fault_of_form_names_the_backend_and_the_member() {
+    assert_fault(json!(null), ": is null");
+    assert_fault(json!("unauthenticated"), ": is a text, and has to be a map");
+    assert_fault(json!([]), ": is a list");
+    assert_fault(json!({}), "type: is missing");
+    assert_fault(json!({ "type": null }), "type: is missing");
+    assert_fault(json!({ "type": 7 }), "type: put it in quotes");
+    assert_fault(json!({ "type": "kerberos" }), "type: `kerberos` is neither");
+    assert_fault(
+        json!({ "type": "unauthenticated", "x": 1 }),
+        "x: is not known",
+    );
+    assert_fault(
+        json!({ "type": "unauthenticated", "obo": {} }),
+        "obo: does not go with the type `unauthenticated`",
+    );
+    assert_fault(json!({ "type": "obo" }), "obo: is missing");
+    assert_fault(json!({ "type": "obo", "obo": null }), "obo: is missing");
+    assert_fault(
+        json!({ "type": "upstream_inject", "upstreamInject": "github" }),
+        "upstreamInject: is a text, and has to be a map",
+    );
+    assert_fault(
+        with("jira", "clientID", json!("x")),
+        "tokenExchange.clientID: is not known",
+    );
+    assert_fault(
+        with("jira", "scopes", json!("repo")),
+        "tokenExchange.scopes: is a text, and has to be a list",
+    );
+    assert_fault(
+        with("jira", "scopes", json!(["repo", 5])),
+        "tokenExchange.scopes[1]: is a number",
+    );
+    assert_fault(
+        with("jira", "clientId", json!(12345)),
+        "tokenExchange.clientId: is not a text; put it in quotes",
+    );
+    assert_fault(
+        with("jira", "audience", json!("")),
+        "tokenExchange.audience: is empty",
+    );
+    let mut insecure = with("chat", "insecureTargetTokenUrl", json!("yes"));
+    insecure["xaa"]["targetTokenUrl"] = json!("https://auth.chat.example/token");
+    assert_fault(
+        insecure,
+        "xaa.insecureTargetTokenUrl: has to be true or false",
+    );
+    assert_fault(
+        with("aws", "sessionDuration", json!(3600.5)),
+        "awsSts.sessionDuration: is not a whole number",
+    );
+    assert_fault(
+        with(
+            "aws",
+            "roleMappings",
+            json!([{ "claim": "x", "roleArn": "arn:aws:iam::123456789012:role/X", "role": 1 }]),
+        ),
+        "awsSts.roleMappings[0].role: is not known",
+    );
+}
+
+#[test]
+fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
+    let role = "arn:aws:iam::123456789012:role/X";
+    let cases = [
+        (
+            "github",
+            "headerName",
+            json!(null),
+            "headerInjection.headerName: is missing",
+        ),
+        (
+            "github",
+            "headerName",
+            json!("a b"),
+            "headerInjection.headerName: cannot be the name",
+        ),
+        (
+            "github",
+            "headerName",
+            json!("Host"),
+            "headerInjection.headerName: cannot be injected",
+        ),
+        (
+            "github",
+            "headerValueEnv",
+            json!(null),
+            "headerInjection.headerValue: is missing",
+        ),
+        (
+            "github",
+            "headerValueEnv",
+            json!("UNSET"),
+            "headerInjection.headerValueEnv: `UNSET`, which is not set",
+        ),
+        (
+            "github",
+            "headerValueEnv",
+            json!("EMPTY"),
+            "headerInjection.headerValueEnv: `EMPTY`, which is empty",
+        ),
+        (
+            "github",
+            "headerValue",
+            json!("x"),
+            "headerInjection.headerValueEnv: is there beside `headerValue`",
+        ),
+        (
+            "jira",
+            "tokenUrl",
+            json!(null),
+            "tokenExchange.tokenUrl: is missing",
+        ),
+        (
+            "jira",
+            "tokenUrl",
+            json!("keycloak"),
+            "tokenExchange.tokenUrl: absolute",
+        ),
+        (
+            "jira",
+            "tokenUrl",
+            json!("http://idp.example.com/"),
+            "tokenExchange.tokenUrl: plain http",
+        ),
+        (
+            "jira",
+            "tokenUrl",
+            json!("https://idp.example.com/#x"),
+            "tokenExchange.tokenUrl: fragment",
+        ),
+        (
+            "jira",
+            "clientId",
+            json!(null),
+            "tokenExchange.clientId: is missing, and there is a secret",
+        ),
+        (
+            "jira",
+            "clientSecret",
+            json!("x"),
+            "tokenExchange.clientSecretEnv: is there beside `clientSecret`",
+        ),
+        (
+            "jira",
+            "clientSecretEnv",
+            json!("UNSET"),
+            "tokenExchange.clientSecretEnv: not set",
+        ),
+        (
+            "jira",
+            "scopes",
+            json!(["two words"]),
+            "tokenExchange.scopes: ",
+        ),
+        (
+            "jira",
+            "subjectTokenType",
+            json!("saml2"),
+            "tokenExchange.subjectTokenType: is none of",
+        ),
+        (
+            "linear",
+            "providerName",
+            json!(null),
+            "upstreamInject.providerName: is missing",
+        ),
+        ("aws", "region", json!(null), "awsSts.region: is missing"),
+        (
+            "aws",
+            "region",
+            json!("eu/west"),
+            "awsSts.region: is not the name of an AWS region",
+        ),
+        (
+            "aws",
+            "service",
+            json!("a b"),
+            "awsSts.service: is not the name of an AWS service",
+        ),
+        (
+            "aws",
+            "fallbackRoleArn",
+            json!("arn:aws:s3:::bucket"),
+            "awsSts.fallbackRoleArn: is not the ARN",
+        ),
+        (
+            "aws",
+            "sessionDuration",
+            json!(899),
+            "awsSts.sessionDuration: 900 to 43,200",
+        ),
+        (
+            "aws",
+            "sessionDuration",
+            json!(-1),
+            "awsSts.sessionDuration: 900 to 43,200",
+        ),
+        (
+            "aws",
+            "roleMappings",
+            json!([{ "roleArn": role }]),
+            "awsSts.roleMappings[0]: has neither",
+        ),
+        (
+            "aws",
+            "roleMappings",
+            json!([{ "claim": "a", "matcher": "true", "roleArn": role }]),
+            "awsSts.roleMappings[0]: has both",
+        ),
+        (
+            "aws",
+            "roleMappings",
+            json!([{ "claim": "a" }]),
+            "awsSts.roleMappings[0].roleArn: is missing",
+        ),
+        (
+            "aws",
+            "roleMappings",
+            json!([{ "claim": "a", "roleArn": "Admin" }]),
+            "awsSts.roleMappings[0].roleArn: is not the ARN",
+        ),
+        (
+            "aws",
+            "roleMappings",
+            json!([{ "matcher": "claims[", "roleArn": role }]),
+            "awsSts.roleMappings[0].matcher: ",
+        ),
+        ("graph", "clientId", json!(null), "obo.clientId: is missing"),
+        (
+            "graph",
+            "clientSecretEnv",
+            json!(null),
+            "obo.clientSecret: is missing",
+        ),
+        ("graph", "scopes", json!(["two words"]), "obo.scopes: "),
+        (
+            "graph",
+            "cacheSkewSeconds",
+            json!(-1),
+            "obo.cacheSkewSeconds: is negative",
+        ),
+        (
+            "chat",
+            "idpTokenUrl",
+            json!("http://idp.example.com/"),
+            "xaa.idpTokenUrl: plain http",
+        ),
+        (
+            "chat",
+            "insecureTargetTokenUrl",
+            json!(false),
+            "xaa.targetTokenUrl: plain http",
+        ),
+        (
+            "chat",
+            "targetAudience",
+            json!(null),
+            "xaa.targetAudience: is missing",
+        ),
+        (
+            "chat",
+            "targetResource",
+            json!("chat"),
+            "xaa.targetResource: ",
+        ),
+        (
+            "chat",
+            "subjectProviderName",
+            json!(null),
+            "xaa.subjectProviderName: is missing",
+        ),
+        (
+            "chat",
+            "subjectTokenType",
+            json!("jwt"),
+            "xaa.subjectTokenType: is not `id_token`",
+        ),
+        (
+            "chat",
+            "idpClientSecretEnv",
+            json!("UNSET"),
+            "xaa.idpClientSecretEnv: not set",
+        ),
+        (
+            "chat",
+            "targetClientId",
+            json!(null),
+            "xaa.targetClientId: is missing, and there is a secret",
+        ),
+    ];
+    for (backend, member, value, expected) in cases {
+        assert_fault(with(backend, member, value), expected);
+    }
+    assert_fault(
+        json!({ "type": "aws_sts", "awsSts": { "region": "eu-west-1" } }),
+        "awsSts.roleMappings: is missing",
+    );
+    assert_fault(
+        json!({ "type": "token_exchange", "tokenExchange": {
+            "tokenUrl": "https://idp.example.com/token", "subjectTokenType": "id_token",
+        } }),
+        "tokenExchange.subjectProviderName: is missing; an ID token",
+    );
+    assert_fault(
+        json!({ "type": "obo", "obo": {
+            "tokenUrl": "https://idp.example.com/token", "clientId": "c", "clientSecret": "s",
+        } }),
+        "obo.scopes: is missing",
+    );
+}
+
+#[test]
+fn all_faults_of_all_backends_are_told_at_once() {
+    let config = from_yaml(
+        r#"
+source: kubernetes
+sauce: x
+default: {type: unauthenticated, tokenExchange: {}}
+backends:
+  null-one:
+  github: {type: header_injection, headerInjection: {headerName: Host, headerValueEnv: UNSET, value: x}}
+  aws:
+    type: aws_sts
+    awsSts:
+      region: "EU WEST"
+      fallbackRoleArn: not-an-arn
+      sessionDuration: 5
+      roleMappings:
+        - {claim: a, roleArn: b}
+        - {matcher: "((", roleArn: "arn:aws:iam::123456789012:role/X"}
+  jira:
+    type: token_exchange
+    tokenExchange: {tokenUrl: "ftp://idp", clientSecretEnv: EMPTY, scopes: [a b], subjectTokenType: saml}
+"#,
+    );
+    let places: Vec<_> = faults(&config)
+        .iter()
+        .map(|fault| fault.split_once(": ").unwrap().0.to_owned())
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "source",
+            "sauce",
+            "default.tokenExchange",
+            "backends.aws.awsSts.region",
+            "backends.aws.awsSts.fallbackRoleArn",
+            "backends.aws.awsSts.roleMappings[0].roleArn",
+            "backends.aws.awsSts.roleMappings[1].matcher",
+            "backends.aws.awsSts.sessionDuration",
+            "backends.github.headerInjection.value",
+            "backends.github.headerInjection.headerValueEnv",
+            "backends.github.headerInjection.headerName",
+            "backends.jira.tokenExchange.clientSecretEnv",
+            "backends.jira.tokenExchange.clientId",
+            "backends.jira.tokenExchange.tokenUrl",
+            "backends.jira.tokenExchange.subjectTokenType",
+            "backends.jira.tokenExchange.scopes",
+            "backends.null-one",
+        ]
+    );
+    let layer = config.layer_for("github", origin(), &resources());
+    assert_eq!(layer.unwrap_err().faults().len(), places.len());
+}
+
+#[test]
+fn a_fault_of_form_anywhere_keeps_every_layer_back() {
+    let config = from_yaml("{default: {type: unauthenticated}, backend: {}}");
+    let error = config
+        .layer_for("github", origin(), &resources())
+        .unwrap_err();
+    assert_eq!(error.faults().len(), 1);
+    assert_eq!(error.faults()[0].member(), "backend");
+}
+
+#[test]
+fn what_is_there_twice_is_an_error() {
+    let config: OutgoingAuthConfig = serde_json::from_str(
+        r#"{"backends": {
+            "a": {"type": "unauthenticated"},
+            "a": {"type": "unauthenticated"},
+            "b": {"type": "unauthenticated", "type": "obo"}
+        }}"#,
+    )
+    .unwrap();
+    let found = faults(&config);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].starts_with("backends.a: is there twice"),
+        "{found:#?}"
+    );
+    assert!(
+        found[1].starts_with("backends.b.type: is there twice"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn what_is_no_map_is_refused_by_deserialization() {
+    for document in [json!(null), json!([]), json!("x"), json!(1)] {
+        serde_json::from_value::<OutgoingAuthConfig>(document).unwrap_err();
+    }
+}
+
+// Secrets.
+
+#[test]
+fn no_output_shows_a_secret() {
+    let literal = |member: &str| json!({ member: SECRET });
+    let document = json!({ "backends": {
+        "header": { "type": "header_injection", "headerInjection": { "headerName": "x-api-key", "headerValue": SECRET } },
+        "exchange": { "type": "token_exchange", "tokenExchange": {
+            "tokenUrl": "https://idp.example.com/token", "clientId": "c", "clientSecret": SECRET } },
+        "obo": { "type": "obo", "obo": {
+            "tokenUrl": "https://idp.example.com/token", "clientId": "c", "clientSecret": SECRET, "audience": "a" } },
+        "xaa": { "type": "xaa", "xaa": {
+            "idpTokenUrl": "https://idp.example.com/token", "idpClientId": "c", "idpClientSecret": SECRET,
+            "targetTokenUrl": "https://as.example.com/token", "targetClientId": "c", "targetClientSecret": SECRET,
+            "targetAudience": "https://as.example.com", "subjectProviderName": "okta" } },
+    }});
+    let config = from_json(&document);
+    let resources = resources();
+    config.check(&resources).unwrap();
+    let shown = format!(
+        "{config:?} {} {} {resources:?}",
+        serde_json::to_string(&config).unwrap(),
+        serde_saphyr::to_string(&config).unwrap(),
+    );
+    assert!(!shown.contains(SECRET), "{shown}");
+    assert_eq!(
+        shown.matches("headerValue: '[redacted]'").count()
+            + shown.matches("headerValue: \"[redacted]\"").count(),
+        1,
+        "{shown}"
+    );
+
+    // A secret in a place where it is a fault.
+    for backend in [
+        json!({ "type": "header_injection", "headerInjection": { "headerName": "Host", "headerValue": SECRET, "headerValueEnv": "X" } }),
+        json!({ "type": "header_injection", "headerInjection": { "headerName": "x", "headerValue": format!("{SECRET}\n") } }),
+        json!({ "type": "header_injection", "headerInjection": { "headerName": "x", "headerValue": literal("x") } }),
+        json!({ "type": "header_injection", "headerInjection": { "headerName": "x", "headerValue": [SECRET] } }),
+        json!({ "type": "header_injection", "headerInjection": SECRET }),
+        json!({ "type": "token_exchange", "tokenExchange": { "clientSecret": SECRET, "scopes": SECRET } }),
+        json!({ "type": "obo", "xaa": { "idpClientSecret": SECRET }, "secret": SECRET }),
+        json!(SECRET),
+    ] {
+        let config = from_json(&json!({ "backends": { "b": backend } }));
+        let error = error_of(&config);
+        let shown = format!(
+            "{error} {error:?} {config:?} {}",
+            serde_json::to_string(&config).unwrap()
+        );
+        assert!(!shown.contains(SECRET), "{shown}");
+    }
+    let number = from_json(&json!({ "backends": { "b": {
+        "type": "header_injection", "headerInjection": { "headerName": "x", "headerValue": 987_654_321 } } } }));
+    assert!(!format!("{} {number:?}", error_of(&number)).contains("987"));
+}
+
+#[test]
+fn what_was_written_in_place_of_a_secret_is_not_taken_for_one() {
+    let config = from_json(&json!({ "backends": { "b": {
+        "type": "header_injection",
+        "headerInjection": { "headerName": "x-api-key", "headerValue": SECRET },
+    } } }));
+    let written = serde_json::to_value(&config).unwrap();
+    let found = faults(&from_json(&written));
+    assert!(
+        found[0].starts_with("backends.b.headerInjection.headerValue: is `[redacted]`"),
+        "{found:#?}"
+    );
+}
+
+// The schema.
+
+#[test]
+fn the_schema_beside_the_source_is_the_one_that_is_generated() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/schema.json");
+    let mut generated = serde_json::to_string_pretty(&OutgoingAuthConfig::json_schema()).unwrap();
+    generated.push('\n');
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        std::fs::write(path, &generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap();
+    assert!(
+        committed == generated,
+        "run this test with UPDATE_SCHEMA=1, and commit src/config/schema.json"
+    );
+}
+
+/// The members of an object that the schema describes, in one way or another.
+fn properties(schema: &Value, object: &Value) -> BTreeSet<String> {
+    let object = match object["$ref"].as_str() {
+        Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => object,
+    };
+    assert_eq!(object["additionalProperties"], false);
+    object["properties"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect()
+}
+
+#[test]
+fn the_schema_knows_the_members_that_are_read_and_no_others() {
+    let schema = OutgoingAuthConfig::json_schema();
+    let alternatives = schema["$defs"]["BackendAuthConfig"]["oneOf"]
+        .as_array()
+        .unwrap();
+    let document: Value = serde_saphyr::from_str(EVERY_TYPE).unwrap();
+    for backend in document["backends"].as_object().unwrap().values() {
+        let alternative = alternatives
+            .iter()
+            .find(|alternative| alternative["properties"]["type"]["const"] == backend["type"])
+            .unwrap();
+        for (name, block) in backend
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(name, _)| *name != "type")
+        {
+            let mut expected: BTreeSet<_> = block.as_object().unwrap().keys().cloned().collect();
+            // A secret is there by its variable.
+            for variable in expected.clone() {
+                if let Some(value) = variable.strip_suffix("Env") {
+                    expected.insert(value.to_owned());
+                }
+            }
+            assert_eq!(
+                properties(&schema, &alternative["properties"][name]),
+                expected
+            );
+        }
+    }
+    let mapping: BTreeSet<_> = ["claim", "matcher", "priority", "roleArn"]
+        .map(str::to_owned)
+        .into();
+    assert_eq!(
+        properties(&schema, &schema["$defs"]["RoleMappingConfig"]),
+        mapping
+    );
+}
+
+// What leaves.
+
+#[tokio::test]
+async fn a_token_exchange_from_yaml_sends_the_exchanged_token() {
+    let issuer = Issuer::start().await;
+    issuer
+        .know("token-of-alice", "alice")
+        .require(Client::Basic {
+            id: "gateway".into(),
+            secret: SECRET.into(),
+        });
+    let backend = Backend::start().await;
+    let config = from_yaml(&format!(
+        r#"
+backends:
+  b:
+    type: token_exchange
+    tokenExchange:
+      tokenUrl: {}
+      clientId: gateway
+      clientSecretEnv: GATEWAY_SECRET
+      audience: mcp-backend
+      scopes: [tools:read, tools:call]
+"#,
+        issuer.url()
+    ));
+    let client = client(&config, &resources(), &backend);
+    assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+    assert_eq!(
+        backend.authorizations(),
+        [["Bearer exchanged-for-alice-mcp-backend-1"]]
+    );
+    assert_eq!(issuer.request().one("scope"), Some("tools:read tools:call"));
+
+    assert_sent(&client, backend.probe()).await;
+    assert_eq!(issuer.count(CLIENT_CREDENTIALS, None), 1);
+}
+
+#[tokio::test]
+async fn a_token_exchange_sends_the_token_that_was_chosen_under_its_own_type() {
+    for (token_type, token, sent_type) in [
+        (None, "upstream-access-token", "access_token"),
+        (Some("jwt"), "upstream-access-token", "jwt"),
+        (Some("id_token"), "upstream-id-token", "id_token"),
+        (
+            Some("urn:ietf:params:oauth:token-type:id_token"),
+            "upstream-id-token",
+            "id_token",
+        ),
+    ] {
+        let issuer = Issuer::start().await;
+        issuer.know(token, "alice");
+        let backend = Backend::start().await;
+        let config = config_of(&json!({ "type": "token_exchange", "tokenExchange": {
+            "tokenUrl": issuer.url(), "subjectTokenType": token_type, "subjectProviderName": "okta",
+        } }));
+        let upstream = UpstreamToken::new(AccessToken::new("upstream-access-token").unwrap())
+            .with_id_token(tower_identity::Secret::new("upstream-id-token").unwrap());
+        let alice = Identity::builder("alice")
+            .token(AccessToken::new("own-token").unwrap())
+            .upstream("okta", upstream)
+            .build()
+            .unwrap();
+        let client = client(&config, &resources(), &backend);
+        assert_sent(&client, backend.request(alice)).await;
+        let request = issuer.request();
+        assert_eq!(request.one("subject_token"), Some(token));
+        let urn = format!("urn:ietf:params:oauth:token-type:{sent_type}");
+        assert_eq!(request.one("subject_token_type"), Some(&*urn));
+    }
+}
+
+#[tokio::test]
+async fn header_injection_from_yaml_sends_the_value_of_the_variable() {
+    let backend = Backend::start().await;
+    let config = from_yaml(
+        "backends: {b: {type: header_injection, headerInjection: {headerName: Authorization, headerValueEnv: KEY}}}",
+    );
+    let client = client(&config, &resources(), &backend);
+    assert_sent(&client, backend.request(None)).await;
+    assert_eq!(backend.authorizations(), [[SECRET]]);
+}
+
+#[tokio::test]
+async fn variables_are_those_of_the_process_unless_others_are_given() {
+    let backend = Backend::start().await;
+    let config = config_of(&json!({ "type": "header_injection", "headerInjection": {
+        "headerName": "authorization", "headerValueEnv": "CARGO_PKG_NAME",
+    } }));
+    let resources = Resources::builder(http_client()).build().unwrap();
+    let client = client(&config, &resources, &backend);
+    assert_sent(&client, backend.request(None)).await;
+    assert_eq!(backend.authorizations(), [["tower-identity"]]);
+}
+
+#[tokio::test]
+async fn upstream_injection_from_yaml_sends_the_users_token() {
+    let backend = Backend::start().await;
+    let config =
+        from_yaml("backends: {b: {type: upstream_inject, upstreamInject: {providerName: github}}}");
+    let client = client(&config, &resources(), &backend);
+    assert_sent(&client, backend.request(github_token("gho_1"))).await;
+    assert_eq!(backend.authorizations(), [["Bearer gho_1"]]);
+    let error = send(&client, backend.request(user("bob", "own"))).await;
+    assert_eq!(error.unwrap_err().kind(), AuthErrorKind::MissingToken);
+}
+
+#[tokio::test]
+async fn unauthenticated_adds_nothing() {
+    let backend = Backend::start().await;
+    let config = from_yaml("default: {type: unauthenticated}");
+    let client = client(&config, &resources(), &backend);
+    assert_sent(&client, backend.request(github_token("gho_1"))).await;
+    assert_eq!(backend.authorizations(), [[""; 0]]);
+}
+
+#[tokio::test]
+async fn on_behalf_of_asks_for_its_scopes_else_for_its_audience_and_gives_tokens_up_early() {
+    let issuer = Issuer::start().await;
+    issuer
+        .know("token-of-alice", "alice")
+        .require(Client::Post {
+            id: "gateway".into(),
+            secret: SECRET.into(),
+        });
+    let backend = Backend::start().await;
+    let clock = clock();
+    let resources = builder().clock(clock.clone()).build().unwrap();
+    let config = |target: Value| {
+        let mut obo = json!({
+            "tokenUrl": issuer.url(), "clientId": "gateway", "clientSecret": SECRET, "cacheSkewSeconds": 3000,
+            "audience": "api://backend/.default",
+        });
+        obo["scopes"] = target;
+        config_of(&json!({ "type": "obo", "obo": obo }))
+    };
+    let by_audience = client(&config(json!([])), &resources, &backend);
+    let by_scopes = client(&config(json!(["a", "b"])), &resources, &backend);
+    let alice = || backend.request(user("alice", "token-of-alice"));
+    assert_sent(&by_audience, alice()).await;
+    assert_sent(&by_scopes, alice()).await;
+    let scopes: Vec<_> = issuer
+        .requests()
+        .iter()
+        .map(|request| request.one("scope").unwrap().to_owned())
+        .collect();
+    assert_eq!(scopes, ["api://backend/.default", "a b"]);
+    assert_eq!(issuer.count(JWT_BEARER, Some("alice")), 2);
+
+    clock.advance(seconds(400));
+    assert_sent(&by_scopes, alice()).await;
+    assert_eq!(issuer.count(JWT_BEARER, Some("alice")), 2);
+    clock.advance(seconds(200));
+    assert_sent(&by_scopes, alice()).await;
+    assert_eq!(issuer.count(JWT_BEARER, Some("alice")), 3);
+}
+
+#[tokio::test]
+async fn cross_app_access_from_json_goes_through_both_endpoints() {
+    let (idp, target) = (Issuer::start().await, Issuer::start().await);
+    let backend = Backend::start().await;
+    let id_token = jwt(
+        &json!({ "alg": "none" }),
+        &json!({ "iss": "https://idp.example.com", "sub": "alice", "exp": 4_000_000_000_u64 }),
+    );
+    let assertion = jwt(
+        &json!({ "typ": "oauth-id-jag+jwt" }),
+        &json!({
+            "iss": "https://idp.example.com", "aud": "https://as.example.com", "exp": 4_000_000_000_u64,
+            "resource": "https://mcp.example.com",
+        }),
+    );
+    idp.next(support::issuer::Behaviour::json(
+        200,
+        &json!({
+            "access_token": assertion,
+            "issued_token_type": "urn:ietf:params:oauth:token-type:id-jag",
+            "token_type": "N_A",
+        }),
+    ));
+    target.know(&assertion, "alice").require(Client::Basic {
+        id: "at-target".into(),
+        secret: SECRET.into(),
+    });
+    let config = config_of(&json!({ "type": "xaa", "xaa": {
+        "idpTokenUrl": idp.url(), "idpClientId": "at-idp",
+        "targetTokenUrl": target.url(), "targetClientId": "at-target", "targetClientSecretEnv": "TARGET",
+        "targetAudience": "https://as.example.com", "targetResource": "https://mcp.example.com",
+        "scopes": ["chat.read"], "subjectProviderName": "idp",
+    } }));
+    let client = client(&config, &resources(), &backend);
+    assert_sent(
+        &client,
+        backend.request(user_with_id_token("alice", &id_token)),
+    )
+    .await;
+    let asked = idp.request();
+    assert_eq!(asked.one("client_id"), Some("at-idp"));
+    assert_eq!(asked.one("audience"), Some("https://as.example.com"));
+    assert_eq!(asked.one("resource"), Some("https://mcp.example.com"));
+    assert_eq!(asked.one("scope"), Some("chat.read"));
+    assert_eq!(target.count(JWT_BEARER, Some("alice")), 1);
+    assert_eq!(backend.authorizations().len(), 1);
+}
+
+#[tokio::test]
+async fn aws_sts_from_yaml_signs_as_the_role_that_the_claims_choose() {
+    let sts = HttpServer::start(|_| async {
+        let answer = r#"<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+            <AssumeRoleWithWebIdentityResult><Credentials>
+              <AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>secret</SecretAccessKey>
+              <SessionToken>session-token</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration>
+            </Credentials></AssumeRoleWithWebIdentityResult>
+            <ResponseMetadata><RequestId>1</RequestId></ResponseMetadata>
+            </AssumeRoleWithWebIdentityResponse>"#;
+        Response::new(server_body(http_body_util::Full::from(answer)))
+    })
+    .await;
+    let backend = Backend::start().await;
+    let resources = builder().sts_endpoint(sts.uri("")).build().unwrap();
+    let config = from_yaml(
+        r#"
+backends:
+  b:
+    type: aws_sts
+    awsSts:
+      region: eu-west-1
+      roleMappings:
+        - claim: admins
+          roleArn: arn:aws:iam::123456789012:role/Admin
+"#,
+    );
+    let client = client(&config, &resources, &backend);
+    let of_group = |group: &str| {
+        let claims = json!({ "sub": "alice", "groups": [group] });
+        let alice = Identity::builder("alice")
+            .token(AccessToken::new("token-of-alice").unwrap())
+            .claims(claims.as_object().unwrap().clone())
+            .build();
+        backend.request(alice.unwrap())
+    };
+    assert_sent(&client, of_group("admins")).await;
+    assert_sent(&client, of_group("admins")).await;
+    assert_eq!(sts.requests().len(), 1);
+    let signature = &backend.authorizations()[1][0];
+    assert!(
+        signature.contains("Credential=ASIAEXAMPLE/") && signature.contains("/eu-west-1/aws-mcp/"),
+        "{signature}"
+    );
+    let error = send(&client, of_group("guests")).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+}
+
+#[tokio::test]
+async fn a_strategy_of_ones_own_is_chosen_by_the_name_it_was_registered_under() {
+    let backend = Backend::start().await;
+    let own = strategy_fn(async |mut request: Request<Body>| {
+        let value = http::HeaderValue::from_static("Own scheme");
+        request.headers_mut().insert("authorization", value);
+        Ok(request)
+    });
+    let resources = builder().strategy("corp_sso", own).build().unwrap();
+    let config = from_yaml("backends: {b: {type: corp_sso}}");
+    let client = client(&config, &resources, &backend);
+    assert_sent(&client, backend.request(None)).await;
+    assert_eq!(backend.authorizations(), [["Own scheme"]]);
+    let written = serde_json::to_value(&config).unwrap();
+    assert_eq!(written["backends"]["b"], json!({ "type": "corp_sso" }));
+}
+
+#[test]
+fn a_strategy_cannot_be_registered_as_a_type_of_the_crate_or_twice() {
+    let own = || strategy_fn(async |request: Request<Body>| Ok(request));
+    for name in ["obo", "token_exchange", "", " "] {
+        let error = builder().strategy(name, own()).build().unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Configuration);
+    }
+    let twice = builder().strategy("own", own()).strategy("own", own());
+    twice.build().unwrap_err();
+}
+
+#[test]
+fn a_layer_is_bound_to_the_origin_that_it_was_asked_for() {
+    let config = from_yaml("default: {type: unauthenticated}");
+    let layer = config.layer_for("b", origin(), &resources()).unwrap();
+    assert!(format!("{layer:?}").contains("mcp.example.com"));
+}
+
+// Credentials that are shared.
+
+async fn issuer_of_alice() -> Issuer {
+    let issuer = Issuer::start().await;
+    issuer.know("token-of-alice", "alice");
+    issuer
+}
+
+#[tokio::test]
+async fn backends_that_are_configured_alike_share_their_credentials() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let config = from_json(&json!({ "backends": {
+        "one": exchange_at(&issuer, "same"),
+        "other": exchange_at(&issuer, "same"),
+        "stranger": exchange_at(&issuer, "another"),
+    } }));
+    let resources = resources();
+    for (name, exchanges) in [("one", 1), ("one", 1), ("other", 1), ("stranger", 2)] {
+        let layer = config.layer_for(name, backend.server.origin(), &resources);
+        let client = stack(layer.unwrap());
+        assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+        assert_eq!(
+            issuer.count(TOKEN_EXCHANGE, Some("alice")),
+            exchanges,
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn resources_with_the_same_cache_share_credentials() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let cache = CredentialCache::builder().build().unwrap();
+    for _ in 0..2 {
+        let resources = builder().token_cache(cache.clone()).build().unwrap();
+        let client = client(&config_of(&exchange_at(&issuer, "a")), &resources, &backend);
+        assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+    }
+    assert_eq!(issuer.count(TOKEN_EXCHANGE, Some("alice")), 1);
+    assert_eq!(cache.counters().hits, 1);
+}
+
+#[tokio::test]
+async fn a_secret_that_changed_is_another_configuration() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let resources = resources();
+    for (secret, exchanges) in [("one", 1), ("other", 2), ("one", 2)] {
+        let mut exchange = exchange_at(&issuer, "a");
+        exchange["tokenExchange"]["clientSecretEnv"] = json!(null);
+        exchange["tokenExchange"]["clientSecret"] = json!(secret);
+        let client = client(&config_of(&exchange), &resources, &backend);
+        assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+        assert_eq!(issuer.count(TOKEN_EXCHANGE, Some("alice")), exchanges);
+    }
+}
+
+#[tokio::test]
+async fn strategies_that_differ_in_their_cache_skew_do_not_share_tokens() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let resources = resources();
+    for (skew, exchanges) in [(0, 1), (60, 2), (0, 2), (60, 2)] {
+        let config = config_of(&json!({ "type": "obo", "obo": {
+            "tokenUrl": issuer.url(), "clientId": "gateway", "clientSecretEnv": "X", "audience": "a",
+            "cacheSkewSeconds": skew,
+        } }));
+        let client = client(&config, &resources, &backend);
+        assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+        assert_eq!(issuer.count(JWT_BEARER, Some("alice")), exchanges);
+    }
+}
+
+// A configuration that is replaced.
+
+#[tokio::test]
+async fn unchanged_backends_keep_their_credentials_when_the_configuration_is_replaced() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let changed = |audience: &str| {
+        from_json(&json!({ "backends": {
+            "same": exchange_at(&issuer, "same"),
+            "changed": exchange_at(&issuer, audience),
+        } }))
+    };
+    let live = LiveOutgoingAuth::new(changed("before"), resources()).unwrap();
+    let client_of = |name: &str| {
+        let layer = live.layer_for(name, backend.server.origin());
+        stack(layer.unwrap())
+    };
+    let (same, other) = (client_of("same"), client_of("changed"));
+    let alice = || backend.request(user("alice", "token-of-alice"));
+    assert_sent(&same, alice()).await;
+    assert_sent(&other, alice()).await;
+    live.replace(changed("after")).unwrap();
+    assert_sent(&same, alice()).await;
+    assert_sent(&other, alice()).await;
+    assert_sent(&client_of("changed"), alice()).await;
+    assert_eq!(
+        backend.authorizations().concat(),
+        [
+            "Bearer exchanged-for-alice-same-1",
+            "Bearer exchanged-for-alice-before-2",
+            "Bearer exchanged-for-alice-same-1",
+            "Bearer exchanged-for-alice-after-3",
+            "Bearer exchanged-for-alice-after-3",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_has_begun_goes_on_with_the_configuration_it_began_with() {
+    let issuer = issuer_of_alice().await;
+    let backend = Backend::start().await;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    issuer.next(support::issuer::Behaviour::mint().with_permit_of(&gate));
+    let live =
+        LiveOutgoingAuth::new(config_of(&exchange_at(&issuer, "before")), resources()).unwrap();
+    let client = stack(live.layer_for("b", backend.server.origin()).unwrap());
+    let running = tokio::spawn({
+        let (client, request) = (
+            client.clone(),
+            backend.request(user("alice", "token-of-alice")),
+        );
+        async move { send(&client, request).await.map(|_| ()) }
+    });
+    while issuer.requests().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    live.replace(config_of(&exchange_at(&issuer, "after")))
+        .unwrap();
+    assert_sent(&client, backend.request(user("alice", "token-of-alice"))).await;
+    gate.add_permits(1);
+    running.await.unwrap().unwrap();
+    assert_eq!(
+        backend.authorizations().concat(),
+        [
+            "Bearer exchanged-for-alice-after-2",
+            "Bearer exchanged-for-alice-before-1",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_configuration_with_a_fault_does_not_replace_one_without() {
+    let backend = Backend::start().await;
+    let before =
+        from_yaml("backends: {b: {type: upstream_inject, upstreamInject: {providerName: github}}}");
+    let live = LiveOutgoingAuth::new(before, resources()).unwrap();
+    let client = stack(live.layer_for("b", backend.server.origin()).unwrap());
+    live.replace(from_yaml(
+        "backends: {b: {type: unauthenticated}, c: {type: obo}}",
+    ))
+    .unwrap_err();
+    assert_sent(&client, backend.request(github_token("gho_1"))).await;
+    assert_eq!(backend.authorizations(), [["Bearer gho_1"]]);
+    LiveOutgoingAuth::new(from_yaml("backends: {c: {type: obo}}"), resources()).unwrap_err();
+}
+
+#[tokio::test]
+async fn a_backend_that_was_removed_is_refused_until_it_is_configured_again() {
+    let backend = Backend::start().await;
+    let with = || from_yaml("backends: {b: {type: unauthenticated}}");
+    let live = LiveOutgoingAuth::new(with(), resources()).unwrap();
+    let client = stack(live.layer_for("b", backend.server.origin()).unwrap());
+    live.replace(OutgoingAuthConfig::default()).unwrap();
+    let error = send(&client, backend.request(None)).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Configuration);
+    assert!(backend.authorizations().is_empty(), "nothing was sent");
+    live.replace(with()).unwrap();
+    assert_sent(&client, backend.request(None)).await;
+}
+
+// Any document.
+
+fn any_value() -> impl proptest::strategy::Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        Just(json!("https://idp.example.com/token")),
+        Just(json!("arn:aws:iam::123456789012:role/X")),
+    ];
+    leaf.prop_recursive(4, 32, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((any_name(), inner), 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+fn any_name() -> impl proptest::strategy::Strategy<Value = String> {
+    let known = "default backends source type headerInjection headerName headerValue headerValueEnv tokenExchange tokenUrl \
+                 clientId clientSecret scopes awsSts region roleMappings roleArn claim matcher obo xaa";
+    let known: Vec<_> = known.split_whitespace().map(str::to_owned).collect();
+    prop_oneof![4 => prop::sample::select(known), 1 => any::<String>()]
+}
+
+/// A document that is right but for some members, which have any value.
+fn any_document() -> impl proptest::strategy::Strategy<Value = Value> {
+    let right: Value = serde_saphyr::from_str(EVERY_TYPE).unwrap();
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any_value()), 0..4);
+    changes.prop_map(move |changes| {
+        let mut document = right.clone();
+        for (index, value) in changes {
+            let paths = paths_of(&document, "");
+            let path: &String = index.get(&paths);
+            *document.pointer_mut(path).unwrap() = value;
+        }
+        document
+    })
+}
+
+fn paths_of(value: &Value, path: &str) -> Vec<String> {
+    let mut paths = vec![path.to_owned()];
+    let name = |name: &str| format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"));
+    match value {
+        Value::Object(members) => {
+            for (member, value) in members {
+                paths.extend(paths_of(value, &name(member)));
+            }
+        }
+        Value::Array(members) => {
+            for (index, value) in members.iter().enumerate() {
+                paths.extend(paths_of(value, &name(&index.to_string())));
+            }
+        }
+        _ => {}
+    }
+    paths
+}
+
+fn assert_is_read_or_refused(config: &OutgoingAuthConfig) {
+    let resources = resources();
+    match config.check(&resources) {
+        Err(error) => assert!(!error.faults().is_empty()),
+        Ok(()) => {
+            let written = serde_json::to_value(config).unwrap();
+            let again = from_json(&written);
+            again.check(&resources).unwrap();
+            assert_eq!(serde_json::to_value(&again).unwrap(), written);
+        }
+    }
+    let _ = config.layer_for("jira", origin(), &resources);
+}
+
+fn any_members() -> impl proptest::strategy::Strategy<Value = serde_json::Map<String, Value>> {
+    prop::collection::vec((any_name(), any_value()), 0..4)
+        .prop_map(|members| members.into_iter().collect())
+}
+
+/// Neither read nor told about.
+fn is_lost(name: &str, config: &OutgoingAuthConfig) -> bool {
+    let is_told = |error: ConfigError| {
+        let mut faults = error.faults().iter();
+        faults.any(|fault| fault.backend() == Some(name))
+    };
+    !config.backends.contains_key(name) && !config.check(&resources()).is_err_and(is_told)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn any_document_is_read_or_refused_and_what_is_read_makes_the_round_trip(document in any_document()) {
+        if let Ok(config) = serde_json::from_value::<OutgoingAuthConfig>(document) {
+            assert_is_read_or_refused(&config);
+        }
+    }
+
+    #[test]
+    fn no_backend_is_lost_without_a_fault(name in any::<String>(), mut members in any_members()) {
+        members.entry("type").or_insert_with(|| json!(null));
+        let config = from_json(&json!({ "backends": { name.clone(): members } }));
+        assert!(!is_lost(&name, &config), "{config:?}");
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused(text in any::<String>()) {
+        if let Ok(config) = serde_saphyr::from_str::<OutgoingAuthConfig>(&text) {
+            assert_is_read_or_refused(&config);
+        }
+    }
+
+    #[test]
+    fn any_value_is_read_or_refused(value in any_value()) {
+        if let Ok(config) = serde_json::from_value::<OutgoingAuthConfig>(value) {
+            assert_is_read_or_refused(&config);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What happens is counted, under the names that the docs list.
+#![cfg(all(feature = "metrics", feature = "token-exchange"))]
+
+mod support;
+
+use std::{fmt::Write as _, sync::Arc};
+
+use futures_util::future::join;
+use http::Method;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use support::{
+    issuer::Issuer,
+    recording::{RecordingService, request, request_to},
+    token_stack::{Backend, endpoint, http_client, send, user},
+};
+use tower::{Layer, ServiceBuilder, ServiceExt, retry::RetryLayer};
+use tower_identity::{
+    AuthErrorKind, AuthLayer, HeaderInjection, IdentityLayer, Origin, Reauthenticate, Strategy,
+    TokenExchange, Unauthenticated, UpstreamInject, strategy_fn,
+};
+
+async fn issuer() -> Issuer {
+    let issuer = Issuer::start().await;
+    issuer.know("token-of-alice", "alice");
+    issuer.know("token-of-bob", "bob");
+    issuer
+}
+
+fn exchange(issuer: &Issuer) -> TokenExchange {
+    TokenExchange::builder(endpoint(issuer)).build().unwrap()
+}
+
+/// All that was counted so far, a line for each name and its labels.
+fn counted(recorder: &DebuggingRecorder) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (key, _, _, value) in recorder.snapshotter().snapshot().into_vec() {
+        let key = key.key();
+        let mut line = key.name().to_owned();
+        for label in key.labels() {
+            write!(line, " {}={}", label.key(), label.value()).unwrap();
+        }
+        match value {
+            DebugValue::Counter(count) => write!(line, ": {count}").unwrap(),
+            DebugValue::Histogram(values) => write!(line, ": {} times", values.len()).unwrap(),
+            DebugValue::Gauge(_) => panic!("{line} is a gauge"),
+        }
+        lines.push(line);
+    }
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn what_happens_is_counted_under_the_documented_names() {
+    let recorder = DebuggingRecorder::new();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let strategy: Arc<dyn Strategy<_>> = Arc::new(exchange(&issuer));
+    let client = ServiceBuilder::new()
+        .layer(IdentityLayer::new(user("alice", "token-of-alice")))
+        .layer(RetryLayer::new(Reauthenticate::new(strategy.clone())))
+        .layer(AuthLayer::new(backend.server.origin(), strategy))
+        .service(http_client());
+    let send = |identity| send(&client, backend.request(identity));
+
+    send(Some(user("alice", "token-of-alice"))).await.unwrap();
+    send(None).await.unwrap();
+    let bob = || send(Some(user("bob", "token-of-bob")));
+    let (first, second) = join(bob(), bob()).await;
+    first.and(second).unwrap();
+    for _ in 0..2 {
+        let refused = send(Some(user("mallory", "token-of-mallory"))).await;
+        assert_eq!(refused.unwrap_err().kind(), AuthErrorKind::Rejected);
+    }
+    backend.reject("exchanged-for-alice-any-1");
+    send(Some(user("alice", "token-of-alice"))).await.unwrap();
+
+    let origin = backend.server.origin();
+    assert_eq!(
+        counted(&recorder),
+        [
+            "tower_identity_cache_lookups_total cache=coalesced: 1".to_owned(),
+            "tower_identity_cache_lookups_total cache=hit: 2".to_owned(),
+            "tower_identity_cache_lookups_total cache=miss: 4".to_owned(),
+            "tower_identity_cache_lookups_total cache=refused: 1".to_owned(),
+            "tower_identity_fallbacks_total: 1".to_owned(),
+            "tower_identity_forced_refreshes_total strategy=token_exchange: 1".to_owned(),
+            "tower_identity_refresh_duration_seconds reason=miss outcome=ok: 3 times".to_owned(),
+            "tower_identity_refresh_duration_seconds reason=miss outcome=rejected: 1 times"
+                .to_owned(),
+            format!(
+                "tower_identity_requests_total backend={origin} strategy=token_exchange outcome=ok: 6"
+            ),
+            format!(
+                "tower_identity_requests_total backend={origin} strategy=token_exchange outcome=rejected: 2"
+            ),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_is_counted_by_the_kind_of_its_error() {
+    let recorder = DebuggingRecorder::new();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let origin = Origin::try_from("https://mcp.example.com").unwrap();
+    let inject = UpstreamInject::new("github").unwrap();
+    let client = AuthLayer::new(origin, inject).layer(RecordingService::new());
+    let elsewhere = request_to("https://evil.example.com/", Method::GET, None);
+    for refused in [request(Method::GET, None), elsewhere] {
+        client.clone().oneshot(refused).await.unwrap_err();
+    }
+    assert_eq!(
+        counted(&recorder),
+        [
+            "tower_identity_requests_total backend=https://mcp.example.com strategy=upstream_inject \
+             outcome=missing_identity: 1",
+            "tower_identity_requests_total backend=https://mcp.example.com strategy=upstream_inject \
+             outcome=wrong_origin: 1",
+        ]
+    );
+}
+
+#[test]
+fn a_strategy_says_what_kind_it_is_and_one_of_your_own_is_custom() {
+    fn name(strategy: impl Strategy<String> + 'static) -> &'static str {
+        let shared: Arc<dyn Strategy<String>> = Arc::new(strategy);
+        shared.name()
+    }
+    assert_eq!(name(Unauthenticated), "unauthenticated");
+    let injection = HeaderInjection::new("x-api-key", "key").unwrap();
+    assert_eq!(name(injection), "header_injection");
+    assert_eq!(name(strategy_fn(async |request| Ok(request))), "custom");
+}
