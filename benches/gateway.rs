@@ -5,7 +5,7 @@
 //! cargo bench --all-features --bench gateway
 //! ```
 //!
-//! `wrk` sends tool calls in one session to both, in turns, and this says how many were answered a second, and in what
+//! `wrk` sends tool calls in 64 sessions, of as many users, to both, in turns, and this says how many were answered a second, and in what
 //! time. In front of the backend the gateway validates the caller's token, finds the session, loads the user's upstream
 //! tokens and puts one onto the request. The other proxy only copies requests and answers.
 
@@ -17,11 +17,15 @@ mod fakes;
 mod gateway;
 
 use std::{
+    fmt::Write as _,
     fs,
     future::pending,
     net::SocketAddr,
     process::{Command, ExitCode},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -47,7 +51,7 @@ use gateway::{Config, Gateway, Surroundings, outgoing, relayed};
 const ROUNDS: usize = 7;
 const SECONDS: usize = 4;
 const CONNECTIONS: usize = 32;
-const SESSION: &str = "session-1";
+const SESSIONS: usize = 64;
 const CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"ping"}}"#;
 const PONG: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"pong"}],"isError":false}}"#;
 
@@ -57,26 +61,39 @@ async fn main() -> Result<ExitCode, BoxError> {
         eprintln!("this bench needs `wrk`: apt-get install wrk");
         return Ok(ExitCode::SUCCESS);
     }
-    let backend = start(Router::new().route("/mcp", post(pong))).await?;
+    let backend = start(
+        Router::new()
+            .route("/mcp", post(pong))
+            .with_state(Arc::default()),
+    )
+    .await?;
     let issuer = Issuer::start(Arc::new(ManualClock::new(SystemTime::now()))).await?;
-    let token = issuer.callers_token("user-1", SESSION)?;
     let with_layers = start_gateway(&issuer, backend).await?;
     let without_layers = start_proxy(backend).await?;
 
-    // Opens the session.
-    let request = http::Request::post(format!("http://{with_layers}/mcp"))
-        .header("authorization", format!("Bearer {token}"))
-        .header("content-type", "application/json")
-        .body(Body::from(CALL))?;
-    let opened = https_client()?.request(request).await?;
-    assert_eq!(opened.status(), StatusCode::OK);
-
+    let mut calls = String::new();
+    for number in 0..SESSIONS {
+        let token = issuer.callers_token(&format!("user-{number}"), &session(number))?;
+        let request = http::Request::post(format!("http://{with_layers}/mcp"))
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/json")
+            .body(Body::from(CALL))?;
+        let opened = https_client()?.request(request).await?;
+        assert_eq!(opened.status(), StatusCode::OK);
+        let id = opened.headers()["mcp-session-id"].to_str()?;
+        writeln!(
+            calls,
+            "calls[{}] = wrk.format('POST', nil, {{ ['content-type'] = 'application/json', ['mcp-session-id'] = '{id}', \
+             ['authorization'] = 'Bearer {token}' }}, '{CALL}')",
+            number + 1
+        )?;
+    }
     let script = std::env::temp_dir().join(format!("tower-identity-{}.lua", std::process::id()));
     fs::write(
         &script,
         format!(
-            "wrk.method = 'POST'\nwrk.body = '{CALL}'\nwrk.headers['content-type'] = 'application/json'\n\
-             wrk.headers['authorization'] = 'Bearer {token}'\nwrk.headers['mcp-session-id'] = '{SESSION}'\n"
+            "local calls, last = {{}}, 0\nfunction init()\n{calls}end\n\
+             function request()\nlast = last % #calls + 1\nreturn calls[last]\nend\n"
         ),
     )?;
     let mut rounds = Vec::new();
@@ -120,15 +137,18 @@ async fn start(router: Router) -> Result<SocketAddr, BoxError> {
     Ok(address)
 }
 
-async fn pong() -> Response {
-    (
-        [
-            ("content-type", "application/json"),
-            ("mcp-session-id", SESSION),
-        ],
-        PONG,
-    )
-        .into_response()
+/// Each request without a session opens one.
+async fn pong(State(sessions): State<Arc<AtomicUsize>>, request: Request) -> Response {
+    let json = ("content-type", "application/json");
+    if request.headers().contains_key("mcp-session-id") {
+        return ([json], PONG).into_response();
+    }
+    let id = sessions.fetch_add(1, Ordering::Relaxed).to_string();
+    ([json, ("mcp-session-id", &id)], PONG).into_response()
+}
+
+fn session(number: usize) -> String {
+    format!("session-{number}")
 }
 
 async fn start_gateway(issuer: &Issuer, backend: SocketAddr) -> Result<SocketAddr, BoxError> {
@@ -139,7 +159,11 @@ async fn start_gateway(issuer: &Issuer, backend: SocketAddr) -> Result<SocketAdd
          outgoingAuth: {{ default: {{ type: upstream_inject, upstreamInject: {{ providerName: github }} }} }} }}"
     ))?;
     let store = MemoryStore::new();
-    store.put(SESSION, "github", &issuer.log_in()?).await?;
+    for number in 0..SESSIONS {
+        store
+            .put(&session(number), "github", &issuer.log_in()?)
+            .await?;
+    }
     let surroundings = Surroundings {
         environment: |_| Some(CLIENT_SECRET.to_owned()),
         clock: Arc::new(SystemClock),
