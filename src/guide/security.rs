@@ -1,7 +1,7 @@
 //! What is promised, and the test that holds it.
 //!
 //! Each row names a file in `tests/` and a test in it, and a doc test of this page sees to it that they are there. The
-//! tests go through the public API, mostly over real sockets. A name with `f` and a number is that of a fault which was
+//! tests go through the public API. A name with `f` and a number is that of a fault which was
 //! considered; one with `i` and a number is a property test of an invariant.
 //!
 //! # The invariants

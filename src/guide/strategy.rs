@@ -130,8 +130,8 @@
 //!
 //! [`Reauthenticate`](crate::Reauthenticate) asks [`reject`](crate::Strategy::reject) whether there is another credential.
 //! Without it the 401 goes to the caller. The one above drops whatever is kept for the user. So when several calls are
-//! rejected together, a ticket that another of them has just replaced may be replaced once more; where that matters, keep
-//! with each ticket when it was asked for, and drop only what is older than the last replacement.
+//! rejected together, a ticket that one of them has just had replaced may be replaced once more. The crate's own strategies
+//! tell these apart, by the [`Attempt`](crate::strategy::Attempt).
 //!
 //! # 5. Its name
 //!

@@ -46,7 +46,7 @@
 //! | likely cause | what to do |
 //! | --- | --- |
 //! | the provider's name is misspelt | compare it with those that the text lists |
-//! | the user never logged in there, or it is [optional](crate::incoming::Provider::optional) | have them log in; the event "the user has to log in again" names the provider |
+//! | the user never logged in there, or it is [optional](crate::incoming::Provider::optional) | have them log in |
 //! | the caller's token has no `tsid` claim, so there are no upstream tokens | let the issuer add it |
 //! | the strategy wants an ID token, and only an access token was kept | put it in at log-in ([`with_id_token`](crate::UpstreamToken::with_id_token)) |
 //!
@@ -68,14 +68,20 @@
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | the user's token was revoked, or the refresh token was spent elsewhere | a log-in; the event "the refresh token was refused". If it happens often, something else spends it: [`crate::guide::replicas`] |
+//! | the user's token was revoked, or the refresh token was spent elsewhere | a log-in; the events "the refresh token was refused" and "the user has to log in again" name the provider. If it happens often, something else spends it: [`crate::guide::replicas`] |
 //! | incoming: wrong audience, issuer, key or type | the event "a caller was refused" says which: see [what is checked](crate::incoming::validator#what-is-checked) |
-//! | AWS STS does not trust the token's issuer or audience for the role | the role's trust policy |
+//! | AWS STS takes the user's token for none, or for expired | [what comes of its answers](crate::strategy::aws_sts#what-comes-of-an-answer-of-aws-sts) |
 //!
 //! # `InsufficientScope`
 //!
 //! The credential is good, but not for this. The [challenge](crate::AuthError::challenge), where there is one, names the
-//! scope to ask for. From [`BindSubject`](crate::BindSubject) it means that another user tried to use the session.
+//! scope to ask for.
+//!
+//! | likely cause | what to do |
+//! | --- | --- |
+//! | the user's token does not have the scopes that the strategy asks for | ask for fewer, or have the user consent |
+//! | AWS STS: the trust policy of the role is not for this user | the trust policy, or the role mapping |
+//! | [`BindSubject`](crate::BindSubject): another user tried to use the session | nothing; they open their own |
 //!
 //! # `Unavailable`
 //!
@@ -87,6 +93,7 @@
 //! | the issuer is down, slow, or answers something odd | the source has its status; `tower_identity_refresh_duration_seconds` by `outcome` shows for how long. Tries are [spaced](crate::credential::cache#when-it-cannot-be-obtained) |
 //! | its certificate is not trusted | give the client its authority: [`https_client_with`](crate::client::hyper::https_client_with) |
 //! | Redis is down, stalls, or has too few replicas | the text says which; the event "what a refresh brought is not stored yet" is harmless for two minutes |
+//! | a user's upstream token could not be refreshed | the event "no fresh upstream token" names the provider and the kind |
 //! | a replica died in the middle of a refresh | wait, or set a [grace](crate::incoming::Provider::grace) where the provider has one |
 //! | the issuer's signing keys were never fetched | the event "the issuer's keys could not be fetched" |
 //!
