@@ -9,7 +9,7 @@
 //! # 2. Give it to the transport
 //!
 //! [`TowerHttpClient`](crate::client::rmcp::TowerHttpClient) takes the place of the SDK's own HTTP client. The rest of your
-//! code stays: a [`RunningService`](::rmcp::service::RunningService) comes out of `serve`, as before.
+//! code stays: a `RunningService` comes out of `serve`, as before.
 //!
 //! # 3. Make calls as the user of the moment
 //!
