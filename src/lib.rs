@@ -81,6 +81,17 @@
 //! | `metrics` | counters and histograms: see [`telemetry`] |
 //! | `full` | all of them |
 
+#![cfg_attr(
+    feature = "full",
+    doc = "
+# Guides
+
+- I have [a hyper client](guide::hyper), [reqwest](guide::reqwest), [an MCP client](guide::rmcp).
+- I [write a gateway](guide::gateway), [come from ToolHive](guide::toolhive), [write my own strategy](guide::strategy).
+- [What is promised, and by which test](guide::security). [Several replicas](guide::replicas).
+  [Troubleshooting](guide::troubleshooting).
+"
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(test),
@@ -99,6 +110,8 @@ pub mod config;
 #[cfg(feature = "credential-cache")]
 pub mod credential;
 pub mod error;
+#[cfg(all(doc, feature = "full"))]
+pub mod guide;
 pub mod identity;
 #[cfg(feature = "incoming")]
 pub mod incoming;
