@@ -385,7 +385,7 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
             "github",
             "headerName",
             json!("a b"),
-            "headerInjection.headerName: cannot be the name",
+            "headerInjection.headerName: has a character that it cannot have",
         ),
         (
             "github",

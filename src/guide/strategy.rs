@@ -130,8 +130,10 @@
 //!
 //! [`Reauthenticate`](crate::Reauthenticate) asks [`reject`](crate::Strategy::reject) whether there is another credential.
 //! Without it the 401 goes to the caller. The one above drops whatever is kept for the user. So when several calls are
-//! rejected together, a ticket that one of them has just had replaced may be replaced once more. The crate's own strategies
-//! tell these apart, by the [`Attempt`](crate::strategy::Attempt).
+//! rejected together, a ticket that one of them has just had replaced may be replaced once more. To tell these apart, keep
+//! [`Attempt::now()`](crate::strategy::Attempt::now), taken before the issuer is asked, beside the ticket; drop the ticket
+//! only if that is not after the `Attempt` that `reject` is given; and
+//! [count](crate::strategy::Attempt::count_rejection) each one that you drop.
 //!
 //! # 5. Its name
 //!

@@ -19,8 +19,9 @@ impl Attempt {
     }
 
     /// Counts a rejection: what is asked for from now on comes after it.
-    #[cfg(feature = "token-exchange")]
-    pub(super) fn count_rejection() {
+    ///
+    /// A strategy calls it when it gives up a credential, before that is gone.
+    pub fn count_rejection() {
         REJECTIONS.fetch_add(1, Ordering::AcqRel);
     }
 }
