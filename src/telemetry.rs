@@ -44,7 +44,7 @@ use std::time::Duration;
 
 #[cfg(feature = "metrics")]
 use ::metrics::{Counter, counter};
-use tracing::{Span, field::Empty};
+use tracing::{Span, field::Empty, span::Entered};
 
 use crate::{
     error::{AuthError, AuthErrorKind},
@@ -71,8 +71,10 @@ impl AuthenticationSpan {
         }
     }
 
-    pub(crate) fn in_scope<T>(&self, authenticate: impl FnOnce() -> T) -> T {
-        self.span.in_scope(authenticate)
+    /// What happens until the guard is dropped is in the span.
+    #[inline]
+    pub(crate) fn enter(&self) -> Entered<'_> {
+        self.span.enter()
     }
 
     /// Ends it now, though it may live a little longer.

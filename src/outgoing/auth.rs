@@ -136,26 +136,23 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if let Err(error) = self.guard.check(&request) {
+            let span = AuthenticationSpan::new(self.guard.origin(), || self.strategy.name());
+            return self.refuse(span, error);
+        }
         let backend = self.guard.origin();
         let strategy = || self.strategy.name();
         let mut span = AuthenticationSpan::new(backend, strategy);
-        let answer = match self.guard.check(&request) {
-            Ok(()) => span.in_scope(|| self.strategy.authenticate(request).into_ready()),
-            Err(error) => Ok(Err(error)),
-        };
+        let entered = span.enter();
+        let answer = self.strategy.authenticate(request).into_ready();
+        drop(entered);
         match answer {
-            Ok(outcome) => {
-                span.end(&outcome);
-                self.requests.count(backend, strategy, &outcome);
-                match outcome {
-                    Ok(request) => AuthFuture::sent(self.inner.call(request)),
-                    Err(error) => {
-                        let error = error.with_backend(backend.clone());
-                        self.release_readiness();
-                        AuthFuture::failed(error)
-                    }
-                }
+            Ok(Ok(request)) => {
+                span.end(&AUTHENTICATED);
+                self.requests.count(backend, strategy, &AUTHENTICATED);
+                AuthFuture::sent(self.inner.call(request))
             }
+            Ok(Err(error)) => self.refuse(span, error),
             Err(authenticating) => {
                 // The clone was not polled ready: it stays behind, and the instance that was takes the request.
                 let clone = self.inner.clone();
@@ -176,11 +173,26 @@ where
 }
 
 impl<S: Clone, A> AuthService<S, A> {
-    /// A call that is not made would keep a concurrency permit, say, until the next one.
-    fn release_readiness(&mut self) {
+    #[cold]
+    fn refuse<B>(&mut self, mut span: AuthenticationSpan, error: AuthError) -> AuthFuture<S, B>
+    where
+        S: Service<Request<B>>,
+        A: Strategy<B>,
+    {
+        let backend = self.guard.origin();
+        let outcome = Err::<(), _>(error.clone());
+        span.end(&outcome);
+        self.requests
+            .count(backend, || self.strategy.name(), &outcome);
+        let error = error.with_backend(backend.clone());
+        // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
         self.inner = self.inner.clone();
+        AuthFuture::failed(error)
     }
 }
+
+/// What is told of a request that leaves: moving it to where it is told from would cost more than telling it.
+const AUTHENTICATED: Result<(), AuthError> = Ok(());
 
 impl<S: fmt::Debug, A> fmt::Debug for AuthService<S, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -262,7 +274,10 @@ where
                     span,
                     requests,
                 } => {
-                    let outcome = ready!(span.in_scope(|| authenticating.as_mut().poll(cx)));
+                    let entered = span.enter();
+                    let polled = authenticating.as_mut().poll(cx);
+                    drop(entered);
+                    let outcome = ready!(polled);
                     span.end(&outcome);
                     requests.count(backend, || strategy, &outcome);
                     match outcome {
