@@ -117,6 +117,7 @@ pub mod identity;
 pub mod incoming;
 pub mod origin;
 pub mod outgoing;
+mod refusable;
 pub mod secret;
 pub mod strategy;
 pub mod telemetry;

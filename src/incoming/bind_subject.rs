@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    future::{self, Ready},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -15,6 +14,7 @@ use crate::{
     error::{AuthError, AuthErrorKind},
     identity::Identity,
     outgoing::HealthCheck,
+    refusable::Refusable,
 };
 
 /// Refuses the requests of a session whose identity is not that of the user who opened it: another subject, or the same
@@ -93,15 +93,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let state = match self.check(&request) {
-            Ok(()) => State::Sent {
-                future: self.inner.call(request),
-            },
+            Ok(()) => Refusable::sent(self.inner.call(request)),
             Err(error) => {
                 // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
                 self.inner = self.inner.clone();
-                State::Refused {
-                    error: future::ready(error),
-                }
+                Refusable::refused(error)
             }
         };
         BindSubjectFuture { state }
@@ -113,20 +109,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct BindSubjectFuture<F> {
         #[pin]
-        state: State<F>,
-    }
-}
-
-pin_project! {
-    #[project = StateProjection]
-    enum State<F> {
-        Sent {
-            #[pin]
-            future: F,
-        },
-        Refused {
-            error: Ready<AuthError>,
-        },
+        state: Refusable<F>,
     }
 }
 
@@ -138,12 +121,7 @@ where
     type Output = Result<R, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProjection::Sent { future } => future.poll(cx).map_err(Into::into),
-            StateProjection::Refused { error } => {
-                Pin::new(error).poll(cx).map(|error| Err(error.into()))
-            }
-        }
+        self.project().state.poll(cx)
     }
 }
 

@@ -34,8 +34,8 @@
 //! # Readiness is held
 //!
 //! While a strategy obtains a credential (a token exchange, say), the inner service that was found ready for this call
-//! is kept: a concurrency permit beneath stays taken, and is given back when the request is refused. So a strategy must not send its own requests through the same
-//! limited stack, or a limit of one would wait for itself.
+//! is kept: a concurrency permit beneath stays taken, and is given back when the request is refused. So a strategy must
+//! not send its own requests through the same limited stack, or a limit of one would wait for itself.
 //!
 //! [`AuthErrorKind::WrongOrigin`]: crate::AuthErrorKind::WrongOrigin
 //! [`FollowRedirect`]: https://docs.rs/tower-http/latest/tower_http/follow_redirect/index.html

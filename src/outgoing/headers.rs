@@ -38,9 +38,9 @@
 //!
 //! These belong to the connection, the session or the credential, and never to whoever configures or sends headers:
 //! `host`, `content-length`, `authorization`, `cookie`, `expect`, `forwarded`, `via`, `x-forwarded`, `x-forwarded-*`,
-//! `x-real-ip`, `mcp-session-id`, and the hop-by-hop headers (RFC 9110 §7.6.1): `connection`, `keep-alive`, `te`, `trailer`, `transfer-encoding`, `upgrade`,
-//! `http2-settings`, `proxy-connection`, `proxy-authenticate`, `proxy-authorization`; each also with `_` for `-`. To
-//! configure one is an error; a captured one is dropped.
+//! `x-real-ip`, `mcp-session-id`, and the hop-by-hop headers (RFC 9110 §7.6.1): `connection`, `keep-alive`, `te`,
+//! `trailer`, `transfer-encoding`, `upgrade`, `http2-settings`, `proxy-connection`, `proxy-authenticate`,
+//! `proxy-authorization`; each also with `_` for `-`. To configure one is an error; a captured one is dropped.
 //!
 //! # Security
 //!
@@ -49,7 +49,7 @@
 
 use std::{
     borrow::Cow,
-    fmt, future,
+    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -62,6 +62,7 @@ use tower::{BoxError, Layer, Service};
 use crate::{
     error::{AuthError, AuthErrorKind},
     origin::{Origin, OriginGuard},
+    refusable::Refusable,
     secret::secret_header_value,
 };
 
@@ -298,16 +299,12 @@ where
         let state = match self.guard.check(&request) {
             Ok(()) => {
                 self.headers.add_to(&mut request);
-                State::Sent {
-                    future: self.inner.call(request),
-                }
+                Refusable::sent(self.inner.call(request))
             }
             Err(error) => {
                 // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
                 self.inner = self.inner.clone();
-                State::Refused {
-                    error: future::ready(error),
-                }
+                Refusable::refused(error)
             }
         };
         HeaderForwardFuture { state }
@@ -325,20 +322,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct HeaderForwardFuture<F> {
         #[pin]
-        state: State<F>,
-    }
-}
-
-pin_project! {
-    #[project = StateProjection]
-    enum State<F> {
-        Sent {
-            #[pin]
-            future: F,
-        },
-        Refused {
-            error: future::Ready<AuthError>,
-        },
+        state: Refusable<F>,
     }
 }
 
@@ -350,12 +334,7 @@ where
     type Output = Result<T, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProjection::Sent { future } => future.poll(cx).map_err(Into::into),
-            StateProjection::Refused { error } => {
-                Pin::new(error).poll(cx).map(|error| Err(error.into()))
-            }
-        }
+        self.project().state.poll(cx)
     }
 }
 
