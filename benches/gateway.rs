@@ -20,8 +20,9 @@ use std::{
     fmt::Write as _,
     fs,
     future::pending,
+    io::Write as _,
     net::SocketAddr,
-    process::{Command, ExitCode},
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -32,13 +33,17 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
+    extract::{Path, Request, State},
     response::{IntoResponse, Response},
     routing::{any, post},
+    serve::ListenerExt,
 };
-use http::{StatusCode, Uri};
-use tokio::{net::TcpListener, task::spawn_blocking};
-use tower::BoxError;
+use http::{HeaderValue, StatusCode, Uri};
+use moka::sync::Cache;
+use tempfile::NamedTempFile;
+use tokio::{net::TcpListener, process::Command};
+use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use tower_identity::{
     MemoryStore, UpstreamTokenStore,
     client::hyper::{HttpsClient, https_client},
@@ -46,7 +51,9 @@ use tower_identity::{
 };
 
 use fakes::{AUDIENCE, CLIENT_SECRET, Issuer};
-use gateway::{Config, Gateway, Surroundings, outgoing, relayed};
+use gateway::{
+    Config, Gateway, MAX_SESSIONS, SESSION_ID, SESSION_IDLE, Surroundings, outgoing, relayed,
+};
 
 const ROUNDS: usize = 7;
 const SECONDS: usize = 4;
@@ -57,7 +64,7 @@ const PONG: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
-    if Command::new("wrk").arg("--version").output().is_err() {
+    if Command::new("wrk").arg("--version").output().await.is_err() {
         eprintln!("this bench needs `wrk`: apt-get install wrk");
         return Ok(ExitCode::SUCCESS);
     }
@@ -71,53 +78,30 @@ async fn main() -> Result<ExitCode, BoxError> {
     let with_layers = start_gateway(&issuer, backend).await?;
     let without_layers = start_proxy(backend).await?;
 
-    let mut calls = String::new();
+    let mut tokens = Vec::new();
     for number in 0..SESSIONS {
-        let token = issuer.callers_token(&format!("user-{number}"), &session(number))?;
-        let request = http::Request::post(format!("http://{with_layers}/mcp"))
-            .header("authorization", format!("Bearer {token}"))
-            .header("content-type", "application/json")
-            .body(Body::from(CALL))?;
-        let opened = https_client()?.request(request).await?;
-        assert_eq!(opened.status(), StatusCode::OK);
-        let id = opened.headers()["mcp-session-id"].to_str()?;
-        writeln!(
-            calls,
-            "calls[{}] = wrk.format('POST', nil, {{ ['content-type'] = 'application/json', ['mcp-session-id'] = '{id}', \
-             ['authorization'] = 'Bearer {token}' }}, '{CALL}')",
-            number + 1
-        )?;
+        tokens.push(issuer.callers_token(&format!("user-{number}"), &session(number))?);
     }
-    let script = std::env::temp_dir().join(format!("tower-identity-{}.lua", std::process::id()));
-    fs::write(
-        &script,
-        format!(
-            "local calls, last = {{}}, 0\nfunction init()\n{calls}end\n\
-             function request()\nlast = last % #calls + 1\nreturn calls[last]\nend\n"
-        ),
-    )?;
+    let with_layers = Target::open(with_layers, &tokens).await?;
+    let without_layers = Target::open(without_layers, &tokens).await?;
+
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        let script = script.clone();
-        let round = spawn_blocking(move || -> Result<_, BoxError> {
-            let script = script.to_str().ok_or("the path of the script is no text")?;
-            Ok((load(with_layers, script)?, load(without_layers, script)?))
-        });
-        rounds.push(round.await??);
+        rounds.push((with_layers.load().await?, without_layers.load().await?));
     }
-    fs::remove_file(script)?;
 
     let (with, without): (Vec<_>, Vec<_>) = rounds.into_iter().unzip();
     println!(
-        "{:<16}{:>14}{:>12}{:>12}",
-        "median of rounds", "requests/s", "p50", "p99"
+        "{:<16}{:>14}{:>12}{:>12}{:>16}",
+        "median of rounds", "requests/s", "p50", "p99", "CPU a request"
     );
     for (name, loads) in [("with layers", &with), ("without", &without)] {
         println!(
-            "{name:<16}{:>14.0}{:>9.0} µs{:>9.0} µs",
+            "{name:<16}{:>14.0}{:>9.0} µs{:>9.0} µs{:>13.1} µs",
             median(loads.iter().map(|load| load.requests_per_second)),
             median(loads.iter().map(|load| load.p50)),
             median(loads.iter().map(|load| load.p99)),
+            median(loads.iter().map(|load| load.cpu)),
         );
     }
     let costs = with.iter().zip(&without).map(|(with, without)| {
@@ -133,7 +117,9 @@ async fn main() -> Result<ExitCode, BoxError> {
 async fn start(router: Router) -> Result<SocketAddr, BoxError> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    tokio::spawn(async { axum::serve(listener, router).await });
+    let listener = listener.tap_io(|tcp| _ = tcp.set_nodelay(true));
+    let server = axum::serve(listener, router).with_graceful_shutdown(pending());
+    tokio::spawn(server.into_future());
     Ok(address)
 }
 
@@ -176,24 +162,103 @@ async fn start_gateway(issuer: &Issuer, backend: SocketAddr) -> Result<SocketAdd
     Ok(address)
 }
 
-async fn start_proxy(backend: SocketAddr) -> Result<SocketAddr, BoxError> {
-    let url: Uri = format!("http://{backend}/mcp").parse()?;
-    let client = https_client::<Body>()?;
-    let forward = async |State((client, url)): State<(HttpsClient<Body>, Uri)>,
-                         request: Request| {
-        let response = client.request(outgoing(request, &url)).await;
-        let response = response.map_err(BoxError::from);
-        match response.and_then(|response| relayed(response.map(Body::new))) {
-            Ok(response) => response,
-            Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+/// The gateway with its layers removed: it keeps sessions and follows redirects, and asks nobody who they are.
+struct Bare {
+    url: Uri,
+    client: FollowRedirect<HttpsClient<Body>>,
+    sessions: Cache<(String, HeaderValue), FollowRedirect<HttpsClient<Body>>>,
+}
+
+impl Bare {
+    async fn forward(&self, name: &str, request: Request) -> Result<Response, BoxError> {
+        let id = request.headers().get(SESSION_ID);
+        let key = id.map(|id| (name.to_owned(), id.clone()));
+        let session = match &key {
+            None => self.client.clone(),
+            Some(key) => match self.sessions.get(key) {
+                Some(session) => session,
+                None => return Ok(StatusCode::NOT_FOUND.into_response()),
+            },
+        };
+        let request = outgoing(request, &self.url);
+        let response = session.clone().oneshot(request).await?;
+        if let (None, Some(id)) = (key, response.headers().get(SESSION_ID)) {
+            self.sessions.insert((name.to_owned(), id.clone()), session);
         }
-    };
-    start(
-        Router::new()
-            .route("/{backend}", any(forward))
-            .with_state((client, url)),
-    )
-    .await
+        relayed(response.map(Body::new))
+    }
+}
+
+async fn start_proxy(backend: SocketAddr) -> Result<SocketAddr, BoxError> {
+    let client = ServiceBuilder::new()
+        .layer(FollowRedirectLayer::new())
+        .service(https_client::<Body>()?);
+    let bare = Arc::new(Bare {
+        url: format!("http://{backend}/mcp").parse()?,
+        client,
+        sessions: Cache::builder()
+            .max_capacity(MAX_SESSIONS)
+            .time_to_idle(SESSION_IDLE)
+            .build(),
+    });
+    let forward =
+        async |State(bare): State<Arc<Bare>>, Path(backend): Path<String>, request: Request| {
+            let response = bare.forward(&backend, request).await;
+            response.unwrap_or_else(|_| StatusCode::BAD_GATEWAY.into_response())
+        };
+    let router = Router::new()
+        .route("/{backend}", any(forward))
+        .layer(tower::layer::layer_fn(|service| service))
+        .with_state(bare);
+    start(router).await
+}
+
+/// A gateway with open sessions, and the calls in them as a script for `wrk`.
+struct Target {
+    address: SocketAddr,
+    script: NamedTempFile,
+}
+
+impl Target {
+    async fn open(address: SocketAddr, tokens: &[String]) -> Result<Self, BoxError> {
+        let client = https_client()?;
+        let mut calls = String::new();
+        for (index, token) in tokens.iter().enumerate() {
+            let request = http::Request::post(format!("http://{address}/mcp"))
+                .header("authorization", format!("Bearer {token}"))
+                .header("content-type", "application/json")
+                .body(Body::from(CALL))?;
+            let opened = client.request(request).await?;
+            assert_eq!(opened.status(), StatusCode::OK);
+            let id = opened.headers()["mcp-session-id"].to_str()?;
+            writeln!(
+                calls,
+                "calls[{}] = wrk.format('POST', nil, {{ ['content-type'] = 'application/json', \
+                 ['mcp-session-id'] = '{id}', ['authorization'] = 'Bearer {token}' }}, '{CALL}')",
+                index + 1
+            )?;
+        }
+        let mut script = NamedTempFile::new()?;
+        write!(
+            script,
+            "local calls, last = {{}}, 0\nfunction init()\n{calls}end\n\
+             function request()\nlast = last % #calls + 1\nreturn calls[last]\nend\n"
+        )?;
+        Ok(Self { address, script })
+    }
+
+    async fn load(&self) -> Result<Load, BoxError> {
+        let before = cpu_time()?;
+        let output = Command::new("wrk")
+            .args(["--latency", "-t", "2", "-c", &CONNECTIONS.to_string()])
+            .args(["-d", &format!("{SECONDS}s"), "-s"])
+            .arg(self.script.path())
+            .arg(format!("http://{}/mcp", self.address))
+            .output()
+            .await?;
+        let spent = cpu_time()? - before;
+        Load::new(&String::from_utf8(output.stdout)?, spent)
+    }
 }
 
 /// What `wrk` measured, times in microseconds.
@@ -201,35 +266,41 @@ struct Load {
     requests_per_second: f64,
     p50: f64,
     p99: f64,
+    /// What one request costs the gateway and the backend.
+    cpu: f64,
 }
 
-fn load(address: SocketAddr, script: &str) -> Result<Load, BoxError> {
-    let output = Command::new("wrk")
-        .args(["--latency", "-t", "2", "-c", &CONNECTIONS.to_string()])
-        .args([
-            "-d",
-            &format!("{SECONDS}s"),
-            "-s",
-            script,
-            &format!("http://{address}/mcp"),
-        ])
-        .output()?;
-    let output = String::from_utf8(output.stdout)?;
-    if output.contains("Non-2xx") || output.contains("Socket errors") {
-        return Err(format!("not every request was answered: {output}").into());
+impl Load {
+    fn new(output: &str, cpu_time: f64) -> Result<Self, BoxError> {
+        if output.contains("Non-2xx") || output.contains("Socket errors") {
+            return Err(format!("not every request was answered: {output}").into());
+        }
+        let value = |name: &str| {
+            let line = output
+                .lines()
+                .find_map(|line| line.trim().strip_prefix(name));
+            line.map(str::trim)
+                .ok_or_else(|| format!("no {name} in {output}"))
+        };
+        let requests_per_second = value("Requests/sec:")?.parse()?;
+        Ok(Self {
+            requests_per_second,
+            p50: microseconds(value("50%")?)?,
+            p99: microseconds(value("99%")?)?,
+            cpu: 1e6 * cpu_time / (requests_per_second * SECONDS as f64),
+        })
     }
-    let value = |name: &str| {
-        let line = output
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(name));
-        line.map(str::trim)
-            .ok_or_else(|| format!("no {name} in {output}"))
+}
+
+/// The seconds for which this process was on a processor, where the system says so.
+fn cpu_time() -> Result<f64, BoxError> {
+    let Ok(stat) = fs::read_to_string("/proc/self/stat") else {
+        return Ok(f64::NAN);
     };
-    Ok(Load {
-        requests_per_second: value("Requests/sec:")?.parse()?,
-        p50: microseconds(value("50%")?)?,
-        p99: microseconds(value("99%")?)?,
-    })
+    let (_, fields) = stat.rsplit_once(')').ok_or("no process")?;
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    Ok(ticks / 100.0)
 }
 
 fn microseconds(text: &str) -> Result<f64, BoxError> {

@@ -47,17 +47,22 @@ pub struct Identity {
     inner: Arc<Inner>,
 }
 
-#[derive(Clone)]
 struct Inner {
     built: u64,
+    user: Arc<User>,
+    upstream: BTreeMap<String, UpstreamToken>,
+    unavailable: BTreeMap<String, AuthError>,
+}
+
+/// What stays as it is while the upstream tokens change.
+#[derive(Clone)]
+struct User {
     subject: String,
     issuer: Option<String>,
     name: Option<String>,
     email: Option<String>,
     claims: Map<String, Value>,
     token: Option<AccessToken>,
-    upstream: BTreeMap<String, UpstreamToken>,
-    unavailable: BTreeMap<String, AuthError>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -65,50 +70,49 @@ impl Identity {
     /// Starts an identity for `subject`, the `sub` claim (OIDC Core §5.1).
     pub fn builder(subject: impl Into<String>) -> IdentityBuilder {
         IdentityBuilder {
-            inner: Inner {
-                built: 0,
+            user: User {
                 subject: subject.into(),
                 issuer: None,
                 name: None,
                 email: None,
                 claims: Map::new(),
                 token: None,
-                upstream: BTreeMap::new(),
-                unavailable: BTreeMap::new(),
                 metadata: BTreeMap::new(),
             },
+            upstream: BTreeMap::new(),
+            unavailable: BTreeMap::new(),
             invalid: None,
         }
     }
 
     /// Who it is, unique within the issuer: the `sub` claim. Never empty.
     pub fn subject(&self) -> &str {
-        &self.inner.subject
+        &self.inner.user.subject
     }
 
     /// Who says so: the `iss` claim.
     pub fn issuer(&self) -> Option<&str> {
-        self.inner.issuer.as_deref()
+        self.inner.user.issuer.as_deref()
     }
 
     /// The `name` claim, for people to read.
     pub fn name(&self) -> Option<&str> {
-        self.inner.name.as_deref()
+        self.inner.user.name.as_deref()
     }
 
     /// The `email` claim. It is not an identifier: several users may share one, and it may change hands.
     pub fn email(&self) -> Option<&str> {
-        self.inner.email.as_deref()
+        self.inner.user.email.as_deref()
     }
 
     /// All claims of the user's token.
     pub fn claims(&self) -> &Map<String, Value> {
-        &self.inner.claims
+        &self.inner.user.claims
     }
 
     /// The token that the user came with.
     pub fn token(&self) -> Option<&AccessToken> {
-        self.inner.token.as_ref()
+        self.inner.user.token.as_ref()
     }
 
     /// The tokens of one upstream provider, by the name it has in the configuration.
@@ -133,14 +137,40 @@ impl Identity {
 
     /// What else the application wants to know of the user. This crate does not read it.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.inner.metadata
+        &self.inner.user.metadata
     }
 
+    /// The same user with these upstream tokens in place of their own, as if it was built now.
     #[cfg(feature = "incoming")]
-    pub(crate) fn into_builder(self) -> IdentityBuilder {
-        IdentityBuilder {
-            inner: Arc::unwrap_or_clone(self.inner),
-            invalid: None,
+    pub(crate) fn with_upstream(
+        &self,
+        upstream: BTreeMap<String, UpstreamToken>,
+        unavailable: BTreeMap<String, AuthError>,
+    ) -> Result<Self, InvalidIdentity> {
+        if upstream.keys().any(|provider| provider.trim().is_empty()) {
+            return Err(InvalidIdentity::EmptyProvider);
+        }
+        Ok(Self::of(
+            Arc::clone(&self.inner.user),
+            upstream,
+            unavailable,
+        ))
+    }
+
+    fn of(
+        user: Arc<User>,
+        upstream: BTreeMap<String, UpstreamToken>,
+        unavailable: BTreeMap<String, AuthError>,
+    ) -> Self {
+        static BUILT: AtomicU64 = AtomicU64::new(0);
+
+        Self {
+            inner: Arc::new(Inner {
+                built: BUILT.fetch_add(1, Ordering::Relaxed),
+                user,
+                upstream,
+                unavailable,
+            }),
         }
     }
 
@@ -180,38 +210,40 @@ impl fmt::Debug for Identity {
 #[derive(Clone)]
 #[must_use = "nothing is checked before `build`"]
 pub struct IdentityBuilder {
-    inner: Inner,
+    user: User,
+    upstream: BTreeMap<String, UpstreamToken>,
+    unavailable: BTreeMap<String, AuthError>,
     invalid: Option<InvalidIdentity>,
 }
 
 impl IdentityBuilder {
     /// Sets the issuer, the `iss` claim.
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
-        self.inner.issuer = Some(issuer.into());
+        self.user.issuer = Some(issuer.into());
         self
     }
 
     /// Sets the name. An empty one, which some providers send, counts as none.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.inner.name = Some(name.into()).filter(|name| !name.is_empty());
+        self.user.name = Some(name.into()).filter(|name| !name.is_empty());
         self
     }
 
     /// Sets the e-mail address. An empty one, which some providers send, counts as none.
     pub fn email(mut self, email: impl Into<String>) -> Self {
-        self.inner.email = Some(email.into()).filter(|email| !email.is_empty());
+        self.user.email = Some(email.into()).filter(|email| !email.is_empty());
         self
     }
 
     /// Sets all claims.
     pub fn claims(mut self, claims: Map<String, Value>) -> Self {
-        self.inner.claims = claims;
+        self.user.claims = claims;
         self
     }
 
     /// Sets the token that the user came with.
     pub fn token(mut self, token: AccessToken) -> Self {
-        self.inner.token = Some(token);
+        self.user.token = Some(token);
         self
     }
 
@@ -220,12 +252,7 @@ impl IdentityBuilder {
         let provider = provider.into();
         if provider.trim().is_empty() {
             self.invalid.get_or_insert(InvalidIdentity::EmptyProvider);
-        } else if self
-            .inner
-            .upstream
-            .insert(provider.clone(), token)
-            .is_some()
-        {
+        } else if self.upstream.insert(provider.clone(), token).is_some() {
             self.invalid
                 .get_or_insert(InvalidIdentity::DuplicateProvider(provider));
         }
@@ -234,13 +261,13 @@ impl IdentityBuilder {
 
     /// Says why there is no token of an upstream provider now. If there is one all the same, it is used.
     pub fn unavailable_upstream(mut self, provider: impl Into<String>, error: AuthError) -> Self {
-        self.inner.unavailable.insert(provider.into(), error);
+        self.unavailable.insert(provider.into(), error);
         self
     }
 
     /// Adds an entry of [`Identity::metadata`].
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.inner.metadata.insert(key.into(), value.into());
+        self.user.metadata.insert(key.into(), value.into());
         self
     }
 
@@ -251,40 +278,42 @@ impl IdentityBuilder {
     /// [`InvalidIdentity`], when the subject, a given issuer or a provider's name is empty or blank, or when a
     /// provider was added twice.
     pub fn build(self) -> Result<Identity, InvalidIdentity> {
-        static BUILT: AtomicU64 = AtomicU64::new(0);
-
-        let Self { mut inner, invalid } = self;
-        if inner.subject.trim().is_empty() {
+        if self.user.subject.trim().is_empty() {
             return Err(InvalidIdentity::EmptySubject);
         }
-        if inner
-            .issuer
-            .as_deref()
-            .is_some_and(|issuer| issuer.trim().is_empty())
-        {
+        let is_blank = |issuer: &str| issuer.trim().is_empty();
+        if self.user.issuer.as_deref().is_some_and(is_blank) {
             return Err(InvalidIdentity::EmptyIssuer);
         }
-        if let Some(invalid) = invalid {
+        if let Some(invalid) = self.invalid {
             return Err(invalid);
         }
-        inner.built = BUILT.fetch_add(1, Ordering::Relaxed);
-        Ok(Identity {
-            inner: Arc::new(inner),
-        })
+        Ok(Identity::of(
+            Arc::new(self.user),
+            self.upstream,
+            self.unavailable,
+        ))
     }
 }
 
 impl fmt::Debug for IdentityBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdentityBuilder")
-            .field("subject", &self.inner.subject)
+            .field("subject", &self.user.subject)
             .finish_non_exhaustive()
     }
 }
 
 /// The tokens that an upstream provider (an identity provider, an API's own authorization server) issued for a user.
-#[derive(Clone, Debug)]
+///
+/// Cheap to clone (one reference count).
+#[derive(Clone)]
 pub struct UpstreamToken {
+    inner: Arc<Issued>,
+}
+
+#[derive(Clone)]
+struct Issued {
     access_token: AccessToken,
     id_token: Option<Secret>,
     expires_at: Option<SystemTime>,
@@ -294,39 +323,51 @@ impl UpstreamToken {
     /// An access token whose end is not known.
     pub fn new(access_token: AccessToken) -> Self {
         Self {
-            access_token,
-            id_token: None,
-            expires_at: None,
+            inner: Arc::new(Issued {
+                access_token,
+                id_token: None,
+                expires_at: None,
+            }),
         }
     }
 
     /// Sets when the access token expires.
     #[must_use]
     pub fn with_expires_at(mut self, expires_at: SystemTime) -> Self {
-        self.expires_at = Some(expires_at);
+        Arc::make_mut(&mut self.inner).expires_at = Some(expires_at);
         self
     }
 
     /// Sets the OIDC ID token. It is proof of a log-in for a token exchange, never a bearer token.
     #[must_use]
     pub fn with_id_token(mut self, id_token: Secret) -> Self {
-        self.id_token = Some(id_token);
+        Arc::make_mut(&mut self.inner).id_token = Some(id_token);
         self
     }
 
     /// The access token.
     pub fn access_token(&self) -> &AccessToken {
-        &self.access_token
+        &self.inner.access_token
     }
 
     /// The OIDC ID token, if the provider issued one.
     pub fn id_token(&self) -> Option<&Secret> {
-        self.id_token.as_ref()
+        self.inner.id_token.as_ref()
     }
 
     /// When the access token expires. `None` means that it is not known, not that it never does.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.expires_at
+        self.inner.expires_at
+    }
+}
+
+impl fmt::Debug for UpstreamToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamToken")
+            .field("access_token", self.access_token())
+            .field("id_token", &self.id_token())
+            .field("expires_at", &self.expires_at())
+            .finish()
     }
 }
 

@@ -7,6 +7,8 @@
 //!
 //! With the feature `credential-cache`, each has a `Fingerprint`: it tells two secrets apart without holding either.
 
+#[cfg(feature = "credential-cache")]
+use std::sync::OnceLock;
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
@@ -99,9 +101,13 @@ impl fmt::Debug for AccessToken {
 /// ```
 #[derive(Clone)]
 pub struct Secret {
-    value: Arc<Zeroizing<String>>,
+    inner: Arc<Kept>,
+}
+
+struct Kept {
+    value: Zeroizing<String>,
     #[cfg(feature = "credential-cache")]
-    fingerprint: Fingerprint,
+    fingerprint: OnceLock<Fingerprint>,
 }
 
 impl Secret {
@@ -116,9 +122,11 @@ impl Secret {
             return Err(InvalidSecret::Empty);
         }
         Ok(Self {
-            #[cfg(feature = "credential-cache")]
-            fingerprint: Fingerprint::new("secret", &value),
-            value: Arc::new(value),
+            inner: Arc::new(Kept {
+                value,
+                #[cfg(feature = "credential-cache")]
+                fingerprint: OnceLock::new(),
+            }),
         })
     }
 
@@ -128,13 +136,14 @@ impl Secret {
     ///
     /// It belongs in a request to the party that it authenticates to, and nowhere else.
     pub fn expose(&self) -> &str {
-        &self.value
+        &self.inner.value
     }
 
-    /// Tells this secret from others. It was made when the secret was.
+    /// Tells this secret from others. It is made when it is first asked for, and kept with the secret and its clones.
     #[cfg(feature = "credential-cache")]
     pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+        let make = || Fingerprint::new("secret", &self.inner.value);
+        *self.inner.fingerprint.get_or_init(make)
     }
 }
 

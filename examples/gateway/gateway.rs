@@ -77,10 +77,10 @@ type Session = tower_identity::IdentityService<BindSubjectService<BackendClient>
 /// The name of the backend, and the `Mcp-Session-Id` that it gave.
 type SessionKey = (String, HeaderValue);
 
-const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-const MAX_SESSIONS: u64 = 16_384;
+pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(crate) const MAX_SESSIONS: u64 = 16_384;
 const REMEMBERED_TOKENS: usize = 16_384;
-const SESSION_IDLE: Duration = Duration::from_secs(3600);
+pub(crate) const SESSION_IDLE: Duration = Duration::from_secs(3600);
 const GRACE: Duration = Duration::from_secs(10);
 
 impl Gateway {

@@ -230,6 +230,12 @@ impl LoadedTokens {
         self.tokens
     }
 
+    pub(super) fn into_parts(
+        self,
+    ) -> (BTreeMap<String, UpstreamToken>, BTreeMap<String, AuthError>) {
+        (self.tokens, self.failed)
+    }
+
     /// The providers that the user has to log in to again.
     pub fn log_in_needed(&self) -> &BTreeSet<String> {
         &self.log_in_needed
@@ -451,21 +457,21 @@ impl Inner {
         let mut loaded = LoadedTokens::default();
         let mut waiting = Vec::new();
         for (name, provider) in &self.providers {
-            let Some(stored) = stored.remove(name) else {
+            let Some((name, stored)) = stored.remove_entry(name) else {
                 if !provider.optional {
                     loaded.add(name.clone(), Err(log_in_again()));
                 }
                 continue;
             };
             match provider.freshness(&stored, now) {
-                Freshness::Settled => loaded.add(name.clone(), Ok(stored)),
+                Freshness::Settled => loaded.add(name, Ok(stored)),
                 Freshness::Advisory => {
                     drop(self.refresh(&session, provider, &stored));
-                    loaded.add(name.clone(), Ok(stored));
+                    loaded.add(name, Ok(stored));
                 }
                 Freshness::Mandatory | Freshness::Expired => {
                     let fresh = self.fresh(&session, provider, stored);
-                    waiting.push(async { (name.clone(), fresh.await) });
+                    waiting.push(async { (name, fresh.await) });
                 }
             }
         }

@@ -397,14 +397,9 @@ impl Inner {
             )
             .with_provider(provider));
         }
-        let mut identity = identity.into_builder();
-        for (provider, error) in loaded.failed() {
-            identity = identity.unavailable_upstream(provider, error.clone());
-        }
-        for (provider, token) in loaded.into_tokens() {
-            identity = identity.upstream(provider, token);
-        }
-        identity.build().map_err(|error| {
+        let (upstream, unavailable) = loaded.into_parts();
+        let identity = identity.with_upstream(upstream, unavailable);
+        identity.map_err(|error| {
             AuthError::new(
                 AuthErrorKind::Configuration,
                 "the store of upstream tokens has a provider without a name",

@@ -22,7 +22,13 @@ pub mod redis;
 #[cfg(feature = "redis")]
 mod sealing;
 
-use std::{collections::BTreeMap, fmt, pin::Pin, time::Duration, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{error::AuthError, identity::UpstreamToken, secret::Secret};
 
@@ -132,58 +138,76 @@ impl<S: UpstreamTokenStore + ?Sized> UpstreamTokenStore for std::sync::Arc<S> {
     }
 }
 
-/// What a provider issued for a user at a log-in or a refresh.
-#[derive(Clone, Debug)]
+/// What a provider issued for a user at a log-in or a refresh. Cheap to clone (one reference count).
+#[derive(Clone)]
 pub struct ProviderTokens {
+    inner: Arc<Issued>,
+}
+
+#[derive(Clone)]
+struct Issued {
     token: UpstreamToken,
     refresh_token: Option<Secret>,
-    issued_at: SystemTime,
+    at: SystemTime,
 }
 
 impl ProviderTokens {
     /// Tokens that were asked for at `issued_at`. Without a refresh token they last until they expire.
     pub fn new(token: UpstreamToken, issued_at: SystemTime) -> Self {
         Self {
-            token,
-            refresh_token: None,
-            issued_at,
+            inner: Arc::new(Issued {
+                token,
+                refresh_token: None,
+                at: issued_at,
+            }),
         }
     }
 
     /// Sets the refresh token (RFC 6749 §1.5).
     #[must_use]
     pub fn with_refresh_token(mut self, refresh_token: Secret) -> Self {
-        self.refresh_token = Some(refresh_token);
+        Arc::make_mut(&mut self.inner).refresh_token = Some(refresh_token);
         self
     }
 
     /// What leaves with requests.
     pub fn token(&self) -> &UpstreamToken {
-        &self.token
+        &self.inner.token
     }
 
     /// What gets the next tokens, if the provider issued it.
     pub fn refresh_token(&self) -> Option<&Secret> {
-        self.refresh_token.as_ref()
+        self.inner.refresh_token.as_ref()
     }
 
     /// When they were asked for.
     pub fn issued_at(&self) -> SystemTime {
-        self.issued_at
+        self.inner.at
     }
 
     /// These tokens with what a refresh did not renew: RFC 6749 §6 leaves the refresh token out when it stays the same,
     /// OIDC Core §12.2 the ID token.
     pub(super) fn completed_by(mut self, previous: &Self) -> Self {
-        if self.refresh_token.is_none() {
-            self.refresh_token.clone_from(&previous.refresh_token);
+        let issued = Arc::make_mut(&mut self.inner);
+        if issued.refresh_token.is_none() {
+            issued.refresh_token = previous.refresh_token().cloned();
         }
-        if self.token.id_token().is_none()
-            && let Some(id_token) = previous.token.id_token()
+        if issued.token.id_token().is_none()
+            && let Some(id_token) = previous.token().id_token()
         {
-            self.token = self.token.with_id_token(id_token.clone());
+            issued.token = issued.token.clone().with_id_token(id_token.clone());
         }
         self
+    }
+}
+
+impl fmt::Debug for ProviderTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProviderTokens")
+            .field("token", self.token())
+            .field("refresh_token", &self.refresh_token())
+            .field("issued_at", &self.issued_at())
+            .finish()
     }
 }
 
