@@ -61,45 +61,42 @@
 //!
 //! Neither the session's id nor a token is shown in an error or an event.
 
+mod flight;
+mod loaded;
+mod provider;
+mod refresher;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
+    collections::BTreeMap,
     fmt,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use futures_util::future::{Either, join_all, select};
-use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
-use zeroize::Zeroizing;
+use futures_util::future::join_all;
 
 use crate::{
     clock::{Clock, SystemClock},
-    credential::{
-        cache::{CacheScope, CredentialCache, Obtained, Obtaining, Windows},
-        endpoint::{Lifetime, TokenEndpoint, TokenRequest},
-    },
+    credential::cache::{CacheScope, CredentialCache, Obtaining},
     error::{AuthError, AuthErrorKind},
-    identity::UpstreamToken,
-    secret::Secret,
 };
 
-use super::store::{
-    Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, UpstreamTokenStore,
-};
+use super::store::{Claim, StoredTokens, UpstreamTokenStore};
+
+pub use loaded::LoadedTokens;
+pub use provider::Provider;
+pub use refresher::{RefreshTokenGrant, Refresher, Refreshing};
+
+use flight::Flight;
+use provider::{Freshness, remaining};
 
 /// For how long the holder of a lapsed lease may come back with what it brought: two minutes.
 pub const IN_DOUBT_FOR: Duration = Duration::from_secs(120);
 
 const LEASE_TIME: Duration = Duration::from_secs(10);
-const REFRESH_LIMIT: Duration = Duration::from_secs(35);
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(300);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_SUCCESSORS: usize = 3;
 
 /// Loads the upstream tokens of a session, and refreshes them before they expire.
@@ -211,239 +208,6 @@ impl fmt::Debug for LoadingTokens {
     }
 }
 
-/// What a session has for a request. Each provider is in one of the three.
-#[derive(Clone, Debug, Default)]
-pub struct LoadedTokens {
-    tokens: BTreeMap<String, UpstreamToken>,
-    log_in_needed: BTreeSet<String>,
-    failed: BTreeMap<String, AuthError>,
-}
-
-impl LoadedTokens {
-    /// The tokens that are good now, by provider.
-    pub fn tokens(&self) -> &BTreeMap<String, UpstreamToken> {
-        &self.tokens
-    }
-
-    /// The tokens that are good now, by provider, and nothing else.
-    pub fn into_tokens(self) -> BTreeMap<String, UpstreamToken> {
-        self.tokens
-    }
-
-    /// The providers that the user has to log in to again.
-    pub fn log_in_needed(&self) -> &BTreeSet<String> {
-        &self.log_in_needed
-    }
-
-    /// The providers whose tokens could not be refreshed, though a log-in is not known to help.
-    pub fn failed(&self) -> &BTreeMap<String, AuthError> {
-        &self.failed
-    }
-
-    fn add(&mut self, provider: String, outcome: Result<StoredTokens, AuthError>) {
-        match outcome {
-            Ok(stored) => {
-                let token = stored.tokens.token().clone();
-                self.tokens.insert(provider, token);
-            }
-            Err(error) if error.kind() == AuthErrorKind::Rejected => {
-                tracing::debug!(provider, "the user has to log in again");
-                self.log_in_needed.insert(provider);
-            }
-            Err(error) => {
-                tracing::debug!(provider, kind = ?error.kind(), "no fresh upstream token");
-                let error = error.with_provider(provider.clone());
-                self.failed.insert(provider, error);
-            }
-        }
-    }
-}
-
-/// An upstream provider whose tokens a session holds.
-#[derive(Clone, Debug)]
-pub struct Provider {
-    name: String,
-    refresher: Arc<dyn Refresher>,
-    grace: Duration,
-    optional: bool,
-    uses_id_token: bool,
-}
-
-impl Provider {
-    /// A provider that every session needs, and how its tokens are refreshed.
-    ///
-    /// # Errors
-    ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the name is blank.
-    pub fn new(
-        name: impl Into<String>,
-        refresher: impl Refresher + 'static,
-    ) -> Result<Self, AuthError> {
-        let name = name.into();
-        if name.trim().is_empty() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "the name of an upstream provider is empty; a session's tokens are found by it",
-            ));
-        }
-        Ok(Self {
-            name,
-            refresher: Arc::new(refresher),
-            grace: Duration::ZERO,
-            optional: false,
-            uses_id_token: false,
-        })
-    }
-
-    /// Sets for how long the provider accepts a refresh token once more after it was spent. By default not at all.
-    ///
-    /// Many do, under names such as grace period, reuse interval or rotation overlap, so that an answer that was lost can
-    /// be asked for again. Then a replica that dies in the middle of a refresh costs nobody a log-in.
-    ///
-    /// # Security
-    ///
-    /// A provider that does not allow it takes a refresh token that comes twice for a theft, and revokes whatever came
-    /// of the same log-in (RFC 9700 §4.14.2).
-    #[must_use]
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
-    }
-
-    /// Lets a session be without this provider's tokens.
-    #[must_use]
-    pub fn optional(mut self) -> Self {
-        self.optional = true;
-        self
-    }
-
-    /// Says that this provider's ID token is sent: the tokens are refreshed before the `exp` of the ID token too (F36).
-    ///
-    /// Where a refresh does not renew it, a log-in is needed when it has expired.
-    #[must_use]
-    pub fn uses_id_token(mut self) -> Self {
-        self.uses_id_token = true;
-        self
-    }
-
-    /// When the first of the tokens that are used expires.
-    fn expires_at(&self, tokens: &ProviderTokens) -> Option<SystemTime> {
-        let access_token = tokens.token().expires_at().or_else(|| {
-            let can_be_renewed = tokens.refresh_token().is_some();
-            let unknown = tokens.issued_at().checked_add(UNKNOWN_LIFETIME);
-            unknown.filter(|_| can_be_renewed)
-        });
-        let id_token = self.id_token_expires_at(tokens);
-        access_token.into_iter().chain(id_token).min()
-    }
-
-    fn id_token_expires_at(&self, tokens: &ProviderTokens) -> Option<SystemTime> {
-        let id_token = tokens.token().id_token();
-        id_token
-            .filter(|_| self.uses_id_token)
-            .and_then(expiration_claim)
-    }
-
-    fn freshness(&self, stored: &StoredTokens, now: SystemTime) -> Freshness {
-        let tokens = &stored.tokens;
-        let Some(expires_at) = self.expires_at(tokens) else {
-            return Freshness::Settled;
-        };
-        let Some(remaining) = remaining(expires_at, now) else {
-            return Freshness::Expired;
-        };
-        let lifetime = expires_at.duration_since(tokens.issued_at());
-        let windows = Windows::of(lifetime.unwrap_or_default(), stored.version.jitter());
-        if remaining <= windows.mandatory {
-            Freshness::Mandatory
-        } else if remaining <= windows.advisory {
-            Freshness::Advisory
-        } else {
-            Freshness::Settled
-        }
-    }
-}
-
-enum Freshness {
-    Settled,
-    Advisory,
-    Mandatory,
-    Expired,
-}
-
-/// Gets new tokens for the ones that are about to expire: [`RefreshTokenGrant`], or your own for a provider that speaks
-/// something else than OAuth.
-pub trait Refresher: fmt::Debug + Send + Sync {
-    /// Spends the refresh token of `tokens`. What is issued is dated `now`.
-    ///
-    /// What is not renewed is left out of the answer, and kept: the refresh token and the ID token.
-    ///
-    /// # Errors
-    ///
-    /// - [`Rejected`](AuthErrorKind::Rejected): the refresh token is void, and a log-in is needed.
-    /// - All others: it was not spent. It is presented again later.
-    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing;
-}
-
-/// The future of [`Refresher::refresh`].
-pub type Refreshing = Pin<Box<dyn Future<Output = Result<ProviderTokens, AuthError>> + Send>>;
-
-/// Refreshes at an OAuth token endpoint (RFC 6749 §6).
-#[derive(Clone, Debug)]
-pub struct RefreshTokenGrant {
-    endpoint: TokenEndpoint,
-    scopes: Vec<String>,
-}
-
-impl RefreshTokenGrant {
-    /// Refreshes at `endpoint`, with the scopes of the log-in.
-    pub fn new(endpoint: TokenEndpoint) -> Self {
-        Self {
-            endpoint,
-            scopes: Vec::new(),
-        }
-    }
-
-    /// Asks for these scopes at each refresh: none that the log-in did not grant.
-    #[must_use]
-    pub fn scopes<I>(mut self, scopes: I) -> Self
-    where
-        I: IntoIterator,
-        I::Item: Into<String>,
-    {
-        self.scopes = scopes.into_iter().map(Into::into).collect();
-        self
-    }
-}
-
-impl Refresher for RefreshTokenGrant {
-    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing {
-        let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
-        let request = TokenRequest::refresh_token(refresh_token).scopes(&self.scopes);
-        let response = self.endpoint.request_token(request);
-        Box::pin(async move {
-            let response = response.await?;
-            let mut token = UpstreamToken::new(response.token().clone());
-            let lifetime = match response.lifetime() {
-                Lifetime::Unknown => UNKNOWN_LIFETIME,
-                Lifetime::Spent => Duration::ZERO,
-                Lifetime::For(lifetime) => lifetime,
-            };
-            if let Some(expires_at) = now.checked_add(lifetime) {
-                token = token.with_expires_at(expires_at);
-            }
-            if let Some(id_token) = response.id_token() {
-                token = token.with_id_token(id_token.clone());
-            }
-            let tokens = ProviderTokens::new(token, now);
-            Ok(match response.refresh_token() {
-                Some(refresh_token) => tokens.with_refresh_token(refresh_token.clone()),
-                None => tokens,
-            })
-        })
-    }
-}
-
 impl Inner {
     async fn load(self: Arc<Self>, session: Arc<str>) -> Result<LoadedTokens, AuthError> {
         let mut stored = self.store.load(&session).await?;
@@ -548,242 +312,10 @@ impl Inner {
     }
 }
 
-/// One refresh: claims, spends, stores.
-#[derive(Clone)]
-struct Flight {
-    inner: Arc<Inner>,
-    session: Arc<str>,
-    provider: Arc<Provider>,
-    stored: StoredTokens,
-    claim: Claim,
-}
-
-enum Right {
-    Granted(Lease),
-    Superseded(StoredTokens),
-}
-
-impl Flight {
-    async fn fly(self) -> Result<Obtained<StoredTokens>, AuthError> {
-        let lease = match self.claim().await? {
-            Right::Granted(lease) => lease,
-            Right::Superseded(newer) => return Ok(self.obtained(newer)),
-        };
-        let provider = self.provider.name.as_str();
-        match self.spend(&lease).await {
-            Ok(tokens) => {
-                tracing::debug!(provider, "upstream tokens were refreshed");
-                let tokens = tokens.completed_by(&self.stored.tokens);
-                let id_token = self.provider.id_token_expires_at(&tokens);
-                if id_token.is_some_and(|end| remaining(end, self.now()).is_none()) {
-                    return self.give_up(lease, id_token_not_renewed()).await;
-                }
-                let successor = StoredTokens::new(tokens);
-                let newer = self.conclude(lease, Settlement::Replace(Box::new(successor.clone())));
-                Ok(self.obtained(newer.await?.unwrap_or(successor)))
-            }
-            Err(error) if error.kind() == AuthErrorKind::Rejected => {
-                tracing::debug!(provider, "the refresh token was refused");
-                self.give_up(lease, error).await
-            }
-            Err(error) => {
-                if self.settle(&lease, &Settlement::Release).await.is_err() {
-                    self.settle_later(lease, Settlement::Release);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Waits until the refresh token may be spent, or somebody else's refresh is there.
-    async fn claim(&self) -> Result<Right, AuthError> {
-        let mut pause = SHORTEST_PAUSE;
-        loop {
-            let claimed = match self.ask().await {
-                Ok(claimed) => claimed,
-                Err(error) => {
-                    self.take_back();
-                    return Err(error);
-                }
-            };
-            match claimed {
-                Claimed::Granted(lease) => return Ok(Right::Granted(lease)),
-                Claimed::Superseded(newer) => return Ok(Right::Superseded(newer)),
-                Claimed::Held(left) => sleep(pause.min(left)).await,
-                Claimed::InDoubt(left) => return Err(in_doubt(left)),
-                Claimed::Gone => return Err(log_in_again()),
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// Asks the provider, and renews the lease until it answers.
-    async fn spend(&self, lease: &Lease) -> Result<ProviderTokens, AuthError> {
-        let refresher = &self.provider.refresher;
-        let refreshing = refresher.refresh(&self.stored.tokens, self.now());
-        let refreshing = pin!(timeout(REFRESH_LIMIT, refreshing));
-        let renewing = pin!(self.renew(lease));
-        match select(refreshing, renewing).await {
-            Either::Left((refreshed, _)) => refreshed.unwrap_or_else(|_| Err(no_answer())),
-            Either::Right((never, _)) => match never {},
-        }
-    }
-
-    async fn renew(&self, lease: &Lease) -> Infallible {
-        let (store, time) = (&self.inner.store, self.inner.lease_time);
-        loop {
-            sleep(time / 3).await;
-            let renewed = store.renew(&self.session, &self.provider.name, lease, time);
-            if !renewed.await.unwrap_or(true) {
-                tracing::debug!("the lease of a refresh was lost");
-            }
-        }
-    }
-
-    /// Lets go of a refresh token that is void. An access token that is still good stays to its end.
-    async fn give_up(
-        &self,
-        lease: Lease,
-        error: AuthError,
-    ) -> Result<Obtained<StoredTokens>, AuthError> {
-        let tokens = &self.stored.tokens;
-        let is_good = self.provider.expires_at(tokens);
-        let is_good = is_good.is_some_and(|end| remaining(end, self.now()).is_some());
-        let settlement = if is_good {
-            let rest = ProviderTokens::new(tokens.token().clone(), tokens.issued_at());
-            Settlement::Replace(Box::new(StoredTokens::new(rest)))
-        } else {
-            Settlement::Remove
-        };
-        let newer = self.conclude(lease, settlement).await?;
-        newer.map(|newer| self.obtained(newer)).ok_or(error)
-    }
-
-    /// Writes what became of the tokens. If somebody else did before, what they wrote is the answer.
-    async fn conclude(
-        &self,
-        mut lease: Lease,
-        settlement: Settlement,
-    ) -> Result<Option<StoredTokens>, AuthError> {
-        loop {
-            match self.settle(&lease, &settlement).await {
-                Ok(true) => return Ok(None),
-                Ok(false) => match self.claim().await? {
-                    Right::Granted(another) => lease = another,
-                    Right::Superseded(newer) => return Ok(Some(newer)),
-                },
-                Err(error) => {
-                    let provider = self.provider.name.as_str();
-                    tracing::warn!(provider, %error, "what a refresh brought is not stored yet");
-                    self.settle_later(lease, settlement);
-                    return Ok(None);
-                }
-            }
-        }
-    }
-
-    fn settle_later(&self, lease: Lease, settlement: Settlement) {
-        let flight = self.clone();
-        tokio::spawn(until_done(async move || {
-            flight.settle(&lease, &settlement).await.map(drop)
-        }));
-    }
-
-    /// Ends the claim that the store may have granted, though its answer was lost.
-    fn take_back(&self) {
-        let flight = self.clone();
-        tokio::spawn(until_done(async move || match flight.ask().await? {
-            Claimed::Granted(lease) => flight.settle(&lease, &Settlement::Release).await.map(drop),
-            _ => Ok(()),
-        }));
-    }
-
-    async fn ask(&self) -> Result<Claimed, AuthError> {
-        let store = &self.inner.store;
-        store
-            .claim(&self.session, &self.provider.name, &self.claim)
-            .await
-    }
-
-    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<bool, AuthError> {
-        let store = &self.inner.store;
-        store
-            .settle(&self.session, &self.provider.name, lease, settlement)
-            .await
-    }
-
-    fn obtained(&self, stored: StoredTokens) -> Obtained<StoredTokens> {
-        let expires_at = self.provider.expires_at(&stored.tokens);
-        let obtained = Obtained::new(stored);
-        match expires_at {
-            Some(expires_at) => obtained.expires_at(expires_at),
-            None => obtained,
-        }
-    }
-
-    fn now(&self) -> SystemTime {
-        self.inner.clock.now()
-    }
-}
-
-/// Tries until it succeeds, as long as it may.
-async fn until_done(attempt: impl AsyncFn() -> Result<(), AuthError>) {
-    let started = Instant::now();
-    let mut pause = SHORTEST_PAUSE;
-    while started.elapsed() < IN_DOUBT_FOR {
-        sleep(pause).await;
-        if attempt().await.is_ok() {
-            return;
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-    tracing::warn!("the store could not be asked for so long that a refresh was lost");
-}
-
-fn remaining(end: SystemTime, now: SystemTime) -> Option<Duration> {
-    let remaining = end.duration_since(now).ok()?;
-    Some(remaining).filter(|remaining| !remaining.is_zero())
-}
-
-/// The `exp` of a JWT (RFC 7519 §4.1.4). It is not verified: the provider that issued it was authenticated by TLS.
-fn expiration_claim(id_token: &Secret) -> Option<SystemTime> {
-    let payload = id_token.expose().split('.').nth(1)?;
-    let payload = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload).ok()?);
-    let claims: Value = serde_json::from_slice(&payload).ok()?;
-    let seconds = Duration::try_from_secs_f64(claims.get("exp")?.as_f64()?).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(seconds)
-}
-
 #[cold]
 fn log_in_again() -> AuthError {
     AuthError::new(
         AuthErrorKind::Rejected,
         "the session has no tokens of this provider any more that are good or can be renewed; have the user log in again",
-    )
-}
-
-#[cold]
-fn id_token_not_renewed() -> AuthError {
-    AuthError::new(
-        AuthErrorKind::Rejected,
-        "the provider's ID token has expired, and a refresh does not renew it; have the user log in again",
-    )
-}
-
-#[cold]
-fn in_doubt(left: Duration) -> AuthError {
-    AuthError::new(
-        AuthErrorKind::Unavailable,
-        "a refresh was broken off and may have spent the refresh token; it is not presented again, and who began may \
-         still come back; otherwise the user has to log in again",
-    )
-    .with_retry_after(left)
-}
-
-#[cold]
-fn no_answer() -> AuthError {
-    AuthError::new(
-        AuthErrorKind::Unavailable,
-        "the refresher did not answer within 35 s; give it a time limit of its own",
     )
 }
