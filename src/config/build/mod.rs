@@ -1,6 +1,9 @@
 //! Makes strategies of their configuration. Each is built by its own rules; where it is refused, its members are tried one
 //! by one, so that each fault is told with the member that it is in.
 
+mod aws_sts;
+mod block;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -8,23 +11,23 @@ use http_body::Body;
 use tower::BoxError;
 
 use crate::{
-    credential::endpoint::{ClientAuth, TokenEndpoint, TokenRequest},
-    error::AuthError,
-    secret::Secret,
+    credential::endpoint::{ClientAuth, TokenRequest},
     strategy::{
-        AwsSts, AwsStsBuilder, CrossAppAccess, HeaderInjection, OnBehalfOf, RoleMapping, Strategy,
-        Subject, TokenExchange, Unauthenticated, UpstreamInject,
+        CrossAppAccess, HeaderInjection, OnBehalfOf, Strategy, Subject, TokenExchange,
+        Unauthenticated, UpstreamInject,
     },
 };
 
 use super::{
     backend::{
-        AwsStsConfig, BackendAuthConfig, CrossAppAccessConfig, HeaderInjectionConfig,
-        OnBehalfOfConfig, RoleMappingConfig, TokenExchangeConfig, UpstreamInjectConfig,
+        BackendAuthConfig, CrossAppAccessConfig, HeaderInjectionConfig, OnBehalfOfConfig,
+        TokenExchangeConfig, UpstreamInjectConfig,
     },
-    error::{Faults, with_causes},
+    error::Faults,
     resources::Resources,
 };
+
+use block::{Block, EndpointMembers, member};
 
 const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:";
 
@@ -54,36 +57,6 @@ where
     })
 }
 
-/// A block that is being built, and what is wrong with it.
-struct Block<'a, B> {
-    name: &'static str,
-    resources: &'a Resources<B>,
-    faults: &'a mut Faults,
-}
-
-/// The members that say who the client of a token endpoint is.
-struct Client<'a> {
-    id: Member<'a, String>,
-    secret: SecretMembers<'a>,
-}
-
-struct SecretMembers<'a> {
-    value: Member<'a, Secret>,
-    variable: Member<'a, String>,
-}
-
-struct Member<'a, T> {
-    name: &'static str,
-    value: Option<&'a T>,
-}
-
-fn member<'a, T>(name: &'static str, value: &'a Option<T>) -> Member<'a, T> {
-    Member {
-        name,
-        value: value.as_ref(),
-    }
-}
-
 impl<B> Block<'_, B> {
     fn registered(&mut self, name: &str) -> Option<Arc<dyn Strategy<B>>> {
         let strategy = self.resources.strategy(name);
@@ -101,22 +74,18 @@ impl<B> Block<'_, B> {
 
     fn header_injection(&mut self, config: &HeaderInjectionConfig) -> Option<HeaderInjection> {
         self.need("headerName", &config.header_name);
-        let secret = SecretMembers {
-            value: member("headerValue", &config.header_value),
-            variable: member("headerValueEnv", &config.header_value_env),
-        };
         let value_member = if config.header_value.is_some() {
             "headerValue"
         } else {
             "headerValueEnv"
         };
         if config.header_value.is_none() && config.header_value_env.is_none() {
-            self.fault(
-                "headerValue",
-                "is missing; give it, or `headerValueEnv`, which names an environment variable",
-            );
+            self.fault_missing_secret("headerValue");
         }
-        let value = self.secret(&secret);
+        let value = self.secret(
+            &member("headerValue", &config.header_value),
+            &member("headerValueEnv", &config.header_value_env),
+        );
         if !config.header_name.is_empty() {
             self.check("headerName", HeaderInjection::new(&config.header_name, "-"));
         }
@@ -130,17 +99,14 @@ impl<B> Block<'_, B> {
     }
 
     fn token_exchange(&mut self, config: &TokenExchangeConfig) -> Option<TokenExchange> {
-        let client = self.client(
-            &Client {
-                id: member("clientId", &config.client_id),
-                secret: SecretMembers {
-                    value: member("clientSecret", &config.client_secret),
-                    variable: member("clientSecretEnv", &config.client_secret_env),
-                },
-            },
-            ClientAuth::basic,
-        );
-        let endpoint = self.endpoint("tokenUrl", &config.token_url, false, client);
+        let endpoint = self.endpoint(&EndpointMembers {
+            url: member("tokenUrl", &config.token_url),
+            insecure: false,
+            client_id: member("clientId", &config.client_id),
+            client_secret: member("clientSecret", &config.client_secret),
+            client_secret_env: member("clientSecretEnv", &config.client_secret_env),
+            client_auth: ClientAuth::basic,
+        });
         let provider = config.subject_provider_name.as_deref();
         let subject = self.subject(config.subject_token_type.as_deref(), provider);
         let request = TokenRequest::token_exchange();
@@ -156,10 +122,7 @@ impl<B> Block<'_, B> {
         if let Some(audience) = &config.audience {
             strategy = strategy.audience(audience);
         }
-        if !config.scopes.is_empty() {
-            strategy = strategy.scopes(&config.scopes);
-        }
-        self.build(strategy.build())
+        self.build(strategy.scopes(&config.scopes).build())
     }
 
     fn upstream_inject(&mut self, config: &UpstreamInjectConfig) -> Option<UpstreamInject> {
@@ -170,25 +133,19 @@ impl<B> Block<'_, B> {
 
     fn on_behalf_of(&mut self, config: &OnBehalfOfConfig) -> Option<OnBehalfOf> {
         if config.client_secret.is_none() && config.client_secret_env.is_none() {
-            self.fault(
-                "clientSecret",
-                "is missing; give it, or `clientSecretEnv`, which names an environment variable",
-            );
+            self.fault_missing_secret("clientSecret");
             if config.client_id.is_none() {
                 self.fault("clientId", "is missing");
             }
         }
-        let client = self.client(
-            &Client {
-                id: member("clientId", &config.client_id),
-                secret: SecretMembers {
-                    value: member("clientSecret", &config.client_secret),
-                    variable: member("clientSecretEnv", &config.client_secret_env),
-                },
-            },
-            ClientAuth::post,
-        );
-        let endpoint = self.endpoint("tokenUrl", &config.token_url, false, client);
+        let endpoint = self.endpoint(&EndpointMembers {
+            url: member("tokenUrl", &config.token_url),
+            insecure: false,
+            client_id: member("clientId", &config.client_id),
+            client_secret: member("clientSecret", &config.client_secret),
+            client_secret_env: member("clientSecretEnv", &config.client_secret_env),
+            client_auth: ClientAuth::post,
+        });
         let provider = config.subject_token_provider_name.as_ref();
         if let Some(provider) = provider {
             self.check("subjectTokenProviderName", UpstreamInject::new(provider));
@@ -218,34 +175,22 @@ impl<B> Block<'_, B> {
     }
 
     fn cross_app_access(&mut self, config: &CrossAppAccessConfig) -> Option<CrossAppAccess> {
-        let idp_client = self.client(
-            &Client {
-                id: member("idpClientId", &config.idp_client_id),
-                secret: SecretMembers {
-                    value: member("idpClientSecret", &config.idp_client_secret),
-                    variable: member("idpClientSecretEnv", &config.idp_client_secret_env),
-                },
-            },
-            ClientAuth::basic,
-        );
-        let identity_provider =
-            self.endpoint("idpTokenUrl", &config.idp_token_url, false, idp_client);
-        let target_client = self.client(
-            &Client {
-                id: member("targetClientId", &config.target_client_id),
-                secret: SecretMembers {
-                    value: member("targetClientSecret", &config.target_client_secret),
-                    variable: member("targetClientSecretEnv", &config.target_client_secret_env),
-                },
-            },
-            ClientAuth::basic,
-        );
-        let authorization_server = self.endpoint(
-            "targetTokenUrl",
-            &config.target_token_url,
-            config.insecure_target_token_url,
-            target_client,
-        );
+        let identity_provider = self.endpoint(&EndpointMembers {
+            url: member("idpTokenUrl", &config.idp_token_url),
+            insecure: false,
+            client_id: member("idpClientId", &config.idp_client_id),
+            client_secret: member("idpClientSecret", &config.idp_client_secret),
+            client_secret_env: member("idpClientSecretEnv", &config.idp_client_secret_env),
+            client_auth: ClientAuth::basic,
+        });
+        let authorization_server = self.endpoint(&EndpointMembers {
+            url: member("targetTokenUrl", &config.target_token_url),
+            insecure: config.insecure_target_token_url,
+            client_id: member("targetClientId", &config.target_client_id),
+            client_secret: member("targetClientSecret", &config.target_client_secret),
+            client_secret_env: member("targetClientSecretEnv", &config.target_client_secret_env),
+            client_auth: ClientAuth::basic,
+        });
         let request = TokenRequest::token_exchange();
         if self
             .need("targetAudience", &config.target_audience)
@@ -279,223 +224,7 @@ impl<B> Block<'_, B> {
         if let Some(resource) = &config.target_resource {
             strategy = strategy.resource(resource);
         }
-        if !config.scopes.is_empty() {
-            strategy = strategy.scopes(&config.scopes);
-        }
-        self.build(strategy.build())
-    }
-
-    fn aws_sts(&mut self, config: &AwsStsConfig) -> Option<AwsSts> {
-        self.need("region", &config.region);
-        if config.role_mappings.is_empty() && config.fallback_role_arn.is_none() {
-            self.fault(
-                "roleMappings",
-                "is missing; give it, or `fallbackRoleArn`, or nobody could have a role",
-            );
-        }
-        let mappings: Vec<_> = config
-            .role_mappings
-            .iter()
-            .enumerate()
-            .map(|(index, mapping)| self.role_mapping(index, mapping))
-            .collect();
-        if !self.faults.is_empty() {
-            self.find_aws_sts_faults(config);
-            return None;
-        }
-        let mut strategy = with_settings(self.resources.aws_sts(&config.region), config);
-        for mapping in mappings {
-            strategy = strategy.role_mapping(mapping?);
-        }
-        match strategy.build() {
-            Ok(strategy) => Some(strategy),
-            Err(error) => {
-                self.find_aws_sts_faults(config);
-                if self.faults.is_empty() {
-                    self.fault("", with_causes(&error));
-                }
-                None
-            }
-        }
-    }
-
-    fn role_mapping(&mut self, index: usize, mapping: &RoleMappingConfig) -> Option<RoleMapping> {
-        let name = format!("roleMappings[{index}]");
-        let built = match (&mapping.claim, &mapping.matcher) {
-            (Some(claim), None) => RoleMapping::claim(claim, &mapping.role_arn),
-            (None, Some(matcher)) => RoleMapping::matcher(matcher, &mapping.role_arn),
-            (claim, _) => {
-                let count = if claim.is_some() { "both" } else { "neither" };
-                self.fault(
-                    &name,
-                    format!("has {count} of `claim` and `matcher`, and needs one"),
-                );
-                return None;
-            }
-        };
-        Some(match mapping.priority {
-            Some(priority) => built.priority(priority),
-            None => built,
-        })
-    }
-
-    /// Tries each member in a strategy whose others are right.
-    fn find_aws_sts_faults(&mut self, config: &AwsStsConfig) {
-        const REGION: &str = "eu-west-1";
-        const ROLE: &str = "arn:aws:iam::123456789012:role/Any";
-
-        let resources = self.resources;
-        let right = || resources.aws_sts(REGION).fallback_role(ROLE);
-        if !config.region.is_empty() {
-            let strategy = resources.aws_sts(&config.region).fallback_role(ROLE);
-            self.check("region", strategy.build());
-        }
-        if let Some(arn) = &config.fallback_role_arn {
-            self.check("fallbackRoleArn", right().fallback_role(arn).build());
-        }
-        for (index, mapping) in config.role_mappings.iter().enumerate() {
-            let path = |member| format!("roleMappings[{index}].{member}");
-            let role = RoleMapping::claim("any", &mapping.role_arn);
-            if self.need(&path("roleArn"), &mapping.role_arn).is_some() {
-                self.check(&path("roleArn"), right().role_mapping(role).build());
-            }
-            if let Some(claim) = &mapping.claim {
-                let mapping = RoleMapping::claim(claim, ROLE);
-                self.check(&path("claim"), right().role_mapping(mapping).build());
-            }
-            if let Some(matcher) = &mapping.matcher {
-                let mapping = RoleMapping::matcher(matcher, ROLE);
-                self.check(&path("matcher"), right().role_mapping(mapping).build());
-            }
-        }
-        let none = AwsStsConfig::default;
-        let alone = [
-            (
-                "service",
-                AwsStsConfig {
-                    service: config.service.clone(),
-                    ..none()
-                },
-            ),
-            (
-                "roleClaim",
-                AwsStsConfig {
-                    role_claim: config.role_claim.clone(),
-                    ..none()
-                },
-            ),
-            (
-                "sessionDuration",
-                AwsStsConfig {
-                    session_duration: config.session_duration,
-                    ..none()
-                },
-            ),
-            (
-                "sessionNameClaim",
-                AwsStsConfig {
-                    session_name_claim: config.session_name_claim.clone(),
-                    ..none()
-                },
-            ),
-            (
-                "subjectProviderName",
-                AwsStsConfig {
-                    subject_provider_name: config.subject_provider_name.clone(),
-                    ..none()
-                },
-            ),
-        ];
-        for (name, config) in &alone {
-            self.check(name, with_settings(right(), config).build());
-        }
-    }
-
-    fn endpoint(
-        &mut self,
-        name: &str,
-        url: &str,
-        insecure: bool,
-        client: Option<Option<ClientAuth>>,
-    ) -> Option<TokenEndpoint> {
-        self.need(name, url)?;
-        let mut endpoint = self.resources.token_endpoint(url);
-        if insecure {
-            endpoint = endpoint.insecure();
-        }
-        // The client's id is not blank, so what is refused here is the URL.
-        if let Some(Some(client)) = client.clone() {
-            endpoint = endpoint.client_auth(client);
-        }
-        let endpoint = self.check(name, endpoint.build());
-        client.and(endpoint)
-    }
-
-    /// How the client authenticates, if it does; nothing where its members are at fault.
-    fn client(
-        &mut self,
-        client: &Client<'_>,
-        with_secret: fn(String, Secret) -> ClientAuth,
-    ) -> Option<Option<ClientAuth>> {
-        let has_secret =
-            client.secret.value.value.is_some() || client.secret.variable.value.is_some();
-        let secret = self.secret(&client.secret);
-        match client.id.value {
-            Some(id) if id.trim().is_empty() => {
-                self.fault(client.id.name, "is empty; leave it out, or give it a value");
-                None
-            }
-            Some(id) if has_secret => Some(Some(with_secret(id.clone(), secret?))),
-            Some(id) => Some(Some(ClientAuth::none(id))),
-            None if has_secret => {
-                self.fault(client.id.name, "is missing, and there is a secret to it");
-                None
-            }
-            None => Some(None),
-        }
-    }
-
-    fn secret(&mut self, members: &SecretMembers<'_>) -> Option<Secret> {
-        let SecretMembers { value, variable } = members;
-        match (value.value, variable.value) {
-            (None, None) => None,
-            (Some(secret), None) => Some(secret.clone()),
-            (Some(_), Some(_)) => {
-                self.fault(
-                    variable.name,
-                    format!(
-                        "is there beside `{}`; which one is meant cannot be told",
-                        value.name
-                    ),
-                );
-                None
-            }
-            (None, Some(name)) => match self.resources.variable(name) {
-                Some(text) => match Secret::new(text) {
-                    Ok(secret) => Some(secret),
-                    Err(_) => {
-                        self.fault(
-                            variable.name,
-                            format!(
-                                "names the environment variable `{}`, which is empty",
-                                name.escape_debug()
-                            ),
-                        );
-                        None
-                    }
-                },
-                None => {
-                    self.fault(
-                        variable.name,
-                        format!(
-                            "names the environment variable `{}`, which is not set, or not Unicode",
-                            name.escape_debug()
-                        ),
-                    );
-                    None
-                }
-            },
-        }
+        self.build(strategy.scopes(&config.scopes).build())
     }
 
     fn subject(&mut self, token_type: Option<&str>, provider: Option<&str>) -> Option<Subject> {
@@ -525,63 +254,6 @@ impl<B> Block<'_, B> {
             }
         }
     }
-
-    fn need<'v>(&mut self, name: &str, value: &'v str) -> Option<&'v str> {
-        if value.is_empty() {
-            self.fault(name, "is missing");
-            return None;
-        }
-        Some(value)
-    }
-
-    fn check<T>(&mut self, name: &str, outcome: Result<T, AuthError>) -> Option<T> {
-        match outcome {
-            Ok(built) => Some(built),
-            Err(error) => {
-                self.fault(name, with_causes(&error));
-                None
-            }
-        }
-    }
-
-    /// What a strategy makes of members that are right each by itself.
-    fn build<T>(&mut self, outcome: Result<T, AuthError>) -> Option<T> {
-        if !self.faults.is_empty() {
-            return None;
-        }
-        self.check("", outcome)
-    }
-
-    fn fault(&mut self, name: &str, message: impl Into<String>) {
-        let dot = if name.is_empty() { "" } else { "." };
-        self.faults
-            .add(format!("{}{dot}{name}", self.name), message);
-    }
-}
-
-/// All settings but the region and the role mappings.
-fn with_settings(mut strategy: AwsStsBuilder, config: &AwsStsConfig) -> AwsStsBuilder {
-    if let Some(service) = &config.service {
-        strategy = strategy.service(service);
-    }
-    if let Some(role) = &config.fallback_role_arn {
-        strategy = strategy.fallback_role(role);
-    }
-    if let Some(claim) = &config.role_claim {
-        strategy = strategy.role_claim(claim);
-    }
-    if let Some(claim) = &config.session_name_claim {
-        strategy = strategy.session_name_claim(claim);
-    }
-    if let Some(seconds) = config.session_duration {
-        // Less than none is as wrong as none.
-        let seconds = u64::try_from(seconds).unwrap_or(0);
-        strategy = strategy.session_duration(Duration::from_secs(seconds));
-    }
-    if let Some(provider) = &config.subject_provider_name {
-        strategy = strategy.subject(Subject::upstream(provider));
-    }
-    strategy
 }
 
 /// The URN without what all have in common (RFC 8693 §3), which may be left out.
