@@ -273,16 +273,13 @@ impl IssuedTokensBuilder {
         holder: Holder,
     ) -> Result<IssuedTokens, AuthError> {
         holder.check()?;
-        let cache = match self.cache {
-            Some(cache) => cache,
-            None => CredentialCache::builder().clock(self.clock).build()?,
-        };
+        let own_cache = || CredentialCache::builder().clock(self.clock).make();
         Ok(IssuedTokens {
             endpoint: self.endpoint,
             request: self.request,
             scope: holder.describe(scope),
             holder,
-            cache,
+            cache: self.cache.unwrap_or_else(own_cache),
             skew: self.skew,
         })
     }
