@@ -171,20 +171,21 @@ struct Bare {
 
 impl Bare {
     async fn forward(&self, name: &str, request: Request) -> Result<Response, BoxError> {
-        let id = request.headers().get(SESSION_ID);
-        let key = id.map(|id| (name.to_owned(), id.clone()));
-        let session = match &key {
-            None => self.client.clone(),
-            Some(key) => match self.sessions.get(key) {
-                Some(session) => session,
-                None => return Ok(StatusCode::NOT_FOUND.into_response()),
-            },
+        let Some(id) = request.headers().get(SESSION_ID) else {
+            let session = self.client.clone();
+            let response = session
+                .clone()
+                .oneshot(outgoing(request, &self.url))
+                .await?;
+            if let Some(id) = response.headers().get(SESSION_ID) {
+                self.sessions.insert((name.to_owned(), id.clone()), session);
+            }
+            return relayed(response.map(Body::new));
         };
-        let request = outgoing(request, &self.url);
-        let response = session.clone().oneshot(request).await?;
-        if let (None, Some(id)) = (key, response.headers().get(SESSION_ID)) {
-            self.sessions.insert((name.to_owned(), id.clone()), session);
-        }
+        let Some(session) = self.sessions.get(&(name.to_owned(), id.clone())) else {
+            return Ok(StatusCode::NOT_FOUND.into_response());
+        };
+        let response = session.oneshot(outgoing(request, &self.url)).await?;
         relayed(response.map(Body::new))
     }
 }

@@ -55,7 +55,7 @@ impl AccessToken {
         Ok(Self {
             authorization: sensitive_header_value(value)?,
             #[cfg(feature = "credential-cache")]
-            fingerprint: Fingerprint::of_access_token(&token),
+            fingerprint: Fingerprint::new("access token", &token),
         })
     }
 
@@ -70,10 +70,10 @@ impl AccessToken {
     ///
     /// This is the secret. It belongs in a request to the party it was issued for, and nowhere else.
     pub fn expose(&self) -> &str {
-        self.authorization
-            .to_str()
-            .ok()
-            .and_then(|value| value.strip_prefix(BEARER))
+        let value = self.authorization.as_bytes();
+        value
+            .strip_prefix(BEARER.as_bytes())
+            .and_then(|token| str::from_utf8(token).ok())
             .unwrap_or_default()
     }
 
@@ -162,11 +162,6 @@ pub struct Fingerprint(pub(crate) [u8; 32]);
 
 #[cfg(feature = "credential-cache")]
 impl Fingerprint {
-    /// The fingerprint that an [`AccessToken`] of this text has.
-    pub(crate) fn of_access_token(token: &str) -> Self {
-        Self::new("access token", token)
-    }
-
     fn new(kind: &'static str, secret: &str) -> Self {
         Self::of([kind.as_bytes(), secret.as_bytes()])
     }

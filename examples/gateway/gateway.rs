@@ -181,24 +181,24 @@ impl Gateway {
             return Ok(StatusCode::NOT_FOUND.into_response());
         };
         let id = request.headers().get(SESSION_ID);
-        let key = id.map(|id| (name.to_owned(), id.clone()));
-        let session = match &key {
-            None => backend.open(&request)?,
-            Some(key) => match self.sessions.get(key) {
-                Some(session) => session,
-                None => return Ok(StatusCode::NOT_FOUND.into_response()),
-            },
+        let Some(id) = request.headers().get(SESSION_ID) else {
+            let session = backend.open(&request)?;
+            let request = outgoing(request, &backend.url);
+            let response = session.clone().oneshot(request).await?;
+            if let Some(id) = response.headers().get(SESSION_ID) {
+                self.sessions.insert((name.to_owned(), id.clone()), session);
+            }
+            return relayed(response.map(Body::new));
+        };
+        let key = (name.to_owned(), id.clone());
+        let Some(session) = self.sessions.get(&key) else {
+            return Ok(StatusCode::NOT_FOUND.into_response());
         };
         let closes = request.method() == Method::DELETE;
-        let request = outgoing(request, &backend.url);
-        let response = session.clone().oneshot(request).await?;
+        let response = session.oneshot(outgoing(request, &backend.url)).await?;
         let is_gone = response.status() == StatusCode::NOT_FOUND;
-        match (key, response.headers().get(SESSION_ID)) {
-            (Some(key), _) if is_gone || (closes && response.status().is_success()) => {
-                self.sessions.invalidate(&key);
-            }
-            (None, Some(id)) => self.sessions.insert((name.to_owned(), id.clone()), session),
-            _ => {}
+        if is_gone || (closes && response.status().is_success()) {
+            self.sessions.invalidate(&key);
         }
         relayed(response.map(Body::new))
     }

@@ -58,7 +58,9 @@ impl TokenValidatorLayer {
         Self {
             gate: Gate {
                 validator,
-                keeps_authorization: false,
+                admission: Admission {
+                    keeps_authorization: false,
+                },
             },
         }
     }
@@ -70,7 +72,7 @@ impl TokenValidatorLayer {
     /// What sends such a request on, sends the caller's token along, unless it removes the header itself.
     #[must_use]
     pub fn keep_authorization(mut self) -> Self {
-        self.gate.keeps_authorization = true;
+        self.gate.admission.keeps_authorization = true;
         self
     }
 }
@@ -111,7 +113,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let state = match self.gate.validate(request.headers()).into_ready() {
             Ok(Ok(identity)) => {
-                self.gate.admit(&mut request, identity);
+                self.gate.admission.admit(&mut request, identity);
                 State::Sent {
                     future: self.inner.call(request),
                 }
@@ -130,7 +132,7 @@ where
                     validating,
                     request: Some(request),
                     inner: std::mem::replace(&mut self.inner, clone),
-                    gate: self.gate.clone(),
+                    admission: self.gate.admission,
                 }
             }
         };
@@ -141,7 +143,7 @@ where
 #[derive(Clone, Debug)]
 struct Gate {
     validator: TokenValidator,
-    keeps_authorization: bool,
+    admission: Admission,
 }
 
 impl Gate {
@@ -151,8 +153,16 @@ impl Gate {
             Err(error) => self.validator.refuse(error),
         }
     }
+}
 
-    fn admit<B>(&self, request: &mut Request<B>, identity: Identity) {
+/// How a request goes on.
+#[derive(Clone, Copy, Debug)]
+struct Admission {
+    keeps_authorization: bool,
+}
+
+impl Admission {
+    fn admit<B>(self, request: &mut Request<B>, identity: Identity) {
         if !self.keeps_authorization {
             request.headers_mut().remove(AUTHORIZATION);
         }
@@ -209,7 +219,7 @@ pin_project! {
             validating: PendingValidation,
             request: Option<Request<B>>,
             inner: S,
-            gate: Gate,
+            admission: Admission,
         },
         Sent {
             #[pin]
@@ -236,12 +246,12 @@ where
                     validating,
                     request,
                     inner,
-                    gate,
+                    admission,
                 } => {
                     let outcome = ready!(validating.as_mut().poll(cx));
                     match (outcome, request.take()) {
                         (Ok(identity), Some(mut request)) => {
-                            gate.admit(&mut request, identity);
+                            admission.admit(&mut request, identity);
                             State::Sent {
                                 future: inner.call(request),
                             }

@@ -1,15 +1,13 @@
 use std::{
+    borrow::Borrow,
+    hash::{Hash, Hasher},
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
 use quick_cache::sync::Cache;
 
-use crate::{
-    clock::Clock,
-    identity::Identity,
-    secret::{AccessToken, Fingerprint},
-};
+use crate::{clock::Clock, identity::Identity, secret::AccessToken};
 
 /// What became of a token that is good.
 #[derive(Clone)]
@@ -19,10 +17,33 @@ pub(super) struct Validated {
     pub(super) session: Option<Arc<str>>,
 }
 
-/// The tokens that were good, until they expire. It holds no token as a key, but its fingerprint.
+/// The tokens that were good, until they expire.
 pub(super) struct Remembered {
-    tokens: Cache<Fingerprint, Entry>,
+    tokens: Cache<Token, Entry>,
 }
+
+/// It is found by a hash whose key is random, so that nobody can choose which tokens are compared.
+struct Token(AccessToken);
+
+impl Borrow<str> for Token {
+    fn borrow(&self) -> &str {
+        self.0.expose()
+    }
+}
+
+impl Hash for Token {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.expose().hash(state);
+    }
+}
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose() == other.0.expose()
+    }
+}
+
+impl Eq for Token {}
 
 #[derive(Clone)]
 struct Entry {
@@ -39,17 +60,16 @@ impl Remembered {
     }
 
     pub(super) fn find(&self, token: &str, clock: &dyn Clock) -> Option<Validated> {
-        let fingerprint = Fingerprint::of_access_token(token);
-        let entry = self.tokens.get(&fingerprint)?;
+        let entry = self.tokens.get(token)?;
         if clock.now() < entry.expires_at && clock.monotonic() < entry.deadline {
             return Some(entry.validated);
         }
-        self.tokens.remove(&fingerprint);
+        self.tokens.remove(token);
         None
     }
 
     pub(super) fn keep(&self, validated: &Validated, expires_at: SystemTime, clock: &dyn Clock) {
-        let Some(fingerprint) = validated.identity.token().map(AccessToken::fingerprint) else {
+        let Some(token) = validated.identity.token().cloned() else {
             return;
         };
         if let Ok(remaining) = expires_at.duration_since(clock.now())
@@ -60,7 +80,7 @@ impl Remembered {
                 expires_at,
                 deadline,
             };
-            self.tokens.insert(fingerprint, entry);
+            self.tokens.insert(Token(token), entry);
         }
     }
 }
