@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     clock::{Clock, SystemClock},
-    credential::http_client::HttpClient,
+    credential::{endpoint::is_scope, http_client::HttpClient},
     error::{AuthError, AuthErrorKind},
     incoming::{
         challenge::Challenge,
@@ -173,11 +173,7 @@ impl TokenValidatorBuilder {
                 "the issuer or an audience of a token validator is empty",
             ));
         }
-        let is_scope = |scope: &String| {
-            let is_scope_character = |byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-            !scope.is_empty() && scope.bytes().all(is_scope_character)
-        };
-        if !self.scopes.iter().all(is_scope) {
+        if !self.scopes.iter().all(|scope| is_scope(scope)) {
             return Err(invalid(
                 "a scope is a word of visible ASCII without quotes and backslashes (RFC 6749 §3.3)",
             ));
