@@ -180,7 +180,6 @@ impl Gateway {
         let Some(backend) = self.backends.get(name) else {
             return Ok(StatusCode::NOT_FOUND.into_response());
         };
-        let id = request.headers().get(SESSION_ID);
         let Some(id) = request.headers().get(SESSION_ID) else {
             let session = backend.open(&request)?;
             let request = outgoing(request, &backend.url);
