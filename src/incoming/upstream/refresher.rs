@@ -23,7 +23,7 @@ pub trait Refresher: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// - [`Rejected`](AuthErrorKind::Rejected): the refresh token is void, and a log-in is needed.
+    /// - [`Rejected`](crate::AuthErrorKind::Rejected): the refresh token is void, and a log-in is needed.
     /// - All others: it was not spent. It is presented again later.
     fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing;
 }
