@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Full};
 use rmcp::{
     RoleClient, ServiceExt as _,
@@ -27,7 +27,7 @@ use tower_identity::{
 
 use crate::{
     fakes::{self, Arrivals, CLIENT_SECRET, Issuer, McpServer, lock},
-    gateway::{Config, Gateway, Surroundings},
+    gateway::{Config, Gateway, SESSION_ID, Surroundings},
 };
 
 /// More than the gateway has when it stops.
@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const AN_HOUR_AND_A_BIT: Duration = Duration::from_secs(3660);
 
 /// What happens, what the client is answered, and what arrives at the backends with which credential.
-const EXPECTED: [(&str, &str, &str); 16] = [
+const EXPECTED: [(&str, &str, &str); 17] = [
     ("ask for its health", "200", ""),
     (
         "log in, open a session with github",
@@ -49,6 +49,7 @@ const EXPECTED: [(&str, &str, &str); 16] = [
     ),
     ("call 1: github", "200", "tools/call with github-1"),
     ("call 2: tickets", "200", "tools/call with tickets-1"),
+    ("another user, with the id of that session", "403", ""),
     (
         "call 3: github, an hour later",
         "200",
@@ -137,6 +138,10 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     let with_tickets = timeline.open(&format!("{gateway}/tickets"), &token).await?;
     timeline.call(&with_github).await;
     timeline.call(&with_tickets).await;
+    let another = issuer.callers_token("user-2", "session-2")?;
+    timeline
+        .intrude(&format!("{gateway}/tickets"), &another)
+        .await?;
     clock.advance(AN_HOUR_AND_A_BIT);
     timeline.call(&with_github).await;
     timeline.call(&with_tickets).await;
@@ -168,6 +173,7 @@ type Client = RunningService<RoleClient, ()>;
 /// What the client was answered and what arrived at the backends, a row for each thing that happened.
 struct Timeline {
     answers: Arc<Mutex<Vec<StatusCode>>>,
+    last_session: Arc<Mutex<Option<HeaderValue>>>,
     arrivals: Arrivals,
     rows: Vec<(String, String)>,
 }
@@ -176,6 +182,7 @@ impl Timeline {
     fn new(arrivals: Arrivals) -> Self {
         Self {
             answers: Arc::default(),
+            last_session: Arc::default(),
             arrivals,
             rows: Vec::new(),
         }
@@ -193,12 +200,16 @@ impl Timeline {
     /// Opens an MCP session with the gateway, with the SDK's own client.
     async fn open(&mut self, url: &str, token: &str) -> Result<Client, BoxError> {
         let http = https_client::<Full<Bytes>>()?;
-        let answers = self.answers.clone();
+        let (answers, last_session) = (self.answers.clone(), self.last_session.clone());
         let noting = service_fn(move |request: Request<Full<Bytes>>| {
             let is_stream = request.method() == Method::GET;
             let (sending, answers) = (http.request(request), answers.clone());
+            let last_session = last_session.clone();
             async move {
                 let response = sending.await?;
+                if let Some(id) = response.headers().get(SESSION_ID) {
+                    *lock(&last_session) = Some(id.clone());
+                }
                 if !is_stream {
                     lock(&answers).push(response.status());
                 }
@@ -221,6 +232,22 @@ impl Timeline {
         )
         .await;
         self.note();
+    }
+
+    /// Sends a call in the session that was opened last, as somebody else who has learned its id.
+    async fn intrude(&mut self, url: &str, token: &str) -> Result<(), BoxError> {
+        let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"ping"}}"#;
+        let id = lock(&self.last_session).clone().ok_or("no session yet")?;
+        let request = Request::post(url)
+            .header(AUTHORIZATION, format!("Bearer {token}"))
+            .header(SESSION_ID, id)
+            .header("accept", "application/json, text/event-stream")
+            .header("content-type", "application/json")
+            .body(Full::<Bytes>::from(call))?;
+        let response = https_client()?.request(request).await?;
+        lock(&self.answers).push(response.status());
+        self.note();
+        Ok(())
     }
 
     fn note(&mut self) {
