@@ -174,7 +174,7 @@ async fn f24_sts_is_asked_once_per_user_role_session_name_and_lifetime() {
 }
 
 #[tokio::test]
-async fn f7_strategies_that_differ_share_no_credentials() {
+async fn f07_strategies_that_differ_share_no_credentials() {
     let aws = AwsStack::start().await;
     let cache = tower_identity::CredentialCache::builder()
         .clock(aws.clock.clone())
@@ -253,7 +253,7 @@ async fn f23_credentials_that_come_with_their_end_are_not_used() {
 }
 
 #[tokio::test]
-async fn f9_an_expired_token_gets_no_signature_and_no_call_of_sts() {
+async fn f09_an_expired_token_gets_no_signature_and_no_call_of_sts() {
     let aws = AwsStack::start().await;
     let strategy = aws.strategy();
     let now = aws

@@ -221,7 +221,7 @@ async fn a_user_can_be_the_actor_with_another_of_their_tokens() {
 // Whose token it is.
 
 #[tokio::test]
-async fn f6_users_that_differ_only_in_their_token_never_share_one() {
+async fn f06_users_that_differ_only_in_their_token_never_share_one() {
     let issuer = issuer_that_knows_alice().await;
     issuer.know("token-of-mallory", "mallory");
     let strategy = exchange(&issuer);
@@ -239,7 +239,7 @@ async fn f6_users_that_differ_only_in_their_token_never_share_one() {
 }
 
 #[tokio::test]
-async fn f7_strategies_that_differ_in_one_setting_never_share_a_token() {
+async fn f07_strategies_that_differ_in_one_setting_never_share_a_token() {
     let issuer = issuer_that_knows_alice().await;
     issuer
         .know("actor-1", "gateway")
@@ -300,7 +300,7 @@ async fn f7_strategies_that_differ_in_one_setting_never_share_a_token() {
 }
 
 #[tokio::test]
-async fn f8_without_a_users_token_there_is_no_look_up_and_no_exchange() {
+async fn f08_without_a_users_token_there_is_no_look_up_and_no_exchange() {
     let issuer = issuer_that_knows_alice().await;
     let own = exchange(&issuer);
     let access = TokenExchange::builder(endpoint(&issuer)).subject(Subject::upstream("idp"));
@@ -338,7 +338,7 @@ async fn f8_without_a_users_token_there_is_no_look_up_and_no_exchange() {
 }
 
 #[tokio::test]
-async fn f9_an_expired_subject_gets_nothing_although_a_token_is_at_hand() {
+async fn f09_an_expired_subject_gets_nothing_although_a_token_is_at_hand() {
     let issuer = Issuer::start().await;
     let clock = clock();
     let id_token = jwt(&json!({}), &json!({ "exp": 100 }));

@@ -802,7 +802,7 @@ async fn a_jwt_and_what_cannot_be_a_token_are_not_introspected() {
 // Remembered tokens.
 
 #[tokio::test]
-async fn f9_a_remembered_token_is_good_until_it_expires_and_no_longer() {
+async fn f09_a_remembered_token_is_good_until_it_expires_and_no_longer() {
     let (provider, _) = introspecting().await;
     let clock = Arc::new(ManualClock::new(some_day()));
     let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client())

@@ -9,7 +9,7 @@
 //! | promise | file | test |
 //! | --- | --- | --- |
 //! | 1. The request's identity always wins | `invariants` | `i1_the_requests_identity_always_wins` |
-//! | … over a session of hours, on a real MCP session | `token_refresh_end_to_end` | `f1_after_each_refresh_the_backend_sees_the_fresh_token_on_the_very_next_call` |
+//! | … over a session of hours, on a real MCP session | `token_refresh_end_to_end` | `f01_after_each_refresh_the_backend_sees_the_fresh_token_on_the_very_next_call` |
 //! | … and identities are not merged | `identity_layer` | `identities_are_not_merged` |
 //! | 2. The fallback only fills a gap, where the policy allows it | `invariants` | `i2_the_fallback_only_fills_a_gap_and_only_where_the_policy_allows` |
 //! | … and its use can be seen | `metrics` | `what_happens_is_counted_under_the_documented_names` |
@@ -43,10 +43,10 @@
 //!
 //! | promise | file | test |
 //! | --- | --- | --- |
-//! | Users who differ only in their token share nothing | `credential_cache` | `f6_users_who_differ_only_in_their_token_share_nothing` |
-//! | Strategies that differ in one setting share no token | `token_strategies` | `f7_strategies_that_differ_in_one_setting_never_share_a_token` |
+//! | Users who differ only in their token share nothing | `credential_cache` | `f06_users_who_differ_only_in_their_token_share_nothing` |
+//! | Strategies that differ in one setting share no token | `token_strategies` | `f07_strategies_that_differ_in_one_setting_never_share_a_token` |
 //! | A fallback never follows another user | `identity_layer` | `a_fallback_never_follows_another_user` |
-//! | Another user cannot use a bound session | `bind_subject` | `f6_in_the_outgoing_stack_no_credential_of_another_user_is_sent` |
+//! | Another user cannot use a bound session | `bind_subject` | `f06_in_the_outgoing_stack_no_credential_of_another_user_is_sent` |
 //! | Users of one MCP session are not mixed up | `rmcp_client` | `two_users_of_one_session_are_never_mixed_up` |
 //! | A claim is a value, and never part of an expression | `aws_roles` | `f27_a_claim_is_a_value_and_never_part_of_an_expression` |
 //!
@@ -54,7 +54,7 @@
 //!
 //! | promise | file | test |
 //! | --- | --- | --- |
-//! | A subject that has expired gets nothing, even if it is at hand | `token_strategies` | `f9_an_expired_subject_gets_nothing_although_a_token_is_at_hand` |
+//! | A subject that has expired gets nothing, even if it is at hand | `token_strategies` | `f09_an_expired_subject_gets_nothing_although_a_token_is_at_hand` |
 //! | A clock that is set back makes nothing fresh | `credential_cache` | `setting_the_clock_back_does_not_make_an_expired_credential_fresh` |
 //! | … nor does a machine that slept | `credential_cache` | `a_suspended_machine_does_not_make_an_expired_credential_fresh` |
 //! | An odd lifetime never means for ever | `token_endpoint` | `f16_an_odd_expires_in_never_means_for_ever` |
