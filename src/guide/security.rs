@@ -58,7 +58,7 @@
 //! | A clock that is set back makes nothing fresh | `credential_cache` | `setting_the_clock_back_does_not_make_an_expired_credential_fresh` |
 //! | … nor does a machine that slept | `credential_cache` | `a_suspended_machine_does_not_make_an_expired_credential_fresh` |
 //! | An odd lifetime never means for ever | `token_endpoint` | `f16_an_odd_expires_in_never_means_for_ever` |
-//! | A refresh token is spent once, by one replica | `upstream_tokens` | `replicas_that_refresh_at_once_spend_a_refresh_token_once` |
+//! | A refresh token is spent once, by one replica | `upstream_tokens` | `f18_replicas_that_refresh_at_once_spend_a_refresh_token_once` |
 //! | … and not replayed after a replica died | `upstream_tokens` | `f17_a_refresh_token_that_may_have_been_spent_by_a_replica_that_died_is_not_replayed` |
 //! | A log-out during a refresh stays | `upstream_tokens` | `a_log_out_during_a_refresh_stays` |
 //!
