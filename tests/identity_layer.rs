@@ -97,10 +97,13 @@ async fn f03_a_session_without_identity_fills_no_gap() {
             .as_deref(),
         Some("fresh")
     );
-    assert_eq!(
-        token_sent(&layer, request(Method::DELETE, None)).await,
-        None
-    );
+    let backend = RecordingService::new();
+    let teardown = layer.layer(backend.clone());
+    teardown
+        .oneshot(request(Method::DELETE, None))
+        .await
+        .unwrap();
+    assert!(backend.arrival().identity.is_none());
 }
 
 #[tokio::test]

@@ -222,7 +222,8 @@ async fn f32_a_probe_of_a_session_needs_no_user_from_its_handshake_to_its_teardo
     let session = Session::open(&backend, IdentityLayer::health_check()).await;
     backend.wait_for("GET").await;
     session.close().await;
-    backend.wait_for("DELETE").await;
+    let teardown = tokio::time::timeout(Duration::from_secs(10), backend.wait_for("DELETE")).await;
+    teardown.expect("the teardown was refused");
     let seen = backend.seen();
     assert!(seen.iter().all(|seen| seen.authorization().is_empty()));
     backend.shutdown().await;
