@@ -1,9 +1,10 @@
 //! Faults of others that were looked for here, and the test that would notice each.
 //!
 //! They are bugs of systems that do this job, found in their issues. Each has a number, and tests of it begin with that
-//! (`f01_`). For each row there is a patch in `tests/faults`, of the same name, that puts the fault in as an honest mistake
-//! would. `tests/faults/run` applies one after another to a copy of the crate and sees to it that the named test fails, by
-//! what it asserts; `tests/faults/run F07 F18` does so for some. What stands behind a dash is another way to the same fault.
+//! (`f01_`). For each row there is a patch in `tests/faults`, of the same name, that puts the fault in as an honest
+//! mistake would. `tests/faults/run` applies one after another to a copy of the crate, and sees that the named test fails,
+//! by what it asserts; `tests/faults/run F07 F18` does so for some. What stands behind a dash is another way to the same
+//! fault.
 //!
 //! | # | fault | file | test |
 //! | --- | --- | --- | --- |
