@@ -409,11 +409,16 @@ async fn f07_nor_does_cross_app_access() {
 #[tokio::test]
 async fn f08_without_a_users_token_there_is_no_look_up_and_no_exchange() {
     let issuer = issuer_that_knows_alice().await;
-    let own = exchange(&issuer);
-    let access = TokenExchange::builder(endpoint(&issuer)).subject(Subject::upstream("idp"));
-    let id = TokenExchange::builder(endpoint(&issuer)).subject(Subject::upstream_id_token("idp"));
-    let (access, id) = (access.build().unwrap(), id.build().unwrap());
+    let cache = CredentialCache::<IssuedToken>::builder().build().unwrap();
+    let exchange_of = |subject| {
+        let builder = TokenExchange::builder(endpoint(&issuer)).subject(subject);
+        builder.cache(cache.clone()).build().unwrap()
+    };
+    let own = exchange_of(Subject::own_token());
+    let access = exchange_of(Subject::upstream("idp"));
+    let id = exchange_of(Subject::upstream_id_token("idp"));
     token_for(&own, alice()).await.unwrap();
+    let looked_up = cache.counters();
 
     let nobody = || Identity::builder("alice").build().unwrap();
     let no_id_token = upstream("idp", access_token("gho-1"));
@@ -442,6 +447,7 @@ async fn f08_without_a_users_token_there_is_no_look_up_and_no_exchange() {
         );
     }
     assert_eq!(issuer.requests().len(), 1);
+    assert_eq!(cache.counters(), looked_up);
 }
 
 #[tokio::test]
