@@ -23,7 +23,7 @@
 //! | who | tries | what stops it |
 //! | --- | --- | --- |
 //! | the caller | a token that is forged, expired, for another audience or from another issuer | [all of what is checked](crate::incoming::validator#what-is-checked) |
-//! | | a credential header of their own, or a second one | refused on the way in, replaced on the way out |
+//! | | a second `Authorization`, or a credential header of their own | refused, or removed, on the way in; on the way out a strategy replaces what stands in its header |
 //! | | a `Host` or a URI that leads elsewhere | the origin is checked before a credential is obtained |
 //! | | a claim that is an expression, a role or a session's name | claims are values, which are compared, checked or hashed |
 //! | | bad tokens by the thousand | keys are fetched at most once in 10 s, and a refused user is not asked for again for 10 s |
@@ -39,9 +39,9 @@
 //! | | metadata or an assertion in another's name | the issuer is compared, an assertion's audience and resource, too |
 //! | AWS STS | the same, or to repeat the user's token in an error | the same bounds; neither its text nor what the SDK would log is shown |
 //! | the Redis store | to read tokens, to change or to move them | they are sealed, and bound to their session, provider and version |
-//! | | to be down, to stall, or to be a busy holder's | `Unavailable` in bounded time; a refresh token is not spent without a claim |
+//! | | to be down, or to stall | `Unavailable` in bounded time, and no refresh token is spent without a claim |
 //! | who reads logs | a secret in `Debug`, in an error, in a span or a URL | there is none |
-//! | the network | to read along | plain `http` is refused but for loopback, unless it is asked for by name |
+//! | the network | to read along | plain `http` is refused but for loopback, unless it is asked for by name; what goes to Redis is sealed, over `rediss://` or not |
 //!
 //! # Promises and their tests
 //!
