@@ -88,8 +88,8 @@
 
 - I have [a hyper client](guide::hyper), [reqwest](guide::reqwest), [an MCP client](guide::rmcp).
 - I [write a gateway](guide::gateway), [come from ToolHive](guide::toolhive), [write my own strategy](guide::strategy).
-- [What is promised, and by which test](guide::security). [Several replicas](guide::replicas).
-  [Troubleshooting](guide::troubleshooting).
+- [The threat model, what is promised, and by which test](guide::security). [Faults of others](guide::faults).
+- [Several replicas](guide::replicas). [Troubleshooting](guide::troubleshooting).
 "
 )]
 #![cfg_attr(docsrs, feature(doc_cfg))]

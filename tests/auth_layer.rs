@@ -18,8 +18,8 @@ use support::recording::{RecordingService, identity, request, request_to};
 use tokio::sync::oneshot;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_identity::{
-    AuthError, AuthErrorKind, AuthLayer, Authenticating, HeaderInjection, HealthCheck,
-    IdentityLayer, Origin, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
+    AuthError, AuthErrorKind, AuthLayer, Authenticating, HeaderForwardLayer, HeaderInjection,
+    HealthCheck, IdentityLayer, Origin, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
 };
 
 const BACKEND: &str = "https://mcp.example.com";
@@ -391,16 +391,23 @@ async fn f31_the_service_that_was_polled_ready_is_the_one_that_is_called() {
     });
     let strategies: [Arc<dyn Strategy<String>>; 2] = [Arc::new(later), Arc::new(Unauthenticated)];
     for strategy in strategies {
-        let mut client =
-            AuthLayer::new(Origin::try_from(BACKEND).unwrap(), strategy).layer(backend.clone());
+        let origin = Origin::try_from(BACKEND).unwrap();
+        let headers = HeaderForwardLayer::builder(origin.clone());
+        let mut client = ServiceBuilder::new()
+            .layer(IdentityLayer::new(None))
+            .layer(headers.header("x-api-version", "2").build().unwrap())
+            .layer(AuthLayer::new(origin, strategy))
+            .service(backend.clone());
         for _ in 0..3 {
-            client
-                .ready()
-                .await
-                .unwrap()
-                .call(request(Method::POST, None))
-                .await
-                .unwrap();
+            // What is refused does not use up readiness, nor lend it.
+            for (uri, is_sent) in [(BACKEND, true), ("https://evil.example", false)] {
+                let call = client
+                    .ready()
+                    .await
+                    .unwrap()
+                    .call(request_to(uri, Method::POST, None));
+                assert_eq!(call.await.is_ok(), is_sent);
+            }
         }
     }
     assert_eq!(backend.arrivals().len(), 6);

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::json;
@@ -121,7 +121,7 @@ async fn a_request_is_signed_in_the_session_of_its_user() {
 }
 
 #[tokio::test]
-async fn sts_is_asked_by_a_post_without_a_signature() {
+async fn f33_sts_is_asked_by_a_post_with_nothing_in_its_url_and_without_a_signature() {
     let aws = AwsStack::start().await;
     let strategy = aws
         .builder()
@@ -133,6 +133,7 @@ async fn sts_is_asked_by_a_post_without_a_signature() {
         .unwrap();
 
     let asked = aws.sts.asked().remove(0);
+    assert_eq!(aws.sts.server.requests()[0].method, Method::POST);
     assert_eq!(asked.uri, "/");
     assert!(!asked.headers.contains_key("authorization"));
     assert_eq!(asked.form["DurationSeconds"], "900");
@@ -174,16 +175,18 @@ async fn f24_sts_is_asked_once_per_user_role_session_name_and_lifetime() {
 }
 
 #[tokio::test]
-async fn f7_strategies_that_differ_share_no_credentials() {
+async fn f07_strategies_that_differ_share_no_credentials() {
     let aws = AwsStack::start().await;
     let cache = tower_identity::CredentialCache::builder()
         .clock(aws.clock.clone())
         .build()
         .unwrap();
     let upstream = UpstreamToken::new(AccessToken::new("t").unwrap());
+    let claims = json!({ "sub": "alice", "email": "alice" });
     let alice = Identity::builder("alice")
         .token(AccessToken::new("t").unwrap())
         .upstream("idp", upstream)
+        .claims(claims.as_object().unwrap().clone())
         .build()
         .unwrap();
     let builders = [
@@ -194,13 +197,19 @@ async fn f7_strategies_that_differ_share_no_credentials() {
             .fallback_role("arn:aws:iam::123456789012:role/Other"),
         aws.builder().subject(Subject::upstream("idp")),
         aws.builder().replace_unfit_session_names(),
+        aws.builder().session_name_claim("email"),
+        AwsSts::builder("us-east-1", http_client::<Body>())
+            .sts_endpoint(aws.sts.url())
+            .fallback_role(DEFAULT_ROLE)
+            .clock(aws.clock.clone()),
         aws.builder().sts_endpoint(format!("{}/", aws.sts.url())),
     ];
     for (number, builder) in builders.into_iter().enumerate() {
         let strategy = builder.cache(cache.clone()).build().unwrap();
-        aws.call(&strategy, &alice).await.unwrap();
-        aws.call(&strategy, &alice).await.unwrap();
-        assert_eq!(aws.sts.calls(), number + 1);
+        for _ in 0..2 {
+            aws.send(&strategy, aws.request(&alice)).await.unwrap();
+        }
+        assert_eq!(aws.sts.calls(), number + 1, "number {number}");
     }
 }
 
@@ -253,7 +262,7 @@ async fn f23_credentials_that_come_with_their_end_are_not_used() {
 }
 
 #[tokio::test]
-async fn f9_an_expired_token_gets_no_signature_and_no_call_of_sts() {
+async fn f09_an_expired_token_gets_no_signature_and_no_call_of_sts() {
     let aws = AwsStack::start().await;
     let strategy = aws.strategy();
     let now = aws

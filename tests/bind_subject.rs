@@ -62,7 +62,7 @@ async fn a_request_of_nobody_is_refused_and_a_probe_passes() {
 }
 
 #[tokio::test]
-async fn f6_in_the_outgoing_stack_no_credential_of_another_user_is_sent() {
+async fn f06_in_the_outgoing_stack_no_credential_of_another_user_is_sent() {
     let backend = RecordingService::new();
     let origin = Origin::try_from("https://mcp.example.com").unwrap();
     let stack = ServiceBuilder::new()

@@ -125,7 +125,7 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn f6_users_who_differ_only_in_their_token_share_nothing() {
+async fn f06_users_who_differ_only_in_their_token_share_nothing() {
     let cache = CredentialCache::builder().build().unwrap();
     for user in ["alice", "bob"] {
         let obtained = cache.obtain(key(user), None, || async move {
@@ -139,7 +139,7 @@ async fn f6_users_who_differ_only_in_their_token_share_nothing() {
 }
 
 #[test]
-fn f7_any_one_difference_in_the_configuration_changes_the_key() {
+fn f07_any_one_difference_in_the_configuration_changes_the_key() {
     let scopes = [
         CacheScope::new("exchange"),
         CacheScope::new("on-behalf-of"),
@@ -194,7 +194,7 @@ fn neither_scopes_nor_keys_nor_fingerprints_show_what_they_hash() {
 }
 
 #[tokio::test]
-async fn f9_an_expired_subject_gets_no_hit_and_no_fetch() {
+async fn f09_an_expired_subject_gets_no_hit_and_no_fetch() {
     let bench = Bench::new();
     let end = bench.clock.now() + MINUTE;
     bench
@@ -221,7 +221,7 @@ async fn f9_an_expired_subject_gets_no_hit_and_no_fetch() {
 }
 
 #[tokio::test]
-async fn f9_an_end_that_becomes_known_later_is_checked_too() {
+async fn f09_an_end_that_becomes_known_later_is_checked_too() {
     let bench = Bench::new();
     bench.obtain_for_an_hour().await.unwrap();
     let past = bench.clock.now();
@@ -230,7 +230,7 @@ async fn f9_an_end_that_becomes_known_later_is_checked_too() {
 }
 
 #[tokio::test]
-async fn f9_a_credential_ends_with_the_subjects_token_even_if_the_end_is_forgotten() {
+async fn f09_a_credential_ends_with_the_subjects_token_even_if_the_end_is_forgotten() {
     let bench = Bench::new();
     let end = bench.clock.now() + MINUTE;
     bench
@@ -1082,7 +1082,7 @@ impl SharedIssuer for Arc<Mutex<Issuer>> {
 
 proptest! {
     #[test]
-    fn f6_no_interleaving_gives_a_user_anothers_credential_or_asks_twice_at_once(
+    fn f06_no_interleaving_gives_a_user_anothers_credential_or_asks_twice_at_once(
         steps in prop::collection::vec(step(), 1..60),
     ) {
         let runtime = runtime();

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, Version};
+use http::{HeaderValue, Request, StatusCode, Version, header::HOST};
 use http_body_util::Full;
 use rcgen::CertifiedKey;
 use support::{
@@ -23,7 +23,8 @@ use tokio_rustls::{
 };
 use tower::{ServiceBuilder, ServiceExt};
 use tower_identity::{
-    AuthLayer, HeaderInjection, Identity, IdentityLayer, Origin, UpstreamInject,
+    AuthError, AuthErrorKind, AuthLayer, HeaderInjection, Identity, IdentityLayer, Origin,
+    UpstreamInject,
     client::hyper::{HttpsClient, https_client, https_client_with},
 };
 
@@ -137,6 +138,44 @@ async fn f05_a_redirect_is_not_followed_beneath_the_layers() {
     assert_eq!(response.status(), StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(home.requests()[0].all("x-api-key"), ["k-123"]);
     assert_eq!(stranger.connections(), 0);
+}
+
+#[tokio::test]
+async fn f37_over_http_2_authority_and_host_are_the_origin_or_nothing_is_sent() {
+    let (server, certificate) = start_tls(&["h2"]).await;
+    let own = format!("localhost:{}", server.address().port());
+    let client = ServiceBuilder::new()
+        .layer(IdentityLayer::new(user("of-the-session")))
+        .layer(AuthLayer::new(
+            Origin::try_from(format!("https://{own}")).unwrap(),
+            UpstreamInject::new("github").unwrap(),
+        ))
+        .service(trusting(Some(certificate)));
+    // What the URI says is sent as `:authority`.
+    let request = |authority: &str, host: &str| {
+        let mut request = get(&format!("https://{authority}/mcp"));
+        let host = HeaderValue::from_str(host).unwrap();
+        request.headers_mut().insert(HOST, host);
+        request
+    };
+    for (authority, host) in [
+        (&*own, "evil.example"),
+        ("evil.example", &*own),
+        ("evil.example", "evil.example"),
+    ] {
+        let refused = client.clone().oneshot(request(authority, host)).await;
+        let error = refused.unwrap_err();
+        let kind = AuthError::find_in(error.as_ref()).map(AuthError::kind);
+        assert_eq!(kind, Some(AuthErrorKind::WrongOrigin), "{authority} {host}");
+    }
+    assert_eq!(server.connections(), 0);
+
+    client.oneshot(request(&own, &own)).await.unwrap();
+    let arrived = server.requests().remove(0);
+    assert_eq!(arrived.version, Version::HTTP_2);
+    assert_eq!(arrived.uri.authority().unwrap().as_str(), own);
+    assert!(arrived.all("host").iter().all(|host| *host == own));
+    assert_eq!(arrived.all("authorization"), ["Bearer of-the-session"]);
 }
 
 #[tokio::test]

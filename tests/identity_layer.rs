@@ -4,8 +4,11 @@ mod support;
 
 use http::Method;
 use support::recording::{RecordingService, identity, request, upstream_token};
-use tower::{Layer, ServiceExt};
-use tower_identity::{FallbackPolicy, HealthCheck, Identity, IdentityLayer};
+use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower_identity::{
+    AuthError, AuthErrorKind, AuthLayer, FallbackPolicy, HealthCheck, Identity, IdentityLayer,
+    Origin, Unauthenticated, UpstreamInject,
+};
 
 /// Which token of `github` arrives when `layer` is given the request.
 async fn token_sent(layer: &IdentityLayer, request: http::Request<String>) -> Option<String> {
@@ -55,6 +58,37 @@ async fn the_session_fills_the_gap_of_a_request_without_identity() {
 }
 
 #[tokio::test]
+async fn f02_who_is_not_known_is_none_and_no_strategy_takes_them_for_a_user() {
+    let origin = Origin::try_from("https://mcp.example.com").unwrap();
+    let backend = RecordingService::new();
+    let without_credential = ServiceBuilder::new()
+        .layer(IdentityLayer::new(None))
+        .layer(AuthLayer::new(origin.clone(), Unauthenticated))
+        .service(backend.clone());
+    without_credential
+        .oneshot(request(Method::POST, None))
+        .await
+        .unwrap();
+    assert!(backend.arrival().identity.is_none());
+
+    let backend = RecordingService::new();
+    let of_a_user = ServiceBuilder::new()
+        .layer(IdentityLayer::new(None))
+        .layer(AuthLayer::new(
+            origin,
+            UpstreamInject::new("github").unwrap(),
+        ))
+        .service(backend.clone());
+    let error = of_a_user
+        .oneshot(request(Method::POST, None))
+        .await
+        .unwrap_err();
+    let error = AuthError::find_in(error.as_ref()).unwrap();
+    assert_eq!(error.kind(), AuthErrorKind::MissingIdentity);
+    assert!(backend.arrivals().is_empty());
+}
+
+#[tokio::test]
 async fn f03_a_session_without_identity_fills_no_gap() {
     let layer = IdentityLayer::new(None).follow_requests();
     assert_eq!(
@@ -63,10 +97,13 @@ async fn f03_a_session_without_identity_fills_no_gap() {
             .as_deref(),
         Some("fresh")
     );
-    assert_eq!(
-        token_sent(&layer, request(Method::DELETE, None)).await,
-        None
-    );
+    let backend = RecordingService::new();
+    let teardown = layer.layer(backend.clone());
+    teardown
+        .oneshot(request(Method::DELETE, None))
+        .await
+        .unwrap();
+    assert!(backend.arrival().identity.is_none());
 }
 
 #[tokio::test]

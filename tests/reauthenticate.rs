@@ -327,7 +327,7 @@ async fn when_no_fresh_token_can_be_had_the_caller_learns_why() {
 }
 
 #[tokio::test]
-async fn a_probe_with_the_clients_own_token_is_retried_and_one_without_is_not() {
+async fn f32_a_401_to_a_probe_is_its_answer_and_retried_only_with_the_clients_own_token() {
     let (issuer, backend) = (issuer().await, Backend::start().await);
     let gateway = endpoint_builder(&issuer).client_auth(ClientAuth::basic("gateway", secret("1")));
     let gateway = gateway.build().unwrap();

@@ -172,7 +172,8 @@ async fn f30_a_hundred_calls_proceed_while_streams_are_open() {
         let hold = CallToolRequestParams::new("hold");
         peer.call_tool_as(user("alice", "t"), hold).await
     });
-    assert_eq!(session.events.recv().await, Some(Event::Progress));
+    let progress = tokio::time::timeout(Duration::from_secs(30), session.events.recv()).await;
+    assert_eq!(progress.expect("a call is blocked"), Some(Event::Progress));
 
     let calls = (0..100).map(|_| session.whoami(user("alice", "t")));
     assert_eq!(join_all(calls).await, ["t"; 100]);
@@ -211,6 +212,20 @@ async fn f34_a_replayed_initialize_does_not_bring_an_older_identity_back() {
         .map(|seen| seen.authorization())
         .collect();
     assert_eq!(handshakes, [["Bearer login"], ["Bearer refreshed"]]);
+    backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn f32_a_probe_of_a_session_needs_no_user_from_its_handshake_to_its_teardown() {
+    let backend = McpBackend::start().await;
+    backend.accept_anyone();
+    let session = Session::open(&backend, IdentityLayer::health_check()).await;
+    backend.wait_for("GET").await;
+    session.close().await;
+    let teardown = tokio::time::timeout(Duration::from_secs(10), backend.wait_for("DELETE")).await;
+    teardown.expect("the teardown was refused");
+    let seen = backend.seen();
+    assert!(seen.iter().all(|seen| seen.authorization().is_empty()));
     backend.shutdown().await;
 }
 

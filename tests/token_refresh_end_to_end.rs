@@ -210,7 +210,7 @@ async fn text(response: Response<Full<Bytes>>) -> String {
 }
 
 #[tokio::test]
-async fn f1_after_each_refresh_the_backend_sees_the_fresh_token_on_the_very_next_call() {
+async fn f01_after_each_refresh_the_backend_sees_the_fresh_token_on_the_very_next_call() {
     let world = World::new().await;
     let session = world
         .open(|identity| IdentityLayer::new(identity).follow_requests())
@@ -241,7 +241,7 @@ async fn f1_after_each_refresh_the_backend_sees_the_fresh_token_on_the_very_next
 
 /// What the test above protects from: with this layer, it fails.
 #[tokio::test]
-async fn f1_a_layer_that_prefers_the_snapshot_would_be_refused_from_the_first_refresh_on() {
+async fn f01_a_layer_that_prefers_the_snapshot_would_be_refused_from_the_first_refresh_on() {
     let world = World::new().await;
     let session = world
         .open(|snapshot| {

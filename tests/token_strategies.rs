@@ -71,7 +71,7 @@ fn alice() -> Identity {
 // Token exchange: what is sent.
 
 #[tokio::test]
-async fn the_backend_gets_the_token_that_was_minted_for_it_and_nothing_else() {
+async fn f38_the_backend_gets_the_token_that_was_minted_for_it_and_nothing_else() {
     let issuer = issuer_that_knows_alice().await;
     let backend = Backend::start().await;
     let client = backend.client(exchange(&issuer));
@@ -221,7 +221,7 @@ async fn a_user_can_be_the_actor_with_another_of_their_tokens() {
 // Whose token it is.
 
 #[tokio::test]
-async fn f6_users_that_differ_only_in_their_token_never_share_one() {
+async fn f06_users_that_differ_only_in_their_token_never_share_one() {
     let issuer = issuer_that_knows_alice().await;
     issuer.know("token-of-mallory", "mallory");
     let strategy = exchange(&issuer);
@@ -239,7 +239,7 @@ async fn f6_users_that_differ_only_in_their_token_never_share_one() {
 }
 
 #[tokio::test]
-async fn f7_strategies_that_differ_in_one_setting_never_share_a_token() {
+async fn f07_strategies_that_differ_in_one_setting_never_share_a_token() {
     let issuer = issuer_that_knows_alice().await;
     issuer
         .know("actor-1", "gateway")
@@ -300,13 +300,125 @@ async fn f7_strategies_that_differ_in_one_setting_never_share_a_token() {
 }
 
 #[tokio::test]
-async fn f8_without_a_users_token_there_is_no_look_up_and_no_exchange() {
+async fn f07_neither_do_the_other_strategies_if_they_differ_in_one_setting() {
     let issuer = issuer_that_knows_alice().await;
-    let own = exchange(&issuer);
-    let access = TokenExchange::builder(endpoint(&issuer)).subject(Subject::upstream("idp"));
-    let id = TokenExchange::builder(endpoint(&issuer)).subject(Subject::upstream_id_token("idp"));
-    let (access, id) = (access.build().unwrap(), id.build().unwrap());
+    let other_issuer = issuer_that_knows_alice().await;
+    let cache = CredentialCache::<IssuedToken>::builder().build().unwrap();
+    let with_secret = |issuer: &Issuer, text| {
+        let endpoint = endpoint_builder(issuer);
+        let endpoint = endpoint.client_auth(ClientAuth::basic("gateway", secret(text)));
+        endpoint.build().unwrap()
+    };
+    let own = |endpoint| ClientCredentials::builder(endpoint).cache(cache.clone());
+    let plain_own = || own(with_secret(&issuer, "1"));
+    let on_behalf = |endpoint| OnBehalfOf::builder(endpoint).cache(cache.clone());
+    let plain_on_behalf = || on_behalf(with_secret(&issuer, "1")).scopes(["a"]);
+    let strategies: [Arc<dyn Strategy<Body>>; 11] = [
+        Arc::new(plain_own().build().unwrap()),
+        Arc::new(own(with_secret(&other_issuer, "1")).build().unwrap()),
+        Arc::new(own(with_secret(&issuer, "2")).build().unwrap()),
+        Arc::new(plain_own().audience("a").build().unwrap()),
+        Arc::new(plain_own().resource("https://a.example").build().unwrap()),
+        Arc::new(plain_own().scopes(["a"]).build().unwrap()),
+        Arc::new(plain_on_behalf().build().unwrap()),
+        // Another tenant is another endpoint.
+        Arc::new(
+            on_behalf(with_secret(&other_issuer, "1"))
+                .scopes(["a"])
+                .build()
+                .unwrap(),
+        ),
+        Arc::new(
+            on_behalf(with_secret(&issuer, "2"))
+                .scopes(["a"])
+                .build()
+                .unwrap(),
+        ),
+        Arc::new(
+            on_behalf(with_secret(&issuer, "1"))
+                .scopes(["b"])
+                .build()
+                .unwrap(),
+        ),
+        Arc::new(
+            plain_on_behalf()
+                .subject(Subject::upstream("idp"))
+                .build()
+                .unwrap(),
+        ),
+    ];
+    let identity = Identity::builder("alice")
+        .token(AccessToken::new("token-of-alice").unwrap())
+        .upstream("idp", access_token("token-of-alice"))
+        .build()
+        .unwrap();
+    for (sent, strategy) in strategies.iter().enumerate() {
+        for _ in 0..2 {
+            token_for(strategy, identity.clone()).await.unwrap();
+            let all = issuer.requests().len() + other_issuer.requests().len();
+            assert_eq!(all, sent + 1, "number {sent}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn f07_nor_does_cross_app_access() {
+    let (identity_provider, other_provider) = (Issuer::start().await, Issuer::start().await);
+    let (server, other_server) = (Issuer::start().await, Issuer::start().await);
+    let cache = CredentialCache::<IssuedToken>::builder().build().unwrap();
+    let clock = clock();
+    let on = |provider: &str, identity_provider: &Issuer, server: &Issuer| {
+        let builder =
+            CrossAppAccess::builder(provider, gateway(identity_provider), gateway(server));
+        builder.cache(cache.clone()).clock(clock.clone())
+    };
+    let plain = || {
+        let builder = on("idp", &identity_provider, &server);
+        builder.audience("https://as.example.com")
+    };
+    let audience = "https://as.example.com";
+    let builders = [
+        plain(),
+        on("idp", &other_provider, &server).audience(audience),
+        on("idp", &identity_provider, &other_server).audience(audience),
+        on("okta", &identity_provider, &server).audience(audience),
+        on("idp", &identity_provider, &server).audience("https://other.example.com"),
+        plain().resource("https://mcp.example.com"),
+        plain().scopes(["chat.read"]),
+        plain().issuer("https://org.example.com"),
+    ];
+    let id_token = jwt(
+        &json!({}),
+        &json!({ "iss": "https://idp.example.com", "exp": 3600 }),
+    );
+    let log_in = || access_token("access").with_id_token(secret(&id_token));
+    let identity = Identity::builder("alice")
+        .upstream("idp", log_in())
+        .upstream("okta", log_in())
+        .build()
+        .unwrap();
+    for (asked, builder) in builders.into_iter().enumerate() {
+        // Nothing is asserted, so that all there is to see is who is asked.
+        let error = token_for(&builder.build().unwrap(), identity.clone()).await;
+        assert_eq!(error.unwrap_err().kind(), AuthErrorKind::Rejected);
+        let all = identity_provider.requests().len() + other_provider.requests().len();
+        assert_eq!(all, asked + 1, "number {asked}");
+    }
+}
+
+#[tokio::test]
+async fn f08_without_a_users_token_there_is_no_look_up_and_no_exchange() {
+    let issuer = issuer_that_knows_alice().await;
+    let cache = CredentialCache::<IssuedToken>::builder().build().unwrap();
+    let exchange_of = |subject| {
+        let builder = TokenExchange::builder(endpoint(&issuer)).subject(subject);
+        builder.cache(cache.clone()).build().unwrap()
+    };
+    let own = exchange_of(Subject::own_token());
+    let access = exchange_of(Subject::upstream("idp"));
+    let id = exchange_of(Subject::upstream_id_token("idp"));
     token_for(&own, alice()).await.unwrap();
+    let looked_up = cache.counters();
 
     let nobody = || Identity::builder("alice").build().unwrap();
     let no_id_token = upstream("idp", access_token("gho-1"));
@@ -335,10 +447,11 @@ async fn f8_without_a_users_token_there_is_no_look_up_and_no_exchange() {
         );
     }
     assert_eq!(issuer.requests().len(), 1);
+    assert_eq!(cache.counters(), looked_up);
 }
 
 #[tokio::test]
-async fn f9_an_expired_subject_gets_nothing_although_a_token_is_at_hand() {
+async fn f09_an_expired_subject_gets_nothing_although_a_token_is_at_hand() {
     let issuer = Issuer::start().await;
     let clock = clock();
     let id_token = jwt(&json!({}), &json!({ "exp": 100 }));
@@ -434,6 +547,18 @@ async fn f10_there_is_one_exchange_per_user_backend_and_lifetime() {
         backend.authorizations().last().unwrap(),
         &["Bearer exchanged-for-alice-mcp-backend-3"]
     );
+
+    let other_backend = TokenExchange::builder(endpoint(&issuer))
+        .audience("other-backend")
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let other_client = backend.client(other_backend);
+    for _ in 0..5 {
+        send(&other_client, backend.request(alice())).await.unwrap();
+        send(&client, backend.request(alice())).await.unwrap();
+    }
+    assert_eq!(issuer.count(TOKEN_EXCHANGE, Some("alice")), 3);
 }
 
 #[tokio::test]

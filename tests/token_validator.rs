@@ -12,21 +12,26 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use http_body_util::{BodyExt, Full};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use support::identity_provider::{
-    AUDIENCE, ED25519, INTROSPECT, IdentityProvider, KEYS, KeyPair, P256, RSA, client, some_day,
+use support::{
+    identity_provider::{
+        AUDIENCE, ED25519, INTROSPECT, IdentityProvider, KEYS, KeyPair, P256, RSA, client, some_day,
+    },
+    issuer::Issuer,
+    recording::{RecordingService, request},
+    token_stack::endpoint,
 };
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimitLayer};
 use tower_identity::{
-    AuthErrorKind, BindSubject, ClientAuth, Clock, Identity, IntrospectionEndpoint, KeySet, Secret,
-    TokenValidator, TokenValidatorLayer, clock::ManualClock, delegation_chain,
-    incoming::TokenValidatorBuilder,
+    AuthErrorKind, AuthLayer, BindSubject, ClientAuth, Clock, Identity, IntrospectionEndpoint,
+    KeySet, Origin, Secret, TokenExchange, TokenValidator, TokenValidatorLayer, clock::ManualClock,
+    delegation_chain, incoming::TokenValidatorBuilder,
 };
 
 const ISSUER: &str = "https://issuer.example.com";
@@ -799,10 +804,47 @@ async fn a_jwt_and_what_cannot_be_a_token_are_not_introspected() {
     assert_eq!(provider.fetches(INTROSPECT), 0);
 }
 
+#[tokio::test]
+async fn f09_a_revoked_token_gets_nothing_although_what_was_obtained_for_it_is_at_hand() {
+    let (provider, validator) = introspecting().await;
+    let issuer = Issuer::start().await;
+    issuer.know("opaque", "alice");
+    let backend = RecordingService::new();
+    let outgoing = AuthLayer::new(
+        Origin::try_from("https://mcp.example.com").unwrap(),
+        TokenExchange::builder(endpoint(&issuer)).build().unwrap(),
+    )
+    .layer(backend.clone());
+    let gateway = tower::service_fn(move |incoming: Request<()>| {
+        let mut request = request(Method::POST, None);
+        *request.extensions_mut() = incoming.extensions().clone();
+        let sending = outgoing.clone().oneshot(request);
+        async move { sending.await.map(|_| Response::new(Full::from("served"))) }
+    });
+    let gateway = TokenValidatorLayer::new(validator).layer(gateway);
+    let call = async || {
+        let request = bearing("Bearer opaque");
+        let response: Response<Body> = gateway.clone().oneshot(request).await.unwrap();
+        response.status()
+    };
+
+    let mut said = provider.claims("alice", some_day());
+    said["active"] = json!(true);
+    provider.introspects("opaque", said);
+    for _ in 0..2 {
+        assert_eq!(call().await, StatusCode::OK);
+    }
+    assert_eq!((backend.arrivals().len(), issuer.requests().len()), (2, 1));
+
+    provider.introspects("opaque", json!({ "active": false }));
+    assert_eq!(call().await, StatusCode::UNAUTHORIZED);
+    assert_eq!((backend.arrivals().len(), issuer.requests().len()), (2, 1));
+}
+
 // Remembered tokens.
 
 #[tokio::test]
-async fn f9_a_remembered_token_is_good_until_it_expires_and_no_longer() {
+async fn f09_a_remembered_token_is_good_until_it_expires_and_no_longer() {
     let (provider, _) = introspecting().await;
     let clock = Arc::new(ManualClock::new(some_day()));
     let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client())

@@ -367,7 +367,7 @@ async fn f11_many_requests_at_once_cause_one_refresh() {
 }
 
 #[tokio::test]
-async fn replicas_that_refresh_at_once_spend_a_refresh_token_once() {
+async fn f18_replicas_that_refresh_at_once_spend_a_refresh_token_once() {
     let bench = Bench::new().await;
     let replicas: Vec<_> = (0..8).map(|_| bench.replica(|provider| provider)).collect();
     for count in 1..=5 {
@@ -498,6 +498,18 @@ async fn f17_a_refused_refresh_drops_the_tokens_and_asks_for_a_log_in() {
 
     bench.log_in().await;
     bench.good_token().await;
+}
+
+#[tokio::test]
+async fn f17_a_rotated_refresh_token_is_stored_and_the_old_one_is_not_presented_again() {
+    let bench = Bench::new().await;
+    for count in 1..=3 {
+        bench.clock.advance(LIFETIME);
+        bench.good_token().await;
+        assert_eq!(bench.issuer.refreshes(), count);
+    }
+    assert_eq!(bench.issuer.presented_again(), 0);
+    assert!(bench.issuer.killed().is_empty());
 }
 
 /// Lets a replica die after the issuer spent the refresh token, and before the answer got through.

@@ -204,7 +204,7 @@ async fn a_token_without_a_session_has_no_upstream_tokens() {
 }
 
 #[tokio::test]
-async fn a_caller_who_has_to_log_in_again_is_told_so() {
+async fn f17_a_caller_who_has_to_log_in_again_is_told_so() {
     let Setup {
         issuer,
         clock,

@@ -8,12 +8,14 @@
 //! | write a gateway | [`gateway`] |
 //! | come from ToolHive | [`toolhive`] |
 //! | write your own strategy | [`strategy`] |
-//! | want to know what is promised, and by which test | [`security`] |
+//! | want the threat model, what is promised, and by which test | [`security`] |
+//! | want to know which faults of others were looked for | [`faults`] |
 //! | run several replicas | [`replicas`] |
 //! | got an error | [`troubleshooting`] |
 //!
 //! These modules hold text alone. What the parts do in detail is in their own documentation.
 
+pub mod faults;
 pub mod gateway;
 pub mod hyper;
 pub mod replicas;

@@ -69,6 +69,7 @@ struct State {
     script: VecDeque<Behaviour>,
     requests: Vec<Received>,
     minted: usize,
+    chunks: usize,
 }
 
 /// A request as it came.
@@ -221,6 +222,7 @@ impl Issuer {
             script: VecDeque::new(),
             requests: Vec::new(),
             minted: 0,
+            chunks: 0,
         }));
         let server = tokio::spawn(serve(listener, state.clone()));
         Self {
@@ -282,6 +284,11 @@ impl Issuer {
         let mut requests = self.requests();
         assert_eq!(requests.len(), 1, "{requests:?}");
         requests.remove(0)
+    }
+
+    /// How many chunks of endless answers have been taken off it.
+    pub(crate) fn chunks(&self) -> usize {
+        self.state().chunks
     }
 
     /// How many requests there were with this grant for this subject.
@@ -371,6 +378,7 @@ async fn answer(
         } => {
             let chunks = stream::unfold((), move |()| {
                 let chunk = chunk.clone();
+                state.lock().unwrap().chunks += 1;
                 async move {
                     tokio::time::sleep(pause).await;
                     Some((Ok(Frame::data(chunk)), ()))
