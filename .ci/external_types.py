@@ -4,11 +4,9 @@
 A new major version of one of these crates is a breaking change of this one. The API is read from rustdoc's JSON.
 """
 
-import json
-import os
-import pathlib
-import subprocess
 import sys
+
+from rustdoc import package, public_api
 
 # pin-project-lite bounds the `Unpin` that it writes by a type that nobody can name.
 NAMED_BY_ALL = {"alloc", "core", "std", "pin_project_lite"}
@@ -29,21 +27,16 @@ NAMED_BY_FEATURE = {
     "token-exchange": {"http_body", "http_body_util"},
 }
 
-HERE = pathlib.Path(__file__).resolve().parent
-TARGET = HERE.parent / "target"
-
 
 def main():
-    metadata = cargo("metadata", "--no-deps", "--format-version", "1")
-    [package] = json.loads(metadata)["packages"]
-    features = package["features"]
+    features = package()["features"]
     if missing := features.keys() - {"default"} - NAMED_BY_FEATURE.keys():
         sys.exit(f"list what the API of each feature names: {', '.join(sorted(missing))}")
 
     faults = []
     for feature, named in NAMED_BY_FEATURE.items():
         allowed = NAMED_BY_FEATURE[""].union(*(NAMED_BY_FEATURE[name] for name in enabled_by(feature, features)))
-        shown = external_types(api(feature))
+        shown = external_types(public_api(feature, feature or "none"))
         for crate in sorted(shown.keys() - allowed):
             for place, path in sorted(shown[crate]):
                 faults.append(f"feature {feature or 'none'}: {place} shows {path} of {crate}")
@@ -51,14 +44,6 @@ def main():
             faults.append(f"feature {feature or 'none'}: its list has {crate}, which the API does not show")
     if faults:
         sys.exit("\n".join(faults))
-
-
-def cargo(*arguments, **environment):
-    # A build directory of its own would have the dependencies checked once more.
-    environment = {**os.environ, "CARGO_BUILD_BUILD_DIR": str(TARGET), **environment}
-    return subprocess.run(
-        ["cargo", arguments[0], "--locked", *arguments[1:]], check=True, stdout=subprocess.PIPE, env=environment
-    ).stdout
 
 
 def enabled_by(feature, features):
@@ -69,16 +54,6 @@ def enabled_by(feature, features):
             enabled.add(name)
             left += [other for other in features.get(name, []) if other in features]
     return enabled
-
-
-def api(feature):
-    directory = TARGET / "api" / (feature or "none")
-    cargo(
-        *("rustdoc", "--quiet", "--lib", "--no-default-features", "--features", feature),
-        *("--target-dir", str(directory)),
-        RUSTDOC=str(HERE / "rustdoc_json"),
-    )
-    return json.loads((directory / "doc/tower_identity.json").read_text())
 
 
 def external_types(api):
