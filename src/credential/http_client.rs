@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::{
     error::{AuthError, AuthErrorKind},
     origin::{InvalidOrigin, Origin},
+    runtime::within,
 };
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -66,7 +67,7 @@ impl HttpClient {
         body_limit: usize,
         time_limit: Duration,
     ) -> Result<Answer, Failure> {
-        tokio::time::timeout(time_limit, (self.exchange)(request, body_limit))
+        within(time_limit, (self.exchange)(request, body_limit))
             .await
             .unwrap_or(Err(Failure::TooLate))
     }

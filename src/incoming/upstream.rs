@@ -74,7 +74,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::{Either, join_all, select};
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -85,6 +85,7 @@ use crate::{
     },
     error::{AuthError, AuthErrorKind},
     identity::UpstreamToken,
+    runtime::{sleep, spawn, within},
     secret::Secret,
 };
 
@@ -621,10 +622,10 @@ impl Flight {
     async fn spend(&self, lease: &Lease) -> Result<ProviderTokens, AuthError> {
         let refresher = &self.provider.refresher;
         let refreshing = refresher.refresh(&self.stored.tokens, self.now());
-        let refreshing = pin!(timeout(REFRESH_LIMIT, refreshing));
+        let refreshing = pin!(within(REFRESH_LIMIT, refreshing));
         let renewing = pin!(self.renew(lease));
         match select(refreshing, renewing).await {
-            Either::Left((refreshed, _)) => refreshed.unwrap_or_else(|_| Err(no_answer())),
+            Either::Left((refreshed, _)) => refreshed.unwrap_or_else(|| Err(no_answer())),
             Either::Right((never, _)) => match never {},
         }
     }
@@ -684,7 +685,7 @@ impl Flight {
 
     fn settle_later(&self, lease: Lease, settlement: Settlement) {
         let flight = self.clone();
-        tokio::spawn(until_done(async move || {
+        spawn(until_done(async move || {
             flight.settle(&lease, &settlement).await.map(drop)
         }));
     }
@@ -692,7 +693,7 @@ impl Flight {
     /// Ends the claim that the store may have granted, though its answer was lost.
     fn take_back(&self) {
         let flight = self.clone();
-        tokio::spawn(until_done(async move || match flight.ask().await? {
+        spawn(until_done(async move || match flight.ask().await? {
             Claimed::Granted(lease) => flight.settle(&lease, &Settlement::Release).await.map(drop),
             _ => Ok(()),
         }));
