@@ -114,6 +114,8 @@
 
 /// ```
 /// let page = std::fs::read_to_string("src/guide/security.rs")?;
+/// # // They are in the repository, and not in the package.
+/// # if !std::path::Path::new("tests").exists() { return Ok(()) }
 /// let mut rows = 0;
 /// for row in page.lines().filter(|line| line.starts_with("//! |") && line.contains('`')) {
 ///     let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
