@@ -18,8 +18,9 @@ def cargo(*arguments, **environment):
     ).stdout
 
 
-def package():
-    [package] = json.loads(cargo("metadata", "--no-deps", "--format-version", "1"))["packages"]
+def package(source=ROOT):
+    metadata = cargo("metadata", "--no-deps", "--format-version", "1", "--manifest-path", str(source / "Cargo.toml"))
+    [package] = json.loads(metadata)["packages"]
     return package
 
 
