@@ -23,7 +23,7 @@ def main(revision):
     tarfile.open(fileobj=io.BytesIO(archive)).extractall(source)
 
     before, now = public_api("full", revision, source), public_api("full", "now")
-    faults = breaks(entries(before), entries(now))
+    faults = list(breaks(entries(before), entries(now)))
     gone = package(source)["features"].keys() - package()["features"].keys()
     faults += [f"feature {feature} is gone" for feature in sorted(gone)]
 
