@@ -118,6 +118,9 @@ pub mod incoming;
 pub mod origin;
 pub mod outgoing;
 mod refusable;
+mod runtime;
+#[cfg(all(test, shuttle))]
+mod schedules;
 pub mod secret;
 pub mod strategy;
 pub mod telemetry;

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::{
     error::{AuthError, AuthErrorKind},
     origin::{InvalidOrigin, Origin},
+    runtime::within,
 };
 
 const BODY_LIMIT: usize = 1 << 20;
@@ -64,7 +65,7 @@ impl HttpClient {
         request: Request<Full<Bytes>>,
         time_limit: Duration,
     ) -> Result<Answer, Failure> {
-        tokio::time::timeout(time_limit, (self.exchange)(request))
+        within(time_limit, (self.exchange)(request))
             .await
             .unwrap_or(Err(Failure::TooLate))
     }

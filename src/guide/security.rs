@@ -162,6 +162,8 @@
 //!   not checked.
 
 /// ```
+/// # // They are in the repository, and not in the package.
+/// # if !std::path::Path::new("tests").exists() { return Ok(()) }
 /// let mut rows = 0;
 /// for page in ["security", "faults"] {
 ///     let page = std::fs::read_to_string(format!("src/guide/{page}.rs"))?;

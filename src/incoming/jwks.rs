@@ -29,7 +29,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -55,6 +55,7 @@ use crate::{
         http_client::{Answer, HttpClient, parse_url},
     },
     error::{AuthError, AuthErrorKind},
+    runtime::Mutex,
 };
 
 const MAX_KEYS: usize = 100;
@@ -306,22 +307,20 @@ impl IssuerKeys {
 
     async fn newer_than(&self, seen: &KeySet) -> Result<Option<KeySet>, AuthError> {
         let is_seen = |keys: &KeySet| Arc::ptr_eq(&keys.keys, &seen.keys);
-        if self.may_seek() {
-            self.cache.invalidate(&self.key, is_seen);
-        }
+        self.seek(is_seen);
         let keys = self.fetch().await?;
         Ok(Some(keys).filter(|keys| !is_seen(keys)))
     }
 
-    /// At most once each 10 s.
-    fn may_seek(&self) -> bool {
+    /// Gives up the keys that were seen, at most once each 10 s. The lock is held until they are gone: who comes meanwhile
+    /// would take them for the newest.
+    fn seek(&self, is_seen: impl FnOnce(&KeySet) -> bool) {
         let now = self.clock.monotonic();
         let mut sought = self.sought.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = sought.is_none_or(|last| now.saturating_duration_since(last) >= DEBOUNCE);
-        if is_due {
+        if sought.is_none_or(|last| now.saturating_duration_since(last) >= DEBOUNCE) {
             *sought = Some(now);
+            self.cache.invalidate(&self.key, is_seen);
         }
-        is_due
     }
 
     /// The keys at hand, unless they are about to age out or were invalidated: then those of the one flight.

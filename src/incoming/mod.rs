@@ -36,6 +36,8 @@ pub mod jwks;
 pub mod layer;
 pub mod metadata;
 mod remembered;
+#[cfg(all(test, shuttle))]
+mod schedules;
 pub mod store;
 pub mod upstream;
 pub mod validator;

@@ -49,14 +49,14 @@
 
 use std::{
     fmt, mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll},
 };
 
 use http::{Method, Request, request::Parts};
 use tower::{Layer, Service};
 
-use crate::{identity::Identity, telemetry};
+use crate::{identity::Identity, runtime::Mutex, telemetry};
 
 /// Inserts a session's identity into the requests that carry none.
 ///

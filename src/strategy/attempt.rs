@@ -8,7 +8,9 @@ static REJECTIONS: AtomicU64 = AtomicU64::new(0);
 /// what replaced it was asked for after: so they know that it is fresh, and leave it alone.
 ///
 /// It does not say which credential was sent. A renewal that comes between a request and its rejection may be thrown away
-/// with it, which costs one more request to the issuer.
+/// with it, which costs one more request to the issuer. And a credential that was asked for when the request had set out
+/// already, and another one had been rejected since, is taken for what replaced that: if the backend rejects it, the 401
+/// goes to the caller, and the next call has it replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(u64);
 

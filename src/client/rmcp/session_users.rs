@@ -1,9 +1,6 @@
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::VecDeque, sync::PoisonError};
 
-use crate::identity::Identity;
+use crate::{identity::Identity, runtime::Mutex};
 
 const MAX_USERS: usize = 64;
 
@@ -63,5 +60,38 @@ mod tests {
         let newest = users.newest.into_inner().unwrap();
         assert_eq!(newest.len(), MAX_USERS);
         assert_eq!(newest[0].subject(), format!("user-{MAX_USERS}"));
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod schedules {
+    use std::sync::Arc;
+
+    use shuttle::thread;
+
+    use crate::schedules::{check, identity};
+
+    use super::*;
+
+    #[test]
+    fn an_initialize_never_leaves_with_an_older_identity_than_one_that_was_seen() {
+        check(|| {
+            let users = Arc::new(SessionUsers::default());
+            let at_log_in = identity("alice");
+            users.open(&at_log_in);
+            let seen_by_each = ["alice", "alice", "bob"].map(identity);
+            let callers = seen_by_each.map(|seen| {
+                let (users, at_log_in) = (Arc::clone(&users), at_log_in.clone());
+                thread::spawn(move || {
+                    users.follow(&seen);
+                    let leaves = users.open(&at_log_in);
+                    assert!(leaves.is_same_user(&at_log_in));
+                    assert!(!seen.is_same_user(&leaves) || !seen.is_newer_than(&leaves));
+                })
+            });
+            for caller in callers {
+                caller.join().unwrap();
+            }
+        });
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{AuthError, AuthErrorKind},
+    runtime::{Mutex, Runtime, within},
     telemetry::Lookup,
 };
 
@@ -19,7 +20,6 @@ use super::{
     Inner,
     entry::{Entry, Now, Obtained, Terms},
     key::CacheKey,
-    runtime::{Mutex, Runtime},
 };
 
 const MAX_FLIGHT: Duration = Duration::from_secs(60);
@@ -153,7 +153,7 @@ impl<C: Clone + Send + Sync + 'static> Flight<C> {
         mut self,
         fetching: impl Future<Output = Result<Obtained<C>, AuthError>>,
     ) {
-        let outcome = Runtime::within(MAX_FLIGHT, fetching).await;
+        let outcome = within(MAX_FLIGHT, fetching).await;
         self.land(outcome.unwrap_or_else(|| Err(too_late())));
     }
 

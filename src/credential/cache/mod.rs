@@ -67,7 +67,6 @@ mod entry;
 mod failure;
 mod flight;
 mod key;
-mod runtime;
 #[cfg(all(test, shuttle))]
 mod schedules;
 

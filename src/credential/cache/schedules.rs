@@ -3,28 +3,25 @@
 //! `RUSTFLAGS="--cfg shuttle" cargo test --features credential-cache --lib schedules`
 
 use std::{
-    future::poll_fn,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    task::Poll,
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
 use shuttle::{
-    check_pct, check_random,
     future::{block_on, spawn, yield_now},
     rand::{Rng, thread_rng},
 };
 
-use crate::{clock::ManualClock, secret::Secret};
+use crate::{
+    schedules::{SwitchingClock, check, poll_at_most, switch},
+    secret::Secret,
+};
 
 use super::*;
 
-const SCHEDULES: usize = 10_000;
-const PREEMPTIONS: usize = 3;
 const LIFETIME: Duration = Duration::from_secs(1000);
 
 type Credential = (usize, usize);
@@ -40,7 +37,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let clock = Arc::new(SwitchingClock(ManualClock::new(SystemTime::UNIX_EPOCH)));
+        let clock = Arc::new(SwitchingClock::default());
         Self {
             cache: CredentialCache::builder()
                 .clock(clock.clone())
@@ -99,48 +96,8 @@ impl Bench {
     }
 }
 
-/// The store is none of shuttle's, so the clock and chance, which are read around it, are where the scheduler may switch.
-#[derive(Debug)]
-struct SwitchingClock(ManualClock);
-
-impl Clock for SwitchingClock {
-    fn now(&self) -> SystemTime {
-        switch();
-        self.0.now()
-    }
-
-    fn monotonic(&self) -> Instant {
-        self.0.monotonic()
-    }
-}
-
-fn switch() {
-    shuttle::sync::atomic::AtomicBool::new(false).load(SeqCst);
-}
-
 fn key(user: usize) -> CacheKey {
     CacheScope::new("test").key(Secret::new(user.to_string()).unwrap().fingerprint())
-}
-
-/// Gives up when `future` was polled that many times and is not done.
-async fn poll_at_most<F: Future + Unpin>(times: usize, mut future: F) -> Option<F::Output> {
-    let mut left = times;
-    poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        if left == 0 {
-            context.waker().wake_by_ref();
-        }
-        Pin::new(&mut future).poll(context).map(Some)
-    })
-    .await
-}
-
-fn check(schedule: impl Fn() + Send + Sync + Clone + 'static) {
-    check_random(schedule.clone(), SCHEDULES);
-    check_pct(schedule, SCHEDULES, PREEMPTIONS);
 }
 
 #[test]
@@ -229,7 +186,7 @@ fn an_early_refresh_is_started_once_and_never_lost() {
             // In the advisory window, in the mandatory one, or beyond the end.
             let passed = [800, 980, 1000][thread_rng().gen_range(0..3)];
             let fails = thread_rng().gen_range(0..2) == 0;
-            bench.clock.0.advance(Duration::from_secs(passed));
+            bench.clock.advance(Duration::from_secs(passed));
             let callers: Vec<_> = (0..4)
                 .map(|_| {
                     let bench = bench.clone();
@@ -248,7 +205,7 @@ fn an_early_refresh_is_started_once_and_never_lost() {
             assert_eq!(bench.asked(0), 2);
 
             // A refresh that failed is tried again after the back-off.
-            bench.clock.0.advance(Duration::from_secs(1));
+            bench.clock.advance(Duration::from_secs(1));
             drop(bench.obtain(0, 0, false).await);
             settle(&bench).await;
             let number = if fails { 3 } else { 2 };

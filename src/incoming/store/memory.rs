@@ -2,7 +2,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,6 +13,7 @@ use quick_cache::sync::Cache;
 use crate::{
     clock::{Clock, SystemClock},
     error::{AuthError, AuthErrorKind},
+    runtime::Mutex,
 };
 
 use super::{

@@ -6,12 +6,13 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
 use crate::{
     credential::cache::Obtained,
     error::{AuthError, AuthErrorKind},
     incoming::store::{Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens},
+    runtime::{sleep, spawn, within},
 };
 
 use super::{IN_DOUBT_FOR, Inner, Provider, log_in_again, remaining};
@@ -93,10 +94,10 @@ impl Flight {
     async fn spend(&self, lease: &Lease) -> Result<ProviderTokens, AuthError> {
         let refresher = &self.provider.refresher;
         let refreshing = refresher.refresh(&self.stored.tokens, self.now());
-        let refreshing = pin!(timeout(REFRESH_LIMIT, refreshing));
+        let refreshing = pin!(within(REFRESH_LIMIT, refreshing));
         let renewing = pin!(self.renew(lease));
         match select(refreshing, renewing).await {
-            Either::Left((refreshed, _)) => refreshed.unwrap_or_else(|_| Err(no_answer())),
+            Either::Left((refreshed, _)) => refreshed.unwrap_or_else(|| Err(no_answer())),
             Either::Right((never, _)) => match never {},
         }
     }
@@ -156,7 +157,7 @@ impl Flight {
 
     fn settle_later(&self, lease: Lease, settlement: Settlement) {
         let flight = self.clone();
-        tokio::spawn(until_done(async move || {
+        spawn(until_done(async move || {
             flight.settle(&lease, &settlement).await.map(drop)
         }));
     }
@@ -164,7 +165,7 @@ impl Flight {
     /// Ends the claim that the store may have granted, though its answer was lost.
     fn take_back(&self) {
         let flight = self.clone();
-        tokio::spawn(until_done(async move || match flight.ask().await? {
+        spawn(until_done(async move || match flight.ask().await? {
             Claimed::Granted(lease) => flight.settle(&lease, &Settlement::Release).await.map(drop),
             _ => Ok(()),
         }));

@@ -1,0 +1,213 @@
+//! What incoming requests share, under shuttle's schedulers: the issuer's keys and the upstream tokens of a session.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use shuttle::{
+    future::{block_on, spawn, yield_now},
+    rand::{Rng, thread_rng},
+};
+use tower::{BoxError, service_fn};
+
+use crate::{
+    clock::Clock,
+    credential::http_client::HttpClient,
+    identity::UpstreamToken,
+    schedules::{SwitchingClock, check, poll_at_most},
+    secret::{AccessToken, Secret},
+};
+
+use super::{
+    MemoryStore, Provider, ProviderTokens, Refresher, UpstreamTokenStore, UpstreamTokens,
+    jwks::{IssuerKeys, Keys},
+    upstream::Refreshing,
+};
+
+const SESSION: &str = "session-1";
+const GITHUB: &str = "github";
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Serves its metadata and a set of one key, and counts how often the set is fetched.
+#[derive(Clone, Default)]
+struct Issuer {
+    fetched: Arc<AtomicUsize>,
+}
+
+impl Issuer {
+    async fn answer(&self, request: Request<Full<Bytes>>) -> Value {
+        yield_now().await;
+        if request.uri().path() == "/keys" {
+            let number = self.fetched.fetch_add(1, SeqCst) + 1;
+            json!({ "keys": [{ "kty": "RSA", "kid": number.to_string(), "n": "AQAB", "e": "AQAB" }] })
+        } else {
+            json!({ "issuer": "https://idp.example.com", "jwks_uri": "https://idp.example.com/keys" })
+        }
+    }
+
+    fn keys(&self, clock: Arc<dyn Clock>) -> Keys {
+        let issuer = self.clone();
+        let client = HttpClient::new(service_fn(move |request| {
+            let issuer = issuer.clone();
+            async move {
+                let body = issuer.answer(request).await.to_string();
+                Ok::<_, BoxError>(Response::new(Full::new(Bytes::from(body))))
+            }
+        }));
+        Keys::Issuer(IssuerKeys::new("https://idp.example.com", false, client, clock).unwrap())
+    }
+}
+
+#[test]
+fn tokens_that_name_a_new_key_cause_one_fetch_and_all_of_them_get_it() {
+    check(|| {
+        block_on(async {
+            let issuer = Issuer::default();
+            let keys = Arc::new(issuer.keys(Arc::new(SwitchingClock::default())));
+            let seen = keys.first().await.unwrap();
+            let callers: Vec<_> = (0..4)
+                .map(|_| {
+                    let (keys, seen) = (Arc::clone(&keys), seen.clone());
+                    spawn(async move { keys.newer_than(&seen).await.unwrap() })
+                })
+                .collect();
+            for caller in callers {
+                assert!(caller.await.unwrap().is_some(), "a good token is refused");
+            }
+            assert_eq!(issuer.fetched.load(SeqCst), 2);
+        });
+    });
+}
+
+/// Takes each refresh token once, in turn.
+#[derive(Clone, Debug, Default)]
+struct Github {
+    spent: Arc<AtomicUsize>,
+}
+
+impl Refresher for Github {
+    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing {
+        let refresh_token = tokens.refresh_token().unwrap().expose().to_owned();
+        let spent = Arc::clone(&self.spent);
+        Box::pin(async move {
+            let number = spent.fetch_add(1, SeqCst);
+            assert_eq!(refresh_token, format!("refresh-{number}"), "spent twice");
+            yield_now().await;
+            Ok(tokens_number(number + 1, now))
+        })
+    }
+}
+
+fn tokens_number(number: usize, now: SystemTime) -> ProviderTokens {
+    let refresh_token = Secret::new(format!("refresh-{number}")).unwrap();
+    issued(&format!("access-{number}"), now).with_refresh_token(refresh_token)
+}
+
+fn issued(access_token: &str, now: SystemTime) -> ProviderTokens {
+    let token = UpstreamToken::new(AccessToken::new(access_token).unwrap());
+    ProviderTokens::new(token.with_expires_at(now + LIFETIME), now)
+}
+
+/// Two replicas that share a store, and a session in it whose tokens have expired.
+struct Replicas {
+    upstream: [UpstreamTokens; 2],
+    store: MemoryStore,
+    github: Github,
+    clock: Arc<SwitchingClock>,
+}
+
+impl Replicas {
+    async fn new() -> Self {
+        let clock = Arc::new(SwitchingClock::default());
+        let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
+        let github = Github::default();
+        let replica = || {
+            let provider = Provider::new(GITHUB, github.clone()).unwrap();
+            UpstreamTokens::new(store.clone(), [provider]).clock(clock.clone())
+        };
+        let replicas = Self {
+            upstream: [replica(), replica()],
+            store: store.clone(),
+            github: github.clone(),
+            clock: clock.clone(),
+        };
+        let expired = tokens_number(0, clock.now());
+        replicas.store.put(SESSION, GITHUB, &expired).await.unwrap();
+        clock.advance(LIFETIME);
+        replicas
+    }
+
+    /// The access token that a request gets at one of the replicas, if it does not give up or is to log in.
+    async fn load(upstream: UpstreamTokens, polls: usize) -> Option<String> {
+        let loaded = poll_at_most(polls, upstream.load(SESSION)).await?.unwrap();
+        assert!(loaded.failed().is_empty(), "{loaded:?}");
+        let token = loaded.tokens().get(GITHUB)?;
+        Some(token.access_token().expose().to_owned())
+    }
+
+    fn requests(&self) -> Vec<shuttle::future::JoinHandle<Option<String>>> {
+        let requests = (0..4).map(|number| {
+            let polls = [1, 2, usize::MAX][thread_rng().gen_range(0..3)];
+            spawn(Self::load(self.upstream[number % 2].clone(), polls))
+        });
+        requests.collect()
+    }
+}
+
+#[test]
+fn a_refresh_token_is_spent_once_by_two_replicas_whose_callers_give_up_anywhere() {
+    check(|| {
+        block_on(async {
+            let replicas = Replicas::new().await;
+            for request in replicas.requests() {
+                if let Some(token) = request.await.unwrap() {
+                    assert_eq!(token, "access-1");
+                }
+            }
+            for upstream in &replicas.upstream {
+                let token = Replicas::load(upstream.clone(), usize::MAX).await;
+                assert_eq!(token.as_deref(), Some("access-1"));
+            }
+            assert_eq!(replicas.github.spent.load(SeqCst), 1);
+        });
+    });
+}
+
+#[test]
+fn a_log_in_and_a_log_out_outlast_the_refreshes_that_are_under_way() {
+    check(|| {
+        block_on(async {
+            let replicas = Replicas::new().await;
+            let requests = replicas.requests();
+            let logs_in = thread_rng().gen_range(0..2) == 0;
+            let (store, now) = (replicas.store.clone(), replicas.clock.now());
+            let change = spawn(async move {
+                yield_now().await;
+                if logs_in {
+                    let tokens = issued("access-of-log-in", now);
+                    store.put(SESSION, GITHUB, &tokens).await.unwrap();
+                } else {
+                    store.delete(SESSION).await.unwrap();
+                }
+            });
+            change.await.unwrap();
+            for request in requests {
+                request.await.unwrap();
+            }
+            // Refreshes that nobody waits for may still be under way, and must not undo it either.
+            for _ in 0..5 {
+                let token = Replicas::load(replicas.upstream[0].clone(), usize::MAX).await;
+                assert_eq!(token.as_deref(), logs_in.then_some("access-of-log-in"));
+                yield_now().await;
+            }
+        });
+    });
+}

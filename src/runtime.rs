@@ -1,0 +1,68 @@
+//! Locks, tasks and timers: std's and Tokio's, or under `--cfg shuttle` those of shuttle's scheduler.
+
+#[cfg(not(all(test, shuttle)))]
+pub(crate) use std::sync::Mutex;
+
+#[cfg(all(test, shuttle))]
+pub(crate) use shuttle::sync::Mutex;
+
+#[cfg(all(feature = "credential-cache", not(all(test, shuttle))))]
+pub(crate) use on_tokio::*;
+
+#[cfg(all(feature = "credential-cache", test, shuttle))]
+pub(crate) use on_shuttle::*;
+
+#[cfg(all(feature = "credential-cache", not(all(test, shuttle))))]
+mod on_tokio {
+    use std::time::Duration;
+
+    use tokio::{runtime::Handle, time::timeout};
+    #[cfg(feature = "incoming")]
+    pub(crate) use tokio::{spawn, time::sleep};
+
+    pub(crate) struct Runtime(Handle);
+
+    impl Runtime {
+        pub(crate) fn current() -> Option<Self> {
+            Handle::try_current().ok().map(Self)
+        }
+
+        pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+            self.0.spawn(task);
+        }
+    }
+
+    pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        timeout(limit, future).await.ok()
+    }
+}
+
+/// Time does not pass: a limit is never reached, and who sleeps lets others go first.
+#[cfg(all(feature = "credential-cache", test, shuttle))]
+mod on_shuttle {
+    use std::time::Duration;
+
+    #[cfg(feature = "incoming")]
+    pub(crate) use shuttle::future::spawn;
+
+    pub(crate) struct Runtime;
+
+    impl Runtime {
+        pub(crate) fn current() -> Option<Self> {
+            Some(Self)
+        }
+
+        pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+            shuttle::future::spawn(task);
+        }
+    }
+
+    pub(crate) async fn within<T>(_limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        Some(future.await)
+    }
+
+    #[cfg(feature = "incoming")]
+    pub(crate) async fn sleep(_duration: Duration) {
+        shuttle::future::yield_now().await;
+    }
+}

@@ -1,0 +1,91 @@
+//! What requests share, under shuttle's schedulers. The schedules of private parts are beside them.
+//!
+//! `RUSTFLAGS="--cfg shuttle" cargo test --all-features --lib schedules`
+
+mod fallback;
+#[cfg(feature = "token-exchange")]
+mod rejections;
+
+use std::{
+    future::poll_fn,
+    ops::Deref,
+    pin::Pin,
+    sync::atomic::Ordering::SeqCst,
+    task::Poll,
+    time::{Instant, SystemTime},
+};
+
+use shuttle::{check_pct, check_random, sync::atomic::AtomicBool};
+
+use crate::{
+    Identity,
+    clock::{Clock, ManualClock},
+};
+
+const SCHEDULES: usize = 10_000;
+const PREEMPTIONS: usize = 3;
+
+pub(crate) fn check(schedule: impl Fn() + Send + Sync + Clone + 'static) {
+    check_random(schedule.clone(), SCHEDULES);
+    check_pct(schedule, SCHEDULES, PREEMPTIONS);
+}
+
+pub(crate) fn identity(subject: &str) -> Identity {
+    Identity::builder(subject)
+        .issuer("https://idp.example.com")
+        .build()
+        .unwrap()
+}
+
+/// Where the scheduler may switch, though nothing of shuttle's is used there.
+pub(crate) fn switch() {
+    AtomicBool::new(false).load(SeqCst);
+}
+
+/// The caches and the count of rejections are none of shuttle's: the scheduler switches where time is read, around them.
+#[derive(Debug)]
+pub(crate) struct SwitchingClock(ManualClock);
+
+impl Default for SwitchingClock {
+    fn default() -> Self {
+        Self(ManualClock::new(SystemTime::UNIX_EPOCH))
+    }
+}
+
+impl Clock for SwitchingClock {
+    fn now(&self) -> SystemTime {
+        switch();
+        self.0.now()
+    }
+
+    fn monotonic(&self) -> Instant {
+        self.0.monotonic()
+    }
+}
+
+impl Deref for SwitchingClock {
+    type Target = ManualClock;
+
+    fn deref(&self) -> &ManualClock {
+        &self.0
+    }
+}
+
+/// Gives up when `future` was polled that many times and is not done.
+pub(crate) async fn poll_at_most<F: Future + Unpin>(
+    times: usize,
+    mut future: F,
+) -> Option<F::Output> {
+    let mut left = times;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        if left == 0 {
+            context.waker().wake_by_ref();
+        }
+        Pin::new(&mut future).poll(context).map(Some)
+    })
+    .await
+}
