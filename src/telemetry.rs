@@ -16,7 +16,7 @@
 //!
 //! With the feature `metrics`, these go to the recorder of the [`metrics`](https://docs.rs/metrics) facade. Install it
 //! before the first request: handles for the hot path are made once, then, and kept. The refreshes of
-`UpstreamTokens` go through a `CredentialCache` too, and are counted with its look-ups.
+//! `UpstreamTokens` go through a `CredentialCache` too, and are counted with its look-ups.
 //!
 //! | name | kind | labels | what is counted |
 //! | --- | --- | --- | --- |
