@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     credential::http_client::HttpClient,
     identity::UpstreamToken,
-    schedules::{SwitchingClock, check, poll_at_most},
+    schedules::{SwitchingClock, check_stack, poll_at_most},
     secret::{AccessToken, Secret},
 };
 
@@ -68,7 +68,7 @@ impl Issuer {
 
 #[test]
 fn tokens_that_name_a_new_key_cause_one_fetch_and_all_of_them_get_it() {
-    check(|| {
+    check_stack(|| {
         block_on(async {
             let issuer = Issuer::default();
             let keys = Arc::new(issuer.keys(Arc::new(SwitchingClock::default())));
@@ -164,7 +164,7 @@ impl Replicas {
 
 #[test]
 fn a_refresh_token_is_spent_once_by_two_replicas_whose_callers_give_up_anywhere() {
-    check(|| {
+    check_stack(|| {
         block_on(async {
             let replicas = Replicas::new().await;
             for request in replicas.requests() {
@@ -183,7 +183,7 @@ fn a_refresh_token_is_spent_once_by_two_replicas_whose_callers_give_up_anywhere(
 
 #[test]
 fn a_log_in_and_a_log_out_outlast_the_refreshes_that_are_under_way() {
-    check(|| {
+    check_stack(|| {
         block_on(async {
             let replicas = Replicas::new().await;
             let requests = replicas.requests();

@@ -16,7 +16,7 @@ use crate::{
     TokenEndpoint, TokenExchange,
 };
 
-use super::{SwitchingClock, check};
+use super::{SwitchingClock, check_stack};
 
 type Body = Full<Bytes>;
 
@@ -119,7 +119,7 @@ fn request(user: &str) -> Request<Body> {
 
 #[test]
 fn a_rejected_credential_is_dropped_once_and_every_call_goes_out_with_its_own_users() {
-    check(|| {
+    check_stack(|| {
         block_on(async {
             let issuer = Issuer::default();
             let strategy = issuer.strategy();
