@@ -29,6 +29,9 @@ use super::{
 /// How long a user's own token is good for at least when a call begins: longer than one takes that waits for nothing.
 const SHORTEST_REST: Duration = Duration::from_secs(60);
 
+/// How many calls a user makes on the average when they come.
+const CALLS_OF_A_VISIT: f64 = 2.7;
+
 /// What all users share.
 pub(crate) struct Town {
     pub(crate) settings: Settings,
@@ -96,7 +99,7 @@ impl User {
     /// Comes and goes until the end.
     pub(crate) async fn live(mut self) -> Self {
         let town = Arc::clone(&self.town);
-        let mean = town.settings.users as f64 / town.settings.rate;
+        let mean = town.settings.users as f64 * CALLS_OF_A_VISIT / town.settings.rate;
         while !town.has_ended.load(Relaxed) {
             sleep(Duration::from_secs_f64(mean * 2.0 * self.random.f64())).await;
             if town.has_ended.load(Relaxed) {
@@ -110,7 +113,7 @@ impl User {
                 7..13 => self.give_up().await,
                 13..20 => self.tear_down().await,
                 20..26 => self.call_at_once().await,
-                _ => drop(self.call_backend().await),
+                _ => self.visit().await,
             }
         }
         self
@@ -186,9 +189,15 @@ impl User {
         self.call(backend)
     }
 
-    async fn call_backend(&mut self) -> Option<StatusCode> {
-        let call = self.any_call();
-        self.make(call).await
+    /// A few calls in a row: the credential of the first is at hand for the others.
+    async fn visit(&mut self) {
+        let backend = self.random.choice(Backend::ALL).unwrap();
+        for _ in 0..self.random.usize(1..6) {
+            self.renew_token();
+            let call = self.call(backend);
+            self.make(call).await;
+            sleep(Duration::from_millis(self.random.u64(10..200))).await;
+        }
     }
 
     /// Several calls with the same credential, or for want of the same.

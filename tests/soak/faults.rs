@@ -19,7 +19,7 @@ use super::{
 
 const STORM: Duration = Duration::from_secs(30);
 /// Longer than the [`AFTERMATH`]: in the rest of it no error has an excuse.
-const CALM: Duration = Duration::from_secs(30);
+const CALM: Duration = Duration::from_secs(35);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(180);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

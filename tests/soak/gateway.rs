@@ -143,6 +143,7 @@ impl Surroundings<'_> {
         let store = ObservedStore {
             store: redis_store(&self.store_url),
             flights,
+            ledger: Arc::clone(&self.realm.ledger),
         };
         let issuer = self.realm.keys().issuer();
         TokenValidator::builder(issuer, TokenClient::new(self.asked_for_keys.clone()))
@@ -337,7 +338,7 @@ impl Inner {
 pub(crate) fn redis_store(url: &str) -> RedisStore {
     let key = SealingKey::new([7; 32]);
     // What a busy machine takes its time for is no fault of Redis.
-    let patient = RedisStore::builder(url, key).response_limit(Duration::from_secs(2));
+    let patient = RedisStore::builder(url, key).response_limit(Duration::from_secs(20));
     patient.build().unwrap()
 }
 
@@ -401,11 +402,28 @@ impl Flights {
 struct ObservedStore {
     store: RedisStore,
     flights: Arc<Flights>,
+    ledger: Arc<super::ledger::Ledger>,
 }
 
 impl UpstreamTokenStore for ObservedStore {
     fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
-        self.store.load(session)
+        Box::pin(async move {
+            let began = Instant::now();
+            let r = self.store.load(session).await;
+            if let Err(error) = &r {
+                let mut text = format!("store: {error}");
+                let mut source = std::error::Error::source(error);
+                while let Some(inner) = source {
+                    text.push_str(&format!(": {inner}"));
+                    source = inner.source();
+                }
+                text.push_str(&format!(" ({} s)", began.elapsed().as_secs()));
+                self.ledger.count(&text);
+            } else {
+                self.ledger.count(&format!("store: ok ({} x 100 ms)", began.elapsed().as_millis() / 100));
+            }
+            r
+        })
     }
 
     fn put<'a>(

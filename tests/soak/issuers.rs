@@ -138,6 +138,9 @@ impl Issuer {
     pub(crate) async fn suffer(&self, outage: Outage, for_how_long: Duration) {
         *self.state.outage.lock().unwrap() = Some(outage);
         if outage == Outage::RefusesConnections {
+            if self.role == Role::Hub {
+                self.state.realm.cut_off();
+            }
             drop(self.server.lock().unwrap().take());
         }
         sleep(for_how_long).await;
@@ -179,7 +182,7 @@ impl State {
             .collect();
         let outage = *self.outage.lock().unwrap();
         match outage {
-            Some(Outage::Fails) => {
+            Some(Outage::Fails | Outage::RefusesConnections) => {
                 let mut response = respond(StatusCode::SERVICE_UNAVAILABLE, "{}");
                 let seconds = header::HeaderValue::from_static("5");
                 response.headers_mut().insert(header::RETRY_AFTER, seconds);
@@ -190,7 +193,7 @@ impl State {
                 let _ = timeout(Duration::from_secs(60), pending::<()>()).await;
             }
             Some(Outage::IsSlow) => {
-                let milliseconds = self.realm.random().u64(100..1500);
+                let milliseconds = self.realm.random().u64(100..1000);
                 sleep(Duration::from_millis(milliseconds)).await;
             }
             _ => {}

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, fmt::Display, sync::Mutex};
 
 const TROUBLES_TOLD: usize = 40;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Ledger {
     counts: Mutex<BTreeMap<String, u64>>,
     troubles: Mutex<Troubles>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Troubles {
     told: Vec<String>,
     count: usize,
@@ -31,13 +31,6 @@ impl Ledger {
 
     pub(crate) fn number(&self, what: &str) -> u64 {
         self.counts.lock().unwrap().get(what).copied().unwrap_or(0)
-    }
-
-    /// The sum of all that begins so.
-    pub(crate) fn sum(&self, prefix: &str) -> u64 {
-        let counts = self.counts.lock().unwrap();
-        let with_prefix = counts.iter().filter(|(what, _)| what.starts_with(prefix));
-        with_prefix.map(|(_, count)| count).sum()
     }
 
     /// Says what should not have happened, and goes on.

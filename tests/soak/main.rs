@@ -40,6 +40,9 @@ use world::World;
 const WARM_UP: f64 = 0.4;
 /// By how much the memory of the last tenth may exceed that of the tenth after the warm-up.
 const GROWTH: f64 = 0.10;
+/// In a shorter run the bounded caches are not full after the warm-up, and may grow by so many KiB.
+const FILLED_AFTER: Duration = Duration::from_secs(900);
+const STILL_FILLING: u64 = 64 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "takes 30 minutes"]
@@ -125,7 +128,8 @@ fn check_memory(world: &World, samples: &[u64]) {
     }
     let before = memory::median(samples, WARM_UP, WARM_UP + 0.1);
     let after = memory::median(samples, 0.9, 1.0);
-    let allowed = (before as f64 * (1.0 + GROWTH)) as u64;
+    let is_filled = world.duration() >= FILLED_AFTER;
+    let allowed = (before as f64 * (1.0 + GROWTH)) as u64 + if is_filled { 0 } else { STILL_FILLING };
     println!("  memory by tenths of the run, in KiB:");
     for tenth in 0..10 {
         let from = f64::from(tenth) / 10.0;

@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -27,6 +27,8 @@ pub(crate) const CHAT: &str = "https://auth.chat.example";
 
 /// How far an issuer's clock may be off.
 const ISSUERS_LEEWAY: Duration = Duration::from_secs(60);
+/// How long an answer is on its way at the most.
+const WRITING: Duration = Duration::from_secs(2);
 
 pub(crate) struct Realm {
     pub(crate) clock: Arc<ManualClock>,
@@ -39,6 +41,8 @@ pub(crate) struct Realm {
     random: Mutex<fastrand::Rng>,
     serial: AtomicU64,
     log_ins: Vec<Mutex<LogIn>>,
+    /// When the upstream provider last broke off all its connections.
+    cut_off: Mutex<Option<Instant>>,
 }
 
 /// What the upstream provider knows of a user.
@@ -46,6 +50,7 @@ pub(crate) struct Realm {
 struct LogIn {
     number: u64,
     newest: u64,
+    refreshed: Option<Instant>,
     is_revoked: bool,
     /// The refresh token was spent, and what it brought never arrived.
     is_answer_lost: bool,
@@ -81,6 +86,7 @@ impl Realm {
             random: Mutex::new(random),
             serial: AtomicU64::new(1),
             log_ins: (0..settings.users).map(|_| Mutex::default()).collect(),
+            cut_off: Mutex::default(),
         }
     }
 
@@ -187,7 +193,7 @@ impl Realm {
             return None;
         }
         if claims.serial != log_in.newest {
-            if !log_in.is_answer_lost {
+            if !log_in.is_answer_lost && !self.was_cut_off(&log_in) {
                 let user = name(claims.user);
                 self.ledger
                     .trouble(format!("a refresh token of {user} was spent twice"));
@@ -196,7 +202,19 @@ impl Realm {
             return None;
         }
         log_in.is_answer_lost |= loses_answer;
+        log_in.refreshed = Some(Instant::now());
         Some(self.upstream_tokens(claims.user, &mut log_in))
+    }
+
+    /// The upstream provider breaks off all its connections now, and with them some answers, maybe.
+    pub(crate) fn cut_off(&self) {
+        *self.cut_off.lock().unwrap() = Some(Instant::now());
+    }
+
+    fn was_cut_off(&self, log_in: &LogIn) -> bool {
+        let cut_off = *self.cut_off.lock().unwrap();
+        let since = |cut_off: Instant| cut_off.checked_duration_since(log_in.refreshed?);
+        cut_off.and_then(since).is_some_and(|since| since < WRITING)
     }
 
     fn upstream_tokens(&self, user: usize, log_in: &mut LogIn) -> Issued {

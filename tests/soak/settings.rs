@@ -11,10 +11,10 @@ pub(crate) const SPEED: u32 = 20;
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(45);
 
 /// How long any client of an issuer waits for it.
-pub(crate) const TOKEN_LIMIT: Duration = Duration::from_secs(3);
+pub(crate) const TOKEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// For how long after its end a fault may still explain an error: time limits, then the longest back-off.
-pub(crate) const AFTERMATH: Duration = Duration::from_secs(15);
+pub(crate) const AFTERMATH: Duration = Duration::from_secs(20);
 
 /// How far a token may be past its end when its request leaves, on the fast clock: what passes between a look at the clock
 /// and the next line, on a machine that is busy.

@@ -57,7 +57,8 @@ pub(crate) struct World {
 impl World {
     /// `None`, loudly, where there is no Redis.
     pub(crate) async fn create(settings: Settings) -> Option<Self> {
-        let redis = RedisServer::start()?;
+        // What a process has written stays when it is killed, though nothing waits for the disk.
+        let redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "no"])?;
         let proxy = Proxy::to(&redis).await;
         let sums = Sums::default();
         metrics::set_global_recorder(sums.clone()).unwrap();
@@ -133,6 +134,10 @@ impl World {
 
     pub(crate) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
+    }
+
+    pub(crate) fn duration(&self) -> Duration {
+        self.settings.duration
     }
 
     pub(crate) fn weather(&self) -> Arc<Weather> {
