@@ -109,7 +109,9 @@ impl State {
             return respond(StatusCode::FORBIDDEN, Bytes::new());
         }
         if self.was_rejected(&claims) {
-            self.realm.ledger.count("backend: a rejected token once more");
+            self.realm
+                .ledger
+                .count("backend: a rejected token once more");
             return respond(StatusCode::UNAUTHORIZED, Bytes::new());
         }
         let (is_slow, is_rejected) = {
@@ -184,7 +186,10 @@ impl State {
     }
 
     fn rejects(&self, claims: &Claims) -> bool {
-        let is_stormy = self.realm.is_stormy.load(std::sync::atomic::Ordering::Relaxed);
+        let is_stormy = self
+            .realm
+            .is_stormy
+            .load(std::sync::atomic::Ordering::Relaxed);
         let mut rejected = self.rejected[claims.user].lock().unwrap();
         let is_in_peace = rejected.is_some_and(|(when, _)| when.elapsed() < PEACE);
         if !is_stormy || is_in_peace {

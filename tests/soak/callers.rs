@@ -229,7 +229,10 @@ impl User {
         let patience = Duration::from_micros(self.random.u64(0..30_000));
         self.town.ledger.count("call: made");
         match timeout(patience, self.town.ask(self.number, &call)).await {
-            Ok(_) => self.town.ledger.count("call: answered before it was given up"),
+            Ok(_) => self
+                .town
+                .ledger
+                .count("call: answered before it was given up"),
             Err(_) => self.town.ledger.count("call: given up"),
         }
     }
@@ -252,7 +255,9 @@ impl User {
             _ => {
                 let realm = &self.town.realm;
                 let expired = realm.now() - Duration::from_secs(400);
-                realm.user_token_until(self.number, &self.log_in, expired).text
+                realm
+                    .user_token_until(self.number, &self.log_in, expired)
+                    .text
             }
         };
         let (_, answer) = self.town.send(self.number, &call).await;

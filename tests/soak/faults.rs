@@ -19,7 +19,7 @@ use super::{
 
 const STORM: Duration = Duration::from_secs(30);
 /// Longer than the [`AFTERMATH`]: in the rest of it no error has an excuse.
-const CALM: Duration = Duration::from_secs(35);
+const CALM: Duration = Duration::from_secs(45);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(180);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,9 +59,8 @@ impl Faults {
     pub(crate) fn explain(&self, parts: &[Part], from: Instant, to: Instant) -> bool {
         let windows = self.windows.lock().unwrap();
         let mut windows = parts.iter().filter_map(|part| windows.get(part)).flatten();
-        windows.any(|window| {
-            window.from <= to && window.to.is_none_or(|end| end + AFTERMATH >= from)
-        })
+        windows
+            .any(|window| window.from <= to && window.to.is_none_or(|end| end + AFTERMATH >= from))
     }
 
     fn begin(&self, part: Part) {

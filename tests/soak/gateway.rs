@@ -143,7 +143,6 @@ impl Surroundings<'_> {
         let store = ObservedStore {
             store: redis_store(&self.store_url),
             flights,
-            ledger: Arc::clone(&self.realm.ledger),
         };
         let issuer = self.realm.keys().issuer();
         TokenValidator::builder(issuer, TokenClient::new(self.asked_for_keys.clone()))
@@ -157,8 +156,12 @@ impl Surroundings<'_> {
 }
 
 trait HttpService:
-    tower::Service<Request<Body>, Response = Response<Incoming>, Error = BoxError, Future: Send + 'static>
-    + Clone
+    tower::Service<
+        Request<Body>,
+        Response = Response<Incoming>,
+        Error = BoxError,
+        Future: Send + 'static,
+    > + Clone
     + Send
     + Sync
     + 'static
@@ -193,7 +196,8 @@ impl Gateway {
             .build()
             .unwrap();
         let [identity_provider, authorization_server] =
-            [Role::IdentityProvider, Role::AuthorizationServer].map(|role| surroundings.endpoint(role));
+            [Role::IdentityProvider, Role::AuthorizationServer]
+                .map(|role| surroundings.endpoint(role));
         let cross_app = CrossAppAccess::builder("hub", identity_provider, authorization_server)
             .audience(CHAT)
             .cache(caches.cross_app.clone())
@@ -259,7 +263,9 @@ impl Inner {
             return status(StatusCode::INTERNAL_SERVER_ERROR);
         };
         let named = request.headers().get(SESSION);
-        let named = named.and_then(|named| named.to_str().ok()).map(str::to_owned);
+        let named = named
+            .and_then(|named| named.to_str().ok())
+            .map(str::to_owned);
         let (id, session) = match named {
             None => self.open(backend, identity),
             Some(id) => match self.find(backend, &id, request.method() == Method::DELETE) {
@@ -402,28 +408,11 @@ impl Flights {
 struct ObservedStore {
     store: RedisStore,
     flights: Arc<Flights>,
-    ledger: Arc<super::ledger::Ledger>,
 }
 
 impl UpstreamTokenStore for ObservedStore {
     fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
-        Box::pin(async move {
-            let began = Instant::now();
-            let r = self.store.load(session).await;
-            if let Err(error) = &r {
-                let mut text = format!("store: {error}");
-                let mut source = std::error::Error::source(error);
-                while let Some(inner) = source {
-                    text.push_str(&format!(": {inner}"));
-                    source = inner.source();
-                }
-                text.push_str(&format!(" ({} s)", began.elapsed().as_secs()));
-                self.ledger.count(&text);
-            } else {
-                self.ledger.count(&format!("store: ok ({} x 100 ms)", began.elapsed().as_millis() / 100));
-            }
-            r
-        })
+        self.store.load(session)
     }
 
     fn put<'a>(

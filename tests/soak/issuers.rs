@@ -202,7 +202,10 @@ impl State {
         let authorization = head.headers.get(header::AUTHORIZATION);
         // `gateway:sesame`
         if self.role != Role::Sts && authorization.is_none_or(|sent| sent != CLIENT) {
-            let trouble = format!("{:?} was asked by a client that it does not know", self.role);
+            let trouble = format!(
+                "{:?} was asked by a client that it does not know",
+                self.role
+            );
             self.realm.ledger.trouble(trouble);
         }
         let granted = match self.role {
@@ -230,7 +233,9 @@ impl State {
 
     fn refresh(&self, form: &Form, loses_answer: bool) -> Option<String> {
         self.expect(form, "grant_type", REFRESH_TOKEN);
-        let issued = self.realm.refresh(form.get("refresh_token")?, loses_answer)?;
+        let issued = self
+            .realm
+            .refresh(form.get("refresh_token")?, loses_answer)?;
         let answer = json!({
             "token_type": "Bearer",
             "access_token": issued.access_token,

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, fmt::Display, sync::Mutex};
 
 const TROUBLES_TOLD: usize = 40;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Ledger {
     counts: Mutex<BTreeMap<String, u64>>,
     troubles: Mutex<Troubles>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Troubles {
     told: Vec<String>,
     count: usize,
@@ -71,7 +71,9 @@ impl Ledger {
 
     pub(crate) fn table(&self) -> String {
         let counts = self.counts.lock().unwrap();
-        let lines = counts.iter().map(|(what, count)| format!("  {count:>9}  {what}\n"));
+        let lines = counts
+            .iter()
+            .map(|(what, count)| format!("  {count:>9}  {what}\n"));
         lines.collect()
     }
 }

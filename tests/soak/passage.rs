@@ -22,7 +22,11 @@ use tokio::time::timeout;
 use tower::{BoxError, Service};
 use tower_identity::{AuthError, AuthErrorKind, Clock, Identity, clock::ManualClock};
 
-use super::{backends::{Backend, LEFT_AT}, recorder::IN_STRATEGY, settings::TOKEN_LIMIT};
+use super::{
+    backends::{Backend, LEFT_AT},
+    recorder::IN_STRATEGY,
+    settings::TOKEN_LIMIT,
+};
 
 pub(crate) type Body = Full<Bytes>;
 pub(crate) type HttpClient = Client<HttpConnector, Body>;

@@ -8,13 +8,13 @@ use std::{
 pub(crate) const SPEED: u32 = 20;
 
 /// For how long a caller waits before a call counts as unanswered.
-pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(45);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long any client of an issuer waits for it.
-pub(crate) const TOKEN_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const TOKEN_LIMIT: Duration = Duration::from_secs(10);
 
 /// For how long after its end a fault may still explain an error: time limits, then the longest back-off.
-pub(crate) const AFTERMATH: Duration = Duration::from_secs(20);
+pub(crate) const AFTERMATH: Duration = Duration::from_secs(30);
 
 /// How far a token may be past its end when its request leaves, on the fast clock: what passes between a look at the clock
 /// and the next line, on a machine that is busy.

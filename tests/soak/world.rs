@@ -36,7 +36,7 @@ use super::{
 };
 
 const TICK: Duration = Duration::from_millis(25);
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 16;
 
 pub(crate) struct World {
     settings: Settings,
@@ -148,7 +148,10 @@ impl World {
     pub(crate) async fn warm_up(&self) -> usize {
         for _ in 0..2 {
             for number in 0..self.settings.users.min(20) {
-                User::arrive(Arc::clone(&self.town), number).await.prove_access().await;
+                User::arrive(Arc::clone(&self.town), number)
+                    .await
+                    .prove_access()
+                    .await;
             }
             // All that was issued has expired now, and is renewed in the second round.
             self.realm.clock.advance(Duration::from_secs(4000));
@@ -161,7 +164,10 @@ impl World {
         let numbers = stream::iter(0..self.settings.users);
         let arriving = numbers.map(|number| User::arrive(Arc::clone(&self.town), number));
         let users: Vec<User> = arriving.buffer_unordered(AT_ONCE).collect().await;
-        users.into_iter().map(|user| tokio::spawn(user.live())).collect()
+        users
+            .into_iter()
+            .map(|user| tokio::spawn(user.live()))
+            .collect()
     }
 
     /// Has the users come no more.
@@ -170,7 +176,9 @@ impl World {
     }
 
     pub(crate) async fn prove_access(&self, users: Vec<User>) {
-        let proving = users.into_iter().map(|mut user| async move { user.prove_access().await });
+        let proving = users
+            .into_iter()
+            .map(|mut user| async move { user.prove_access().await });
         let mut proving = stream::iter(proving).buffer_unordered(AT_ONCE);
         while proving.next().await.is_some() {}
     }
@@ -180,7 +188,10 @@ impl World {
         let (ledger, users) = (self.ledger, self.town.sessions.len());
         drop((self.gateways, self.backends, self.issuers, self.weather));
         drop((self.town, self.realm, self.passages, self.asked));
-        println!("the world of {users} users has ended, with {} troubles", ledger.troubles());
+        println!(
+            "the world of {users} users has ended, with {} troubles",
+            ledger.troubles()
+        );
     }
 
     pub(crate) fn report(&self, elapsed: Duration) {
@@ -204,26 +215,43 @@ impl World {
         let ended = number("call: answered")
             + number("call: answered before it was given up")
             + number("call: given up");
-        ledger.check("calls made, and answered or given up", number("call: made"), ended);
+        ledger.check(
+            "calls made, and answered or given up",
+            number("call: made"),
+            ended,
+        );
         for backend in Backend::ALL {
             self.check_requests(backend);
         }
         self.check_look_ups();
         self.check_issuers();
-        let teardowns = self.gateways.iter().map(|gateway| read(&gateway.inner.teardowns)).sum();
+        let teardowns = self
+            .gateways
+            .iter()
+            .map(|gateway| read(&gateway.inner.teardowns))
+            .sum();
         let fallbacks = self.sums.of(&["tower_identity_fallbacks_total"]);
-        ledger.check("fallbacks, and requests without an identity", fallbacks, teardowns);
+        ledger.check(
+            "fallbacks, and requests without an identity",
+            fallbacks,
+            teardowns,
+        );
     }
 
     fn check_requests(&self, backend: Backend) {
         let passage = &self.passages[backend.index()];
-        let origin = format!("backend={};", self.backends[backend.index()].server.origin());
+        let origin = format!(
+            "backend={};",
+            self.backends[backend.index()].server.origin()
+        );
         let counted = |outcome: &str| {
             let outcome = format!("outcome={outcome};");
-            self.sums.of(&["tower_identity_requests_total", &origin, &outcome])
+            self.sums
+                .of(&["tower_identity_requests_total", &origin, &outcome])
         };
         let check = |what: &str, left, right| {
-            self.ledger.check(&format!("{backend:?}: {what}"), left, right);
+            self.ledger
+                .check(&format!("{backend:?}: {what}"), left, right);
         };
         check("requests ok, and sent", counted("ok"), read(&passage.left));
         for (index, (_, kind)) in KINDS.iter().enumerate() {
@@ -242,8 +270,15 @@ impl World {
 
     fn check_look_ups(&self) {
         let ledger = &self.ledger;
-        let asked: u64 = self.passages.iter().map(|passage| read(&passage.had_subject)).sum();
-        let in_vain = self.passages.iter().map(|passage| read(&passage.had_expired_subject));
+        let asked: u64 = self
+            .passages
+            .iter()
+            .map(|passage| read(&passage.had_subject))
+            .sum();
+        let in_vain = self
+            .passages
+            .iter()
+            .map(|passage| read(&passage.had_expired_subject));
         let look_ups = "tower_identity_cache_lookups_total";
         let counted = self.sums.in_strategies(&[look_ups]);
         for state in ["hit", "miss", "refresh", "coalesced", "refused"] {
@@ -251,7 +286,11 @@ impl World {
             let counted = self.sums.in_strategies(&[look_ups, &state]);
             println!("      {counted:>9} {state}");
         }
-        ledger.check("look-ups, and calls that needed one", counted, asked - in_vain.sum::<u64>());
+        ledger.check(
+            "look-ups, and calls that needed one",
+            counted,
+            asked - in_vain.sum::<u64>(),
+        );
         let counters = self.counters();
         let sum = |count: fn(&CacheCounters) -> u64| counters.iter().map(count).sum::<u64>();
         for (state, count) in [
@@ -263,7 +302,11 @@ impl World {
             ledger.check(&format!("{state} and the caches' own"), counted, count);
         }
         let flights = sum(|counters| counters.misses + counters.refreshes);
-        let upstream: u64 = self.gateways.iter().map(|gateway| gateway.inner.flights.count()).sum();
+        let upstream: u64 = self
+            .gateways
+            .iter()
+            .map(|gateway| gateway.inner.flights.count())
+            .sum();
         let keys = self.realm.keys().fetches(OPENID) as u64;
         ledger.check(
             "credentials asked for, and flights of the caches, of upstream tokens and of keys",
@@ -276,7 +319,9 @@ impl World {
         let ledger = &self.ledger;
         let flights = |counters: fn(&Gateway) -> CacheCounters| {
             let counters = self.gateways.iter().map(counters);
-            counters.map(|counters| counters.misses + counters.refreshes).sum::<u64>()
+            counters
+                .map(|counters| counters.misses + counters.refreshes)
+                .sum::<u64>()
         };
         let calls = |role| read(&self.asked[&role].calls);
         ledger.check(
@@ -294,17 +339,37 @@ impl World {
             calls(Role::Sts),
             flights(|gateway| gateway.inner.caches.aws.counters()),
         );
-        let upstream = self.gateways.iter().map(|gateway| gateway.inner.flights.count()).sum();
-        ledger.check_at_most("refreshes asked for, and flights", calls(Role::Hub), upstream);
+        let upstream = self
+            .gateways
+            .iter()
+            .map(|gateway| gateway.inner.flights.count())
+            .sum();
+        ledger.check_at_most(
+            "refreshes asked for, and flights",
+            calls(Role::Hub),
+            upstream,
+        );
         for issuer in &self.issuers {
             let (role, asked) = (issuer.role, &self.asked[&issuer.role]);
             let unanswered = read(&asked.calls) - read(&asked.answers);
             let check = |what: &str, left, right| {
                 ledger.check_at_most(&format!("{role:?}: {what}"), left, right);
             };
-            check("answers, and calls that arrived", read(&asked.answers), issuer.arrived());
-            check("calls that arrived, and made", issuer.arrived(), read(&asked.calls));
-            check("grants received, and granted", read(&asked.grants), issuer.granted());
+            check(
+                "answers, and calls that arrived",
+                read(&asked.answers),
+                issuer.arrived(),
+            );
+            check(
+                "calls that arrived, and made",
+                issuer.arrived(),
+                read(&asked.calls),
+            );
+            check(
+                "grants received, and granted",
+                read(&asked.grants),
+                issuer.granted(),
+            );
             check(
                 "granted, and received or unanswered",
                 issuer.granted(),

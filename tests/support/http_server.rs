@@ -95,12 +95,7 @@ impl HttpServer {
         Self::serve(listener, traffic, async |tcp| Ok(tcp), handler)
     }
 
-    fn serve<A, C, T, F, R>(
-        listener: TcpListener,
-        traffic: Traffic,
-        secure: A,
-        handler: F,
-    ) -> Self
+    fn serve<A, C, T, F, R>(listener: TcpListener, traffic: Traffic, secure: A, handler: F) -> Self
     where
         A: Fn(TcpStream) -> C + Send + 'static,
         C: Future<Output = io::Result<T>> + Send + 'static,
