@@ -1,29 +1,21 @@
 //! The users: what they ask for, and what they take for an answer.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{HeaderValue, Method, Request, StatusCode, header::AUTHORIZATION};
-use http_body_util::{BodyExt, Full};
+use http::{Method, StatusCode};
 use tokio::time::{sleep, timeout};
-use tower_identity::{RedisStore, UpstreamTokenStore};
+use tower_identity::UpstreamTokenStore;
 
 use super::{
-    backends::{Backend, INJECTED},
-    faults::{Faults, Part, parts_behind},
-    gateway::{ASTRAY, KIND, SESSION},
+    backends::Backend,
+    calls::{Answer, Call, Session, Town},
+    faults::{Part, parts_behind},
     issuers::Role,
-    ledger::Ledger,
-    passage::HttpClient,
-    realm::{Realm, UserToken, name},
-    settings::{ANSWER_LIMIT, Settings},
+    realm::{UserToken, name},
 };
 
 /// How long a user's own token is good for at least when a call begins: longer than one takes that waits for nothing.
@@ -31,27 +23,6 @@ const SHORTEST_REST: Duration = Duration::from_secs(60);
 
 /// How many calls a user makes on the average when they come.
 const CALLS_OF_A_VISIT: f64 = 2.7;
-
-/// What all users share.
-pub(crate) struct Town {
-    pub(crate) settings: Settings,
-    pub(crate) realm: Arc<Realm>,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) faults: Arc<Faults>,
-    pub(crate) gateways: [String; 2],
-    pub(crate) client: HttpClient,
-    pub(crate) store: RedisStore,
-    pub(crate) has_ended: AtomicBool,
-    /// The newest session of each user at each backend.
-    pub(crate) sessions: Vec<Mutex<[Option<Session>; 4]>>,
-}
-
-/// A session: at which of the gateways, and its id there.
-#[derive(Clone)]
-pub(crate) struct Session {
-    gateway: usize,
-    id: HeaderValue,
-}
 
 pub(crate) struct User {
     town: Arc<Town>,
@@ -61,25 +32,6 @@ pub(crate) struct User {
     /// Names the upstream tokens of the user at the gateways' store.
     log_in: String,
     log_ins: u64,
-}
-
-#[derive(Clone)]
-struct Call {
-    backend: Backend,
-    method: Method,
-    gateway: usize,
-    session: Option<HeaderValue>,
-    token: String,
-    token_ends: SystemTime,
-    is_astray: bool,
-}
-
-struct Answer {
-    status: StatusCode,
-    kind: Option<String>,
-    is_injected: bool,
-    session: Option<HeaderValue>,
-    body: Bytes,
 }
 
 impl User {
@@ -391,62 +343,5 @@ impl User {
             ));
         }
         what == "log-in needed"
-    }
-}
-
-impl Town {
-    fn explain(&self, parts: &[Part], began: Instant) -> bool {
-        self.faults.explain(parts, began, Instant::now())
-    }
-
-    /// Makes a call, and waits for the answer: there has to be one.
-    async fn send(&self, user: usize, call: &Call) -> (Instant, Option<Answer>) {
-        self.ledger.count("call: made");
-        let began = Instant::now();
-        let answer = match timeout(ANSWER_LIMIT, self.ask(user, call)).await {
-            Ok(Ok(answer)) => {
-                self.ledger.count("call: answered");
-                Some(answer)
-            }
-            Ok(Err(error)) => {
-                let trouble = format!("the gateway did not answer {}: {error:?}", name(user));
-                self.ledger.trouble(trouble);
-                None
-            }
-            Err(_) => {
-                let backend = call.backend;
-                let trouble = format!("{} hangs at {backend:?}", name(user));
-                self.ledger.trouble(trouble);
-                None
-            }
-        };
-        (began, answer)
-    }
-
-    async fn ask(&self, user: usize, call: &Call) -> Result<Answer, tower::BoxError> {
-        let gateway = &self.gateways[call.gateway];
-        let mut request = Request::builder()
-            .method(call.method.clone())
-            .uri(format!("{gateway}{}", call.backend.path()))
-            .header(AUTHORIZATION, format!("Bearer {}", call.token));
-        if let Some(session) = &call.session {
-            request = request.header(SESSION, session);
-        }
-        if call.is_astray {
-            request = request.header(ASTRAY, "yes");
-        }
-        let request = request.body(Full::from(name(user)))?;
-        let (head, body) = self.client.request(request).await?.into_parts();
-        let text = |name: &str| {
-            let value = head.headers.get(name)?;
-            value.to_str().ok().map(str::to_owned)
-        };
-        Ok(Answer {
-            status: head.status,
-            kind: text(KIND.as_str()),
-            is_injected: head.headers.contains_key(INJECTED),
-            session: head.headers.get(SESSION).cloned(),
-            body: body.collect().await?.to_bytes(),
-        })
     }
 }

@@ -1,13 +1,12 @@
 //! The system under soak: validator, upstream tokens in Redis, sessions, and a stack for each backend.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashMap,
     convert::Infallible,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -23,12 +22,9 @@ use tower::{
 use tower_identity::{
     AuthError, AuthLayer, AwsSts, BindSubject, BindSubjectService, ClientAuth, CredentialCache,
     CrossAppAccess, FallbackPolicy, Identity, IdentityLayer, IdentityService, Origin,
-    Reauthenticate, RedisStore, Secret, Strategy, TokenEndpoint, TokenExchange, TokenValidator,
-    TokenValidatorLayer, UpstreamInject, UpstreamTokenStore, UpstreamTokens,
-    incoming::{
-        Provider, ProviderTokens, RefreshTokenGrant,
-        store::{Claim, Claimed, Lease, SealingKey, Settlement, StoreFuture, StoredTokens},
-    },
+    Reauthenticate, Secret, Strategy, TokenEndpoint, TokenExchange, TokenValidator,
+    TokenValidatorLayer, UpstreamInject, UpstreamTokens,
+    incoming::{Provider, RefreshTokenGrant},
     strategy::{IssuedToken, SessionCredentials},
 };
 
@@ -38,6 +34,7 @@ use super::{
     passage::{Asked, Body, Entering, Leaving, Passage, TokenClient, http_client, kind_name},
     realm::{CHAT, Realm},
     settings::TOKEN_LIMIT,
+    store::{Flights, ObservedStore, redis_store},
     support::{
         aws_stack::REGION,
         http_server::{HttpServer, server_body},
@@ -341,13 +338,6 @@ impl Inner {
     }
 }
 
-pub(crate) fn redis_store(url: &str) -> RedisStore {
-    let key = SealingKey::new([7; 32]);
-    // What a busy machine takes its time for is no fault of Redis.
-    let patient = RedisStore::builder(url, key).response_limit(Duration::from_secs(20));
-    patient.build().unwrap()
-}
-
 /// Boxed, because the compiler does not see otherwise that it can be sent.
 fn sent(
     session: Session,
@@ -373,88 +363,4 @@ fn status(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::new()));
     *response.status_mut() = status;
     response
-}
-
-/// How many refreshes of upstream tokens were begun: each claims as a holder of its own.
-#[derive(Debug, Default)]
-pub(crate) struct Flights {
-    count: AtomicU64,
-    holders: Mutex<[HashSet<u128>; 2]>,
-    turned: Mutex<Option<Instant>>,
-}
-
-impl Flights {
-    pub(crate) fn count(&self) -> u64 {
-        self.count.load(Relaxed)
-    }
-
-    /// A holder is known for three minutes at least, and asks for two at the most.
-    fn claims(&self, holder: u128) {
-        let mut turned = self.turned.lock().unwrap();
-        let mut holders = self.holders.lock().unwrap();
-        if turned.is_none_or(|turned| turned.elapsed() > Duration::from_secs(180)) {
-            *turned = Some(Instant::now());
-            holders.swap(0, 1);
-            holders[0].clear();
-        }
-        let [new, old] = &mut *holders;
-        if !old.contains(&holder) && new.insert(holder) {
-            self.count.fetch_add(1, Relaxed);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct ObservedStore {
-    store: RedisStore,
-    flights: Arc<Flights>,
-}
-
-impl UpstreamTokenStore for ObservedStore {
-    fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
-        self.store.load(session)
-    }
-
-    fn put<'a>(
-        &'a self,
-        session: &'a str,
-        provider: &'a str,
-        tokens: &'a ProviderTokens,
-    ) -> StoreFuture<'a, ()> {
-        self.store.put(session, provider, tokens)
-    }
-
-    fn delete<'a>(&'a self, session: &'a str) -> StoreFuture<'a, ()> {
-        self.store.delete(session)
-    }
-
-    fn claim<'a>(
-        &'a self,
-        session: &'a str,
-        provider: &'a str,
-        claim: &'a Claim,
-    ) -> StoreFuture<'a, Claimed> {
-        self.flights.claims(claim.holder);
-        self.store.claim(session, provider, claim)
-    }
-
-    fn renew<'a>(
-        &'a self,
-        session: &'a str,
-        provider: &'a str,
-        lease: &'a Lease,
-        time: Duration,
-    ) -> StoreFuture<'a, bool> {
-        self.store.renew(session, provider, lease, time)
-    }
-
-    fn settle<'a>(
-        &'a self,
-        session: &'a str,
-        provider: &'a str,
-        lease: &'a Lease,
-        settlement: &'a Settlement,
-    ) -> StoreFuture<'a, bool> {
-        self.store.settle(session, provider, lease, settlement)
-    }
 }

@@ -9,6 +9,8 @@
 
 mod backends;
 mod callers;
+mod calls;
+mod counters;
 mod faults;
 mod gateway;
 mod issuers;
@@ -19,6 +21,7 @@ mod passage;
 mod realm;
 mod recorder;
 mod settings;
+mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;
@@ -55,7 +58,7 @@ async fn for_half_an_hour_of_faults_each_call_is_answered_with_the_right_users_t
     let Some(world) = World::create(settings).await else {
         return;
     };
-    let ledger = Arc::clone(world.ledger());
+    let ledger = Arc::clone(&world.ledger);
     let baseline = world.warm_up().await;
     println!("warmed up: {baseline} tasks");
 
@@ -109,7 +112,7 @@ async fn watch(world: &World, end: Instant) -> Vec<u64> {
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let between_reports = Duration::from_secs(60).min(duration / 3);
     let mut report_at = between_reports;
-    while Instant::now() < end && world.ledger().troubles() < TOO_MANY {
+    while Instant::now() < end && world.ledger.troubles() < TOO_MANY {
         second.tick().await;
         samples.extend(memory::resident());
         if began.elapsed() >= report_at {
@@ -148,5 +151,5 @@ fn check_memory(world: &World, samples: &[u64]) {
         println!("    {:>9}", memory::median(samples, from, from + 0.1));
     }
     let what = "KiB in the last tenth, and allowed by the tenth after the warm-up";
-    world.ledger().check_at_most(what, after, allowed);
+    world.ledger.check_at_most(what, after, allowed);
 }
