@@ -255,7 +255,7 @@ impl User {
     fn is_turned_away(&self, call: &Call, began: Instant, answer: &Option<Answer>) -> bool {
         let has_reason = |answer: &Answer| match answer.status {
             StatusCode::UNAUTHORIZED => self.town.realm.has_to_log_in(self.number),
-            StatusCode::SERVICE_UNAVAILABLE => self.town.explain(&[Part::Redis], began),
+            StatusCode::SERVICE_UNAVAILABLE => self.town.explain_store(began),
             _ => false,
         };
         let answer = answer.as_ref().filter(|answer| answer.kind.is_none());
@@ -307,8 +307,7 @@ impl User {
         let town = &*self.town;
         let (status, kind) = (answer.status, answer.kind.as_deref());
         let (backend, closes) = (call.backend, call.method == Method::DELETE);
-        let parts = parts_behind(backend);
-        let uses_hub = parts.contains(&Part::Issuer(Role::Hub));
+        let uses_hub = parts_behind(backend).contains(&Part::Issuer(Role::Hub));
         let own_token_ended = town.realm.now() >= call.token_ends;
         let is_user = answer.body == name(self.number);
         let (what, is_right) = match (status, kind) {
@@ -320,15 +319,15 @@ impl User {
                 ("log-in needed", town.realm.has_to_log_in(self.number))
             }
             (StatusCode::SERVICE_UNAVAILABLE, None) => {
-                ("503 of the gateway", town.explain(&[Part::Redis], began))
+                ("503 of the gateway", town.explain_store(began))
             }
             // Another call of the same user opened a session after this one's, or closed it.
             (StatusCode::NOT_FOUND, None) => ("no such session", call.session.is_some()),
             // What the session saw last may have ended since, or have come when the hub was down.
             (_, Some("expired")) if closes => ("expired at the teardown", true),
             (_, Some("unavailable")) if closes && uses_hub => ("unavailable at the teardown", true),
-            (_, Some("unavailable")) => ("unavailable", town.explain(parts, began)),
-            (_, Some("expired")) if uses_hub => ("expired", town.explain(parts, began)),
+            (_, Some("unavailable")) => ("unavailable", town.explain(backend, began)),
+            (_, Some("expired")) if uses_hub => ("expired", town.explain(backend, began)),
             (_, Some("expired")) => ("expired", own_token_ended),
             _ => ("something else", false),
         };

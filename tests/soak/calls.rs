@@ -14,12 +14,12 @@ use tower_identity::RedisStore;
 
 use super::{
     backends::{Backend, INJECTED},
-    faults::{Faults, Part},
+    faults::{Faults, Part, parts_behind},
     gateway::{ASTRAY, KIND, SESSION},
     ledger::Ledger,
     passage::HttpClient,
     realm::{Realm, name},
-    settings::{ANSWER_LIMIT, Settings},
+    settings::{AFTERMATH, AFTERMATH_OF_REDIS, ANSWER_LIMIT, Settings},
 };
 
 /// What all users share.
@@ -63,8 +63,16 @@ pub(crate) struct Answer {
 }
 
 impl Town {
-    pub(crate) fn explain(&self, parts: &[Part], began: Instant) -> bool {
-        self.faults.explain(parts, began, Instant::now())
+    /// Whether what is broken explains that a call got no credential.
+    pub(crate) fn explain(&self, backend: Backend, began: Instant) -> bool {
+        let parts = parts_behind(backend);
+        self.faults.explain(parts, began, AFTERMATH)
+    }
+
+    /// Whether what is broken explains that the validator could not ask the store.
+    pub(crate) fn explain_store(&self, began: Instant) -> bool {
+        let parts = [Part::Redis];
+        self.faults.explain(&parts, began, AFTERMATH_OF_REDIS)
     }
 
     /// Makes a call, and waits for the answer: there has to be one.

@@ -13,12 +13,12 @@ use super::{
     backends::Backend,
     issuers::{Issuer, Outage, Role},
     realm::Realm,
-    settings::{AFTERMATH, Settings},
+    settings::Settings,
     support::redis::{Proxy, RedisServer},
 };
 
 const STORM: Duration = Duration::from_secs(30);
-/// Longer than the [`AFTERMATH`]: in the rest of it no error has an excuse.
+/// Longer than the [`AFTERMATH`](super::settings::AFTERMATH): in the rest of it no error has an excuse.
 const CALM: Duration = Duration::from_secs(45);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(180);
 
@@ -50,34 +50,41 @@ pub(crate) struct Faults {
 }
 
 struct Window {
-    from: Instant,
     to: Option<Instant>,
 }
 
 impl Faults {
-    /// Whether something was wrong with one of these parts at that time, or shortly before.
-    pub(crate) fn explain(&self, parts: &[Part], from: Instant, to: Instant) -> bool {
+    /// Whether something was wrong with one of these parts since then, or so long before.
+    pub(crate) fn explain(&self, parts: &[Part], since: Instant, aftermath: Duration) -> bool {
         let windows = self.windows.lock().unwrap();
         let mut windows = parts.iter().filter_map(|part| windows.get(part)).flatten();
-        windows
-            .any(|window| window.from <= to && window.to.is_none_or(|end| end + AFTERMATH >= from))
+        windows.any(|window| window.to.is_none_or(|end| end + aftermath >= since))
+    }
+
+    /// Something went wrong by itself, now.
+    pub(crate) fn note(&self, part: Part) {
+        self.add(part, Some(Instant::now()));
     }
 
     fn begin(&self, part: Part) {
+        self.add(part, None);
+    }
+
+    fn end(&self, part: Part) {
+        let mut windows = self.windows.lock().unwrap();
+        let windows = windows.get_mut(&part).unwrap();
+        let open = windows.iter_mut().find(|window| window.to.is_none());
+        open.unwrap().to = Some(Instant::now());
+    }
+
+    fn add(&self, part: Part, to: Option<Instant>) {
         let mut windows = self.windows.lock().unwrap();
         let windows = windows.entry(part).or_default();
         let is_old = |window: &Window| window.to.is_some_and(|to| to.elapsed() > FORGOTTEN_AFTER);
         while windows.front().is_some_and(is_old) {
             windows.pop_front();
         }
-        let from = Instant::now();
-        windows.push_back(Window { from, to: None });
-    }
-
-    fn end(&self, part: Part) {
-        let mut windows = self.windows.lock().unwrap();
-        let newest = windows.get_mut(&part).and_then(VecDeque::back_mut);
-        newest.unwrap().to = Some(Instant::now());
+        windows.push_back(Window { to });
     }
 }
 
@@ -138,6 +145,7 @@ impl Weather {
 
     async fn break_redis(&self, end: Instant, mut random: fastrand::Rng) {
         while let Some(how_long) = pause(end, &mut random).await {
+            let began = Instant::now();
             self.faults.begin(Part::Redis);
             match random.u8(0..4) {
                 0 | 1 => {
@@ -158,6 +166,10 @@ impl Weather {
                 }
             }
             self.faults.end(Part::Redis);
+            let milliseconds = began.elapsed().as_millis() as u64;
+            self.realm
+                .ledger
+                .add("fault: milliseconds without Redis", milliseconds);
         }
     }
 

@@ -30,6 +30,7 @@ use tower_identity::{
 
 use super::{
     backends::{Backend, INJECTED},
+    faults::{Faults, Part},
     issuers::{EXCHANGE_AUDIENCE, Issuer, ROLE, Role},
     passage::{Asked, Body, Entering, Leaving, Passage, TokenClient, http_client, kind_name},
     realm::{CHAT, Realm},
@@ -79,6 +80,7 @@ pub(crate) struct Caches {
 /// What both gateways share, but for their own clients and caches.
 pub(crate) struct Surroundings<'a> {
     pub(crate) realm: Arc<Realm>,
+    pub(crate) faults: Arc<Faults>,
     pub(crate) issuers: &'a [Arc<Issuer>],
     pub(crate) asked: &'a HashMap<Role, Arc<Asked>>,
     pub(crate) asked_for_keys: Arc<Asked>,
@@ -94,7 +96,14 @@ impl Surroundings<'_> {
     }
 
     fn client(&self, role: Role) -> TokenClient {
-        TokenClient::new(Arc::clone(&self.asked[&role]))
+        let (realm, faults) = (Arc::clone(&self.realm), Arc::clone(&self.faults));
+        let on_silence = move |form: &[u8]| {
+            faults.note(Part::Issuer(role));
+            if role == Role::Hub {
+                realm.got_no_answer(form);
+            }
+        };
+        TokenClient::new(Arc::clone(&self.asked[&role]), Arc::new(on_silence))
     }
 
     fn endpoint(&self, role: Role) -> TokenEndpoint {
@@ -142,13 +151,16 @@ impl Surroundings<'_> {
             flights,
         };
         let issuer = self.realm.keys().issuer();
-        TokenValidator::builder(issuer, TokenClient::new(self.asked_for_keys.clone()))
-            .audience(AUDIENCE)
-            .remember_tokens(REMEMBERED)
-            .upstream_tokens(UpstreamTokens::new(store, [hub]).clock(clock.clone()))
-            .clock(clock)
-            .build()
-            .unwrap()
+        TokenValidator::builder(
+            issuer,
+            TokenClient::new(self.asked_for_keys.clone(), Arc::new(|_| {})),
+        )
+        .audience(AUDIENCE)
+        .remember_tokens(REMEMBERED)
+        .upstream_tokens(UpstreamTokens::new(store, [hub]).clock(clock.clone()))
+        .clock(clock)
+        .build()
+        .unwrap()
     }
 }
 

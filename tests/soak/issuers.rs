@@ -138,9 +138,6 @@ impl Issuer {
     pub(crate) async fn suffer(&self, outage: Outage, for_how_long: Duration) {
         *self.state.outage.lock().unwrap() = Some(outage);
         if outage == Outage::RefusesConnections {
-            if self.role == Role::Hub {
-                self.state.realm.cut_off();
-            }
             drop(self.server.lock().unwrap().take());
         }
         sleep(for_how_long).await;

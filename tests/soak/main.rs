@@ -45,8 +45,8 @@ const WARM_UP: f64 = 0.4;
 const GROWTH: f64 = 0.10;
 /// In a shorter run the bounded caches are not full after the warm-up,
 const FILLED_AFTER: Duration = Duration::from_secs(900);
-/// and may grow by so many KiB.
-const STILL_FILLING: u64 = 64 * 1024;
+/// and may grow by so many KiB for each user.
+const STILL_FILLING: u64 = 32;
 /// After so many troubles the rest of the run tells nothing new.
 const TOO_MANY: usize = 1000;
 
@@ -142,9 +142,11 @@ fn check_memory(world: &World, samples: &[u64]) {
     }
     let before = memory::median(samples, WARM_UP, WARM_UP + 0.1);
     let after = memory::median(samples, 0.9, 1.0);
-    let is_filled = world.duration() >= FILLED_AFTER;
-    let allowed =
-        (before as f64 * (1.0 + GROWTH)) as u64 + if is_filled { 0 } else { STILL_FILLING };
+    let filling = match world.settings.duration {
+        duration if duration < FILLED_AFTER => STILL_FILLING * world.settings.users as u64,
+        _ => 0,
+    };
+    let allowed = (before as f64 * (1.0 + GROWTH)) as u64 + filling;
     println!("  memory by tenths of the run, in KiB:");
     for tenth in 0..10 {
         let from = f64::from(tenth) / 10.0;

@@ -11,8 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -203,7 +204,11 @@ impl Service<Request<Body>> for Leaving {
 pub(crate) struct TokenClient {
     client: HttpClient,
     asked: Arc<Asked>,
+    on_silence: OnSilence,
 }
+
+/// Called with the form that got no answer, whoever is to blame: the issuer, or a machine that is too busy.
+pub(crate) type OnSilence = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 #[derive(Default)]
 pub(crate) struct Asked {
@@ -213,9 +218,12 @@ pub(crate) struct Asked {
 }
 
 impl TokenClient {
-    pub(crate) fn new(asked: Arc<Asked>) -> Self {
-        let client = http_client();
-        Self { client, asked }
+    pub(crate) fn new(asked: Arc<Asked>, on_silence: OnSilence) -> Self {
+        Self {
+            client: http_client(),
+            asked,
+            on_silence,
+        }
     }
 }
 
@@ -231,13 +239,40 @@ impl Service<Request<Body>> for TokenClient {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         self.asked.calls.fetch_add(1, Relaxed);
         let asked = Arc::clone(&self.asked);
+        let form = request.body().clone().collect().now_or_never();
+        let mut waiting = Waiting {
+            form: form.unwrap().unwrap().to_bytes(),
+            on_silence: Arc::clone(&self.on_silence),
+            is_answered: false,
+        };
         let answering = self.client.request(request);
         Box::pin(async move {
             let answer = timeout(TOKEN_LIMIT, answering).await??;
+            waiting.end();
             asked.answers.fetch_add(1, Relaxed);
             let is_grant = answer.status().is_success();
             asked.grants.fetch_add(is_grant.into(), Relaxed);
             Ok(answer)
         })
+    }
+}
+
+struct Waiting {
+    form: Bytes,
+    on_silence: OnSilence,
+    is_answered: bool,
+}
+
+impl Waiting {
+    fn end(&mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            (self.on_silence)(&self.form);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -27,8 +27,6 @@ pub(crate) const CHAT: &str = "https://auth.chat.example";
 
 /// How far an issuer's clock may be off.
 const ISSUERS_LEEWAY: Duration = Duration::from_secs(60);
-/// How long an answer is on its way at the most.
-const WRITING: Duration = Duration::from_secs(2);
 
 pub(crate) struct Realm {
     pub(crate) clock: Arc<ManualClock>,
@@ -41,8 +39,6 @@ pub(crate) struct Realm {
     random: Mutex<fastrand::Rng>,
     serial: AtomicU64,
     log_ins: Vec<Mutex<LogIn>>,
-    /// When the upstream provider last broke off all its connections.
-    cut_off: Mutex<Option<Instant>>,
 }
 
 /// What the upstream provider knows of a user.
@@ -50,7 +46,8 @@ pub(crate) struct Realm {
 struct LogIn {
     number: u64,
     newest: u64,
-    refreshed: Option<Instant>,
+    /// The refresh token that was presented last without an answer.
+    unanswered: Option<u64>,
     is_revoked: bool,
     /// The refresh token was spent, and what it brought never arrived.
     is_answer_lost: bool,
@@ -86,7 +83,6 @@ impl Realm {
             random: Mutex::new(random),
             serial: AtomicU64::new(1),
             log_ins: (0..settings.users).map(|_| Mutex::default()).collect(),
-            cut_off: Mutex::default(),
         }
     }
 
@@ -193,7 +189,7 @@ impl Realm {
             return None;
         }
         if claims.serial != log_in.newest {
-            if !log_in.is_answer_lost && !self.was_cut_off(&log_in) {
+            if !log_in.is_answer_lost && log_in.unanswered != Some(claims.serial) {
                 let user = name(claims.user);
                 self.ledger
                     .trouble(format!("a refresh token of {user} was spent twice"));
@@ -202,19 +198,21 @@ impl Realm {
             return None;
         }
         log_in.is_answer_lost |= loses_answer;
-        log_in.refreshed = Some(Instant::now());
         Some(self.upstream_tokens(claims.user, &mut log_in))
     }
 
-    /// The upstream provider breaks off all its connections now, and with them some answers, maybe.
-    pub(crate) fn cut_off(&self) {
-        *self.cut_off.lock().unwrap() = Some(Instant::now());
-    }
-
-    fn was_cut_off(&self, log_in: &LogIn) -> bool {
-        let cut_off = *self.cut_off.lock().unwrap();
-        let since = |cut_off: Instant| cut_off.checked_duration_since(log_in.refreshed?);
-        cut_off.and_then(since).is_some_and(|since| since < WRITING)
+    /// A refresh was sent, and no answer to it arrived.
+    pub(crate) fn got_no_answer(&self, form: &[u8]) {
+        let mut form = form_urlencoded::parse(form);
+        let refresh_token = form.find(|(name, _)| name == "refresh_token").unwrap().1;
+        let claims = self
+            .mint
+            .open(Kind::UpstreamRefresh, &refresh_token)
+            .unwrap();
+        let mut log_in = self.log_ins[claims.user].lock().unwrap();
+        if claims.log_in == log_in.number {
+            log_in.unanswered = Some(claims.serial);
+        }
     }
 
     fn upstream_tokens(&self, user: usize, log_in: &mut LogIn) -> Issued {

@@ -16,6 +16,9 @@ pub(crate) const TOKEN_LIMIT: Duration = Duration::from_secs(10);
 /// For how long after its end a fault may still explain an error: time limits, then the longest back-off.
 pub(crate) const AFTERMATH: Duration = Duration::from_secs(30);
 
+/// The same for what the store is asked for, which is tried anew each time.
+pub(crate) const AFTERMATH_OF_REDIS: Duration = Duration::from_secs(3);
+
 /// How far a token may be past its end when its request leaves, on the fast clock: what passes between a look at the clock
 /// and the next line, on a machine that is busy.
 pub(crate) const LEEWAY: Duration = Duration::from_secs(20);

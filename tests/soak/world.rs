@@ -41,7 +41,7 @@ const TICK: Duration = Duration::from_millis(25);
 const AT_ONCE: usize = 16;
 
 pub(crate) struct World {
-    settings: Settings,
+    pub(crate) settings: Settings,
     pub(crate) realm: Arc<Realm>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) sums: Sums,
@@ -60,7 +60,8 @@ impl World {
     /// `None`, loudly, where there is no Redis.
     pub(crate) async fn create(settings: Settings) -> Option<Self> {
         // What a process has written stays when it is killed, though nothing waits for the disk.
-        let redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "no"])?;
+        let options = "--appendonly yes --appendfsync no --auto-aof-rewrite-min-size 4mb";
+        let redis = RedisServer::start_with(&options.split(' ').collect::<Vec<_>>())?;
         let proxy = Proxy::to(&redis).await;
         let sums = Sums::default();
         metrics::set_global_recorder(sums.clone()).unwrap();
@@ -80,8 +81,10 @@ impl World {
             backends.push(server.await);
         }
         let asked = Role::ALL.map(|role| (role, Arc::default())).into();
+        let faults = Arc::new(Faults::default());
         let surroundings = Surroundings {
             realm: Arc::clone(&realm),
+            faults: Arc::clone(&faults),
             issuers: &issuers,
             asked: &asked,
             asked_for_keys: Arc::default(),
@@ -97,7 +100,6 @@ impl World {
             surroundings.passages.clone(),
             Arc::clone(&surroundings.asked_for_keys),
         );
-        let faults = Arc::new(Faults::default());
         let town = Arc::new(Town {
             settings,
             realm: Arc::clone(&realm),
@@ -132,10 +134,6 @@ impl World {
             weather,
             town,
         })
-    }
-
-    pub(crate) fn duration(&self) -> Duration {
-        self.settings.duration
     }
 
     pub(crate) fn weather(&self) -> Arc<Weather> {
