@@ -37,6 +37,7 @@ pub(crate) struct HttpServer {
 
 #[derive(Default)]
 struct Traffic {
+    is_forgotten: bool,
     connections: AtomicUsize,
     requests: Mutex<Vec<Received>>,
 }
@@ -78,13 +79,38 @@ impl HttpServer {
         R: Future<Output = Response<ServerBody>> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve(listener, Traffic::default(), secure, handler)
+    }
+
+    /// As [`start`](Self::start), on this listener, and it does not remember the requests: for a long time.
+    pub(crate) fn start_on<F, R>(listener: TcpListener, handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+        R: Future<Output = Response<ServerBody>> + Send + 'static,
+    {
+        let traffic = Traffic {
+            is_forgotten: true,
+            ..Traffic::default()
+        };
+        Self::serve(listener, traffic, async |tcp| Ok(tcp), handler)
+    }
+
+    fn serve<A, C, T, F, R>(listener: TcpListener, traffic: Traffic, secure: A, handler: F) -> Self
+    where
+        A: Fn(TcpStream) -> C + Send + 'static,
+        C: Future<Output = io::Result<T>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+        R: Future<Output = Response<ServerBody>> + Send + 'static,
+    {
         let address = listener.local_addr().unwrap();
-        let traffic = Arc::new(Traffic::default());
+        let traffic = Arc::new(traffic);
         let accepting = tokio::spawn({
             let traffic = traffic.clone();
             async move {
                 let mut connections = JoinSet::new();
                 while let Ok((tcp, _)) = listener.accept().await {
+                    while connections.try_join_next().is_some() {}
                     traffic.connections.fetch_add(1, Ordering::SeqCst);
                     let secured = secure(tcp);
                     let (traffic, handler) = (traffic.clone(), handler.clone());
@@ -145,6 +171,9 @@ impl Drop for HttpServer {
 
 impl Traffic {
     fn record(&self, request: &Request<Incoming>) {
+        if self.is_forgotten {
+            return;
+        }
         self.requests.lock().unwrap().push(Received {
             method: request.method().clone(),
             uri: request.uri().clone(),

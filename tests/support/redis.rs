@@ -180,10 +180,9 @@ impl Proxy {
                 while let Ok((client, _)) = listener.accept().await {
                     let target = *line.target.lock().unwrap();
                     let lets_through = line.lets_through.lock().unwrap().subscribe();
-                    line.connections
-                        .lock()
-                        .unwrap()
-                        .spawn(connect(client, target, lets_through));
+                    let mut connections = line.connections.lock().unwrap();
+                    while connections.try_join_next().is_some() {}
+                    connections.spawn(connect(client, target, lets_through));
                 }
             }
         });

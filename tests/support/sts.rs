@@ -185,7 +185,8 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Respons
     Response::new(server_body(Full::from(text)))
 }
 
-fn credentials(id: &str, secret: &str, token: &str, expires_at: SystemTime) -> String {
+/// The answer that gives these credentials.
+pub(crate) fn credentials(id: &str, secret: &str, token: &str, expires_at: SystemTime) -> String {
     let expiration = DateTime::from(expires_at).fmt(Format::DateTime).unwrap();
     format!(
         "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\

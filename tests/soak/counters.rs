@@ -1,0 +1,201 @@
+//! What has to add up when all is done.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tower_identity::credential::cache::CacheCounters;
+
+use super::{
+    backends::Backend, gateway::Gateway, issuers::Role, passage::KINDS,
+    support::identity_provider::OPENID, world::World,
+};
+
+impl World {
+    /// All that was counted in one place was counted in the other.
+    pub(crate) fn check_counters(&self) {
+        println!("\n== what adds up");
+        let ledger = &self.ledger;
+        let number = |what| ledger.number(what);
+        let ended = number("call: answered")
+            + number("call: answered before it was given up")
+            + number("call: given up");
+        ledger.check(
+            "calls made, and answered or given up",
+            number("call: made"),
+            ended,
+        );
+        for backend in Backend::ALL {
+            self.check_requests(backend);
+        }
+        self.check_look_ups();
+        self.check_issuers();
+        let teardowns = self
+            .gateways
+            .iter()
+            .map(|gateway| read(&gateway.inner.teardowns))
+            .sum();
+        let fallbacks = self.sums.of(&["tower_identity_fallbacks_total"]);
+        ledger.check(
+            "fallbacks, and requests without an identity",
+            fallbacks,
+            teardowns,
+        );
+    }
+
+    fn check_requests(&self, backend: Backend) {
+        let passage = &self.passages[backend.index()];
+        let origin = format!(
+            "backend={};",
+            self.backends[backend.index()].server.origin()
+        );
+        let counted = |outcome: &str| {
+            let outcome = format!("outcome={outcome};");
+            self.sums
+                .of(&["tower_identity_requests_total", &origin, &outcome])
+        };
+        let check = |what: &str, left, right| {
+            self.ledger
+                .check(&format!("{backend:?}: {what}"), left, right);
+        };
+        check("requests ok, and sent", counted("ok"), read(&passage.left));
+        for (index, (_, kind)) in KINDS.iter().enumerate() {
+            let refused = read(&passage.refused[index]);
+            if refused + counted(kind) > 0 {
+                let what = format!("requests {kind}, and errors seen");
+                check(&what, counted(kind), refused);
+            }
+        }
+        check(
+            "requests begun, and sent, refused or given up",
+            read(&passage.entered),
+            read(&passage.left) + passage.refused() + read(&passage.given_up),
+        );
+    }
+
+    fn check_look_ups(&self) {
+        let ledger = &self.ledger;
+        let asked: u64 = self
+            .passages
+            .iter()
+            .map(|passage| read(&passage.had_subject))
+            .sum();
+        let in_vain = self
+            .passages
+            .iter()
+            .map(|passage| read(&passage.had_expired_subject));
+        let look_ups = "tower_identity_cache_lookups_total";
+        let counted = self.sums.in_strategies(&[look_ups]);
+        for state in ["hit", "miss", "refresh", "coalesced", "refused"] {
+            let state = format!("cache={state};");
+            let counted = self.sums.in_strategies(&[look_ups, &state]);
+            println!("      {counted:>9} {state}");
+        }
+        ledger.check(
+            "look-ups, and calls that needed one",
+            counted,
+            asked - in_vain.sum::<u64>(),
+        );
+        let counters = self.counters();
+        let sum = |count: fn(&CacheCounters) -> u64| counters.iter().map(count).sum::<u64>();
+        for (state, count) in [
+            ("cache=hit;", sum(|counters| counters.hits)),
+            ("cache=miss;", sum(|counters| counters.misses)),
+            ("cache=coalesced;", sum(|counters| counters.coalesced)),
+        ] {
+            let counted = self.sums.in_strategies(&[look_ups, state]);
+            ledger.check(&format!("{state} and the caches' own"), counted, count);
+        }
+        let flights = sum(|counters| counters.misses + counters.refreshes);
+        let upstream: u64 = self
+            .gateways
+            .iter()
+            .map(|gateway| gateway.inner.flights.count())
+            .sum();
+        let keys = self.realm.keys().fetches(OPENID) as u64;
+        ledger.check(
+            "credentials asked for, and flights of the caches, of upstream tokens and of keys",
+            self.sums.of(&["tower_identity_refresh_duration_seconds"]),
+            flights + upstream + keys,
+        );
+    }
+
+    fn check_issuers(&self) {
+        let ledger = &self.ledger;
+        let flights = |counters: fn(&Gateway) -> CacheCounters| {
+            let counters = self.gateways.iter().map(counters);
+            counters
+                .map(|counters| counters.misses + counters.refreshes)
+                .sum::<u64>()
+        };
+        let calls = |role| read(&self.asked[&role].calls);
+        ledger.check(
+            "exchanges asked for, and flights",
+            calls(Role::Exchange),
+            flights(|gateway| gateway.inner.caches.exchanged.counters()),
+        );
+        ledger.check(
+            "assertions asked for, and flights",
+            calls(Role::IdentityProvider),
+            flights(|gateway| gateway.inner.caches.cross_app.counters()),
+        );
+        ledger.check(
+            "roles asked for, and flights",
+            calls(Role::Sts),
+            flights(|gateway| gateway.inner.caches.aws.counters()),
+        );
+        let upstream = self
+            .gateways
+            .iter()
+            .map(|gateway| gateway.inner.flights.count())
+            .sum();
+        ledger.check_at_most(
+            "refreshes asked for, and flights",
+            calls(Role::Hub),
+            upstream,
+        );
+        for issuer in &self.issuers {
+            let (role, asked) = (issuer.role, &self.asked[&issuer.role]);
+            let unanswered = read(&asked.calls) - read(&asked.answers);
+            let check = |what: &str, left, right| {
+                ledger.check_at_most(&format!("{role:?}: {what}"), left, right);
+            };
+            check(
+                "answers, and calls that arrived",
+                read(&asked.answers),
+                issuer.arrived(),
+            );
+            check(
+                "calls that arrived, and made",
+                issuer.arrived(),
+                read(&asked.calls),
+            );
+            check(
+                "grants received, and granted",
+                read(&asked.grants),
+                issuer.granted(),
+            );
+            check(
+                "granted, and received or unanswered",
+                issuer.granted(),
+                read(&asked.grants) + unanswered,
+            );
+            println!("      {role:?} refused {}", issuer.refused());
+        }
+        println!("      {} calls for keys", read(&self.asked_for_keys.calls));
+    }
+
+    fn counters(&self) -> Vec<CacheCounters> {
+        let caches = self.gateways.iter().map(|gateway| &gateway.inner.caches);
+        let counters = caches.flat_map(|caches| {
+            [
+                caches.exchanged.counters(),
+                caches.cross_app.counters(),
+                caches.aws.counters(),
+            ]
+        });
+        counters.collect()
+    }
+}
+
+fn read(count: &AtomicU64) -> u64 {
+    count.load(Relaxed)
+}

@@ -1,0 +1,378 @@
+//! The system under soak: validator, upstream tokens in Redis, sessions, and a stack for each backend.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tower::{
+    BoxError, Layer, ServiceBuilder, ServiceExt, retry::RetryLayer, service_fn,
+    util::BoxCloneSyncService,
+};
+use tower_identity::{
+    AuthError, AuthLayer, AwsSts, BindSubject, BindSubjectService, ClientAuth, CredentialCache,
+    CrossAppAccess, FallbackPolicy, Identity, IdentityLayer, IdentityService, Origin,
+    Reauthenticate, Secret, Strategy, TokenEndpoint, TokenExchange, TokenValidator,
+    TokenValidatorLayer, UpstreamInject, UpstreamTokens,
+    incoming::{Provider, RefreshTokenGrant},
+    strategy::{IssuedToken, SessionCredentials},
+};
+
+use super::{
+    backends::{Backend, INJECTED},
+    faults::{Faults, Part},
+    issuers::{EXCHANGE_AUDIENCE, Issuer, ROLE, Role},
+    passage::{Asked, Body, Entering, Leaving, Passage, TokenClient, http_client, kind_name},
+    realm::{CHAT, Realm},
+    settings::TOKEN_LIMIT,
+    store::{Flights, ObservedStore, redis_store},
+    support::{
+        aws_stack::REGION,
+        http_server::{HttpServer, server_body},
+        identity_provider::AUDIENCE,
+    },
+};
+
+pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-session");
+pub(crate) const KIND: HeaderName = HeaderName::from_static("x-kind");
+/// Has the gateway send the request to another backend than its stack is for.
+pub(crate) const ASTRAY: HeaderName = HeaderName::from_static("x-astray");
+
+const REMEMBERED: usize = 4096;
+
+type Stack = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
+type Session = IdentityService<BindSubjectService<Stack>>;
+
+pub(crate) struct Gateway {
+    pub(crate) server: HttpServer,
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    realm: Arc<Realm>,
+    origins: [Origin; 4],
+    stacks: [Stack; 4],
+    /// The newest session of each user at each backend, and its number.
+    sessions: Mutex<HashMap<(String, usize), (u64, Session)>>,
+    number: AtomicU64,
+    pub(crate) teardowns: AtomicU64,
+    pub(crate) caches: Caches,
+    pub(crate) flights: Arc<Flights>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Caches {
+    pub(crate) exchanged: CredentialCache<IssuedToken>,
+    pub(crate) cross_app: CredentialCache<IssuedToken>,
+    pub(crate) aws: CredentialCache<SessionCredentials>,
+}
+
+/// What both gateways share, but for their own clients and caches.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) realm: Arc<Realm>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) issuers: &'a [Arc<Issuer>],
+    pub(crate) asked: &'a HashMap<Role, Arc<Asked>>,
+    pub(crate) asked_for_keys: Arc<Asked>,
+    pub(crate) origins: [Origin; 4],
+    pub(crate) passages: [Arc<Passage>; 4],
+    pub(crate) store_url: String,
+}
+
+impl Surroundings<'_> {
+    fn url(&self, role: Role) -> String {
+        let issuer = self.issuers.iter().find(|issuer| issuer.role == role);
+        issuer.unwrap().url()
+    }
+
+    fn client(&self, role: Role) -> TokenClient {
+        let (realm, faults) = (Arc::clone(&self.realm), Arc::clone(&self.faults));
+        let on_silence = move |form: &[u8]| {
+            faults.note(Part::Issuer(role));
+            if role == Role::Hub {
+                realm.got_no_answer(form);
+            }
+        };
+        TokenClient::new(Arc::clone(&self.asked[&role]), Arc::new(on_silence))
+    }
+
+    fn endpoint(&self, role: Role) -> TokenEndpoint {
+        let secret = Secret::new("sesame").unwrap();
+        TokenEndpoint::builder(self.url(role), self.client(role))
+            .client_auth(ClientAuth::basic("gateway", secret))
+            .time_limit(TOKEN_LIMIT)
+            .clock(self.realm.clock.clone())
+            .build()
+            .unwrap()
+    }
+
+    fn cache<C: Clone + Send + Sync + 'static>(&self) -> CredentialCache<C> {
+        CredentialCache::builder()
+            .capacity(REMEMBERED)
+            .clock(self.realm.clock.clone())
+            .build()
+            .unwrap()
+    }
+
+    fn stack<A>(&self, backend: Backend, strategy: A) -> Entering<impl HttpService>
+    where
+        A: Strategy<Body> + Clone + Send + Sync + 'static,
+    {
+        let passage = Arc::clone(&self.passages[backend.index()]);
+        let leaving = Leaving {
+            client: http_client(),
+            clock: self.realm.clock.clone(),
+            passage: Arc::clone(&passage),
+        };
+        let origin = self.origins[backend.index()].clone();
+        Entering {
+            inner: AuthLayer::new(origin, strategy).layer(leaving),
+            backend,
+            passage,
+        }
+    }
+
+    fn validator(&self, flights: Arc<Flights>) -> TokenValidator {
+        let clock = self.realm.clock.clone();
+        let hub = RefreshTokenGrant::new(self.endpoint(Role::Hub));
+        let hub = Provider::new("hub", hub).unwrap().uses_id_token();
+        let store = ObservedStore {
+            store: redis_store(&self.store_url),
+            flights,
+        };
+        let issuer = self.realm.keys().issuer();
+        TokenValidator::builder(
+            issuer,
+            TokenClient::new(self.asked_for_keys.clone(), Arc::new(|_| {})),
+        )
+        .audience(AUDIENCE)
+        .remember_tokens(REMEMBERED)
+        .upstream_tokens(UpstreamTokens::new(store, [hub]).clock(clock.clone()))
+        .clock(clock)
+        .build()
+        .unwrap()
+    }
+}
+
+trait HttpService:
+    tower::Service<
+        Request<Body>,
+        Response = Response<Incoming>,
+        Error = BoxError,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> HttpService for S where
+    S: tower::Service<
+            Request<Body>,
+            Response = Response<Incoming>,
+            Error = BoxError,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+impl Gateway {
+    pub(crate) async fn start(surroundings: &Surroundings<'_>) -> Self {
+        let caches = Caches {
+            exchanged: surroundings.cache(),
+            cross_app: surroundings.cache(),
+            aws: surroundings.cache(),
+        };
+        let clock = surroundings.realm.clock.clone();
+        let inject = UpstreamInject::new("hub").unwrap().clock(clock.clone());
+        let exchange = TokenExchange::builder(surroundings.endpoint(Role::Exchange))
+            .audience(EXCHANGE_AUDIENCE)
+            .cache(caches.exchanged.clone())
+            .build()
+            .unwrap();
+        let [identity_provider, authorization_server] =
+            [Role::IdentityProvider, Role::AuthorizationServer]
+                .map(|role| surroundings.endpoint(role));
+        let cross_app = CrossAppAccess::builder("hub", identity_provider, authorization_server)
+            .audience(CHAT)
+            .cache(caches.cross_app.clone())
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let aws = AwsSts::builder(REGION, surroundings.client(Role::Sts))
+            .sts_endpoint(surroundings.url(Role::Sts))
+            .fallback_role(ROLE)
+            .cache(caches.aws.clone())
+            .clock(clock)
+            .build()
+            .unwrap();
+        let retrying = RetryLayer::new(Reauthenticate::new(exchange.clone()))
+            .layer(surroundings.stack(Backend::Exchange, exchange));
+        let flights = Arc::new(Flights::default());
+        let inner = Arc::new(Inner {
+            realm: Arc::clone(&surroundings.realm),
+            origins: surroundings.origins.clone(),
+            stacks: [
+                Stack::new(surroundings.stack(Backend::Upstream, inject)),
+                Stack::new(retrying),
+                Stack::new(surroundings.stack(Backend::CrossApp, cross_app)),
+                Stack::new(surroundings.stack(Backend::Aws, aws)),
+            ],
+            sessions: Mutex::default(),
+            number: AtomicU64::new(0),
+            teardowns: AtomicU64::new(0),
+            caches,
+            flights: Arc::clone(&flights),
+        });
+        let forwarding = Arc::clone(&inner);
+        let service = ServiceBuilder::new()
+            .layer(TokenValidatorLayer::new(surroundings.validator(flights)))
+            .service(service_fn(move |request: Request<Body>| {
+                let gateway = Arc::clone(&forwarding);
+                async move { Ok::<_, Infallible>(gateway.forward(request).await) }
+            }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = HttpServer::start_on(listener, move |request: Request<Incoming>| {
+            let service = service.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let Ok(body) = body.collect().await else {
+                    return Response::new(server_body(Full::default()));
+                };
+                let request = Request::from_parts(head, Full::from(body.to_bytes()));
+                let Ok(response) = service.oneshot(request).await;
+                response.map(server_body)
+            }
+        });
+        Self { server, inner }
+    }
+}
+
+impl Inner {
+    async fn forward(&self, request: Request<Body>) -> Response<Body> {
+        let Some(backend) = Backend::of_path(request.uri().path()) else {
+            return status(StatusCode::NOT_FOUND);
+        };
+        let Some(identity) = request.extensions().get::<Identity>() else {
+            self.realm.ledger.trouble("a caller without an identity");
+            return status(StatusCode::INTERNAL_SERVER_ERROR);
+        };
+        let named = request.headers().get(SESSION);
+        let named = named
+            .and_then(|named| named.to_str().ok())
+            .map(str::to_owned);
+        let (id, session) = match named {
+            None => self.open(backend, identity),
+            Some(id) => match self.find(backend, &id, request.method() == Method::DELETE) {
+                Some(session) => (id, session),
+                None => return status(StatusCode::NOT_FOUND),
+            },
+        };
+        let request = self.outgoing(backend, request);
+        let mut response = match sent(session, request).await {
+            Ok(response) => collected(response).await,
+            Err(error) => self.refusal(&error),
+        };
+        let id = HeaderValue::from_str(&id).unwrap();
+        response.headers_mut().insert(SESSION, id);
+        response
+    }
+
+    fn open(&self, backend: Backend, identity: &Identity) -> (String, Session) {
+        let captured = IdentityLayer::new(identity.clone())
+            .fallback(FallbackPolicy::teardown())
+            .follow_requests();
+        let bound = BindSubject::to(identity.clone());
+        let session = captured.layer(bound.layer(self.stacks[backend.index()].clone()));
+        let number = self.number.fetch_add(1, Relaxed);
+        let user = identity.subject().to_owned();
+        let id = format!("{user}.{number}");
+        let mut sessions = self.sessions.lock().unwrap();
+        sessions.insert((user, backend.index()), (number, session.clone()));
+        (id, session)
+    }
+
+    fn find(&self, backend: Backend, id: &str, closes: bool) -> Option<Session> {
+        let (user, number) = id.split_once('.')?;
+        let key = (user.to_owned(), backend.index());
+        let mut sessions = self.sessions.lock().unwrap();
+        let (newest, session) = sessions.get(&key)?;
+        if newest.to_string() != number {
+            return None;
+        }
+        let session = session.clone();
+        if closes {
+            sessions.remove(&key);
+        }
+        Some(session)
+    }
+
+    /// The request as it goes on. That which closes a session is the gateway's own, and nobody's.
+    fn outgoing(&self, backend: Backend, request: Request<Body>) -> Request<Body> {
+        let (head, body) = request.into_parts();
+        let is_astray = head.headers.contains_key(ASTRAY);
+        let origin = &self.origins[(backend.index() + usize::from(is_astray)) % 4];
+        let mut outgoing = Request::new(body);
+        *outgoing.uri_mut() = format!("{origin}/mcp").parse().unwrap();
+        if head.method == Method::DELETE {
+            self.teardowns.fetch_add(1, Relaxed);
+        } else if let Some(identity) = head.extensions.get::<Identity>() {
+            outgoing.extensions_mut().insert(identity.clone());
+        }
+        *outgoing.method_mut() = head.method;
+        outgoing
+    }
+
+    fn refusal(&self, error: &BoxError) -> Response<Body> {
+        let Some(error) = AuthError::find_in(error.as_ref()) else {
+            let trouble = format!("a backend that was up did not answer: {error:?}");
+            self.realm.ledger.trouble(trouble);
+            return status(StatusCode::IM_A_TEAPOT);
+        };
+        let mut response = error.to_response();
+        let kind = HeaderValue::from_static(kind_name(error.kind()));
+        response.headers_mut().insert(KIND, kind);
+        response
+    }
+}
+
+/// Boxed, because the compiler does not see otherwise that it can be sent.
+fn sent(
+    session: Session,
+    request: Request<Body>,
+) -> BoxFuture<'static, Result<Response<Incoming>, BoxError>> {
+    session.oneshot(request).boxed()
+}
+
+async fn collected(response: Response<Incoming>) -> Response<Body> {
+    let (head, body) = response.into_parts();
+    let Ok(body) = body.collect().await else {
+        return status(StatusCode::IM_A_TEAPOT);
+    };
+    let mut response = Response::new(Full::from(body.to_bytes()));
+    *response.status_mut() = head.status;
+    if let Some(injected) = head.headers.get(INJECTED) {
+        response.headers_mut().insert(INJECTED, injected.clone());
+    }
+    response
+}
+
+fn status(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,109 @@
+//! The gateways' store of upstream tokens, and how many refreshes it saw begin.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tower_identity::{
+    RedisStore, UpstreamTokenStore,
+    incoming::{
+        ProviderTokens,
+        store::{Claim, Claimed, Lease, SealingKey, Settlement, StoreFuture, StoredTokens},
+    },
+};
+
+pub(crate) fn redis_store(url: &str) -> RedisStore {
+    let key = SealingKey::new([7; 32]);
+    // What a busy machine takes its time for is no fault of Redis.
+    let patient = RedisStore::builder(url, key).response_limit(Duration::from_secs(20));
+    patient.build().unwrap()
+}
+
+/// How many refreshes of upstream tokens were begun: each claims as a holder of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Flights {
+    count: AtomicU64,
+    holders: Mutex<[HashSet<u128>; 2]>,
+    turned: Mutex<Option<Instant>>,
+}
+
+impl Flights {
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    /// A holder is known for three minutes at least, and asks for two at the most.
+    fn claims(&self, holder: u128) {
+        let mut turned = self.turned.lock().unwrap();
+        let mut holders = self.holders.lock().unwrap();
+        if turned.is_none_or(|turned| turned.elapsed() > Duration::from_secs(180)) {
+            *turned = Some(Instant::now());
+            holders.swap(0, 1);
+            holders[0].clear();
+        }
+        let [new, old] = &mut *holders;
+        if !old.contains(&holder) && new.insert(holder) {
+            self.count.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ObservedStore {
+    pub(crate) store: RedisStore,
+    pub(crate) flights: Arc<Flights>,
+}
+
+impl UpstreamTokenStore for ObservedStore {
+    fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
+        self.store.load(session)
+    }
+
+    fn put<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        tokens: &'a ProviderTokens,
+    ) -> StoreFuture<'a, ()> {
+        self.store.put(session, provider, tokens)
+    }
+
+    fn delete<'a>(&'a self, session: &'a str) -> StoreFuture<'a, ()> {
+        self.store.delete(session)
+    }
+
+    fn claim<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        claim: &'a Claim,
+    ) -> StoreFuture<'a, Claimed> {
+        self.flights.claims(claim.holder);
+        self.store.claim(session, provider, claim)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        lease: &'a Lease,
+        time: Duration,
+    ) -> StoreFuture<'a, bool> {
+        self.store.renew(session, provider, lease, time)
+    }
+
+    fn settle<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        lease: &'a Lease,
+        settlement: &'a Settlement,
+    ) -> StoreFuture<'a, bool> {
+        self.store.settle(session, provider, lease, settlement)
+    }
+}
