@@ -1,7 +1,7 @@
 //! Challenges (`WWW-Authenticate`): what is written for a caller, and what is read of a backend.
 
 use bytes::Bytes;
-use http::{Response, StatusCode, header::WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode, header::WWW_AUTHENTICATE};
 use rmcp::transport::streamable_http_client::{StreamableHttpClient, StreamableHttpError};
 use serde_json::json;
 use tower_identity::{
@@ -90,7 +90,8 @@ pub(crate) fn check_read(input: &[u8]) {
             .split(|byte| *byte == b'\n')
             .take(8)
             .filter_map(|challenge| {
-                let challenge = std::str::from_utf8(challenge).ok()?;
+                let challenge = HeaderValue::from_bytes(challenge).ok()?;
+                let challenge = challenge.to_str().ok()?.to_owned();
                 Some(challenge).filter(|challenge| !challenge.trim().is_empty())
             });
         let challenges = challenges.collect::<Vec<_>>().join(", ");
@@ -134,7 +135,7 @@ fn required_scope(challenges: &[u8]) -> Option<Option<String>> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::FORBIDDEN;
     for challenge in challenges.split(|byte| *byte == b'\n').take(8) {
-        if let Ok(challenge) = challenge.try_into() {
+        if let Ok(challenge) = HeaderValue::from_bytes(challenge) {
             response.headers_mut().append(WWW_AUTHENTICATE, challenge);
         }
     }

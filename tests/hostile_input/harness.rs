@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
+use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 use tower::Service;
 use tower_identity::{AuthError, AuthErrorKind, clock::ManualClock};
@@ -90,6 +91,11 @@ pub(crate) fn line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     };
     *rest = behind;
     line
+}
+
+/// The members of a JSON object. What is no Unicode in it does not matter here.
+pub(crate) fn members(json: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_str(&String::from_utf8_lossy(json)).ok()
 }
 
 /// A peer whose answer depends on nothing but the request.

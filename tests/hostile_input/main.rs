@@ -1,6 +1,7 @@
 //! What strangers and operators may send, kept to what is promised: seeds of each kind, changed here and there, and bytes
 //! of any kind. `tests/fuzz` runs the same bodies under libFuzzer.
 
+mod assertion;
 mod challenge;
 mod configuration;
 mod event_stream;
@@ -23,6 +24,12 @@ use mutation::hold;
 #[test]
 fn a_token_endpoint_issues_a_token_that_can_be_sent_or_an_error_that_shows_nothing_of_its_answer() {
     hold("token_response", 1000, token_response::check);
+}
+
+#[test]
+fn an_assertion_is_passed_on_only_if_it_is_of_the_users_issuer_and_for_the_server_that_was_asked_for()
+ {
+    hold("assertion", 500, assertion::check);
 }
 
 #[test]

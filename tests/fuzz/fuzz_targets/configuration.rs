@@ -1,9 +1,9 @@
 #![no_main]
 
-#[path = "../../hostile_input/harness.rs"]
-mod harness;
 #[path = "../../hostile_input/configuration.rs"]
 mod configuration;
+#[path = "../../hostile_input/harness.rs"]
+mod harness;
 
 libfuzzer_sys::fuzz_target!(
     // What is caught is no crash: `cel` panics, and the strategy counts on it.
