@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
@@ -53,15 +53,20 @@ pub(crate) fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// An answer as it is on the wire, without the version and the reason: a status, headers, an empty line, a body.
-///
-/// What cannot be a header is left out, so that each input is some answer.
 pub(crate) fn answer(bytes: &[u8]) -> Response<Bytes> {
-    let mut rest = bytes;
-    let status = std::str::from_utf8(line(&mut rest)).unwrap_or_default();
-    let status = status.trim().parse().ok();
-    let status = status.and_then(|status: u16| StatusCode::from_u16(status).ok());
-    let mut response = Response::new(Bytes::new());
+    let (status, headers, body) = message(bytes);
+    let status = StatusCode::from_bytes(status.trim_ascii());
+    let mut response = Response::new(body);
     *response.status_mut() = status.unwrap_or_default();
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The first line of a message, its headers and its body. What cannot be a header is left out, so that each input is one.
+pub(crate) fn message(bytes: &[u8]) -> (&[u8], HeaderMap, Bytes) {
+    let mut rest = bytes;
+    let first = line(&mut rest);
+    let mut headers = HeaderMap::new();
     while !rest.is_empty() {
         let header = line(&mut rest);
         if header.is_empty() {
@@ -73,13 +78,12 @@ pub(crate) fn answer(bytes: &[u8]) -> Response<Bytes> {
         let name = HeaderName::from_bytes(header[..colon].trim_ascii());
         let value = HeaderValue::from_bytes(header[colon + 1..].trim_ascii());
         if let (Ok(name), Ok(value)) = (name, value)
-            && response.headers().len() < 64
+            && headers.len() < 64
         {
-            response.headers_mut().append(name, value);
+            headers.append(name, value);
         }
     }
-    *response.body_mut() = Bytes::copy_from_slice(rest);
-    response
+    (first, headers, Bytes::copy_from_slice(rest))
 }
 
 /// Takes the first line out of `rest`.

@@ -15,6 +15,9 @@ mod mutation;
 mod origin;
 mod redirect;
 mod roles;
+mod signed_request;
+#[path = "../support/sigv4.rs"]
+mod sigv4;
 mod sts_answer;
 mod token;
 mod token_response;
@@ -50,6 +53,11 @@ fn a_token_is_accepted_only_if_the_issuer_has_signed_it_for_this_audience_and_ti
 #[test]
 fn aws_sts_gives_credentials_that_can_be_sent_or_an_error_that_shows_nothing_of_its_answer() {
     hold("sts_answer", 300, sts_answer::check);
+}
+
+#[test]
+fn what_is_signed_for_aws_is_what_is_sent() {
+    hold("signed_request", 500, signed_request::check);
 }
 
 #[test]
