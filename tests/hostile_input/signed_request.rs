@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri, header::HOST};
+use http::{HeaderMap, HeaderName, Method, Request, Response, Uri, header::HOST};
 use http_body_util::{BodyExt, Full};
 use tower_identity::{AccessToken, AuthErrorKind, AwsSts, Identity, Strategy};
 
@@ -49,8 +49,9 @@ pub(crate) fn check(input: &[u8]) {
                     let kinds = [AuthErrorKind::Configuration, AuthErrorKind::PayloadTooLarge];
                     assert!(kinds.contains(&error.kind()), "{error:?}");
                     assert_shows_nothing_of(SECRET.as_bytes(), &shown(&error), &[]);
+                    let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
                     for value in headers.values() {
-                        assert_shows_nothing_of(value.as_bytes(), &shown(&error), &[]);
+                        assert_shows_nothing_of(value.as_bytes(), &shown(&error), &names);
                     }
                 }
             }
