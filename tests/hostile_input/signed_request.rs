@@ -3,16 +3,18 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, Request, Response, Uri, header::HOST};
+use http::{HeaderMap, Method, Request, Response, Uri, header::HOST};
 use http_body_util::{BodyExt, Full};
 use tower_identity::{AccessToken, AuthErrorKind, AwsSts, Identity, Strategy};
 
 use crate::{
-    harness::{self, Peer, assert_is_well_formed, assert_shows_nothing_of, shown, wait},
+    harness::{self, Peer, assert_is_well_formed, shown, wait},
     sigv4::{Arrived, MOST_SERVICES, Rules, S3, Signature},
 };
 
 const SECRET: &str = "hush-secret-access-key";
+const SESSION_TOKEN: &str = "hush-session-token";
+const OF_THE_CALLER: &str = "of-the-caller";
 const CREDENTIALS: &str = "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
     <AccessKeyId>ASIA0000000000000000</AccessKeyId><SecretAccessKey>hush-secret-access-key</SecretAccessKey>\
     <SessionToken>hush-session-token</SessionToken><Expiration>2033-05-18T04:33:20Z</Expiration>\
@@ -48,10 +50,8 @@ pub(crate) fn check(input: &[u8]) {
                     assert_is_well_formed(&error);
                     let kinds = [AuthErrorKind::Configuration, AuthErrorKind::PayloadTooLarge];
                     assert!(kinds.contains(&error.kind()), "{error:?}");
-                    assert_shows_nothing_of(SECRET.as_bytes(), &shown(&error), &[]);
-                    let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-                    for value in headers.values() {
-                        assert_shows_nothing_of(value.as_bytes(), &shown(&error), &names);
+                    for secret in [SECRET, SESSION_TOKEN, OF_THE_CALLER] {
+                        assert!(!shown(&error).contains(secret), "{error:?}");
                     }
                 }
             }
@@ -78,7 +78,7 @@ fn assert_is_signed(
     ] {
         assert_eq!(headers.get_all(name).iter().count(), 1, "{name}");
     }
-    assert_eq!(headers["x-amz-security-token"], "hush-session-token");
+    assert_eq!(headers["x-amz-security-token"], SESSION_TOKEN);
     for name in ["authorization", "x-amz-security-token"] {
         assert!(headers[name].is_sensitive());
     }
