@@ -12,6 +12,12 @@ pub(crate) fn check(input: &[u8]) {
     match Origin::insecure(text) {
         Ok(origin) => {
             assert_is_canonical(&origin);
+            let (_, authority) = text.split_once("://").unwrap();
+            let authority = authority.strip_suffix('/').unwrap_or(authority);
+            assert!(
+                !authority.contains(['@', '/', '?', '#', '\\']),
+                "it has more: {text}"
+            );
             assert_eq!(Origin::insecure(&origin.to_string()), Ok(origin.clone()));
             assert_eq!(
                 Origin::try_from(text).is_ok(),
