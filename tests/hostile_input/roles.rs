@@ -40,8 +40,10 @@ pub(crate) fn check_expression(input: &[u8]) {
     }
 }
 
+type Meaning = fn(&Map<String, Value>) -> bool;
+
 /// Expressions whose meaning is known, and what it is.
-const EXPRESSIONS: [(&str, fn(&Map<String, Value>) -> bool); 8] = [
+const EXPRESSIONS: [(&str, Meaning); 8] = [
     (r#""admins" in claims["groups"]"#, |claims| {
         match &claims["groups"] {
             Value::Array(groups) => groups.iter().any(|group| group == "admins"),
