@@ -841,6 +841,34 @@ async fn answers_of_sts_have_the_kind_that_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn credentials_that_cannot_sign_are_an_outage_of_sts_and_not_kept() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    let alice = user("alice", "t");
+    let unusable = [
+        ("", "secret", "token"),
+        ("\u{feff}ASIA0000000000000001", "secret", "token"),
+        ("ASIA0000000000000001/x, y=", "secret", "token"),
+        ("ASIA0000000000000001", "", "token"),
+        ("ASIA0000000000000001", "secret", ""),
+        ("ASIA0000000000000001", "secret", "to\nken"),
+    ];
+    for (number, (id, secret, token)) in unusable.into_iter().enumerate() {
+        aws.sts.script_credentials(id, secret, token);
+        let error = aws.call(&strategy, &alice).await.unwrap_err();
+        assert_eq!(
+            error.kind(),
+            AuthErrorKind::Unavailable,
+            "{number}: {error}"
+        );
+        assert_eq!(aws.sts.calls(), number + 1);
+        aws.clock.advance(61 * SECOND);
+    }
+    assert!(aws.arrived().is_empty());
+    aws.call(&strategy, &alice).await.unwrap();
+}
+
+#[tokio::test]
 async fn throttling_backs_off_and_a_rejected_token_is_not_asked_for_again() {
     let aws = AwsStack::start().await;
     let strategy = aws.strategy();

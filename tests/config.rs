@@ -677,6 +677,27 @@ backends:
 }
 
 #[test]
+fn a_fault_is_one_line_also_where_an_expression_does_not_compile() {
+    for matcher in ["1 +", "claims[\n\"a\"", "\u{1b}[31m", "a b\r\nc d", "'"] {
+        let document = json!({ "backends": { "aws": { "type": "aws_sts", "awsSts": {
+            "region": "eu-west-1",
+            "roleMappings": [
+                { "matcher": matcher, "roleArn": "arn:aws:iam::123456789012:role/Any" },
+            ],
+        } } } });
+        let error = error_of(&from_json(&document));
+        assert_eq!(error.faults().len(), 1, "{error}");
+        assert!(
+            error.to_string().contains("does not compile: line "),
+            "{error}"
+        );
+        assert_eq!(error.to_string().lines().count(), 2, "{error}");
+        let fault = error.faults()[0].to_string();
+        assert!(!fault.contains(char::is_control), "{fault:?}");
+    }
+}
+
+#[test]
 fn a_fault_of_form_anywhere_keeps_every_layer_back() {
     let config = from_yaml("{default: {type: unauthenticated}, backend: {}}");
     let error = config

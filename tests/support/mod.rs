@@ -8,6 +8,8 @@ pub(crate) mod http_server;
 pub(crate) mod identity_provider;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod issuer;
+#[cfg(feature = "incoming")]
+pub(crate) mod key_pair;
 pub(crate) mod log;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;

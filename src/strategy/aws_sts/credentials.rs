@@ -85,6 +85,12 @@ impl SessionCredentials {
                 format!("AWS STS answered with credentials {fault}"),
             )
         };
+        if !is_access_key_id(&credentials.access_key_id) {
+            return Err(unusable("whose access key id is none"));
+        }
+        if credentials.secret_access_key.is_empty() {
+            return Err(unusable("without a secret access key"));
+        }
         let expires_at = SystemTime::try_from(credentials.expiration)
             .map_err(|_| unusable("that end at a time that cannot be"))?;
         let security_token = secret_header_value(credentials.session_token.clone())
@@ -265,6 +271,14 @@ impl Sts {
             _ => refusal,
         }
     }
+}
+
+/// API Reference of AWS STS, "Credentials". What is none cannot be part of the header that a signature is sent in.
+fn is_access_key_id(id: &str) -> bool {
+    !id.is_empty()
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 const THROTTLED: &str = "it is asked too often; try again later";

@@ -12,7 +12,7 @@ use std::{
 };
 
 use cel::{
-    Context, Program, Value as CelValue,
+    Context, ParseErrors, Program, Value as CelValue,
     common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators},
 };
 use regex::RegexBuilder;
@@ -104,7 +104,7 @@ impl Matcher {
             .stack_size(LARGE_STACK)
             .spawn(move || {
                 let program = Program::compile(&source).map_err(|errors| {
-                    invalid("it does not compile").with_source(errors.to_string())
+                    invalid("it does not compile").with_source(on_one_line(&errors))
                 })?;
                 let depth = check_syntax(program.expression()).map_err(invalid)?;
                 Ok(Self { program, depth })
@@ -344,6 +344,17 @@ fn check_pattern(pattern: Option<&IdedExpr>) -> Result<(), &'static str> {
         .build()
         .map(drop)
         .map_err(|_| "the pattern of `matches` is not a regular expression, or is a large one")
+}
+
+/// Where each error is and what it is, without the picture of the source that `cel` draws below.
+#[cold]
+fn on_one_line(errors: &ParseErrors) -> String {
+    let errors = errors.errors.iter().map(|error| {
+        let (line, column) = error.pos;
+        format!("line {line}, column {column}: {}", error.msg)
+    });
+    let text = errors.collect::<Vec<_>>().join("; ");
+    text.replace(char::is_control, " ")
 }
 
 #[cold]

@@ -1,0 +1,12 @@
+#![no_main]
+
+#[path = "../../hostile_input/configuration.rs"]
+mod configuration;
+#[path = "../../hostile_input/harness.rs"]
+mod harness;
+
+libfuzzer_sys::fuzz_target!(
+    // What is caught is no crash: `cel` panics, and the strategy counts on it.
+    init: drop(std::panic::take_hook()),
+    |input: &[u8]| configuration::check(input)
+);
