@@ -8,6 +8,7 @@ use std::{
     convert::Infallible,
     error::Error,
     io,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -24,7 +25,7 @@ use http::{
 };
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
-    body::{Frame, Incoming},
+    body::{Body, Frame, Incoming, SizeHint},
     server::conn::http1,
     service::service_fn,
 };
@@ -749,6 +750,31 @@ async fn a_gibibyte_of_json_is_not_read() {
 }
 
 #[tokio::test]
+async fn json_that_says_that_it_is_too_large_is_not_read_at_all() {
+    let answer = Response::builder().header(CONTENT_TYPE, "application/json");
+    let answer = answer.body(Announced(MAX_JSON_SIZE + 1).boxed_unsync());
+    let error = answered(answer.unwrap())
+        .post_message(
+            URL.into(),
+            call().into_message(),
+            None,
+            None,
+            HashMap::new(),
+        )
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StreamableHttpError::ResponseBodyTooLarge {
+                max_size: 0x100_0000
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_gibibyte_of_refusal_is_not_read() {
     let sent = Arc::<AtomicU64>::default();
     let counted = sent.clone();
@@ -921,6 +947,24 @@ async fn a_stream_that_breaks_off_ends_with_an_error() {
         "{error:?}"
     );
     assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_body_that_failed_is_not_polled_again() {
+    let mut chunks = vec![
+        Err(io::Error::other("the connection was reset")),
+        Ok(Bytes::from("data: 1\n\n")),
+    ];
+    let chunks = stream::poll_fn(move |_| {
+        let chunk = chunks.pop().expect("it is polled after it has failed");
+        Poll::Ready(Some(chunk))
+    });
+    let events = answered(streaming("text/event-stream", chunks))
+        .get_stream(URL.into(), Some("s1".into()), None, None, HashMap::new())
+        .await
+        .unwrap();
+    let events: Vec<_> = events.map(|event| event.is_ok()).collect().await;
+    assert_eq!(events, [true, false]);
 }
 
 #[tokio::test]
@@ -1180,10 +1224,15 @@ fn recording_client() -> (TowerHttpClient<Recorder>, Sent) {
 }
 
 async fn post(client: &TowerHttpClient<Recorder>, message: impl IntoMessage) {
-    let uri = "http://127.0.0.1:1/mcp".into();
     // The empty answer is an error for a request; what was sent is what counts.
     _ = client
-        .post_message(uri, message.into_message(), None, None, HashMap::new())
+        .post_message(
+            URL.into(),
+            message.into_message(),
+            None,
+            None,
+            HashMap::new(),
+        )
         .await;
 }
 
@@ -1196,6 +1245,8 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 
 const GIBIBYTE: u64 = 1 << 30;
 const MAX_EVENT_SIZE: usize = 1024;
+const MAX_JSON_SIZE: u64 = 16 * 1024 * 1024;
+const URL: &str = "http://127.0.0.1:1/mcp";
 
 type ServerBody = UnsyncBoxBody<Bytes, io::Error>;
 type ClientError = StreamableHttpError<TowerHttpError>;
@@ -1302,6 +1353,37 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
+    }
+}
+
+/// A client that gets this one answer, and no connection between the two that would hide how the body is read.
+fn answered(
+    answer: Response<ServerBody>,
+) -> TowerHttpClient<BoxCloneService<Request<Full<Bytes>>, Response<ServerBody>, Infallible>> {
+    let answer = Arc::new(Mutex::new(Some(answer)));
+    let service = tower::service_fn(move |_| {
+        let answer = answer.lock().unwrap().take().unwrap();
+        std::future::ready(Ok(answer))
+    });
+    TowerHttpClient::new(BoxCloneService::new(service))
+}
+
+/// A body that says how long it is and must not be read.
+struct Announced(u64);
+
+impl Body for Announced {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        panic!("it is read")
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0)
     }
 }
 

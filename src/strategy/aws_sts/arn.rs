@@ -2,7 +2,8 @@ use std::{fmt, sync::Arc};
 
 use crate::error::{AuthError, AuthErrorKind};
 
-const MAX_PATH: usize = 512;
+/// 512 with the slashes around it.
+const MAX_PATH: usize = 510;
 const MAX_NAME: usize = 64;
 
 /// The ARN of an IAM role: `arn:aws:iam::123456789012:role/path/Name`.
