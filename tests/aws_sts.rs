@@ -20,6 +20,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::json;
 use support::{
     aws_stack::{AwsStack, Body, DEFAULT_ROLE, REGION, http_client, user, user_with},
+    log::Log,
     sigv4::{MOST_SERVICES, Signature},
     sts::Behaviour,
 };
@@ -29,7 +30,6 @@ use tower_identity::{
     AccessToken, AuthErrorKind, AwsSts, HealthCheck, Identity, IdentityLayer, Reauthenticate,
     RoleMapping, Secret, Strategy, Subject, UpstreamToken, strategy::GatheredBody,
 };
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -1123,37 +1123,11 @@ async fn each_of_1000_users_in_3_roles_is_signed_for_with_their_own_credentials(
     assert_eq!(keys.len(), USERS * ROLES.len());
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
-}
-
 #[tokio::test]
 async fn f33_no_secret_is_in_a_log_at_trace_that_of_the_aws_sdk_included() {
     let aws = AwsStack::start().await;
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("trace"))
-        .with_writer(log.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.capture("trace");
 
     let strategy = aws.strategy();
     let mut request = aws.request(&user("alice", "hush-own-token"));
@@ -1174,7 +1148,7 @@ async fn f33_no_secret_is_in_a_log_at_trace_that_of_the_aws_sdk_included() {
         .await
         .unwrap_err();
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert!(log.contains("AWS STS answered with credentials"), "{log}");
     assert!(log.contains("AWS STS refused"), "{log}");
     assert!(

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http::{Request, StatusCode, Version};
 use http_body_util::Full;
 use rcgen::CertifiedKey;
-use support::http_server::{HttpServer, ok, temporary_redirect};
+use support::{
+    http_server::{HttpServer, ok, temporary_redirect},
+    recording::identity,
+};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
@@ -24,8 +27,7 @@ use tokio_rustls::{
 };
 use tower::{ServiceBuilder, ServiceExt};
 use tower_identity::{
-    AccessToken, AuthLayer, HeaderInjection, Identity, IdentityLayer, Origin, UpstreamInject,
-    UpstreamToken,
+    AuthLayer, HeaderInjection, Identity, IdentityLayer, Origin, UpstreamInject,
     client::hyper::{HttpsClient, https_client, https_client_with},
 };
 
@@ -203,11 +205,5 @@ fn get(uri: &str) -> Request<Full<Bytes>> {
 }
 
 fn user(token: &str) -> Identity {
-    Identity::builder("user-1")
-        .upstream(
-            "github",
-            UpstreamToken::new(AccessToken::new(token).unwrap()),
-        )
-        .build()
-        .unwrap()
+    identity("user-1", token)
 }

@@ -3,50 +3,20 @@
 
 mod support;
 
-use std::{
-    fmt::Write as _,
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{fmt::Write as _, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::json;
-use support::identity_provider::{
-    AUDIENCE, ED25519, INTROSPECT, IdentityProvider, P256, client, some_day,
+use support::{
+    identity_provider::{AUDIENCE, ED25519, INTROSPECT, IdentityProvider, P256, client, some_day},
+    log::Log,
 };
 use tower_identity::{IntrospectionEndpoint, TokenValidator, clock::ManualClock};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
-}
 
 #[tokio::test]
 async fn f33_no_part_of_a_token_is_logged_or_shown() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("tower_identity=trace"))
-        .with_writer(log.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.capture("tower_identity=trace");
     let provider = IdentityProvider::start(P256).await;
     let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client())
         .build()
@@ -83,7 +53,7 @@ async fn f33_no_part_of_a_token_is_logged_or_shown() {
     )
     .unwrap();
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert!(log.contains("a caller was refused"), "{log}");
     assert!(log.contains("could not be fetched"), "{log}");
     shown.push_str(&log);

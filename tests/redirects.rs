@@ -9,15 +9,18 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use support::http_server::{HttpServer, ok, temporary_redirect};
+use support::{
+    http_server::{HttpServer, ok, temporary_redirect},
+    recording::identity,
+};
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 use tower_http::follow_redirect::{
     FollowRedirect,
     policy::{PolicyExt, Standard, clone_body_fn},
 };
 use tower_identity::{
-    AccessToken, AuthError, AuthErrorKind, AuthLayer, FallbackPolicy, HeaderForwardLayer,
-    HeaderInjection, Identity, IdentityLayer, UpstreamInject, UpstreamToken,
+    AuthError, AuthErrorKind, AuthLayer, FallbackPolicy, HeaderForwardLayer, HeaderInjection,
+    Identity, IdentityLayer, UpstreamInject,
 };
 
 #[tokio::test]
@@ -117,13 +120,7 @@ fn http_client() -> Client<HttpConnector, Full<Bytes>> {
 }
 
 fn user(token: &str) -> Identity {
-    Identity::builder("user-1")
-        .upstream(
-            "github",
-            UpstreamToken::new(AccessToken::new(token).unwrap()),
-        )
-        .build()
-        .unwrap()
+    identity("user-1", token)
 }
 
 /// Follows redirects with method and body, which a 307 asks for.

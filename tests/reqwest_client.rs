@@ -10,11 +10,14 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::AUTHOR
 use http_body_util::{BodyExt, Full, channel::Channel};
 use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::{Client, redirect};
-use support::http_server::{HttpServer, ok, server_body, temporary_redirect};
+use support::{
+    http_server::{HttpServer, ok, server_body, temporary_redirect},
+    recording::identity,
+};
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_identity::{
-    AccessToken, AuthLayer, HeaderForwardLayer, HeaderInjection, Identity, IdentityLayer,
-    UpstreamInject, UpstreamToken, client::reqwest::ReqwestService,
+    AuthLayer, HeaderForwardLayer, HeaderInjection, Identity, IdentityLayer, UpstreamInject,
+    client::reqwest::ReqwestService,
 };
 
 #[tokio::test]
@@ -252,11 +255,5 @@ fn get(uri: &str) -> Request<Full<Bytes>> {
 }
 
 fn user(token: &str) -> Identity {
-    Identity::builder("user-1")
-        .upstream(
-            "github",
-            UpstreamToken::new(AccessToken::new(token).unwrap()),
-        )
-        .build()
-        .unwrap()
+    identity("user-1", token)
 }

@@ -4,20 +4,21 @@ mod support;
 
 use std::{
     fmt::{Debug, Write as _},
-    io,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request};
-use support::recording::{RecordingService, request, request_to};
+use support::{
+    log::Log,
+    recording::{RecordingService, request, request_to},
+};
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, AuthLayer, CapturedHeaders, FallbackPolicy,
     HeaderForwardLayer, HeaderInjection, Identity, IdentityLayer, Origin, Secret, Strategy,
     UpstreamInject, UpstreamToken, strategy_fn,
 };
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 /// No part of a secret of its own is in the name of anything else here.
 const MARK: &str = "hush";
@@ -54,44 +55,11 @@ fn chain(error: &BoxError) -> String {
     text
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// Captures all that this thread logs, from now on.
-    fn capture(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new("trace"))
-            .with_writer(self.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    /// `witness` is in the log if it was captured at all.
-    fn assert_without_secrets(&self, witness: &str) {
-        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        assert!(log.contains(witness), "the log was not captured: {log}");
-        assert!(!log.contains(MARK), "{log}");
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
+/// `witness` is in the log if it was captured at all.
+fn assert_without_secrets(log: &Log, witness: &str) {
+    let log = log.text();
+    assert!(log.contains(witness), "the log was not captured: {log}");
+    assert!(!log.contains(MARK), "{log}");
 }
 
 #[test]
@@ -252,7 +220,7 @@ fn f33_no_construction_error_shows_a_secret() {
 #[tokio::test]
 async fn f33_no_request_shows_a_secret_in_an_error_or_in_a_log_at_trace() {
     let log = Log::default();
-    let _guard = log.capture();
+    let _guard = log.capture("trace");
 
     let backend = RecordingService::new();
     let strategies: [Arc<dyn Strategy<String>>; 3] = [
@@ -302,7 +270,7 @@ async fn f33_no_request_shows_a_secret_in_an_error_or_in_a_log_at_trace() {
         let headers = shown(&arrival.headers);
         assert!(!headers.contains(MARK), "{headers}");
     }
-    log.assert_without_secrets("using the session's");
+    assert_without_secrets(&log, "using the session's");
 }
 
 #[cfg(all(feature = "hyper", feature = "reqwest"))]
@@ -316,7 +284,7 @@ async fn f33_no_client_beneath_logs_a_secret_at_trace() {
     use tower_identity::client::{hyper::https_client, reqwest::ReqwestService};
 
     let log = Log::default();
-    let _guard = log.capture();
+    let _guard = log.capture("trace");
     let server = HttpServer::start(async |_| ok()).await;
     let http2 = Client::builder(TokioExecutor::new())
         .http2_only(true)
@@ -358,7 +326,7 @@ async fn f33_no_client_beneath_logs_a_secret_at_trace() {
         assert_eq!(request.all("x-static"), [secret("static")]);
     }
     assert_eq!(server.requests().len(), 3);
-    log.assert_without_secrets("h2");
+    assert_without_secrets(&log, "h2");
 }
 
 #[cfg(feature = "reqwest")]
@@ -370,11 +338,7 @@ async fn f33_reqwest_does_not_log_what_it_sends_even_if_it_is_asked_to() {
 
     let log = Log::default();
     // reqwest logs by `log`, which only a global subscriber takes over.
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("trace"))
-        .with_writer(log.clone())
-        .finish()
-        .init();
+    log.subscriber("trace").init();
     let server = HttpServer::start(async |_| ok()).await;
     let verbose = reqwest::Client::builder().connection_verbose(true);
     let key = HeaderInjection::new("x-key", secret("fixed")).unwrap();
@@ -383,5 +347,5 @@ async fn f33_reqwest_does_not_log_what_it_sends_even_if_it_is_asked_to() {
         .body(String::new())
         .unwrap();
     client.oneshot(request).await.unwrap();
-    log.assert_without_secrets("reqwest");
+    assert_without_secrets(&log, "reqwest");
 }

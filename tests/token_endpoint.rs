@@ -6,8 +6,7 @@ mod support;
 use std::{
     convert::Infallible,
     error::Error,
-    io,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -21,8 +20,11 @@ use hyper_util::{
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use support::issuer::{
-    self, Behaviour, CLIENT_CREDENTIALS, Issuer, JWT_BEARER, REFRESH_TOKEN, TOKEN_EXCHANGE,
+use support::{
+    issuer::{
+        self, Behaviour, CLIENT_CREDENTIALS, Issuer, JWT_BEARER, REFRESH_TOKEN, TOKEN_EXCHANGE,
+    },
+    log::Log,
 };
 use tower::service_fn;
 use tower_identity::{
@@ -1055,31 +1057,12 @@ async fn f35_a_redirect_is_not_followed() {
 
 // Secrets.
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn f33_no_secret_is_in_a_log_an_error_a_url_or_debug() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
     // For all threads: `tracing` keeps what it is told of an event by the thread that first meets it. What the other tests
     // log meanwhile shall not have a secret in it either.
-    tracing::subscriber::set_global_default(subscriber).unwrap();
+    tracing::subscriber::set_global_default(log.subscriber("trace")).unwrap();
 
     for client_auth in [
         ClientAuth::basic("gateway", secret(CLIENT_SECRET)),
@@ -1123,7 +1106,7 @@ async fn f33_no_secret_is_in_a_log_an_error_a_url_or_debug() {
         }
     }
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert!(log.contains("the token endpoint answered"));
     assert_shows_no_secret(&log);
 }

@@ -71,14 +71,15 @@ impl Serialize for BackendAuthConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut members = serializer.serialize_map(None)?;
         members.serialize_entry("type", self.type_name())?;
+        let name = self.block_name();
         match self {
             Self::Unauthenticated | Self::Registered(_) => {}
-            Self::HeaderInjection(block) => members.serialize_entry("headerInjection", block)?,
-            Self::TokenExchange(block) => members.serialize_entry("tokenExchange", block)?,
-            Self::UpstreamInject(block) => members.serialize_entry("upstreamInject", block)?,
-            Self::AwsSts(block) => members.serialize_entry("awsSts", block)?,
-            Self::OnBehalfOf(block) => members.serialize_entry("obo", block)?,
-            Self::CrossAppAccess(block) => members.serialize_entry("xaa", block)?,
+            Self::HeaderInjection(block) => members.serialize_entry(name, block)?,
+            Self::TokenExchange(block) => members.serialize_entry(name, block)?,
+            Self::UpstreamInject(block) => members.serialize_entry(name, block)?,
+            Self::AwsSts(block) => members.serialize_entry(name, block)?,
+            Self::OnBehalfOf(block) => members.serialize_entry(name, block)?,
+            Self::CrossAppAccess(block) => members.serialize_entry(name, block)?,
         }
         members.end()
     }

@@ -187,18 +187,12 @@ impl<B> ResourcesBuilder<B> {
             }
             strategies.insert(name, strategy);
         }
-        let tokens = match self.tokens {
-            Some(cache) => cache,
-            None => CredentialCache::builder()
-                .clock(self.clock.clone())
-                .build()?,
-        };
-        let sessions = match self.sessions {
-            Some(cache) => cache,
-            None => CredentialCache::builder()
-                .clock(self.clock.clone())
-                .build()?,
-        };
+        let tokens = self
+            .tokens
+            .unwrap_or_else(|| CredentialCache::builder().clock(self.clock.clone()).make());
+        let sessions = self
+            .sessions
+            .unwrap_or_else(|| CredentialCache::builder().clock(self.clock.clone()).make());
         let aws_sts = match self.sts_endpoint {
             None => self.aws_sts,
             Some(endpoint) => {

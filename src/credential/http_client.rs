@@ -18,6 +18,8 @@ use crate::{
     origin::{InvalidOrigin, Origin},
 };
 
+const BODY_LIMIT: usize = 1 << 20;
+
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// An HTTP client whose type is forgotten. Each call uses a clone of it.
@@ -25,8 +27,7 @@ pub(crate) struct HttpClient {
     exchange: Box<Exchange>,
 }
 
-type Exchange =
-    dyn Fn(Request<Full<Bytes>>, usize) -> BoxFuture<Result<Answer, Failure>> + Send + Sync;
+type Exchange = dyn Fn(Request<Full<Bytes>>) -> BoxFuture<Result<Answer, Failure>> + Send + Sync;
 
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -53,22 +54,35 @@ impl HttpClient {
         ResBody::Error: Into<BoxError>,
     {
         Self {
-            exchange: Box::new(move |request, body_limit| {
-                Box::pin(exchange(client.clone(), request, body_limit))
-            }),
+            exchange: Box::new(move |request| Box::pin(exchange(client.clone(), request))),
         }
     }
 
-    /// The whole answer. The body of a redirect is not read.
+    /// The whole answer, up to 1 MiB. The body of a redirect is not read.
     pub(crate) async fn call(
         &self,
         request: Request<Full<Bytes>>,
-        body_limit: usize,
         time_limit: Duration,
     ) -> Result<Answer, Failure> {
-        tokio::time::timeout(time_limit, (self.exchange)(request, body_limit))
+        tokio::time::timeout(time_limit, (self.exchange)(request))
             .await
             .unwrap_or(Err(Failure::TooLate))
+    }
+}
+
+impl Failure {
+    /// As an error, which `unavailable` makes of what the server did.
+    pub(crate) fn into_error(
+        self,
+        time_limit: Duration,
+        unavailable: impl FnOnce(&str) -> AuthError,
+    ) -> AuthError {
+        match self {
+            Self::Unreachable(source) => unavailable("cannot be reached").with_source(source),
+            Self::Interrupted(source) => unavailable("broke off its answer").with_source(source),
+            Self::TooLarge => unavailable("sent more than 1 MiB; the rest was not read"),
+            Self::TooLate => unavailable(&format!("did not answer within {time_limit:?}")),
+        }
     }
 }
 
@@ -119,7 +133,6 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
 async fn exchange<S, ResBody>(
     mut client: S,
     request: Request<Full<Bytes>>,
-    body_limit: usize,
 ) -> Result<Answer, Failure>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
@@ -138,7 +151,7 @@ where
     let body = if head.status.is_redirection() {
         Zeroizing::default()
     } else {
-        read(body, body_limit).await?
+        read(body).await?
     };
     Ok(Answer {
         status: head.status,
@@ -147,7 +160,7 @@ where
     })
 }
 
-async fn read<ResBody>(body: ResBody, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure>
+async fn read<ResBody>(body: ResBody) -> Result<Zeroizing<Vec<u8>>, Failure>
 where
     ResBody: Body,
     ResBody::Error: Into<BoxError>,
@@ -157,7 +170,7 @@ where
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let frame = frame.map_err(|error| Failure::Interrupted(error.into()))?;
         if let Ok(data) = frame.into_data() {
-            if data.remaining() > limit.saturating_sub(bytes.len()) {
+            if data.remaining() > BODY_LIMIT.saturating_sub(bytes.len()) {
                 return Err(Failure::TooLarge);
             }
             append(&mut bytes, data);

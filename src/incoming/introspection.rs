@@ -3,10 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{ACCEPT, CONTENT_TYPE},
-};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::Full;
 use serde_json::{Map, Value};
@@ -16,13 +13,12 @@ use crate::{
     clock::Clock,
     credential::{
         endpoint::{ClientAuth, Form},
-        http_client::{Failure, HttpClient, parse_url},
+        http_client::{HttpClient, parse_url},
     },
     error::{AuthError, AuthErrorKind},
     origin::Origin,
 };
 
-const BODY_LIMIT: usize = 1 << 20;
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// An introspection endpoint (RFC 7662 §2), with the client that reaches it and the way it authenticates there.
@@ -74,26 +70,9 @@ impl IntrospectionEndpoint {
         clock: &dyn Clock,
     ) -> Result<Option<Map<String, Value>>, AuthError> {
         let request = self.request(token, clock)?;
-        let answer = match self
-            .inner
-            .client
-            .call(request, BODY_LIMIT, TIME_LIMIT)
-            .await
-        {
-            Ok(answer) => answer,
-            Err(Failure::Unreachable(source)) => {
-                return Err(self.unavailable("cannot be reached").with_source(source));
-            }
-            Err(Failure::Interrupted(source)) => {
-                return Err(self.unavailable("broke off its answer").with_source(source));
-            }
-            Err(Failure::TooLarge) => {
-                return Err(self.unavailable("sent more than 1 MiB; the rest was not read"));
-            }
-            Err(Failure::TooLate) => {
-                return Err(self.unavailable(format_args!("did not answer within {TIME_LIMIT:?}")));
-            }
-        };
+        let answer = self.inner.client.call(request, TIME_LIMIT).await;
+        let answer = answer
+            .map_err(|failure| failure.into_error(TIME_LIMIT, |fault| self.unavailable(fault)))?;
         if answer.status != StatusCode::OK {
             return Err(self.unavailable(format_args!(
                 "answered {}; check the client's id and secret, and its own log",
@@ -118,16 +97,7 @@ impl IntrospectionEndpoint {
         if let Some(client_auth) = &self.inner.client_auth {
             client_auth.apply(&self.inner.uri, clock.now(), &mut form, &mut headers)?;
         }
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        );
-        let mut request = Request::new(Full::new(Bytes::from_owner(form.encode())));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.inner.uri.clone();
-        *request.headers_mut() = headers;
-        Ok(request)
+        Ok(form.post(&self.inner.uri, headers))
     }
 
     #[cold]

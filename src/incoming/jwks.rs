@@ -52,13 +52,12 @@ use crate::{
     clock::Clock,
     credential::{
         cache::{CacheKey, CacheScope, CredentialCache, Obtained},
-        http_client::{Answer, Failure, HttpClient, parse_url},
+        http_client::{Answer, HttpClient, parse_url},
     },
     error::{AuthError, AuthErrorKind},
 };
 
 const MAX_KEYS: usize = 100;
-const BODY_LIMIT: usize = 1 << 20;
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 const DEBOUNCE: Duration = Duration::from_secs(10);
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(60 * 60);
@@ -408,21 +407,8 @@ impl Fetcher {
         request
             .headers_mut()
             .insert(ACCEPT, HeaderValue::from_static("application/json"));
-        match self.client.call(request, BODY_LIMIT, TIME_LIMIT).await {
-            Ok(answer) => Ok(answer),
-            Err(Failure::Unreachable(source)) => {
-                Err(self.unavailable("cannot be reached").with_source(source))
-            }
-            Err(Failure::Interrupted(source)) => {
-                Err(self.unavailable("broke off its answer").with_source(source))
-            }
-            Err(Failure::TooLarge) => {
-                Err(self.unavailable("sent more than 1 MiB; the rest was not read"))
-            }
-            Err(Failure::TooLate) => {
-                Err(self.unavailable(format!("did not answer within {TIME_LIMIT:?}")))
-            }
-        }
+        let answer = self.client.call(request, TIME_LIMIT).await;
+        answer.map_err(|failure| failure.into_error(TIME_LIMIT, |fault| self.unavailable(fault)))
     }
 
     #[cold]

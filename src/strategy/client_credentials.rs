@@ -5,7 +5,7 @@ use http::Request;
 use crate::{
     clock::Clock,
     credential::{
-        cache::{CacheScope, CredentialCache},
+        cache::CredentialCache,
         endpoint::{TokenEndpoint, TokenRequest},
     },
     error::AuthError,
@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Attempt, Authenticating, Strategy,
-    issued::{CacheSettings, Holder, IssuedToken, IssuedTokens},
+    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
 };
 
 /// Sends a token of the application's own, which is the same for all users (RFC 6749 §4.4).
@@ -35,36 +35,28 @@ use super::{
 /// What the [token endpoint](crate::credential::endpoint#what-comes-of-an-answer) says.
 #[derive(Clone)]
 pub struct ClientCredentials {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    endpoint: TokenEndpoint,
-    request: TokenRequest,
-    tokens: IssuedTokens,
+    tokens: Arc<IssuedTokens>,
 }
 
 impl ClientCredentials {
     /// Starts a strategy that gets its token at `endpoint`, as the client that is configured there.
     pub fn builder(endpoint: TokenEndpoint) -> ClientCredentialsBuilder {
         ClientCredentialsBuilder {
-            endpoint,
-            request: TokenRequest::client_credentials(),
-            settings: CacheSettings::default(),
+            tokens: IssuedTokensBuilder::new(endpoint, TokenRequest::client_credentials()),
         }
     }
 }
 
 impl<B: Send + 'static> Strategy<B> for ClientCredentials {
     fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
-        let inner = &self.inner;
-        inner.tokens.authenticate(request, |_| {
-            inner.endpoint.request_token(inner.request.clone())
+        let tokens = &self.tokens;
+        tokens.authenticate(request, |_| {
+            tokens.endpoint.request_token(tokens.request.clone())
         })
     }
 
     fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
-        self.inner.tokens.reject(request, sent)
+        self.tokens.reject(request, sent)
     }
 
     fn name(&self) -> &'static str {
@@ -75,8 +67,8 @@ impl<B: Send + 'static> Strategy<B> for ClientCredentials {
 impl fmt::Debug for ClientCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientCredentials")
-            .field("endpoint", &self.inner.endpoint)
-            .field("request", &self.inner.request)
+            .field("endpoint", &self.tokens.endpoint)
+            .field("request", &self.tokens.request)
             .finish_non_exhaustive()
     }
 }
@@ -84,21 +76,19 @@ impl fmt::Debug for ClientCredentials {
 /// Builds [`ClientCredentials`].
 #[must_use = "nothing is checked before `build`"]
 pub struct ClientCredentialsBuilder {
-    pub(super) endpoint: TokenEndpoint,
-    pub(super) request: TokenRequest,
-    pub(super) settings: CacheSettings,
+    pub(super) tokens: IssuedTokensBuilder,
 }
 
 impl ClientCredentialsBuilder {
     /// Adds the name of a service that the token is for. RFC 6749 has no such parameter; many issuers do.
     pub fn audience(mut self, audience: &str) -> Self {
-        self.request = self.request.audience(audience);
+        self.tokens.request = self.tokens.request.audience(audience);
         self
     }
 
     /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
     pub fn resource(mut self, resource: &str) -> Self {
-        self.request = self.request.resource(resource);
+        self.tokens.request = self.tokens.request.resource(resource);
         self
     }
 
@@ -108,19 +98,19 @@ impl ClientCredentialsBuilder {
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        self.request = self.request.scopes(scopes);
+        self.tokens.request = self.tokens.request.scopes(scopes);
         self
     }
 
     /// Keeps the token in this cache, together with those of other strategies. By default there is one of its own.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
-        self.settings.shared = Some(cache);
+        self.tokens.cache = Some(cache);
         self
     }
 
     /// Sets the clock of the strategy's own cache; a shared one has its own.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.settings.clock = clock;
+        self.tokens.clock = clock;
         self
     }
 
@@ -132,22 +122,14 @@ impl ClientCredentialsBuilder {
     /// (RFC 6749 §4.4), an audience is empty, a resource is not absolute or has a fragment, a scope is not one word, or
     /// scopes were set twice.
     pub fn build(self) -> Result<ClientCredentials, AuthError> {
-        self.request.check()?;
-        self.endpoint
-            .check_confidential_client("client credentials")?;
-        let scope = self
+        self.tokens.request.check()?;
+        self.tokens
             .endpoint
-            .describe(CacheScope::new("client credentials"));
+            .check_confidential_client("client credentials")?;
+        let scope = self.tokens.scope("client credentials");
+        let tokens = self.tokens.build(scope, Holder::Client)?;
         Ok(ClientCredentials {
-            inner: Arc::new(Inner {
-                tokens: IssuedTokens::new(
-                    Holder::Client,
-                    self.request.describe(scope),
-                    self.settings,
-                )?,
-                endpoint: self.endpoint,
-                request: self.request,
-            }),
+            tokens: Arc::new(tokens),
         })
     }
 }
@@ -155,8 +137,8 @@ impl ClientCredentialsBuilder {
 impl fmt::Debug for ClientCredentialsBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientCredentialsBuilder")
-            .field("endpoint", &self.endpoint)
-            .field("request", &self.request)
+            .field("endpoint", &self.tokens.endpoint)
+            .field("request", &self.tokens.request)
             .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,7 @@ use http::Request;
 use crate::{
     clock::Clock,
     credential::{
-        cache::{CacheScope, CredentialCache},
+        cache::CredentialCache,
         endpoint::{TokenEndpoint, TokenRequest, TokenResponse, TokenType},
     },
     error::{AuthError, AuthErrorKind},
@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Attempt, Authenticating, Strategy,
-    issued::{CacheSettings, Holder, IssuedToken, IssuedTokens},
+    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
     jwt::UnverifiedJwt,
     subject::Subject,
 };
@@ -61,11 +61,10 @@ pub struct CrossAppAccess {
 }
 
 struct Inner {
-    identity_provider: TokenEndpoint,
-    authorization_server: TokenEndpoint,
-    request: TokenRequest,
-    expected: Arc<ExpectedAssertion>,
+    /// Its endpoint is the identity provider's.
     tokens: IssuedTokens,
+    authorization_server: TokenEndpoint,
+    expected: Arc<ExpectedAssertion>,
 }
 
 impl CrossAppAccess {
@@ -76,30 +75,30 @@ impl CrossAppAccess {
         identity_provider: TokenEndpoint,
         authorization_server: TokenEndpoint,
     ) -> CrossAppAccessBuilder {
+        let request = TokenRequest::token_exchange().requested_token_type(TokenType::IdJag);
         CrossAppAccessBuilder {
+            tokens: IssuedTokensBuilder::new(identity_provider, request),
             subject: Subject::upstream_id_token(provider),
-            identity_provider,
             authorization_server,
-            request: TokenRequest::token_exchange().requested_token_type(TokenType::IdJag),
             issuer: None,
             audience: None,
             resources: Vec::new(),
-            settings: CacheSettings::default(),
         }
     }
 }
 
 impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
     fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
-        self.inner.tokens.authenticate(request, |party| {
-            let mut exchange = self.inner.request.clone();
+        let tokens = &self.inner.tokens;
+        tokens.authenticate(request, |party| {
+            let mut exchange = tokens.request.clone();
             let mut issuer = None;
             if let Some(subject) = &party.subject {
                 exchange = exchange.subject_token(subject.expose(), TokenType::IdToken);
                 issuer = UnverifiedJwt::decode(subject.expose())
                     .and_then(|id_token| id_token.issuer().map(str::to_owned));
             }
-            let asserting = self.inner.identity_provider.request_assertion(exchange);
+            let asserting = tokens.endpoint.request_assertion(exchange);
             let authorization_server = self.inner.authorization_server.clone();
             let expected = Arc::clone(&self.inner.expected);
             async move {
@@ -124,9 +123,9 @@ impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
 impl fmt::Debug for CrossAppAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CrossAppAccess")
-            .field("identity_provider", &self.inner.identity_provider)
+            .field("identity_provider", &self.inner.tokens.endpoint)
             .field("authorization_server", &self.inner.authorization_server)
-            .field("request", &self.inner.request)
+            .field("request", &self.inner.tokens.request)
             .finish_non_exhaustive()
     }
 }
@@ -134,14 +133,13 @@ impl fmt::Debug for CrossAppAccess {
 /// Builds [`CrossAppAccess`].
 #[must_use = "nothing is checked before `build`"]
 pub struct CrossAppAccessBuilder {
+    /// Its endpoint is the identity provider's.
+    tokens: IssuedTokensBuilder,
     subject: Subject,
-    identity_provider: TokenEndpoint,
     authorization_server: TokenEndpoint,
-    request: TokenRequest,
     issuer: Option<String>,
     audience: Option<String>,
     resources: Vec<String>,
-    settings: CacheSettings,
 }
 
 impl CrossAppAccessBuilder {
@@ -161,7 +159,7 @@ impl CrossAppAccessBuilder {
 
     /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
     pub fn resource(mut self, resource: &str) -> Self {
-        self.request = self.request.resource(resource);
+        self.tokens.request = self.tokens.request.resource(resource);
         self.resources.push(resource.to_owned());
         self
     }
@@ -172,19 +170,19 @@ impl CrossAppAccessBuilder {
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        self.request = self.request.scopes(scopes);
+        self.tokens.request = self.tokens.request.scopes(scopes);
         self
     }
 
     /// Keeps the tokens in this cache, together with those of other strategies. By default there is one of its own.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
-        self.settings.shared = Some(cache);
+        self.tokens.cache = Some(cache);
         self
     }
 
     /// Sets the clock that assertions are checked with, and that of the strategy's own cache; a shared one has its own.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.settings.clock = clock;
+        self.tokens.clock = clock;
         self
     }
 
@@ -195,7 +193,7 @@ impl CrossAppAccessBuilder {
     /// [`Configuration`](AuthErrorKind::Configuration), when there is no audience, it or the issuer is empty, a resource
     /// is not absolute or has a fragment, a scope is not one word, scopes were set twice, or the name of the upstream
     /// provider is blank.
-    pub fn build(self) -> Result<CrossAppAccess, AuthError> {
+    pub fn build(mut self) -> Result<CrossAppAccess, AuthError> {
         let audience = self.audience.ok_or_else(|| {
             AuthError::new(
                 AuthErrorKind::Configuration,
@@ -208,12 +206,10 @@ impl CrossAppAccessBuilder {
                 "the issuer of the assertions is empty; leave it out for the one of the ID token",
             ));
         }
-        let request = self.request.audience(&audience);
-        request.check()?;
-        let scope = self
-            .identity_provider
-            .describe(CacheScope::new("cross-app access"));
-        let scope = self.authorization_server.describe(request.describe(scope));
+        self.tokens.request = self.tokens.request.audience(&audience);
+        self.tokens.request.check()?;
+        let scope = self.tokens.scope("cross-app access");
+        let scope = self.authorization_server.describe(scope);
         let scope = match &self.issuer {
             Some(issuer) => scope.field("issuer", issuer),
             None => scope,
@@ -222,14 +218,12 @@ impl CrossAppAccessBuilder {
             issuer: self.issuer,
             audience,
             resources: self.resources,
-            clock: self.settings.clock.clone(),
+            clock: self.tokens.clock.clone(),
         };
         Ok(CrossAppAccess {
             inner: Arc::new(Inner {
-                tokens: IssuedTokens::new(Holder::user(self.subject), scope, self.settings)?,
-                identity_provider: self.identity_provider,
+                tokens: self.tokens.build(scope, Holder::user(self.subject))?,
                 authorization_server: self.authorization_server,
-                request,
                 expected: Arc::new(expected),
             }),
         })
@@ -239,9 +233,9 @@ impl CrossAppAccessBuilder {
 impl fmt::Debug for CrossAppAccessBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CrossAppAccessBuilder")
-            .field("identity_provider", &self.identity_provider)
+            .field("identity_provider", &self.tokens.endpoint)
             .field("authorization_server", &self.authorization_server)
-            .field("request", &self.request)
+            .field("request", &self.tokens.request)
             .finish_non_exhaustive()
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     clock::{Clock, SystemClock},
     credential::{
         cache::{CacheKey, CacheScope, CredentialCache, Obtained},
-        endpoint::{Lifetime, TokenResponse},
+        endpoint::{Lifetime, TokenEndpoint, TokenRequest, TokenResponse},
     },
     error::{AuthError, AuthErrorKind},
     identity::Identity,
@@ -53,9 +53,12 @@ impl fmt::Debug for IssuedToken {
     }
 }
 
-/// What all strategies share that have tokens issued: whom for, whether one is at hand, and how it gets onto a request.
-#[derive(Clone)]
+/// What all strategies share that have tokens issued: where and whom for, whether one is at hand, and how it gets onto a
+/// request.
 pub(super) struct IssuedTokens {
+    pub(super) endpoint: TokenEndpoint,
+    /// It lacks what is the user's.
+    pub(super) request: TokenRequest,
     holder: Holder,
     scope: CacheScope,
     cache: CredentialCache<IssuedToken>,
@@ -79,27 +82,6 @@ pub(super) struct Party<'a> {
 }
 
 impl IssuedTokens {
-    /// `scope` has all of the configuration but the holder.
-    pub(super) fn new(
-        holder: Holder,
-        scope: CacheScope,
-        settings: CacheSettings,
-    ) -> Result<Self, AuthError> {
-        holder.check()?;
-        let skew = settings.skew;
-        let scope = if skew.is_zero() {
-            scope
-        } else {
-            scope.field("cache skew", skew.as_nanos().to_be_bytes())
-        };
-        Ok(Self {
-            scope: holder.describe(scope),
-            holder,
-            cache: settings.build()?,
-            skew,
-        })
-    }
-
     /// Puts a token onto the request: the one at hand, or the one that `ask` brings.
     pub(super) fn authenticate<B, R>(
         &self,
@@ -251,31 +233,55 @@ impl Party<'_> {
     }
 }
 
-/// Which cache a strategy uses: one that it shares, or its own.
+/// What the builders of these strategies share.
 #[derive(Clone)]
-pub(super) struct CacheSettings {
-    pub(super) shared: Option<CredentialCache<IssuedToken>>,
+pub(super) struct IssuedTokensBuilder {
+    pub(super) endpoint: TokenEndpoint,
+    pub(super) request: TokenRequest,
+    /// One that is shared, where it is not to be the strategy's own.
+    pub(super) cache: Option<CredentialCache<IssuedToken>>,
     pub(super) clock: Arc<dyn Clock>,
     /// How long before its end a token is given up.
     pub(super) skew: Duration,
 }
 
-impl CacheSettings {
-    fn build(self) -> Result<CredentialCache<IssuedToken>, AuthError> {
-        match self.shared {
-            Some(cache) => Ok(cache),
-            None => CredentialCache::builder().clock(self.clock).build(),
-        }
-    }
-}
-
-impl Default for CacheSettings {
-    fn default() -> Self {
+impl IssuedTokensBuilder {
+    pub(super) fn new(endpoint: TokenEndpoint, request: TokenRequest) -> Self {
         Self {
-            shared: None,
+            endpoint,
+            request,
+            cache: None,
             clock: Arc::new(SystemClock),
             skew: Duration::ZERO,
         }
+    }
+
+    /// All that is configured here, under the name of the strategy.
+    pub(super) fn scope(&self, strategy: &str) -> CacheScope {
+        let scope = self.endpoint.describe(CacheScope::new(strategy));
+        let scope = self.request.describe(scope);
+        if self.skew.is_zero() {
+            return scope;
+        }
+        scope.field("cache skew", self.skew.as_nanos().to_be_bytes())
+    }
+
+    /// `scope` has all of the configuration but the holder.
+    pub(super) fn build(
+        self,
+        scope: CacheScope,
+        holder: Holder,
+    ) -> Result<IssuedTokens, AuthError> {
+        holder.check()?;
+        let own_cache = || CredentialCache::builder().clock(self.clock).make();
+        Ok(IssuedTokens {
+            endpoint: self.endpoint,
+            request: self.request,
+            scope: holder.describe(scope),
+            holder,
+            cache: self.cache.unwrap_or_else(own_cache),
+            skew: self.skew,
+        })
     }
 }
 

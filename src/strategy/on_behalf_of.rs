@@ -5,7 +5,7 @@ use http::Request;
 use crate::{
     clock::Clock,
     credential::{
-        cache::{CacheScope, CredentialCache},
+        cache::CredentialCache,
         endpoint::{TokenEndpoint, TokenRequest},
     },
     error::{AuthError, AuthErrorKind},
@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     Attempt, Authenticating, Strategy,
-    issued::{CacheSettings, Holder, IssuedToken, IssuedTokens},
+    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
     subject::Subject,
 };
 
@@ -39,41 +39,34 @@ use super::{
 /// As [`TokenExchange`](super::TokenExchange#errors).
 #[derive(Clone)]
 pub struct OnBehalfOf {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    endpoint: TokenEndpoint,
-    request: TokenRequest,
-    tokens: IssuedTokens,
+    tokens: Arc<IssuedTokens>,
 }
 
 impl OnBehalfOf {
     /// Starts a strategy that gets its tokens at `endpoint`.
     pub fn builder(endpoint: TokenEndpoint) -> OnBehalfOfBuilder {
+        let request = TokenRequest::jwt_bearer().parameter("requested_token_use", "on_behalf_of");
         OnBehalfOfBuilder {
-            endpoint,
-            request: TokenRequest::jwt_bearer().parameter("requested_token_use", "on_behalf_of"),
+            tokens: IssuedTokensBuilder::new(endpoint, request),
             subject: Subject::own_token(),
-            settings: CacheSettings::default(),
         }
     }
 }
 
 impl<B: Send + 'static> Strategy<B> for OnBehalfOf {
     fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
-        let inner = &self.inner;
-        inner.tokens.authenticate(request, |party| {
-            let mut exchange = inner.request.clone();
+        let tokens = &self.tokens;
+        tokens.authenticate(request, |party| {
+            let mut exchange = tokens.request.clone();
             if let Some(subject) = &party.subject {
                 exchange = exchange.assertion(subject.expose());
             }
-            inner.endpoint.request_token(exchange)
+            tokens.endpoint.request_token(exchange)
         })
     }
 
     fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
-        self.inner.tokens.reject(request, sent)
+        self.tokens.reject(request, sent)
     }
 
     fn name(&self) -> &'static str {
@@ -84,8 +77,8 @@ impl<B: Send + 'static> Strategy<B> for OnBehalfOf {
 impl fmt::Debug for OnBehalfOf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OnBehalfOf")
-            .field("endpoint", &self.inner.endpoint)
-            .field("request", &self.inner.request)
+            .field("endpoint", &self.tokens.endpoint)
+            .field("request", &self.tokens.request)
             .finish_non_exhaustive()
     }
 }
@@ -93,10 +86,8 @@ impl fmt::Debug for OnBehalfOf {
 /// Builds [`OnBehalfOf`].
 #[must_use = "nothing is checked before `build`"]
 pub struct OnBehalfOfBuilder {
-    endpoint: TokenEndpoint,
-    request: TokenRequest,
+    tokens: IssuedTokensBuilder,
     subject: Subject,
-    settings: CacheSettings,
 }
 
 impl OnBehalfOfBuilder {
@@ -106,7 +97,7 @@ impl OnBehalfOfBuilder {
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        self.request = self.request.scopes(scopes);
+        self.tokens.request = self.tokens.request.scopes(scopes);
         self
     }
 
@@ -119,19 +110,19 @@ impl OnBehalfOfBuilder {
     /// Sets how long before its end a token that is kept is given up. By default it is used to its end, and renewed before
     /// as [`CredentialCache`] says.
     pub fn cache_skew(mut self, skew: Duration) -> Self {
-        self.settings.skew = skew;
+        self.tokens.skew = skew;
         self
     }
 
     /// Keeps the tokens in this cache, together with those of other strategies. By default there is one of its own.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
-        self.settings.shared = Some(cache);
+        self.tokens.cache = Some(cache);
         self
     }
 
     /// Sets the clock of the strategy's own cache; a shared one has its own.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.settings.clock = clock;
+        self.tokens.clock = clock;
         self
     }
 
@@ -143,10 +134,11 @@ impl OnBehalfOfBuilder {
     /// no scope, one is not one word, scopes were set twice, the subject is an ID token, or the name of an upstream
     /// provider is blank.
     pub fn build(self) -> Result<OnBehalfOf, AuthError> {
-        self.request.check()?;
-        self.endpoint
+        self.tokens.request.check()?;
+        self.tokens
+            .endpoint
             .check_confidential_client("the on-behalf-of flow")?;
-        if !self.request.has_scopes() {
+        if !self.tokens.request.has_scopes() {
             return Err(AuthError::new(
                 AuthErrorKind::Configuration,
                 "the on-behalf-of flow needs a scope, such as `https://graph.microsoft.com/.default`; there is none",
@@ -158,17 +150,10 @@ impl OnBehalfOfBuilder {
                 "the on-behalf-of flow exchanges an access token, and an ID token was chosen",
             ));
         }
-        let scope = self.endpoint.describe(CacheScope::new("on behalf of"));
+        let scope = self.tokens.scope("on behalf of");
+        let tokens = self.tokens.build(scope, Holder::user(self.subject))?;
         Ok(OnBehalfOf {
-            inner: Arc::new(Inner {
-                tokens: IssuedTokens::new(
-                    Holder::user(self.subject),
-                    self.request.describe(scope),
-                    self.settings,
-                )?,
-                endpoint: self.endpoint,
-                request: self.request,
-            }),
+            tokens: Arc::new(tokens),
         })
     }
 }
@@ -176,8 +161,8 @@ impl OnBehalfOfBuilder {
 impl fmt::Debug for OnBehalfOfBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OnBehalfOfBuilder")
-            .field("endpoint", &self.endpoint)
-            .field("request", &self.request)
+            .field("endpoint", &self.tokens.endpoint)
+            .field("request", &self.tokens.request)
             .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,7 @@ use http::Request;
 use crate::{
     clock::Clock,
     credential::{
-        cache::{CacheScope, CredentialCache},
+        cache::CredentialCache,
         endpoint::{TokenEndpoint, TokenRequest, TokenType},
     },
     error::AuthError,
@@ -13,8 +13,8 @@ use crate::{
 };
 
 use super::{
-    Attempt, Authenticating, ClientCredentials, Strategy,
-    issued::{CacheSettings, Holder, IssuedToken, IssuedTokens},
+    Attempt, Authenticating, ClientCredentials, ClientCredentialsBuilder, Strategy,
+    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
     subject::{Actor, Subject},
 };
 
@@ -61,11 +61,9 @@ pub struct TokenExchange {
 }
 
 struct Inner {
-    endpoint: TokenEndpoint,
-    request: TokenRequest,
+    tokens: IssuedTokens,
     subject_type: TokenType,
     actor_type: Option<TokenType>,
-    tokens: IssuedTokens,
     probes: Option<ClientCredentials>,
 }
 
@@ -73,12 +71,10 @@ impl TokenExchange {
     /// Starts a strategy that exchanges tokens at `endpoint`.
     pub fn builder(endpoint: TokenEndpoint) -> TokenExchangeBuilder {
         TokenExchangeBuilder {
-            endpoint,
-            target: TokenRequest::token_exchange(),
+            tokens: IssuedTokensBuilder::new(endpoint, TokenRequest::token_exchange()),
             probe: TokenRequest::client_credentials(),
             subject: Subject::own_token(),
             actor: None,
-            settings: CacheSettings::default(),
         }
     }
 }
@@ -86,11 +82,9 @@ impl TokenExchange {
 impl<B: Send + 'static> Strategy<B> for TokenExchange {
     fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
         let Inner {
-            endpoint,
-            request: target,
+            tokens,
             subject_type,
             actor_type,
-            tokens,
             probes,
         } = &*self.inner;
         if let Some(probes) = probes
@@ -99,14 +93,14 @@ impl<B: Send + 'static> Strategy<B> for TokenExchange {
             return probes.authenticate(request);
         }
         tokens.authenticate(request, |party| {
-            let mut exchange = target.clone();
+            let mut exchange = tokens.request.clone();
             if let Some(subject) = &party.subject {
                 exchange = exchange.subject_token(subject.expose(), *subject_type);
             }
             if let (Some(actor), Some(actor_type)) = (&party.actor, actor_type) {
                 exchange = exchange.actor_token(actor.expose(), *actor_type);
             }
-            endpoint.request_token(exchange)
+            tokens.endpoint.request_token(exchange)
         })
     }
 
@@ -127,8 +121,8 @@ impl<B: Send + 'static> Strategy<B> for TokenExchange {
 impl fmt::Debug for TokenExchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenExchange")
-            .field("endpoint", &self.inner.endpoint)
-            .field("request", &self.inner.request)
+            .field("endpoint", &self.inner.tokens.endpoint)
+            .field("request", &self.inner.tokens.request)
             .finish_non_exhaustive()
     }
 }
@@ -136,12 +130,10 @@ impl fmt::Debug for TokenExchange {
 /// Builds a [`TokenExchange`].
 #[must_use = "nothing is checked before `build`"]
 pub struct TokenExchangeBuilder {
-    endpoint: TokenEndpoint,
-    target: TokenRequest,
+    tokens: IssuedTokensBuilder,
     probe: TokenRequest,
     subject: Subject,
     actor: Option<Actor>,
-    settings: CacheSettings,
 }
 
 impl TokenExchangeBuilder {
@@ -167,7 +159,7 @@ impl TokenExchangeBuilder {
 
     /// Sets what kind of token is wanted: an access token or a JWT. By default it is left to the issuer.
     pub fn requested_token_type(mut self, token_type: TokenType) -> Self {
-        self.target = self.target.requested_token_type(token_type);
+        self.tokens.request = self.tokens.request.requested_token_type(token_type);
         self
     }
 
@@ -185,13 +177,13 @@ impl TokenExchangeBuilder {
 
     /// Keeps the tokens in this cache, together with those of other strategies. By default there is one of its own.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
-        self.settings.shared = Some(cache);
+        self.tokens.cache = Some(cache);
         self
     }
 
     /// Sets the clock of the strategy's own cache; a shared one has its own.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.settings.clock = clock;
+        self.tokens.clock = clock;
         self
     }
 
@@ -203,31 +195,31 @@ impl TokenExchangeBuilder {
     /// has a fragment, a scope is not one word, scopes were set twice, the requested token could not be sent as a bearer
     /// token, or the name of an upstream provider is blank.
     pub fn build(self) -> Result<TokenExchange, AuthError> {
-        self.target.check()?;
-        self.target.check_is_for_bearer()?;
-        let probes = if self.endpoint.has_confidential_client() {
-            let mut probes = ClientCredentials::builder(self.endpoint.clone());
-            probes.request = self.probe;
-            probes.settings = self.settings.clone();
+        self.tokens.request.check()?;
+        self.tokens.request.check_is_for_bearer()?;
+        let probes = if self.tokens.endpoint.has_confidential_client() {
+            let probes = ClientCredentialsBuilder {
+                tokens: IssuedTokensBuilder {
+                    request: self.probe,
+                    ..self.tokens.clone()
+                },
+            };
             Some(probes.build()?)
         } else {
             None
         };
-        let scope = self.endpoint.describe(CacheScope::new("token exchange"));
+        let scope = self.tokens.scope("token exchange");
         Ok(TokenExchange {
             inner: Arc::new(Inner {
                 subject_type: self.subject.token_type(),
                 actor_type: self.actor.as_ref().map(Actor::token_type),
-                tokens: IssuedTokens::new(
+                tokens: self.tokens.build(
+                    scope,
                     Holder::User {
                         subject: self.subject,
                         actor: self.actor,
                     },
-                    self.target.describe(scope),
-                    self.settings,
                 )?,
-                endpoint: self.endpoint,
-                request: self.target,
                 probes,
             }),
         })
@@ -235,7 +227,7 @@ impl TokenExchangeBuilder {
 
     /// What the token is for, which is the same for a user and a probe.
     fn target(mut self, set: impl Fn(TokenRequest) -> TokenRequest) -> Self {
-        self.target = set(self.target);
+        self.tokens.request = set(self.tokens.request);
         self.probe = set(self.probe);
         self
     }
@@ -244,8 +236,8 @@ impl TokenExchangeBuilder {
 impl fmt::Debug for TokenExchangeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenExchangeBuilder")
-            .field("endpoint", &self.endpoint)
-            .field("request", &self.target)
+            .field("endpoint", &self.tokens.endpoint)
+            .field("request", &self.tokens.request)
             .finish_non_exhaustive()
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod http_server;
 pub(crate) mod identity_provider;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod issuer;
+pub(crate) mod log;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;
 pub(crate) mod recording;

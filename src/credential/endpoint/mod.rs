@@ -76,10 +76,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Request, Response, Uri,
-    header::{ACCEPT, CONTENT_TYPE},
-};
+use http::{HeaderMap, Request, Response, Uri};
 use http_body::Body;
 use http_body_util::Full;
 use tower::{BoxError, Service};
@@ -101,12 +98,11 @@ pub use private_key_jwt::{PrivateKeyJwt, SigningAlgorithm};
 #[cfg(feature = "aws-sts")]
 pub(crate) use refusal::retry_after;
 #[cfg(feature = "incoming")]
-pub(crate) use request::Form;
+pub(crate) use request::{Form, is_scope};
 pub use request::{TokenRequest, TokenType};
 pub use response::{Lifetime, TokenResponse};
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
-const BODY_LIMIT: usize = 1 << 20;
 
 /// A token endpoint, with the client that reaches it and the way this client authenticates there.
 ///
@@ -233,7 +229,7 @@ impl TokenEndpoint {
         let answer = self
             .inner
             .client
-            .call(http_request, BODY_LIMIT, self.inner.time_limit)
+            .call(http_request, self.inner.time_limit)
             .await;
         match answer {
             Ok(answer) => {
@@ -245,20 +241,13 @@ impl TokenEndpoint {
                 );
                 Ok(answer)
             }
-            Err(Failure::Unreachable(source)) => Err(self
-                .error(AuthErrorKind::Unavailable, "cannot be reached")
-                .with_source(source)),
-            Err(Failure::Interrupted(source)) => Err(self
-                .error(AuthErrorKind::Unavailable, "broke off its answer")
-                .with_source(source)),
             Err(Failure::TooLarge) => Err(self.error(
                 AuthErrorKind::Unavailable,
                 "sent more than 1 MiB, which is no token; the rest was not read",
             )),
-            Err(Failure::TooLate) => Err(self.error(
-                AuthErrorKind::Unavailable,
-                format_args!("did not answer within {:?}", self.inner.time_limit),
-            )),
+            Err(failure) => Err(failure.into_error(self.inner.time_limit, |fault| {
+                self.error(AuthErrorKind::Unavailable, fault)
+            })),
         }
     }
 
@@ -270,16 +259,7 @@ impl TokenEndpoint {
             client_auth.apply(&self.inner.uri, now, &mut form, &mut headers)?;
         }
         form.check()?;
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        );
-        let mut http_request = Request::new(Full::new(Bytes::from_owner(form.encode())));
-        *http_request.method_mut() = http::Method::POST;
-        *http_request.uri_mut() = self.inner.uri.clone();
-        *http_request.headers_mut() = headers;
-        Ok(http_request)
+        Ok(form.post(&self.inner.uri, headers))
     }
 
     /// The members of an answer that says it is a success.

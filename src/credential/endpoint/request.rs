@@ -1,7 +1,12 @@
 use std::{borrow::Cow, fmt};
 
+use bytes::Bytes;
 use form_urlencoded::Serializer;
-use http::Uri;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Uri,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use http_body_util::Full;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -300,7 +305,21 @@ impl Form {
         Ok(())
     }
 
-    pub(crate) fn encode(&self) -> Zeroizing<String> {
+    /// The request that sends it to `uri`, with `headers` beside its own.
+    pub(crate) fn post(&self, uri: &Uri, mut headers: HeaderMap) -> Request<Full<Bytes>> {
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
+        let mut request = Request::new(Full::new(Bytes::from_owner(self.encode())));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = headers;
+        request
+    }
+
+    fn encode(&self) -> Zeroizing<String> {
         // As long as it can get: what a `String` leaves behind when it grows is not wiped.
         let longest = self
             .parameters
@@ -325,7 +344,8 @@ impl fmt::Debug for Form {
     }
 }
 
-fn is_scope(scope: &str) -> bool {
+/// Whether it is one word of RFC 6749 §3.3.
+pub(crate) fn is_scope(scope: &str) -> bool {
     !scope.is_empty()
         && scope
             .bytes()

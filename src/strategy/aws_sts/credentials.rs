@@ -49,7 +49,6 @@ use crate::{
 use super::{arn::RoleArn, signer::SAFETY_MARGIN};
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
-const BODY_LIMIT: usize = 1 << 20;
 /// The longest web identity token that STS takes.
 const MAX_TOKEN: usize = 20_000;
 
@@ -395,7 +394,7 @@ async fn send(
 ) -> Result<HttpResponse, AuthError> {
     let request = outgoing(request)?;
     let unavailable = |fault: &'static str| AuthError::new(AuthErrorKind::Unavailable, fault);
-    match client.call(request, BODY_LIMIT, TIME_LIMIT).await {
+    match client.call(request, TIME_LIMIT).await {
         Ok(answer) => incoming(answer),
         Err(Failure::Unreachable(source)) => {
             Err(unavailable("AWS STS cannot be reached").with_source(source))

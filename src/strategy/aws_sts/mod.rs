@@ -42,6 +42,7 @@
 //! - Credentials are not used within 5 s of their end.
 
 mod arn;
+mod builder;
 mod credentials;
 mod matcher;
 mod payload;
@@ -52,10 +53,8 @@ mod signer;
 use std::{
     borrow::Cow,
     fmt,
-    ops::RangeInclusive,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -66,10 +65,10 @@ use tower::{BoxError, Service};
 use zeroize::Zeroizing;
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::Clock,
     credential::{
-        cache::{CacheKey, CacheScope, CredentialCache},
-        http_client::{HttpClient, parse_url},
+        cache::{CacheKey, CredentialCache},
+        http_client::HttpClient,
     },
     error::{AuthError, AuthErrorKind},
     identity::Identity,
@@ -81,19 +80,16 @@ use super::{
     subject::{Subject, UserToken},
 };
 
+pub use builder::AwsStsBuilder;
 pub use credentials::SessionCredentials;
 pub use payload::GatheredBody;
 pub use role_mapper::RoleMapping;
 
 use credentials::{AssumeRole, Sts};
 use payload::{BodyFactories, Gathering, Payload};
-use role_mapper::{Role, RoleMapper, RoleSettings};
+use role_mapper::{Role, RoleMapper};
 use session_name::SessionNames;
 use signer::{SignedPayload, Signer};
-
-const DEFAULT_SERVICE: &str = "aws-mcp";
-const SESSION_DURATIONS: RangeInclusive<Duration> =
-    Duration::from_secs(900)..=Duration::from_secs(43_200);
 
 /// Signs requests to AWS as the user, in a role that their claims choose.
 ///
@@ -165,31 +161,7 @@ impl AwsSts {
         ResBody::Data: Send,
         ResBody::Error: Into<BoxError>,
     {
-        #[cfg_attr(not(feature = "reqwest"), expect(unused_mut))]
-        let mut bodies = BodyFactories::default();
-        #[cfg(feature = "reqwest")]
-        bodies.add(reqwest::Body::wrap::<GatheredBody>);
-        AwsStsBuilder {
-            region: region.into(),
-            service: DEFAULT_SERVICE.into(),
-            sts_endpoint: None,
-            roles: RoleSettings {
-                claim: "groups".into(),
-                mappings: Vec::new(),
-                fallback: None,
-                fallback_after_failed_matcher: false,
-            },
-            session_names: SessionNames {
-                claim: "sub".into(),
-                replace_unfit: false,
-            },
-            session_duration: Duration::from_secs(3600),
-            subject: Subject::own_token(),
-            bodies,
-            cache: None,
-            clock: Arc::new(SystemClock),
-            sts_client: HttpClient::new(sts_client),
-        }
+        AwsStsBuilder::new(region.into(), HttpClient::new(sts_client))
     }
 }
 
@@ -330,220 +302,6 @@ impl fmt::Debug for AwsSts {
             .field("subject", &self.inner.subject)
             .finish_non_exhaustive()
     }
-}
-
-/// Builds an [`AwsSts`].
-#[must_use = "nothing is checked before `build`"]
-pub struct AwsStsBuilder {
-    region: String,
-    service: String,
-    sts_endpoint: Option<String>,
-    roles: RoleSettings,
-    session_names: SessionNames,
-    session_duration: Duration,
-    subject: Subject,
-    bodies: BodyFactories,
-    cache: Option<CredentialCache<SessionCredentials>>,
-    clock: Arc<dyn Clock>,
-    sts_client: HttpClient,
-}
-
-impl AwsStsBuilder {
-    /// Sets the service that is signed for, by its signing name. By default `aws-mcp`.
-    pub fn service(mut self, service: impl Into<String>) -> Self {
-        self.service = service.into();
-        self
-    }
-
-    /// Adds a role mapping.
-    pub fn role_mapping(mut self, mapping: RoleMapping) -> Self {
-        self.roles.mappings.push(mapping);
-        self
-    }
-
-    /// Sets the role, an ARN, of users to whom no mapping applies. By default they have none.
-    pub fn fallback_role(mut self, role: impl Into<String>) -> Self {
-        self.roles.fallback = Some(role.into());
-        self
-    }
-
-    /// Lets the fallback role also be used where a matcher had no answer for the user's claims.
-    ///
-    /// # Security
-    ///
-    /// What the matcher would have kept them from, the fallback role may allow.
-    pub fn fallback_after_failed_matcher(mut self) -> Self {
-        self.roles.fallback_after_failed_matcher = true;
-        self
-    }
-
-    /// Sets the claim that [`RoleMapping::claim`] looks at, a text or a list. By default `groups`.
-    pub fn role_claim(mut self, claim: impl Into<String>) -> Self {
-        self.roles.claim = claim.into();
-        self
-    }
-
-    /// Sets the claim that names the session, a text. By default `sub`.
-    pub fn session_name_claim(mut self, claim: impl Into<String>) -> Self {
-        self.session_names.claim = claim.into();
-        self
-    }
-
-    /// Has characters that AWS does not take in a session name become `-`, as in `auth0|123`, and long ones cut off. A
-    /// hash of 12 digits is then added, so that two names that differ stay apart.
-    pub fn replace_unfit_session_names(mut self) -> Self {
-        self.session_names.replace_unfit = true;
-        self
-    }
-
-    /// Sets how long a session lasts: 15 minutes to 12 hours, in whole seconds, and not longer than the role allows. By
-    /// default one hour.
-    pub fn session_duration(mut self, duration: Duration) -> Self {
-        self.session_duration = duration;
-        self
-    }
-
-    /// Sets which of the user's tokens is sent to AWS STS. By default the identity's own.
-    pub fn subject(mut self, subject: Subject) -> Self {
-        self.subject = subject;
-        self
-    }
-
-    /// Sets where AWS STS is: an interface VPC endpoint, say. By default it is the regional endpoint, in any partition.
-    pub fn sts_endpoint(mut self, url: impl Into<String>) -> Self {
-        self.sts_endpoint = Some(url.into());
-        self
-    }
-
-    /// Says how a body of type `B` with trailers is made, where requests have such: of one that was gathered, which is a
-    /// body itself. For `axum::body::Body` that is `Body::new`.
-    pub fn body_with_trailers<B: 'static>(
-        mut self,
-        make: impl Fn(GatheredBody) -> B + Send + Sync + 'static,
-    ) -> Self {
-        self.bodies.add(make);
-        self
-    }
-
-    /// Keeps the credentials in this cache, together with those of other strategies. By default there is one of its own.
-    pub fn cache(mut self, cache: CredentialCache<SessionCredentials>) -> Self {
-        self.cache = Some(cache);
-        self
-    }
-
-    /// Sets the clock that requests are dated with, and that of the strategy's own cache; a shared one has its own.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Makes the strategy. It compiles the expressions, each on a thread that ends with it.
-    ///
-    /// # Errors
-    ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when
-    ///
-    /// - the region or the service could not be part of a host's name or a signature;
-    /// - a role is not the ARN of an IAM role, or there is neither a role mapping nor a fallback role;
-    /// - a matcher does not compile, or is not one [that can be bounded](RoleMapping#cel-expressions);
-    /// - the name of a claim, a claim value or the name of an upstream provider is empty;
-    /// - the session duration is not 15 minutes to 12 hours in whole seconds;
-    /// - the endpoint is not an absolute `https` URL (or `http` on loopback).
-    pub fn build(self) -> Result<AwsSts, AuthError> {
-        check_name(
-            "region",
-            &self.region,
-            |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'),
-        )?;
-        check_name("service", &self.service, |byte| {
-            byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
-        })?;
-        self.session_names.check()?;
-        self.subject.check()?;
-        let session_duration = session_seconds(self.session_duration)?;
-        if let Some(endpoint) = &self.sts_endpoint {
-            parse_url("AWS STS", endpoint, false).map_err(|error| {
-                invalid("the endpoint of AWS STS cannot be used").with_source(error)
-            })?;
-        }
-        let scope = self.subject.describe(CacheScope::new("aws sts"), "subject");
-        let scope = scope
-            .field("region", &self.region)
-            .field("service", &self.service)
-            .field("session name claim", &self.session_names.claim)
-            .field(
-                "replace unfit",
-                [u8::from(self.session_names.replace_unfit)],
-            )
-            .field("session duration", session_duration.to_be_bytes());
-        let scope = match &self.sts_endpoint {
-            Some(endpoint) => scope.field("sts endpoint", endpoint),
-            None => scope,
-        };
-        let cache = match self.cache {
-            Some(cache) => cache,
-            None => CredentialCache::builder()
-                .clock(self.clock.clone())
-                .build()?,
-        };
-        Ok(AwsSts {
-            inner: Arc::new(Inner {
-                roles: RoleMapper::new(self.roles, scope)?,
-                session_names: self.session_names,
-                subject: self.subject,
-                sts: Sts::new(
-                    self.region.clone(),
-                    self.sts_endpoint,
-                    session_duration,
-                    self.sts_client,
-                    self.clock.clone(),
-                ),
-                signer: Signer::new(self.region, self.service),
-                bodies: self.bodies,
-                cache,
-                clock: self.clock,
-            }),
-        })
-    }
-}
-
-impl fmt::Debug for AwsStsBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AwsStsBuilder")
-            .field("region", &self.region)
-            .field("service", &self.service)
-            .field("roles", &self.roles)
-            .field("session_names", &self.session_names)
-            .field("session_duration", &self.session_duration)
-            .field("subject", &self.subject)
-            .finish_non_exhaustive()
-    }
-}
-
-fn check_name(what: &str, name: &str, fits: impl Fn(u8) -> bool) -> Result<(), AuthError> {
-    if (1..=63).contains(&name.len())
-        && name.bytes().all(fits)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-    {
-        return Ok(());
-    }
-    Err(AuthError::new(
-        AuthErrorKind::Configuration,
-        format!("`{}` is not the name of an AWS {what}", name.escape_debug()),
-    ))
-}
-
-fn session_seconds(duration: Duration) -> Result<i32, AuthError> {
-    let seconds = i32::try_from(duration.as_secs()).ok();
-    seconds
-        .filter(|_| SESSION_DURATIONS.contains(&duration) && duration.subsec_nanos() == 0)
-        .ok_or_else(|| invalid("the session duration is not 900 to 43,200 s, in whole seconds"))
-}
-
-#[cold]
-fn invalid(message: &'static str) -> AuthError {
-    AuthError::new(AuthErrorKind::Configuration, message)
 }
 
 #[cold]

@@ -1,0 +1,109 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use redis::Client;
+
+use crate::error::{AuthError, AuthErrorKind};
+
+use super::{Inner, RedisStore, SealingKey, milliseconds, server::Server};
+
+const RESPONSE_LIMIT: Duration = Duration::from_millis(500);
+const TIME_TO_LIVE: Duration = Duration::from_secs(30 * 24 * 3600);
+const PREFIX: &str = "tower-identity:";
+
+/// Builds a [`RedisStore`].
+#[derive(Clone)]
+#[must_use = "nothing is checked before `build`"]
+pub struct RedisStoreBuilder {
+    url: String,
+    keys: Vec<SealingKey>,
+    prefix: String,
+    time_to_live: Duration,
+    response_limit: Duration,
+    replicas: u32,
+}
+
+impl RedisStoreBuilder {
+    pub(super) fn new(url: String, key: SealingKey) -> Self {
+        Self {
+            url,
+            keys: vec![key],
+            prefix: PREFIX.to_owned(),
+            time_to_live: TIME_TO_LIVE,
+            response_limit: RESPONSE_LIMIT,
+            replicas: 0,
+        }
+    }
+
+    /// Adds a key that opens what was sealed with it, and seals nothing.
+    ///
+    /// To rotate keys, first give all replicas the new key as an older one, then make it the newest. What was sealed with
+    /// the old one is gone when every session was refreshed or has ended.
+    pub fn older_key(mut self, key: SealingKey) -> Self {
+        self.keys.push(key);
+        self
+    }
+
+    /// Sets what the names of the keys in Redis begin with. By default `tower-identity:`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Sets for how long a session is kept after its last log-in or refresh. By default 30 days.
+    pub fn time_to_live(mut self, time_to_live: Duration) -> Self {
+        self.time_to_live = time_to_live;
+        self
+    }
+
+    /// Sets within what time a call has its answer, connecting and a second try included. By default 500 ms.
+    pub fn response_limit(mut self, response_limit: Duration) -> Self {
+        self.response_limit = response_limit;
+        self
+    }
+
+    /// Sets how many replicas of Redis have to confirm what is written (`WAIT`). By default none.
+    ///
+    /// It lets a fail-over lose no claim and no successor that was counted as stored, as long as it promotes a replica
+    /// that confirmed. While too few are there nothing is refreshed.
+    pub fn replicas(mut self, replicas: u32) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Makes the store. It connects when it is first used, so it needs no runtime and no Redis yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when the URL is none for Redis, or a time is below a
+    /// millisecond.
+    pub fn build(self) -> Result<RedisStore, AuthError> {
+        let invalid = |message: &'static str| AuthError::new(AuthErrorKind::Configuration, message);
+        // The error may quote the URL, which may hold a password.
+        let client = Client::open(self.url).map_err(|_| {
+            invalid("the URL of the token store is one such as `redis://127.0.0.1:6379/0`; this is none, or asks for TLS, which is not enabled")
+        })?;
+        let shortest = self.time_to_live.min(self.response_limit);
+        if milliseconds(shortest) == 0 {
+            return Err(invalid(
+                "a token store keeps sessions and waits for answers for some time; one of the two is set to zero",
+            ));
+        }
+        Ok(RedisStore {
+            inner: Arc::new(Inner {
+                server: Server::new(client, self.response_limit, self.replicas),
+                keys: self.keys,
+                prefix: self.prefix,
+                time_to_live: self.time_to_live,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStoreBuilder")
+            .field("keys", &self.keys.len())
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}

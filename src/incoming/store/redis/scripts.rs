@@ -1,0 +1,76 @@
+//! What Redis does in one step. Each may be asked twice.
+
+/// A lease is `holder fence since until`, both times in milliseconds of the clock of Redis.
+pub(super) const CLAIM: &str = r"
+local key, tokens, lease = KEYS[1], 't:' .. ARGV[1], 'l:' .. ARGV[1]
+local version, holder = ARGV[2], ARGV[3]
+local time, grace, in_doubt_for = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+
+local stored = redis.call('HGET', key, tokens)
+if not stored then return {'gone'} end
+if string.sub(stored, 1, 16) ~= version then return {'superseded', stored} end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local since, fence = now, nil
+local held = redis.call('HGET', key, lease)
+if held then
+  local by, by_fence, first, till = string.match(held, '^(%x+) (%d+) (%d+) (%d+)$')
+  since = tonumber(first)
+  if by == holder then
+    fence = by_fence
+  elseif now < tonumber(till) then
+    return {'held', till - now}
+  elseif now - since >= grace then
+    local left = in_doubt_for - (now - since)
+    if left > 0 then return {'in doubt', left} end
+    redis.call('HDEL', key, tokens, lease)
+    return {'gone'}
+  end
+end
+if not fence then fence = redis.call('HINCRBY', key, 'fence', 1) end
+redis.call('HSET', key, lease, string.format('%s %s %.0f %.0f', holder, fence, since, now + time))
+return {'granted', tonumber(fence)}
+";
+
+pub(super) const RENEW: &str = r"
+local key, tokens, lease = KEYS[1], 't:' .. ARGV[1], 'l:' .. ARGV[1]
+local stored, held = redis.call('HGET', key, tokens), redis.call('HGET', key, lease)
+if not stored or string.sub(stored, 1, 16) ~= ARGV[2] or not held then return 0 end
+local by, fence, since = string.match(held, '^(%x+) (%d+) (%d+) ')
+if fence ~= ARGV[3] then return 0 end
+local clock = redis.call('TIME')
+local till = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(ARGV[4])
+redis.call('HSET', key, lease, string.format('%s %s %s %.0f', by, fence, since, till))
+return 1
+";
+
+/// What is written already is written again, so that it does no harm to ask twice, and `WAIT` has a write to wait for.
+pub(super) const SETTLE: &str = r"
+local key, tokens, lease = KEYS[1], 't:' .. ARGV[1], 'l:' .. ARGV[1]
+local how, new = ARGV[4], ARGV[5]
+local stored, held = redis.call('HGET', key, tokens), redis.call('HGET', key, lease)
+if not stored then return 0 end
+local version = string.sub(stored, 1, 16)
+if how == 'replace' and version == string.sub(new, 1, 16) then
+  redis.call('HSET', key, tokens, new)
+  return 1
+end
+if version ~= ARGV[2] or not held then return 0 end
+if string.match(held, '^%x+ (%d+) ') ~= ARGV[3] then return 0 end
+redis.call('HDEL', key, lease)
+if how == 'replace' then
+  redis.call('HSET', key, tokens, new)
+  redis.call('PEXPIRE', key, ARGV[6])
+elseif how == 'remove' then
+  redis.call('HDEL', key, tokens)
+end
+return 1
+";
+
+pub(super) const PUT: &str = r"
+redis.call('HSET', KEYS[1], 't:' .. ARGV[1], ARGV[2])
+redis.call('HDEL', KEYS[1], 'l:' .. ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+";

@@ -1,0 +1,143 @@
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::{
+    credential::cache::Windows,
+    error::{AuthError, AuthErrorKind},
+    incoming::store::{ProviderTokens, StoredTokens},
+    secret::Secret,
+};
+
+use super::{Refresher, UNKNOWN_LIFETIME};
+
+/// An upstream provider whose tokens a session holds.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    pub(super) name: String,
+    pub(super) refresher: Arc<dyn Refresher>,
+    pub(super) grace: Duration,
+    pub(super) optional: bool,
+    uses_id_token: bool,
+}
+
+impl Provider {
+    /// A provider that every session needs, and how its tokens are refreshed.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when the name is blank.
+    pub fn new(
+        name: impl Into<String>,
+        refresher: impl Refresher + 'static,
+    ) -> Result<Self, AuthError> {
+        let name = name.into();
+        if name.trim().is_empty() {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "the name of an upstream provider is empty; a session's tokens are found by it",
+            ));
+        }
+        Ok(Self {
+            name,
+            refresher: Arc::new(refresher),
+            grace: Duration::ZERO,
+            optional: false,
+            uses_id_token: false,
+        })
+    }
+
+    /// Sets for how long the provider accepts a refresh token once more after it was spent. By default not at all.
+    ///
+    /// Many do, under names such as grace period, reuse interval or rotation overlap, so that an answer that was lost can
+    /// be asked for again. Then a replica that dies in the middle of a refresh costs nobody a log-in.
+    ///
+    /// # Security
+    ///
+    /// A provider that does not allow it takes a refresh token that comes twice for a theft, and revokes whatever came
+    /// of the same log-in (RFC 9700 §4.14.2).
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Lets a session be without this provider's tokens.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    /// Says that this provider's ID token is sent: the tokens are refreshed before the `exp` of the ID token too (F36).
+    ///
+    /// Where a refresh does not renew it, a log-in is needed when it has expired.
+    #[must_use]
+    pub fn uses_id_token(mut self) -> Self {
+        self.uses_id_token = true;
+        self
+    }
+
+    /// When the first of the tokens that are used expires.
+    pub(super) fn expires_at(&self, tokens: &ProviderTokens) -> Option<SystemTime> {
+        let access_token = tokens.token().expires_at().or_else(|| {
+            let can_be_renewed = tokens.refresh_token().is_some();
+            let unknown = tokens.issued_at().checked_add(UNKNOWN_LIFETIME);
+            unknown.filter(|_| can_be_renewed)
+        });
+        let id_token = self.id_token_expires_at(tokens);
+        access_token.into_iter().chain(id_token).min()
+    }
+
+    pub(super) fn id_token_expires_at(&self, tokens: &ProviderTokens) -> Option<SystemTime> {
+        let id_token = tokens.token().id_token();
+        id_token
+            .filter(|_| self.uses_id_token)
+            .and_then(expiration_claim)
+    }
+
+    pub(super) fn freshness(&self, stored: &StoredTokens, now: SystemTime) -> Freshness {
+        let tokens = &stored.tokens;
+        let Some(expires_at) = self.expires_at(tokens) else {
+            return Freshness::Settled;
+        };
+        let Some(remaining) = remaining(expires_at, now) else {
+            return Freshness::Expired;
+        };
+        let lifetime = expires_at.duration_since(tokens.issued_at());
+        let windows = Windows::of(lifetime.unwrap_or_default(), stored.version.jitter());
+        if remaining <= windows.mandatory {
+            Freshness::Mandatory
+        } else if remaining <= windows.advisory {
+            Freshness::Advisory
+        } else {
+            Freshness::Settled
+        }
+    }
+}
+
+pub(super) enum Freshness {
+    Settled,
+    Advisory,
+    Mandatory,
+    Expired,
+}
+
+pub(super) fn remaining(end: SystemTime, now: SystemTime) -> Option<Duration> {
+    let remaining = end.duration_since(now).ok()?;
+    Some(remaining).filter(|remaining| !remaining.is_zero())
+}
+
+/// The `exp` of a JWT (RFC 7519 §4.1.4). It is not verified: the provider that issued it was authenticated by TLS.
+fn expiration_claim(id_token: &Secret) -> Option<SystemTime> {
+    let payload = id_token.expose().split('.').nth(1)?;
+    let payload = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload).ok()?);
+    let claims: Value = serde_json::from_slice(&payload).ok()?;
+    let seconds = Duration::try_from_secs_f64(claims.get("exp")?.as_f64()?).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(seconds)
+}

@@ -1,0 +1,232 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    credential::{endpoint::is_scope, http_client::HttpClient},
+    error::{AuthError, AuthErrorKind},
+    incoming::{
+        challenge::Challenge,
+        introspection::IntrospectionEndpoint,
+        jwks::{IssuerKeys, KeySet, Keys},
+        metadata::ProtectedResourceMetadata,
+        remembered::Remembered,
+        upstream::UpstreamTokens,
+    },
+};
+
+use super::{Inner, LogInNeeded, TokenValidator, claims::ExpectedClaims};
+
+const LEEWAY: Duration = Duration::from_secs(60);
+
+/// Builds a [`TokenValidator`].
+#[must_use = "nothing is checked before `build`"]
+pub struct TokenValidatorBuilder {
+    issuer: String,
+    source: Source,
+    insecure: bool,
+    audiences: Vec<String>,
+    require_at_jwt: bool,
+    leeway: Duration,
+    introspection: Option<IntrospectionEndpoint>,
+    remembered: usize,
+    upstream: Option<UpstreamTokens>,
+    log_in_needed: LogInNeeded,
+    realm: Option<String>,
+    resource: Option<String>,
+    scopes: Vec<String>,
+    clock: Arc<dyn Clock>,
+}
+
+pub(super) enum Source {
+    Issuer(HttpClient),
+    Given(KeySet),
+}
+
+impl TokenValidatorBuilder {
+    pub(super) fn new(issuer: String, source: Source) -> Self {
+        Self {
+            issuer,
+            source,
+            insecure: false,
+            audiences: Vec::new(),
+            require_at_jwt: false,
+            leeway: LEEWAY,
+            introspection: None,
+            remembered: 0,
+            upstream: None,
+            log_in_needed: LogInNeeded::Refused,
+            realm: None,
+            resource: None,
+            scopes: Vec::new(),
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Adds an audience: a token has to be for one of them. At least one is required.
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audiences.push(audience.into());
+        self
+    }
+
+    /// Accepts access tokens alone that say that they are one: `typ` `at+jwt` (RFC 9068 §4).
+    pub fn require_at_jwt(mut self) -> Self {
+        self.require_at_jwt = true;
+        self
+    }
+
+    /// Sets by how much clocks may differ. By default a minute.
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
+    }
+
+    /// Has tokens that are no JWT introspected. By default they are refused.
+    pub fn introspection(mut self, endpoint: IntrospectionEndpoint) -> Self {
+        self.introspection = Some(endpoint);
+        self
+    }
+
+    /// Remembers up to `capacity` tokens that were good, by their fingerprint, until they expire. By default none.
+    ///
+    /// # Security
+    ///
+    /// A remembered token is not checked again: not with the issuer, which may have revoked it, nor with a key that the
+    /// issuer may have withdrawn. Use it where tokens live for minutes.
+    pub fn remember_tokens(mut self, capacity: usize) -> Self {
+        self.remembered = capacity;
+        self
+    }
+
+    /// Adds the upstream tokens of the session that the token's `tsid` claim names, fresh for each request. A token without
+    /// one has no upstream tokens.
+    ///
+    /// A caller who has to log in again to one of the providers is refused, with 401.
+    pub fn upstream_tokens(mut self, upstream: UpstreamTokens) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
+    /// Lets a caller pass who has to log in again to some upstream providers, without the tokens of those.
+    ///
+    /// A strategy that wants one of them then fails with [`MissingToken`](AuthErrorKind::MissingToken).
+    pub fn admit_without_upstream_log_in(mut self) -> Self {
+        self.log_in_needed = LogInNeeded::Admitted;
+        self
+    }
+
+    /// Sets the `realm` of the challenge (RFC 9110 §11.5). By default the first audience.
+    pub fn realm(mut self, realm: impl Into<String>) -> Self {
+        self.realm = Some(realm.into());
+        self
+    }
+
+    /// Sets the URL of this resource, by which callers know it (RFC 9728 §1.2).
+    ///
+    /// The challenge then says where its metadata is, and
+    /// [`resource_metadata`](TokenValidator::resource_metadata) serves it.
+    pub fn resource(mut self, resource: impl Into<String>) -> Self {
+        self.resource = Some(resource.into());
+        self
+    }
+
+    /// Sets the scopes that a caller should ask for: in the challenge and in the metadata. They are not required of a token.
+    pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
+        self.scopes = scopes.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Lets the URLs of the issuer, of its keys and of this resource be plain `http` on any host.
+    ///
+    /// # Security
+    ///
+    /// Whoever can change what is on the network can then choose the keys, and be anyone. It is meant for a network that is
+    /// itself trusted.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// Sets the clock.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes the validator. Nothing is fetched before the first token comes.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](AuthErrorKind::Configuration), when there is no audience, or one that is blank; when the issuer or
+    /// the resource is not an absolute `https` URL (or `http` on loopback) without a fragment, and the issuer one without a
+    /// query (with given keys, any name of the issuer will do); when a scope is none (RFC 6749 §3.3); when a character of
+    /// the challenge cannot be sent.
+    pub fn build(self) -> Result<TokenValidator, AuthError> {
+        let invalid = |message: &'static str| AuthError::new(AuthErrorKind::Configuration, message);
+        let is_blank = |text: &String| text.trim().is_empty();
+        let Some(first_audience) = self.audiences.first() else {
+            return Err(invalid(
+                "a token validator needs an audience; without one, a token for anybody would do",
+            ));
+        };
+        if self.audiences.iter().any(is_blank) || is_blank(&self.issuer) {
+            return Err(invalid(
+                "the issuer or an audience of a token validator is empty",
+            ));
+        }
+        if !self.scopes.iter().all(|scope| is_scope(scope)) {
+            return Err(invalid(
+                "a scope is a word of visible ASCII without quotes and backslashes (RFC 6749 §3.3)",
+            ));
+        }
+        let metadata = match &self.resource {
+            Some(resource) => Some(ProtectedResourceMetadata::new(
+                resource,
+                self.insecure,
+                &self.issuer,
+                &self.scopes,
+            )?),
+            None => None,
+        };
+        let metadata_url = metadata.as_ref().map(ProtectedResourceMetadata::url);
+        let realm = self.realm.as_ref().unwrap_or(first_audience);
+        let challenge = Challenge::new(realm, metadata_url, &self.scopes)?;
+        let keys = match self.source {
+            Source::Given(keys) => Keys::Given(keys),
+            Source::Issuer(client) => Keys::Issuer(IssuerKeys::new(
+                &self.issuer,
+                self.insecure,
+                client,
+                Arc::clone(&self.clock),
+            )?),
+        };
+        Ok(TokenValidator {
+            inner: Arc::new(Inner {
+                require_at_jwt: self.require_at_jwt,
+                keys,
+                expected: ExpectedClaims {
+                    issuer: self.issuer,
+                    audiences: self.audiences,
+                    leeway: self.leeway,
+                },
+                introspection: self.introspection,
+                remembered: Some(self.remembered)
+                    .filter(|capacity| *capacity > 0)
+                    .map(Remembered::new),
+                upstream: self.upstream,
+                log_in_needed: self.log_in_needed,
+                challenge,
+                metadata,
+                clock: self.clock,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for TokenValidatorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenValidatorBuilder")
+            .field("issuer", &self.issuer)
+            .field("audiences", &self.audiences)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,357 @@
+//! [`TokenValidator`]: from a bearer token to an [`Identity`].
+//!
+//! ```no_run
+//! # use bytes::Bytes;
+//! # use http::{Request, Response};
+//! # use http_body_util::Full;
+//! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::ServiceBuilder;
+//! use tower_identity::{MemoryStore, TokenValidator, TokenValidatorLayer, UpstreamTokens, incoming::Provider};
+//!
+//! # fn example(providers: Vec<Provider>) -> Result<(), tower_identity::AuthError> {
+//! # let jwks_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+//! # let app = tower::service_fn(async |_: Request<()>| {
+//! #     Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
+//! # });
+//! let validator = TokenValidator::builder("https://issuer.example.com", jwks_client)
+//!     .audience("https://gateway.example.com")
+//!     .resource("https://gateway.example.com/mcp")
+//!     .upstream_tokens(UpstreamTokens::new(MemoryStore::new(), providers))
+//!     .build()?;
+//! let metadata = validator.resource_metadata(); // a service for its own path, beside the app
+//! let app = ServiceBuilder::new().layer(TokenValidatorLayer::new(validator)).service(app);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is checked
+//!
+//! | of | is required |
+//! | --- | --- |
+//! | the token | at most 16 KiB of visible ASCII |
+//! | `alg` | RS256 to RS512, PS256 to PS512, ES256, ES384 or EdDSA, and one that the key is for; never `none`, never HS |
+//! | `kid` | a key of the issuer; without one, every key that fits is tried |
+//! | `typ` | absent, `JWT` or `at+jwt` (RFC 9068 §2.1), in any case; with [`require_at_jwt`](TokenValidatorBuilder::require_at_jwt) the last alone |
+//! | `crit` | absent: no extension is known here (RFC 7515 §4.1.11) |
+//! | `jku`, `x5u`, `jwk`, `x5c` | nothing: they are not read |
+//! | `iss` | the issuer, character by character |
+//! | `aud` | present, and one of the configured audiences is in it |
+//! | `exp` | present, and not passed |
+//! | `nbf`, `iat` | where present, not to come |
+//! | `sub` | present, and not blank |
+//! | `act` | where present, at most 8 nested objects ([`delegation_chain`](super::delegation_chain)) |
+//!
+//! Times are compared with the injected clock, with a leeway of a minute.
+//!
+//! A token that is no JWT is asked about at the [introspection endpoint](TokenValidatorBuilder::introspection), if there is
+//! one.
+//!
+//! # What comes of it
+//!
+//! The identity has the token, its claims without `tsid` (it names the session of the upstream tokens, and is nobody
+//! else's business), and `sub`, `iss`, `name` and `email` among them.
+//!
+//! | what is wrong | [`AuthErrorKind`] | answer |
+//! | --- | --- | --- |
+//! | the token has expired | `Expired` | 401 `invalid_token` |
+//! | anything else about the token | `Rejected` | 401 `invalid_token` |
+//! | an upstream provider needs a new log-in | `Rejected` | 401 `invalid_token`, unless [such callers pass](TokenValidatorBuilder::admit_without_upstream_log_in) |
+//! | the issuer or the store of upstream tokens cannot be asked, or what it says cannot be used | `Unavailable` | 503 |
+//!
+//! An upstream provider that merely cannot be asked now keeps nobody out: the request passes, and a strategy that wants
+//! its token fails with what went wrong ([`Identity::unavailable_upstream`]), which is 503.
+//!
+//! The error carries the challenge: [`AuthError::to_response`] is the answer.
+
+mod builder;
+mod claims;
+mod jwt;
+mod validating;
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use serde_json::{Map, Value};
+use tower::{BoxError, Service};
+use zeroize::Zeroizing;
+
+use crate::{
+    clock::Clock,
+    credential::http_client::HttpClient,
+    error::{AuthError, AuthErrorKind},
+    identity::Identity,
+    secret::AccessToken,
+};
+
+use super::{
+    challenge::Challenge,
+    introspection::IntrospectionEndpoint,
+    jwks::{KeySet, Keys, Verification},
+    metadata::ProtectedResourceMetadata,
+    remembered::{Remembered, Validated},
+    upstream::{LoadedTokens, UpstreamTokens},
+};
+
+pub use builder::TokenValidatorBuilder;
+pub use validating::Validating;
+
+pub(super) use validating::PendingValidation;
+
+use builder::Source;
+use claims::{Accepted, ExpectedClaims};
+use jwt::Jwt;
+
+const MAX_TOKEN: usize = 16 * 1024;
+
+/// Validates bearer tokens of one issuer, for this resource.
+///
+/// Cheap to clone (one reference count). See the [module](self) for what it checks, and [`jwks`](super::jwks) for where
+/// the keys come from.
+#[derive(Clone)]
+pub struct TokenValidator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    require_at_jwt: bool,
+    keys: Keys,
+    expected: ExpectedClaims,
+    introspection: Option<IntrospectionEndpoint>,
+    remembered: Option<Remembered>,
+    upstream: Option<UpstreamTokens>,
+    log_in_needed: LogInNeeded,
+    challenge: Challenge,
+    metadata: Option<ProtectedResourceMetadata>,
+    clock: Arc<dyn Clock>,
+}
+
+impl TokenValidator {
+    /// Starts a validator for tokens of the issuer with this identifier, which is a URL: its metadata and keys are found
+    /// there, through `client`. Each request uses a clone of it.
+    ///
+    /// # Security
+    ///
+    /// The client must not follow redirects: whom they lead to would choose the keys.
+    pub fn builder<S, ResBody>(issuer: impl Into<String>, client: S) -> TokenValidatorBuilder
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
+        S: Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        ResBody: Body + Send + 'static,
+        ResBody::Data: Send,
+        ResBody::Error: Into<BoxError>,
+    {
+        TokenValidatorBuilder::new(issuer.into(), Source::Issuer(HttpClient::new(client)))
+    }
+
+    /// Starts a validator for tokens of this issuer that are signed with one of these keys. Nothing is fetched.
+    pub fn builder_with_keys(issuer: impl Into<String>, keys: KeySet) -> TokenValidatorBuilder {
+        TokenValidatorBuilder::new(issuer.into(), Source::Given(keys))
+    }
+
+    /// Establishes who it is that came with this token, without its scheme.
+    ///
+    /// When the answer is at hand, the future is ready and nothing is boxed.
+    ///
+    /// # Errors
+    ///
+    /// As the [table](self#what-comes-of-it) says.
+    ///
+    /// # Panics
+    ///
+    /// When keys or an introspection have to be waited for outside of a Tokio runtime with time enabled.
+    pub fn validate(&self, token: &str) -> Validating {
+        match self.inner.validate_now(token) {
+            Some(outcome) => self.inner.conclude(outcome),
+            None => {
+                let inner = Arc::clone(&self.inner);
+                let token = Zeroizing::new(token.to_owned());
+                Validating::pending(async move {
+                    let outcome = inner.validate_waiting(&token).await;
+                    inner.conclude(outcome).await
+                })
+            }
+        }
+    }
+
+    /// What is answered to a caller without a bearer token, or with a header that holds none.
+    pub(super) fn refuse(&self, error: AuthError) -> Validating {
+        Validating::ready(Err(self.inner.refused(error)))
+    }
+
+    /// The metadata service for the configured [`resource`](TokenValidatorBuilder::resource), if there is one.
+    pub fn resource_metadata(&self) -> Option<ProtectedResourceMetadata> {
+        self.inner.metadata.clone()
+    }
+}
+
+impl fmt::Debug for TokenValidator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenValidator")
+            .field("issuer", &self.inner.expected.issuer)
+            .field("audiences", &self.inner.expected.audiences)
+            .field("introspection", &self.inner.introspection)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// `None`, when something has to be waited for.
+    fn validate_now(&self, token: &str) -> Option<Result<Validated, AuthError>> {
+        if token.len() > MAX_TOKEN {
+            return Some(Err(rejected("the token is too large")));
+        }
+        if let Some(remembered) = &self.remembered
+            && let Some(validated) = remembered.find(token, &*self.clock)
+        {
+            return Some(Ok(validated));
+        }
+        let Some(jwt) = Jwt::parse(token) else {
+            return match self.introspection {
+                Some(_) => None,
+                None => Some(Err(rejected("the token is malformed"))),
+            };
+        };
+        match jwt.verify(&self.keys.known()?, self.require_at_jwt) {
+            Ok(Verification::Good) => Some(self.accept_jwt(&jwt, token)),
+            Ok(Verification::Bad) => Some(Err(not_signed())),
+            Ok(Verification::Unknown) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    async fn validate_waiting(&self, token: &str) -> Result<Validated, AuthError> {
+        let Some(jwt) = Jwt::parse(token) else {
+            return self.introspect(token).await;
+        };
+        let known = self.keys.known();
+        let keys = match &known {
+            Some(keys) => keys.clone(),
+            None => self.keys.first().await?,
+        };
+        let mut verification = jwt.verify(&keys, self.require_at_jwt)?;
+        // Keys that were fetched for this very token are as new as can be.
+        if verification == Verification::Unknown
+            && known.is_some()
+            && let Some(newer) = self.keys.newer_than(&keys).await?
+        {
+            verification = jwt.verify(&newer, self.require_at_jwt)?;
+        }
+        match verification {
+            Verification::Good => self.accept_jwt(&jwt, token),
+            Verification::Bad | Verification::Unknown => Err(not_signed()),
+        }
+    }
+
+    fn accept_jwt(&self, jwt: &Jwt<'_>, token: &str) -> Result<Validated, AuthError> {
+        let claims = jwt
+            .claims()
+            .ok_or_else(|| rejected("the token is malformed"))?;
+        if !claims.contains_key("exp") {
+            return Err(rejected("the token has no end"));
+        }
+        if !claims.contains_key("iss") {
+            return Err(rejected("the token does not say who issued it"));
+        }
+        self.accept(claims, token)
+    }
+
+    async fn introspect(&self, token: &str) -> Result<Validated, AuthError> {
+        let not_active = || rejected("the token is not active");
+        let endpoint = self.introspection.as_ref().ok_or_else(not_active)?;
+        // What cannot be a token is not sent to anyone.
+        AccessToken::new(token).map_err(|_| rejected("the token is malformed"))?;
+        let claims = endpoint.introspect(token, &*self.clock).await?;
+        self.accept(claims.ok_or_else(not_active)?, token)
+    }
+
+    fn accept(&self, claims: Map<String, Value>, token: &str) -> Result<Validated, AuthError> {
+        let Accepted {
+            validated,
+            expires_at,
+        } = self.expected.accept(claims, token, self.clock.now())?;
+        if let (Some(remembered), Some(expires_at)) = (&self.remembered, expires_at) {
+            remembered.keep(&validated, expires_at, &*self.clock);
+        }
+        Ok(validated)
+    }
+
+    /// Adds the upstream tokens where there are any to load, else the challenge where one is due.
+    fn conclude(self: &Arc<Self>, outcome: Result<Validated, AuthError>) -> Validating {
+        let Validated { identity, session } = match outcome {
+            Ok(validated) => validated,
+            Err(error) => return Validating::ready(Err(self.refused(error))),
+        };
+        let (Some(upstream), Some(session)) = (&self.upstream, session) else {
+            return Validating::ready(Ok(identity));
+        };
+        let loading = upstream.load(&session);
+        let inner = Arc::clone(self);
+        Validating::pending(async move {
+            let loaded = loading.await;
+            loaded
+                .and_then(|loaded| inner.with_upstream(identity, loaded))
+                .map_err(|error| inner.refused(error))
+        })
+    }
+
+    fn with_upstream(
+        &self,
+        identity: Identity,
+        loaded: LoadedTokens,
+    ) -> Result<Identity, AuthError> {
+        if self.log_in_needed == LogInNeeded::Refused
+            && let Some(provider) = loaded.log_in_needed().first()
+        {
+            return Err(AuthError::new(
+                AuthErrorKind::Rejected,
+                "the caller has to log in again, because an upstream provider's tokens have ended",
+            )
+            .with_provider(provider));
+        }
+        let mut identity = identity.into_builder();
+        for (provider, error) in loaded.failed() {
+            identity = identity.unavailable_upstream(provider, error.clone());
+        }
+        for (provider, token) in loaded.into_tokens() {
+            identity = identity.upstream(provider, token);
+        }
+        identity.build().map_err(|error| {
+            AuthError::new(
+                AuthErrorKind::Configuration,
+                "the store of upstream tokens has a provider without a name",
+            )
+            .with_source(error)
+        })
+    }
+
+    fn refused(&self, error: AuthError) -> AuthError {
+        tracing::debug!(kind = ?error.kind(), %error, "a caller was refused");
+        self.challenge.added_to(error)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum LogInNeeded {
+    Refused,
+    Admitted,
+}
+
+#[cold]
+fn not_signed() -> AuthError {
+    rejected("the token is not signed with a key of the issuer")
+}
+
+/// What is said of the token is for its bearer to read, and holds nothing of it.
+#[cold]
+pub(super) fn rejected(description: &'static str) -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Rejected,
+        Cow::Owned(format!("the caller was refused: {description}")),
+    )
+    .with_description(description)
+}
