@@ -257,6 +257,16 @@ async fn a_strategy_that_would_send_the_same_again_is_not_retried() {
     assert_eq!(backend.server.requests().len(), 2);
 }
 
+#[test]
+fn f33_a_policy_does_not_show_its_strategy() {
+    let strategy = HeaderInjection::new("authorization", "Bearer same").unwrap();
+    let policy = Reauthenticate::<_, Body>::new(strategy);
+    assert_eq!(
+        format!("{policy:?}"),
+        "Reauthenticate { is_retry: false, .. }"
+    );
+}
+
 #[tokio::test]
 async fn a_body_that_cannot_be_cloned_is_not_retried() {
     let (issuer, backend) = (issuer().await, Backend::start().await);

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use crate::error::{AuthError, AuthErrorKind};
 
@@ -26,12 +26,6 @@ impl RoleArn {
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Debug for RoleArn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
     }
 }
 
