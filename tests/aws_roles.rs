@@ -271,6 +271,8 @@ async fn f27_a_claim_is_a_value_and_never_part_of_an_expression() {
 #[test]
 fn an_expression_that_cannot_be_bounded_is_refused() {
     let long = |text: &str| format!("true || {}", text.repeat(2000));
+    let padded = |length| format!("{:length$}", "true");
+    let brackets = |count: usize| format!("claims.x in [{}]", vec!["[]"; count - 1].join(", "));
     for expression in [
         "",
         "  ",
@@ -300,6 +302,8 @@ fn an_expression_that_cannot_be_bounded_is_refused() {
         "matches(claims.x, 'a' + 'b')",
         &long("claims.x || "),
         &long(" "),
+        &padded(1025),
+        &brackets(129),
     ] {
         let error = refusal(builder().role_mapping(matcher(expression, "R")));
         assert!(error.to_string().contains("matcher"), "{error}");
@@ -315,6 +319,8 @@ fn an_expression_that_cannot_be_bounded_is_refused() {
         "claims.x ? claims.y : false",
         "string(claims.n) == '1'",
         "claims.x.matches('^[a-z]{1,20}@example[.]com$')",
+        &padded(1024),
+        &brackets(128),
     ] {
         let built = builder().role_mapping(matcher(expression, "R")).build();
         assert!(built.is_ok(), "{expression}: {built:?}");
@@ -452,7 +458,7 @@ async fn an_expression_of_64_levels_is_evaluated_over_claims_of_32() {
             " && claims.x == claims.x".repeat(20)
         ),
         format!("{}true{}", "!!(".repeat(20), ")".repeat(20)),
-        format!("1{} == 62", " + 1".repeat(61)),
+        format!("1{} == 63", " + 1".repeat(62)),
     ];
     for expression in &expressions {
         let chosen = role(&aws, &[matcher(expression, "R")], json!({ "x": deep })).await;
@@ -461,27 +467,27 @@ async fn an_expression_of_64_levels_is_evaluated_over_claims_of_32() {
     // One level more.
     let more = format!("1{} == 64", " + 1".repeat(63));
     refusal(builder().role_mapping(matcher(&more, "R")));
-    let too_deep = json!({ "x": { "a": deep } });
-    let error = role(&aws, &[matcher("true", "R")], too_deep)
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    for too_deep in [json!({ "x": { "a": deep } }), json!({ "x": [deep] })] {
+        let error = role(&aws, &[matcher("true", "R")], too_deep)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    }
 }
 
 #[tokio::test]
 async fn claims_that_are_too_many_are_not_evaluated_over() {
     let aws = AwsStack::start().await;
     let groups = |count| json!({ "groups": vec!["a"; count] });
-    assert_eq!(
-        role(&aws, &[matcher("true", "R")], groups(2047))
-            .await
-            .unwrap(),
-        "R"
-    );
+    for claims in [groups(2047), json!({ "a": "x".repeat((1 << 16) - 1) })] {
+        let chosen = role(&aws, &[matcher("true", "R")], claims).await;
+        assert_eq!(chosen.unwrap(), "R");
+    }
     for claims in [
         groups(2048),
         json!({ "a": "x".repeat(1 << 16) }),
         json!({ "a".repeat((1 << 16) + 1): 1 }),
+        json!({ "a": { "a".repeat(1 << 16): 1 } }),
     ] {
         let error = role(&aws, &[matcher("true", "R")], claims.clone())
             .await
@@ -623,6 +629,7 @@ async fn unfit_characters_of_a_session_name_are_replaced_where_that_is_wanted() 
 
 #[test]
 fn an_arn_that_is_not_that_of_a_role_is_refused() {
+    let name = format!("arn:aws:iam::123456789012:role/{}", "n".repeat(64));
     let path = format!("arn:aws:iam::123456789012:role/{}/Role", "p".repeat(510));
     for fits in [
         "arn:aws:iam::123456789012:role/Admin",
@@ -632,12 +639,13 @@ fn an_arn_that_is_not_that_of_a_role_is_refused() {
         "arn:aws-iso-b:iam::123456789012:role/Admin",
         "arn:aws-eusc:iam::123456789012:role/Admin",
         "arn:aws:iam::123456789012:role/aws-service-role/x.amazonaws.com/Role",
+        &name,
         &path,
     ] {
         assert!(builder().fallback_role(fits).build().is_ok(), "{fits}");
     }
     let name = format!("arn:aws:iam::123456789012:role/{}", "n".repeat(65));
-    let path = format!("arn:aws:iam::123456789012:role/{}/Role", "p".repeat(513));
+    let path = format!("arn:aws:iam::123456789012:role/{}/Role", "p".repeat(511));
     for unfit in [
         "",
         "Admin",

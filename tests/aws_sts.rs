@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::json;
 use support::{
@@ -250,15 +250,15 @@ async fn f23_credentials_about_to_expire_are_not_used_where_fresh_ones_can_be_ha
 #[tokio::test]
 async fn f23_credentials_that_come_with_their_end_are_not_used() {
     let aws = AwsStack::start().await;
-    let strategy = aws.strategy();
+    let alice = user("alice", "t");
     for lifetime in [0, 5] {
         aws.sts.set_lifetime(lifetime * SECOND);
-        let error = aws.call(&strategy, &user("alice", "t")).await.unwrap_err();
+        let error = aws.call(&aws.strategy(), &alice).await.unwrap_err();
         assert_eq!(error.kind(), AuthErrorKind::Unavailable);
         assert!(aws.arrived().is_empty());
     }
     aws.sts.set_lifetime(6 * SECOND);
-    aws.call(&strategy, &user("alice", "t")).await.unwrap();
+    aws.call(&aws.strategy(), &alice).await.unwrap();
 }
 
 #[tokio::test]
@@ -643,7 +643,7 @@ async fn trailers_are_passed_on() {
     let strategy = aws
         .builder()
         .body_with_trailers(|gathered: GatheredBody| Frames {
-            hint: http_body::Body::size_hint(&gathered),
+            hint: gathered.size_hint(),
             frames: Box::pin(gathered.map_err(|error| match error {})),
         })
         .build()
@@ -652,6 +652,28 @@ async fn trailers_are_passed_on() {
     aws.last();
     assert_eq!(aws.arrived()[0].body, b"data");
     assert_eq!(aws.trailers().unwrap(), trailers);
+
+    // What is said of its length does not keep them from being sent.
+    let body = Arc::new(Mutex::new(None));
+    let keeps = body.clone();
+    let strategy = aws
+        .builder()
+        .body_with_trailers(move |gathered: GatheredBody| {
+            *keeps.lock().unwrap() = Some(gathered);
+            Frames::new([])
+        })
+        .build()
+        .unwrap();
+    strategy.authenticate(request()).await.unwrap();
+    let mut body = body.lock().unwrap().take().unwrap();
+    let hint = body.size_hint();
+    assert_eq!((hint.lower(), hint.upper()), (4, None));
+    for _ in 0..2 {
+        assert!(!body.is_end_stream());
+        body.frame().await.unwrap().unwrap();
+    }
+    assert!(body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), Some(0));
 
     // Rather than lose them.
     let error = aws.send(&aws.strategy(), request()).await.unwrap_err();
@@ -714,12 +736,49 @@ async fn a_body_that_is_too_large_or_lies_is_refused_before_anything_is_sent() {
     }
     assert_eq!(aws.sts.calls(), 0);
 
-    let body = Frames::pieces(whole.chunks(MIB));
+    // One that says no more than how long it can get.
+    let mut loose = SizeHint::new();
+    loose.set_upper(100);
+    let body = Frames {
+        hint: loose,
+        ..Frames::pieces([&b"abc"[..]])
+    };
+    aws.strategy()
+        .authenticate(aws.request_with(&user("alice", "t"), body))
+        .await
+        .unwrap();
+
+    let body = Frames::pieces(whole.chunks(MIB)).saying(whole.len() as u64);
     aws.send(&strategy, aws.request_with(&user("alice", "t"), body))
         .await
         .unwrap();
     aws.last();
     assert_eq!(aws.arrived()[0].body.len(), whole.len());
+}
+
+#[tokio::test]
+async fn the_error_tells_a_body_that_is_too_large_from_one_that_lies() {
+    let aws = AwsStack::start().await;
+    let more = 10 * MIB + 1;
+    let unread = stream::poll_fn(|_| -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        panic!("it is read");
+    });
+    let unread = Frames {
+        frames: Box::pin(StreamBody::new(unread)),
+        hint: SizeHint::with_exact(more as u64),
+    };
+    for (body, said) in [
+        (unread, "larger than the 10 MiB"),
+        (
+            Frames::pieces([&vec![b'a'; more][..]]),
+            "larger than the 10 MiB",
+        ),
+        (Frames::pieces([&b"abc"[..]]).saying(2), "not as long as"),
+    ] {
+        let request = aws.request_with(&user("alice", "t"), body);
+        let error = aws.strategy().authenticate(request).await.unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -781,8 +840,9 @@ async fn a_request_is_signed_at_once_where_credentials_are_at_hand() {
             .is_none()
     );
     aws.call(&strategy, &alice).await.unwrap();
-    let signed = strategy.authenticate(aws.request(&alice)).now_or_never();
-    assert!(signed.unwrap().is_ok());
+    let signed = strategy.authenticate(aws.request(&alice));
+    assert_eq!(format!("{signed:?}"), "Authenticating(ready)");
+    assert!(signed.now_or_never().unwrap().is_ok());
 }
 
 #[tokio::test]
@@ -899,6 +959,24 @@ async fn throttling_backs_off_and_a_rejected_token_is_not_asked_for_again() {
 }
 
 #[tokio::test]
+async fn when_to_try_again_is_told_only_where_that_may_help() {
+    let aws = AwsStack::start().await;
+    for (status, code, waits) in [
+        (503, "ServiceUnavailable", true),
+        (400, "ExpiredTokenException", false),
+        (403, "AccessDenied", false),
+    ] {
+        aws.sts
+            .script([Behaviour::error(status, code).header("retry-after", "90")]);
+        let error = aws
+            .call(&aws.strategy(), &user("alice", "t"))
+            .await
+            .unwrap_err();
+        assert_eq!(error.retry_after().is_some(), waits, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn an_sts_that_is_not_there_is_unavailable() {
     let aws = AwsStack::start().await;
     let strategy = aws
@@ -920,6 +998,9 @@ async fn a_token_that_sts_would_not_take_is_not_sent() {
         .unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Rejected);
     assert_eq!(aws.sts.calls(), 0);
+    aws.call(&aws.strategy(), &user("alice", &"t".repeat(20_000)))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -1122,12 +1203,23 @@ async fn f33_no_value_shows_a_secret_in_its_debug() {
         .clock(aws.clock.clone())
         .build()
         .unwrap();
+    let mapping = RoleMapping::claim("admins", DEFAULT_ROLE);
     let builder = aws.builder().cache(cache.clone());
-    let shown = format!("{builder:?}");
+    let shown = format!("{mapping:?} {builder:?}");
     let strategy = builder.build().unwrap();
     aws.call(&strategy, &user("alice", "hush-token"))
         .await
         .unwrap();
     let shown = format!("{shown} {strategy:?} {cache:?}");
     assert!(!shown.contains("hush"), "{shown}");
+    for witness in [
+        "RoleMapping {",
+        DEFAULT_ROLE,
+        "AwsStsBuilder {",
+        "AwsSts {",
+        "CredentialCache { counters: CacheCounters { hits: 0, misses: 1,",
+    ] {
+        assert!(shown.contains(witness), "{witness}: {shown}");
+    }
+    assert_eq!(tower_identity::Strategy::<Body>::name(&strategy), "aws_sts");
 }

@@ -3,9 +3,9 @@
 
 mod support;
 
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode};
 use support::recording::{RecordingService, identity, request};
-use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AuthError, AuthErrorKind, AuthLayer, BindSubject, FallbackPolicy, HealthCheck, Identity,
     IdentityLayer, Origin, UpstreamInject,
@@ -46,6 +46,16 @@ async fn another_user_is_refused_even_with_the_same_subject_at_another_issuer() 
         let response = error.to_response::<bytes::Bytes>();
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
     }
+}
+
+#[tokio::test]
+async fn f33_nothing_of_the_user_is_shown_by_a_call_under_way() {
+    let mut bound = BindSubject::to(alice()).layer(RecordingService::new());
+    let bound = ServiceExt::<Request<String>>::ready(&mut bound)
+        .await
+        .unwrap();
+    let call = bound.call(request(Method::POST, alice()));
+    assert_eq!(format!("{call:?}"), "BindSubjectFuture { .. }");
 }
 
 #[tokio::test]

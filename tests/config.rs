@@ -4,7 +4,10 @@
 
 mod support;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use http::{Request, Response, StatusCode};
 use proptest::prelude::{Just, ProptestConfig, any, prop, prop_oneof, proptest};
@@ -22,7 +25,10 @@ use tower::ServiceBuilder;
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, BackendAuthConfig, CredentialCache, Identity,
     IdentityLayer, Origin, OutgoingAuthConfig, Strategy, UpstreamToken,
-    config::{ConfigError, LiveOutgoingAuth, Resources, ResourcesBuilder, Source},
+    config::{
+        AwsStsConfig, ConfigError, LiveOutgoingAuth, Resources, ResourcesBuilder, Source,
+        TokenExchangeConfig,
+    },
     strategy_fn,
 };
 
@@ -268,9 +274,57 @@ fn a_part_by_itself_is_read_as_strictly() {
     ] {
         assert!(error.to_string().contains(part), "{error}");
     }
+    // One that could be used but for what is beside it.
+    let beside = json!({ "type": "unauthenticated", "colour": "red" });
+    let error = serde_json::from_value::<BackendAuthConfig>(beside).unwrap_err();
+    assert!(
+        error.to_string().contains("colour: is not known"),
+        "{error}"
+    );
 }
 
 // What is wrong.
+
+#[test]
+fn what_an_application_builds_itself_is_checked_as_well() {
+    let blank = || Some(String::from(" "));
+    let exchange = TokenExchangeConfig {
+        token_url: "https://idp.example.com/token".into(),
+        client_id: blank(),
+        ..TokenExchangeConfig::default()
+    };
+    let aws = AwsStsConfig {
+        region: "eu-west-1".into(),
+        fallback_role_arn: Some("arn:aws:iam::123456789012:role/X".into()),
+        role_claim: Some(String::new()),
+        session_name_claim: Some(String::new()),
+        subject_provider_name: blank(),
+        ..AwsStsConfig::default()
+    };
+    let mut config = OutgoingAuthConfig::default();
+    config.backends = BTreeMap::from([
+        (
+            "exchange".into(),
+            BackendAuthConfig::TokenExchange(exchange),
+        ),
+        ("aws".into(), BackendAuthConfig::AwsSts(aws)),
+    ]);
+    let found = faults(&config);
+    let places: Vec<_> = found
+        .iter()
+        .map(|fault| fault.split_once(": ").unwrap().0)
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "backends.aws.awsSts.roleClaim",
+            "backends.aws.awsSts.sessionNameClaim",
+            "backends.aws.awsSts.subjectProviderName",
+            "backends.exchange.tokenExchange.clientId",
+        ],
+        "{found:#?}"
+    );
+}
 
 fn assert_fault(backend: Value, expected: &str) {
     let config = from_json(&json!({ "backends": { "b": backend.clone() } }));
@@ -705,6 +759,29 @@ fn a_fault_of_form_anywhere_keeps_every_layer_back() {
         .unwrap_err();
     assert_eq!(error.faults().len(), 1);
     assert_eq!(error.faults()[0].member(), "backend");
+    assert!(
+        error.faults()[0].message().starts_with("is not known"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_backend_that_is_missing_is_told_of_beside_the_faults_of_others_and_once() {
+    let config =
+        from_yaml("{backends: {broken: {type: unauthenticated, colour: red}, null-one: }}");
+    let backends_at_fault = |backend: &str| {
+        let error = config.layer_for(backend, origin(), &resources());
+        let error = error.unwrap_err();
+        let backends = error.faults().iter();
+        backends
+            .map(|fault| fault.backend().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        backends_at_fault("missing"),
+        ["broken", "null-one", "missing"]
+    );
+    assert_eq!(backends_at_fault("null-one"), ["broken", "null-one"]);
 }
 
 #[test]
@@ -761,6 +838,12 @@ fn no_output_shows_a_secret() {
         serde_saphyr::to_string(&config).unwrap(),
     );
     assert!(!shown.contains(SECRET), "{shown}");
+    let live = LiveOutgoingAuth::new(config.clone(), resources.clone()).unwrap();
+    let shown = format!("{shown} {live:?} {:?}", builder());
+    assert!(!shown.contains(SECRET), "{shown}");
+    for witness in ["Resources {", "LiveOutgoingAuth {", "ResourcesBuilder {"] {
+        assert!(shown.contains(witness), "{witness}: {shown}");
+    }
     assert_eq!(
         shown.matches("headerValue: '[redacted]'").count()
             + shown.matches("headerValue: \"[redacted]\"").count(),

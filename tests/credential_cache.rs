@@ -1,14 +1,18 @@
 //! What `CredentialCache` promises, through its public API.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        mpsc,
     },
+    thread,
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -258,6 +262,16 @@ async fn no_refresh_is_tried_because_the_subject_is_about_to_expire() {
         settle().await;
     }
     assert_eq!(bench.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_credential_that_is_at_hand_is_not_waited_for() {
+    let bench = Bench::new();
+    let obtaining = bench.obtain_for_an_hour();
+    assert_eq!(format!("{obtaining:?}"), "Obtaining(waiting)");
+    obtaining.await.unwrap();
+    let obtaining = bench.obtain_for_an_hour();
+    assert_eq!(format!("{obtaining:?}"), "Obtaining(ready)");
 }
 
 #[tokio::test]
@@ -624,6 +638,137 @@ async fn the_advisory_window_is_a_quarter_of_a_short_lifetime_and_less_by_chance
         assert_eq!(bench.lookup(), Some(1));
         bench.clock.advance(2 * MOMENT);
         assert_eq!(bench.lookup(), None);
+    }
+}
+
+#[test]
+fn in_the_advisory_window_nobody_waits_for_what_is_done_under_another_key() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let bench = HaltingBench::new();
+    let keys: Vec<_> = (0..20).map(|number| key(&number.to_string())).collect();
+    for &key in &keys {
+        runtime.block_on(bench.obtain(key)).unwrap();
+    }
+    bench.clock.advance(HOUR - 5 * MINUTE);
+    let mut others = keys[1..].iter().copied();
+    let halts = at_each_halt(
+        || drop(bench.obtain(keys[0])),
+        || {
+            let (bench, other) = (bench.clone(), others.next().unwrap());
+            let (done, answered) = mpsc::channel();
+            let runtime = runtime.handle().clone();
+            thread::spawn(move || {
+                let _entered = runtime.enter();
+                let answer = bench.obtain(other).now_or_never();
+                done.send(answer.is_some_and(|answer| answer.is_ok()))
+            });
+            let is_at_hand = answered.recv_timeout(MINUTE);
+            assert!(is_at_hand.expect("it waits for another key's caller"));
+        },
+    );
+    assert!(halts >= 2, "{halts}");
+}
+
+#[test]
+fn f11_what_lands_between_two_looks_of_a_caller_is_not_fetched_again() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let bench = HaltingBench::new();
+    runtime.block_on(bench.obtain(key("user"))).unwrap();
+    bench.clock.advance(HOUR - 10 * SECOND);
+    let mut is_first = true;
+    at_each_halt(
+        || {
+            let answer = bench.obtain(key("user")).now_or_never();
+            assert_eq!(answer.unwrap().unwrap().number, 2);
+        },
+        || {
+            if std::mem::take(&mut is_first) {
+                runtime.block_on(bench.obtain(key("user"))).unwrap();
+            }
+        },
+    );
+    assert_eq!(bench.fetches.load(SeqCst), 2);
+}
+
+/// A credential whose every clone that is dropped is a place where a thread can be halted.
+#[derive(Clone)]
+struct Halting {
+    number: u64,
+}
+
+impl Drop for Halting {
+    fn drop(&mut self) {
+        HALT.with_borrow(|halt| {
+            if let Some(Halt { reached, go_on }) = halt {
+                // It goes on by itself if the test has failed.
+                let _ = reached.send(());
+                let _ = go_on.recv();
+            }
+        });
+    }
+}
+
+struct Halt {
+    reached: mpsc::Sender<()>,
+    go_on: mpsc::Receiver<()>,
+}
+
+thread_local! {
+    static HALT: RefCell<Option<Halt>> = const { RefCell::new(None) };
+}
+
+/// Runs `call` on a thread of its own, and `meanwhile` each time that it halts. Returns how often that was.
+fn at_each_halt(call: impl FnOnce() + Send, mut meanwhile: impl FnMut()) -> usize {
+    let runtime = tokio::runtime::Handle::current();
+    let (reached, halts) = mpsc::channel();
+    let (proceed, go_on) = mpsc::channel();
+    let mut count = 0;
+    thread::scope(|scope| {
+        let proceed = proceed;
+        scope.spawn(move || {
+            let _entered = runtime.enter();
+            HALT.set(Some(Halt { reached, go_on }));
+            call();
+            drop(HALT.take());
+        });
+        while halts.recv().is_ok() {
+            meanwhile();
+            count += 1;
+            let _ = proceed.send(());
+        }
+    });
+    count
+}
+
+/// A cache of credentials of an hour.
+#[derive(Clone)]
+struct HaltingBench {
+    cache: CredentialCache<Halting>,
+    clock: Arc<ManualClock>,
+    fetches: Arc<AtomicU64>,
+}
+
+impl HaltingBench {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH + 500_000 * HOUR));
+        let cache = CredentialCache::builder()
+            .clock(clock.clone())
+            .random(|| 0.0);
+        Self {
+            cache: cache.build().unwrap(),
+            clock,
+            fetches: Arc::default(),
+        }
+    }
+
+    fn obtain(&self, key: CacheKey) -> Obtaining<Halting> {
+        let fetches = self.fetches.clone();
+        self.cache.obtain(key, None, move || async move {
+            let number = fetches.fetch_add(1, SeqCst) + 1;
+            Ok(Obtained::new(Halting { number }).expires_in(HOUR))
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Version, header::HOST};
@@ -12,6 +12,10 @@ use rcgen::CertifiedKey;
 use support::{
     http_server::{HttpServer, ok, temporary_redirect},
     recording::identity,
+};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::{Instant, timeout},
 };
 use tokio_rustls::{
     TlsAcceptor,
@@ -181,6 +185,27 @@ async fn f37_over_http_2_authority_and_host_are_the_origin_or_nothing_is_sent() 
 #[tokio::test]
 async fn a_relative_uri_is_an_error() {
     trusting(None).oneshot(get("/mcp")).await.unwrap_err();
+}
+
+/// The clock stands still, and goes on by itself to the next timer when all tasks wait.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_does_not_come_about_is_given_up_after_10_seconds() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    // The only place in the queue is taken, so nobody answers the next one.
+    let _first_in_the_queue = TcpStream::connect(address).await.unwrap();
+    let started = Instant::now();
+
+    let answer = trusting(None).oneshot(get(&format!("http://{address}/mcp")));
+    let error = timeout(Duration::from_secs(60), answer)
+        .await
+        .expect("it waits without end")
+        .unwrap_err();
+
+    assert!(error.is_connect());
+    assert_eq!(started.elapsed().as_secs(), 10);
 }
 
 /// A server for `localhost`, and the certificate that it shows.

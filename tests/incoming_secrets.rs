@@ -6,28 +6,36 @@ mod support;
 use std::{fmt::Write as _, sync::Arc};
 
 use bytes::Bytes;
+use http::{Request, Response, header::AUTHORIZATION};
+use http_body_util::Full;
 use serde_json::json;
 use support::{
     identity_provider::{AUDIENCE, ED25519, INTROSPECT, IdentityProvider, P256, client, some_day},
     log::Log,
 };
-use tower_identity::{IntrospectionEndpoint, TokenValidator, clock::ManualClock};
+use tower::{BoxError, Layer, Service, service_fn};
+use tower_identity::{
+    ClientAuth, IntrospectionEndpoint, Secret, TokenValidator, TokenValidatorLayer,
+    clock::ManualClock,
+};
 
 #[tokio::test]
 async fn f33_no_part_of_a_token_is_logged_or_shown() {
     let log = Log::default();
     let _guard = log.capture("tower_identity=trace");
     let provider = IdentityProvider::start(P256).await;
-    let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client())
-        .build()
-        .unwrap();
-    let validator = TokenValidator::builder(provider.issuer(), client())
+    let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client()).client_auth(
+        ClientAuth::basic("gateway", Secret::new("client-secret").unwrap()),
+    );
+    let mut shown = format!("{endpoint:?}");
+    let builder = TokenValidator::builder(provider.issuer(), client())
         .audience(AUDIENCE)
+        .resource("https://gateway.example.com/mcp")
         .clock(Arc::new(ManualClock::new(some_day())))
-        .introspection(endpoint)
-        .remember_tokens(10)
-        .build()
-        .unwrap();
+        .introspection(endpoint.build().unwrap())
+        .remember_tokens(10);
+    write!(shown, "{builder:?}").unwrap();
+    let validator = builder.build().unwrap();
     provider.introspects("opaque-secret", json!({ "active": true, "sub": 1 }));
     let mut claims = provider.claims("alice", some_day());
     claims["tsid"] = json!("session-secret");
@@ -35,9 +43,10 @@ async fn f33_no_part_of_a_token_is_logged_or_shown() {
     let good = P256.sign(&P256.header(), &claims);
     let forged = ED25519.sign(&P256.header(), &claims);
 
-    let mut shown = String::new();
     for token in [&good, &good, &forged, "opaque-secret", "made-up-secret"] {
-        let outcome = validator.validate(token).await;
+        let validating = validator.validate(token);
+        write!(shown, "{validating:?}").unwrap();
+        let outcome = validating.await;
         write!(shown, "{outcome:?} {outcome:#?}").unwrap();
         if let Err(error) = outcome {
             write!(shown, "{error} {:?}", error.to_response::<Bytes>()).unwrap();
@@ -52,6 +61,29 @@ async fn f33_no_part_of_a_token_is_logged_or_shown() {
         error.to_response::<Bytes>()
     )
     .unwrap();
+
+    let layer = TokenValidatorLayer::new(validator.clone());
+    let mut service = layer.layer(service_fn(async |_: Request<()>| {
+        Ok::<_, BoxError>(Response::new(Full::<Bytes>::default()))
+    }));
+    let mut request = Request::new(());
+    let authorization = format!("Bearer {good}").parse().unwrap();
+    request.headers_mut().insert(AUTHORIZATION, authorization);
+    let answering = service.call(request);
+    let metadata = validator.resource_metadata().unwrap();
+    write!(shown, "{answering:?} {metadata:?}").unwrap();
+    for witness in [
+        "IntrospectionEndpointBuilder { client_auth: Some(ClientAuth {",
+        "TokenValidatorBuilder { issuer: ",
+        "TokenValidator { issuer: ",
+        "introspection: Some(IntrospectionEndpoint { origin: ",
+        "Validating(pending)",
+        "Validating(ready)",
+        "TokenValidatorFuture {",
+        "ProtectedResourceMetadata { url: ",
+    ] {
+        assert!(shown.contains(witness), "{witness}: {shown}");
+    }
 
     let log = log.text();
     assert!(log.contains("a caller was refused"), "{log}");

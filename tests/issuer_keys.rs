@@ -3,7 +3,12 @@
 
 mod support;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::ready,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{future::join_all, stream};
@@ -395,6 +400,19 @@ async fn only_keys_for_signatures_of_the_right_type_verify() {
 }
 
 #[tokio::test]
+async fn a_key_of_edwards_curves_that_names_another_curve_verifies_nothing() {
+    let setup = setup().await;
+    let mut key = ED25519.public();
+    key["crv"] = json!("P-256");
+    setup.provider.publish([key, P256.public()]);
+    assert_eq!(
+        setup.kind(&setup.token(ED25519)).await,
+        Some(AuthErrorKind::Rejected)
+    );
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+}
+
+#[tokio::test]
 async fn every_algorithm_of_key_pairs_verifies() {
     use jsonwebtoken::Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
 
@@ -461,7 +479,44 @@ async fn given_keys_need_no_issuer() {
     }
 }
 
+#[test]
+fn a_key_set_has_at_most_100_keys() {
+    let keys = |count| json!({ "keys": vec![P256.public(); count] }).to_string();
+    let shown = format!("{:?}", KeySet::from_json(keys(100)).unwrap());
+    assert!(shown.contains("KeySet"), "{shown}");
+    assert!(
+        !shown.contains(P256.public()["x"].as_str().unwrap()),
+        "{shown}"
+    );
+    KeySet::from_json(keys(101)).unwrap_err();
+}
+
 // An issuer that answers whatever it wants. No socket: these are many.
+
+#[tokio::test]
+async fn the_path_of_an_issuer_begins_after_its_host_however_short_that_is() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let keeps = asked.clone();
+    let issuer = service_fn(move |request: Request<Full<Bytes>>| {
+        keeps.lock().unwrap().push(request.uri().to_string());
+        let mut response = Response::new(Full::<Bytes>::default());
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        ready(Ok::<_, Infallible>(response))
+    });
+    let validator = TokenValidator::builder("https://a.b/c", issuer)
+        .audience(AUDIENCE)
+        .build()
+        .unwrap();
+    let token = P256.sign(&P256.header(), &json!({ "iss": "https://a.b/c" }));
+    validator.validate(&token).await.unwrap_err();
+    assert_eq!(
+        *asked.lock().unwrap(),
+        [
+            "https://a.b/c/.well-known/openid-configuration",
+            "https://a.b/.well-known/oauth-authorization-server/c"
+        ]
+    );
+}
 
 /// A validator whose issuer sends these bodies.
 fn validator_of(metadata: Bytes, keys: Bytes) -> TokenValidator {

@@ -3,10 +3,16 @@
 
 mod support;
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use futures_util::future::join;
-use http::Method;
+use http::{Method, Request};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use support::{
     issuer::Issuer,
@@ -15,8 +21,8 @@ use support::{
 };
 use tower::{Layer, ServiceBuilder, ServiceExt, retry::RetryLayer};
 use tower_identity::{
-    AuthErrorKind, AuthLayer, HeaderInjection, IdentityLayer, Origin, Reauthenticate, Strategy,
-    TokenExchange, Unauthenticated, UpstreamInject, strategy_fn,
+    AuthErrorKind, AuthLayer, Authenticating, HeaderInjection, IdentityLayer, Origin,
+    Reauthenticate, Strategy, TokenExchange, Unauthenticated, UpstreamInject, strategy_fn,
 };
 
 async fn issuer() -> Issuer {
@@ -116,6 +122,44 @@ async fn a_request_that_is_refused_is_counted_by_the_kind_of_its_error() {
              outcome=missing_identity: 1",
             "tower_identity_requests_total backend=https://mcp.example.com strategy=upstream_inject \
              outcome=wrong_origin: 1",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_strategy_that_takes_the_place_of_another_is_counted_by_its_own_name() {
+    #[derive(Clone, Default)]
+    struct Replaced(Arc<AtomicBool>);
+
+    impl Strategy<String> for Replaced {
+        fn authenticate(&self, request: Request<String>) -> Authenticating<String> {
+            request.into()
+        }
+
+        fn name(&self) -> &'static str {
+            if self.0.load(Relaxed) {
+                "second"
+            } else {
+                "first"
+            }
+        }
+    }
+
+    let recorder = DebuggingRecorder::new();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let origin = Origin::try_from("https://mcp.example.com").unwrap();
+    let strategy = Replaced::default();
+    let client = AuthLayer::new(origin, strategy.clone()).layer(RecordingService::new());
+    for is_replaced in [false, true, true] {
+        strategy.0.store(is_replaced, Relaxed);
+        let request = request(Method::GET, None);
+        client.clone().oneshot(request).await.unwrap();
+    }
+    assert_eq!(
+        counted(&recorder),
+        [
+            "tower_identity_requests_total backend=https://mcp.example.com strategy=first outcome=ok: 1",
+            "tower_identity_requests_total backend=https://mcp.example.com strategy=second outcome=ok: 2",
         ]
     );
 }

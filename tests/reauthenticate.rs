@@ -11,20 +11,21 @@ use std::sync::{
 use futures_util::future::join_all;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
+use serde_json::json;
 use support::{
     http_server::{self, HttpServer},
     issuer::{Behaviour, Issuer},
     token_stack::{
-        Backend, Body, HttpService, clock, endpoint, endpoint_builder, http_client, seconds,
-        secret, send, unauthorized, user,
+        Backend, Body, HttpService, clock, endpoint, endpoint_builder, http_client, jwt, seconds,
+        secret, send, unauthorized, user, user_with_id_token,
     },
 };
 use tokio::sync::Barrier;
 use tower::{ServiceBuilder, retry::RetryLayer};
 use tower_identity::{
-    AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, HeaderInjection,
-    Identity, IdentityLayer, Origin, Reauthenticate, Strategy, TokenExchange, UpstreamInject,
-    UpstreamToken,
+    AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CrossAppAccess,
+    HeaderInjection, Identity, IdentityLayer, OnBehalfOf, Origin, Reauthenticate, Strategy,
+    TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken, credential::endpoint::TokenType,
 };
 
 fn alice() -> Identity {
@@ -40,6 +41,13 @@ async fn issuer() -> Issuer {
 
 fn exchange(issuer: &Issuer) -> TokenExchange {
     TokenExchange::builder(endpoint(issuer)).build().unwrap()
+}
+
+fn gateway(issuer: &Issuer) -> TokenEndpoint {
+    endpoint_builder(issuer)
+        .client_auth(ClientAuth::basic("gateway", secret("1")))
+        .build()
+        .unwrap()
 }
 
 fn minted(subject: &str, number: usize) -> String {
@@ -249,6 +257,16 @@ async fn a_strategy_that_would_send_the_same_again_is_not_retried() {
     assert_eq!(backend.server.requests().len(), 2);
 }
 
+#[test]
+fn f33_a_policy_does_not_show_its_strategy() {
+    let strategy = HeaderInjection::new("authorization", "Bearer same").unwrap();
+    let policy = Reauthenticate::<_, Body>::new(strategy);
+    assert_eq!(
+        format!("{policy:?}"),
+        "Reauthenticate { is_retry: false, .. }"
+    );
+}
+
 #[tokio::test]
 async fn a_body_that_cannot_be_cloned_is_not_retried() {
     let (issuer, backend) = (issuer().await, Backend::start().await);
@@ -329,8 +347,7 @@ async fn when_no_fresh_token_can_be_had_the_caller_learns_why() {
 #[tokio::test]
 async fn f32_a_401_to_a_probe_is_its_answer_and_retried_only_with_the_clients_own_token() {
     let (issuer, backend) = (issuer().await, Backend::start().await);
-    let gateway = endpoint_builder(&issuer).client_auth(ClientAuth::basic("gateway", secret("1")));
-    let gateway = gateway.build().unwrap();
+    let gateway = gateway(&issuer);
     backend.reject("issued-to-client-any-1");
     let with_client = TokenExchange::builder(gateway.clone()).build().unwrap();
     let answer = send(&client(&backend, with_client), backend.probe())
@@ -359,6 +376,69 @@ async fn f32_a_401_to_a_probe_is_its_answer_and_retried_only_with_the_clients_ow
     let answer = send(&client, probe).await.unwrap();
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_users_token_is_replaced_where_the_client_has_one_of_its_own_too() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let strategy = TokenExchange::builder(gateway(&issuer)).build().unwrap();
+    backend.reject(&minted("alice", 1));
+    let answer = send(&client(&backend, strategy), backend.request(alice()))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(
+        backend.authorizations(),
+        sent(&[minted("alice", 1), minted("alice", 2)])
+    );
+}
+
+#[tokio::test]
+async fn a_rejected_token_that_was_issued_on_behalf_of_a_user_is_replaced() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let strategy = OnBehalfOf::builder(gateway(&issuer)).scopes(["mail.read"]);
+    backend.reject("issued-for-alice-1");
+    let client = client(&backend, strategy.build().unwrap());
+    let answer = send(&client, backend.request(alice())).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let tokens = ["issued-for-alice-1", "issued-for-alice-2"].map(str::to_owned);
+    assert_eq!(backend.authorizations(), sent(&tokens));
+}
+
+#[tokio::test]
+async fn a_rejected_token_of_another_applications_server_is_replaced_with_a_new_assertion() {
+    let (identity_provider, authorization_server) = (issuer().await, issuer().await);
+    let backend = Backend::start().await;
+    let id_token = jwt(&json!({}), &json!({ "iss": "https://idp.example.com" }));
+    identity_provider.know(&id_token, "alice");
+    for number in 1..=2 {
+        let claims = json!({
+            "iss": "https://idp.example.com", "aud": "https://as.example.com", "exp": 300, "jti": number,
+        });
+        let assertion = jwt(&json!({ "typ": "oauth-id-jag+jwt" }), &claims);
+        authorization_server.know(&assertion, "alice");
+        identity_provider.next(Behaviour::json(
+            200,
+            &json!({
+                "access_token": assertion,
+                "issued_token_type": TokenType::IdJag.urn(),
+                "token_type": "N_A",
+            }),
+        ));
+    }
+    let strategy = CrossAppAccess::builder(
+        "idp",
+        gateway(&identity_provider),
+        gateway(&authorization_server),
+    );
+    let strategy = strategy.audience("https://as.example.com").clock(clock());
+    backend.reject("issued-for-alice-1");
+    let client = client(&backend, strategy.build().unwrap());
+    let user = user_with_id_token("alice", &id_token);
+    let answer = send(&client, backend.request(user)).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let tokens = ["issued-for-alice-1", "issued-for-alice-2"].map(str::to_owned);
+    assert_eq!(backend.authorizations(), sent(&tokens));
 }
 
 #[tokio::test]

@@ -201,6 +201,13 @@ async fn who_reads_redis_learns_neither_tokens_nor_the_sessions_id() {
         key(1),
         store_at("redis://:pw-Xq3@localhost/")
     );
+    for witness in [
+        r#"RedisStore { prefix: "gateway:", keys: 1, .. }"#,
+        "SealingKey([redacted])",
+        "RedisStoreBuilder { keys: 1, ",
+    ] {
+        assert!(shown.contains(witness), "{witness}: {shown}");
+    }
     assert!(
         !shown.contains("[1, 1") && !shown.contains("pw-Xq3"),
         "{shown}"
@@ -637,7 +644,10 @@ async fn a_write_that_too_few_replicas_confirm_does_not_count_and_nothing_is_spe
     let loaded = holder.load(SESSION).await.unwrap();
     assert_eq!(loaded.failed()["github"].kind(), AuthErrorKind::Unavailable);
     assert_eq!(bench.issuer.refreshes(), 0);
-    assert_eq!(kind(put(&store, "b").await), AuthErrorKind::Unavailable);
+    let error = put(&store, "b").await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    // Redis says so before it is given up.
+    assert!(error.to_string().contains("too few replicas"), "{error}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
     convert::Infallible,
     error::Error,
     io,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -24,7 +25,7 @@ use http::{
 };
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
-    body::{Frame, Incoming},
+    body::{Body, Frame, Incoming, SizeHint},
     server::conn::http1,
     service::service_fn,
 };
@@ -64,7 +65,10 @@ use tokio::{
     },
     task::JoinHandle,
 };
-use tower::{Layer, Service, util::BoxCloneService};
+use tower::{
+    Layer, Service,
+    util::{BoxCloneService, BoxCloneSyncService},
+};
 use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, AuthLayer, AuthService, CapturedHeaders, HealthCheck,
     Identity, IdentityLayer, IdentityService, UpstreamInject, UpstreamToken,
@@ -257,6 +261,12 @@ async fn the_token_of_the_transport_gives_way_to_the_strategy() {
     backend.shutdown().await;
 }
 
+#[test]
+fn a_client_shows_the_service_beneath_it() {
+    let shown = format!("{:?}", TowerHttpClient::new("the service"));
+    assert_eq!(shown, r#"TowerHttpClient { service: "the service", .. }"#);
+}
+
 #[tokio::test]
 async fn a_boxed_stack_will_do() {
     let backend = McpBackend::start().await;
@@ -329,6 +339,26 @@ async fn a_failed_strategy_is_found_in_the_error_of_the_handshake() {
     assert_eq!(found.kind(), AuthErrorKind::MissingIdentity);
     assert!(backend.seen().is_empty());
     backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_failed_strategy_is_found_in_the_error_of_the_handshake_with_an_old_server() {
+    let service = tower::service_fn(async |request: Request<Full<Bytes>>| {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        if String::from_utf8_lossy(&body).contains("server/discover") {
+            return Ok(status(400));
+        }
+        Err(AuthError::new(AuthErrorKind::MissingIdentity, "nobody"))
+    });
+    let client = TowerHttpClient::new(service);
+    let transport = StreamableHttpClientTransport::with_client(client, config(URL));
+    let lifecycle = ClientLifecycleMode::Auto {
+        preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+        legacy_version: None,
+    };
+    let error = ().serve_with_lifecycle(transport, lifecycle).await.unwrap_err();
+    let found = AuthError::find_in(&error).unwrap();
+    assert_eq!(found.kind(), AuthErrorKind::MissingIdentity);
 }
 
 #[tokio::test]
@@ -693,6 +723,22 @@ async fn an_old_server_that_refuses_discovery_can_be_told_from_a_broken_one() {
         panic!("{answer:?}");
     };
     assert_eq!(error.id, Some(RequestId::Number(1)));
+
+    // One that says more is believed.
+    let server = Server::answering(|_| {
+        let body = r#"{"jsonrpc":"2.0","id":9,"error":{"code":-32001,"message":"out of order"}}"#;
+        let mut response = json(body);
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response
+    })
+    .await;
+    let discover = ClientRequest::from(DiscoverRequest::default());
+    let answer = server.post(discover, None).await.unwrap();
+    let StreamableHttpPostResponse::Json(ServerJsonRpcMessage::Error(error), _) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(error.id, Some(RequestId::Number(1)));
+    assert_eq!(error.error.message, "out of order");
 }
 
 #[tokio::test]
@@ -761,6 +807,51 @@ async fn a_gibibyte_of_json_is_not_read() {
         "{error:?}"
     );
     assert!(sent.load(Ordering::Relaxed) < GIBIBYTE / 8);
+}
+
+#[tokio::test]
+async fn json_that_says_that_it_is_too_large_is_not_read_at_all() {
+    let answer = Response::builder().header(CONTENT_TYPE, "application/json");
+    let answer = answer.body(Announced(MAX_JSON_SIZE + 1).boxed_unsync());
+    let error = answered(answer.unwrap())
+        .post_message(
+            URL.into(),
+            call().into_message(),
+            None,
+            None,
+            HashMap::new(),
+        )
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StreamableHttpError::ResponseBodyTooLarge {
+                max_size: 0x100_0000
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn json_of_16_mib_is_not_too_large() {
+    let text = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+    let padding = MAX_JSON_SIZE as usize - text.len();
+    let answer = answered(json(&format!("{text}{}", " ".repeat(padding))))
+        .post_message(
+            URL.into(),
+            call().into_message(),
+            None,
+            None,
+            HashMap::new(),
+        )
+        .await
+        .unwrap();
+    assert!(
+        matches!(answer, StreamableHttpPostResponse::Json(..)),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -856,6 +947,70 @@ async fn a_stream_is_not_resumed_where_an_event_was_too_large_or_none() {
     }
 }
 
+/// Whether a stream is opened that resumes after `last_event_id`, or at the start of the session's.
+async fn opens(client: &TowerHttpClient<Answers>, last_event_id: Option<&str>) -> bool {
+    let stream = client
+        .get_stream_with_max_sse_event_size(
+            URL.into(),
+            Some("s1".into()),
+            last_event_id.map(str::to_owned),
+            None,
+            HashMap::new(),
+            MAX_EVENT_SIZE,
+        )
+        .await;
+    let Ok(events) = stream else { return false };
+    let _all = events.collect::<Vec<_>>().await;
+    true
+}
+
+#[tokio::test]
+async fn a_stream_is_not_opened_again_at_a_start_that_is_too_large() {
+    let data = "x".repeat(MAX_EVENT_SIZE);
+    let events = format!("data: {data}\n\n");
+    let client = always_answered(move || body("text/event-stream", Full::from(events.clone())));
+    assert!(opens(&client, None).await);
+    assert!(!opens(&client, None).await);
+}
+
+#[tokio::test]
+async fn an_answer_whose_start_is_too_large_does_not_keep_the_sessions_stream_from_being_opened() {
+    let data = "x".repeat(MAX_EVENT_SIZE);
+    let events = format!("data: {data}\n\n");
+    let client = always_answered(move || body("text/event-stream", Full::from(events.clone())));
+    let message = call().into_message();
+    let answer = client
+        .post_message_with_max_sse_event_size(
+            URL.into(),
+            message,
+            Some("s1".into()),
+            None,
+            HashMap::new(),
+            MAX_EVENT_SIZE,
+        )
+        .await
+        .unwrap();
+    let StreamableHttpPostResponse::Sse(mut events, _) = answer else {
+        panic!("{answer:?}");
+    };
+    events.next().await.unwrap().unwrap_err();
+    assert!(opens(&client, None).await);
+}
+
+#[tokio::test]
+async fn a_stream_whose_connection_broke_is_resumed() {
+    let client = always_answered(|| {
+        let chunks = [
+            Ok(Bytes::from("id: 7\ndata: {}\n\n")),
+            Err(io::Error::other("the connection was reset")),
+        ];
+        streaming("text/event-stream", stream::iter(chunks))
+    });
+    assert!(opens(&client, None).await);
+    assert!(opens(&client, Some("7")).await);
+    assert!(opens(&client, Some("7")).await);
+}
+
 #[tokio::test]
 async fn a_call_whose_answer_is_too_large_fails_and_is_not_asked_for_without_end() {
     let server = Server::answering(|request| {
@@ -936,6 +1091,24 @@ async fn a_stream_that_breaks_off_ends_with_an_error() {
         "{error:?}"
     );
     assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_body_that_failed_is_not_polled_again() {
+    let mut chunks = vec![
+        Err(io::Error::other("the connection was reset")),
+        Ok(Bytes::from("data: 1\n\n")),
+    ];
+    let chunks = stream::poll_fn(move |_| {
+        let chunk = chunks.pop().expect("it is polled after it has failed");
+        Poll::Ready(Some(chunk))
+    });
+    let events = answered(streaming("text/event-stream", chunks))
+        .get_stream(URL.into(), Some("s1".into()), None, None, HashMap::new())
+        .await
+        .unwrap();
+    let events: Vec<_> = events.map(|event| event.is_ok()).collect().await;
+    assert_eq!(events, [true, false]);
 }
 
 #[tokio::test]
@@ -1195,10 +1368,15 @@ fn recording_client() -> (TowerHttpClient<Recorder>, Sent) {
 }
 
 async fn post(client: &TowerHttpClient<Recorder>, message: impl IntoMessage) {
-    let uri = "http://127.0.0.1:1/mcp".into();
     // The empty answer is an error for a request; what was sent is what counts.
     _ = client
-        .post_message(uri, message.into_message(), None, None, HashMap::new())
+        .post_message(
+            URL.into(),
+            message.into_message(),
+            None,
+            None,
+            HashMap::new(),
+        )
         .await;
 }
 
@@ -1211,6 +1389,8 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 
 const GIBIBYTE: u64 = 1 << 30;
 const MAX_EVENT_SIZE: usize = 1024;
+const MAX_JSON_SIZE: u64 = 16 * 1024 * 1024;
+const URL: &str = "http://127.0.0.1:1/mcp";
 
 type ServerBody = UnsyncBoxBody<Bytes, io::Error>;
 type ClientError = StreamableHttpError<TowerHttpError>;
@@ -1317,6 +1497,41 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.accepting.abort();
+    }
+}
+
+type Answers = BoxCloneSyncService<Request<Full<Bytes>>, Response<ServerBody>, Infallible>;
+
+/// A client that gets these answers, and no connection between the two that would hide how a body is read.
+fn always_answered(
+    answer: impl Fn() -> Response<ServerBody> + Clone + Send + Sync + 'static,
+) -> TowerHttpClient<Answers> {
+    let service = tower::service_fn(move |_| std::future::ready(Ok(answer())));
+    TowerHttpClient::new(BoxCloneSyncService::new(service))
+}
+
+/// As [`always_answered`], once.
+fn answered(answer: Response<ServerBody>) -> TowerHttpClient<Answers> {
+    let answer = Arc::new(Mutex::new(Some(answer)));
+    always_answered(move || answer.lock().unwrap().take().unwrap())
+}
+
+/// A body that says how long it is and must not be read.
+struct Announced(u64);
+
+impl Body for Announced {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        panic!("it is read")
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0)
     }
 }
 

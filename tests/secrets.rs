@@ -5,6 +5,7 @@ mod support;
 use std::{
     fmt::{Debug, Write as _},
     sync::Arc,
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request};
@@ -12,10 +13,11 @@ use support::{
     log::Log,
     recording::{RecordingService, request, request_to},
 };
-use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
+use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_identity::{
-    AccessToken, AuthLayer, CapturedHeaders, FallbackPolicy, HeaderForwardLayer, HeaderInjection,
-    Identity, IdentityLayer, Origin, Secret, Strategy, UpstreamInject, UpstreamToken,
+    AccessToken, AuthError, AuthErrorKind, AuthLayer, CapturedHeaders, FallbackPolicy,
+    HeaderForwardLayer, HeaderInjection, Identity, IdentityLayer, Origin, Secret, Strategy,
+    UpstreamInject, UpstreamToken, strategy_fn,
 };
 
 /// No part of a secret of its own is in the name of anything else here.
@@ -78,25 +80,98 @@ fn f33_no_value_shows_a_secret_in_its_debug() {
     let builder = Identity::builder("user-1").token(AccessToken::new(secret("own")).unwrap());
     let upstream = UpstreamToken::new(AccessToken::new(secret("upstream")).unwrap());
 
+    let refused = AuthError::new(AuthErrorKind::Rejected, "the issuer refused it")
+        .with_challenge(
+            AccessToken::new(secret("challenge"))
+                .unwrap()
+                .authorization()
+                .clone(),
+        )
+        .with_retry_after(Duration::from_secs(7));
+    let backend = service_fn(async |_: Request<String>| Ok::<_, BoxError>(()));
+    let sending = AuthLayer::new(origin(), inject.clone())
+        .layer(backend)
+        .call(request(Method::POST, user()));
+    let forwarding = built.layer(backend).call(request(Method::POST, user()));
+    let custom = inject.clone();
+    let custom = strategy_fn(move |request: Request<String>| custom.authenticate(request));
+
     let all = [
-        shown(AccessToken::new(secret("token")).unwrap()),
-        shown(AccessToken::new(secret("token")).unwrap().authorization()),
-        shown(Secret::new(secret("secret")).unwrap()),
-        shown(upstream.with_id_token(Secret::new(secret("id-token")).unwrap())),
-        shown(user()),
-        shown(builder),
-        shown(forward),
-        shown(&built),
-        shown(built.layer(())),
-        shown(CapturedHeaders::from(headers)),
-        shown(&inject),
-        shown(AuthLayer::new(origin(), inject.clone())),
-        shown(AuthLayer::new(origin(), inject).layer(())),
-        shown(IdentityLayer::new(user())),
-        shown(IdentityLayer::new(user()).follow_requests().layer(())),
+        (
+            shown(AccessToken::new(secret("token")).unwrap()),
+            "AccessToken([redacted])",
+        ),
+        (
+            shown(AccessToken::new(secret("token")).unwrap().authorization()),
+            "Sensitive",
+        ),
+        (
+            shown(Secret::new(secret("secret")).unwrap()),
+            "Secret([redacted])",
+        ),
+        (
+            shown(upstream.with_id_token(Secret::new(secret("id-token")).unwrap())),
+            "UpstreamToken { access_token: AccessToken([redacted]), id_token: Some(Secret([redacted]))",
+        ),
+        (
+            shown(user()),
+            r#"Identity { subject: "user-1", issuer: None, token: Some(AccessToken([redacted])), upstream: {"github": "#,
+        ),
+        (
+            shown(builder),
+            r#"IdentityBuilder { subject: "user-1", .. }"#,
+        ),
+        (
+            shown(forward),
+            "HeaderForwardBuilder { origin: Origin(https://mcp.example.com), .. }",
+        ),
+        (
+            shown(&built),
+            r#"HeaderForwardLayer { origin: Origin(https://mcp.example.com), headers: ["x-key"], captured: [], .. }"#,
+        ),
+        (
+            shown(built.layer(())),
+            r#"HeaderForwardService { origin: Origin(https://mcp.example.com), headers: ["x-key"], "#,
+        ),
+        (shown(forwarding), "HeaderForwardFuture { .. }"),
+        (shown(CapturedHeaders::from(headers)), r#"["x-tenant"]"#),
+        (shown(&inject), r#"HeaderInjection { name: "x-key", .. }"#),
+        (
+            shown(UpstreamInject::new("github").unwrap()),
+            r#"UpstreamInject { provider: "github", .. }"#,
+        ),
+        (
+            shown(AuthLayer::new(origin(), inject.clone())),
+            "AuthLayer { origin: Origin(https://mcp.example.com), .. }",
+        ),
+        (
+            shown(AuthLayer::new(origin(), inject.clone()).layer(())),
+            "AuthService { inner: (), origin: Origin(https://mcp.example.com), .. }",
+        ),
+        (shown(sending), "AuthFuture { .. }"),
+        (shown(custom), "StrategyFn { .. }"),
+        (shown(IdentityLayer::new(user())), "Captured(Identity {"),
+        (
+            shown(IdentityLayer::new(user()).follow_requests().layer(())),
+            "Followed(Mutex {",
+        ),
+        (shown(FallbackPolicy::always()), "FallbackPolicy::always"),
+        (
+            shown(FallbackPolicy::teardown()),
+            "FallbackPolicy::methods([DELETE])",
+        ),
+        (
+            shown(FallbackPolicy::when(|_| true)),
+            "FallbackPolicy::when",
+        ),
+        (
+            shown(refused),
+            r#"AuthError { kind: Rejected, message: "the issuer refused it", challenge: Sensitive, retry_after: 7s }"#,
+        ),
     ];
-    for shown in all {
+    for (shown, witness) in all {
         assert!(!shown.contains(MARK), "{shown}");
+        assert!(shown.contains(witness), "{witness}: {shown}");
     }
 }
 

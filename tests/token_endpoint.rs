@@ -444,6 +444,11 @@ mod private_key_jwt {
         for line in ED_KEY.lines() {
             assert!(!shown.contains(line), "{shown}");
         }
+        assert!(
+            shown.starts_with("PrivateKeyJwt { algorithm: EdDsa, "),
+            "{shown}"
+        );
+        assert_eq!(client_auth.client_id(), "gateway");
     }
 
     #[test]
@@ -535,6 +540,10 @@ async fn a_request_that_says_too_little_or_too_much_is_not_sent() {
         exchange().resource("https://mcp.example.com/#top"),
         exchange().resource("https:///mcp"),
         exchange().resource("urn:"),
+        exchange().resource("urn:a b"),
+        exchange().resource(":a"),
+        exchange().resource("1urn:a"),
+        exchange().resource("u_n:a"),
         exchange().audience(""),
         exchange().subject_token("another", TokenType::IdToken),
         exchange().parameter("grant_type", CLIENT_CREDENTIALS),
@@ -620,6 +629,19 @@ async fn f16_an_odd_expires_in_never_means_for_ever() {
         .await
         .unwrap();
     assert_eq!(response.lifetime(), Lifetime::Unknown);
+}
+
+#[tokio::test]
+async fn an_empty_member_is_none() {
+    let mut body = good_answer();
+    for name in ["scope", "refresh_token", "id_token"] {
+        body[name] = json!("");
+    }
+    let response = answer_to_exchange(Behaviour::json(200, &body))
+        .await
+        .unwrap();
+    assert_eq!(response.scope(), None);
+    assert!(response.refresh_token().is_none() && response.id_token().is_none());
 }
 
 #[tokio::test]
@@ -1078,17 +1100,33 @@ async fn f33_no_secret_is_in_a_log_an_error_a_url_or_debug() {
     ] {
         let issuer = Issuer::start().await;
         let builder = TokenEndpoint::builder(issuer.url(), token_client()).client_auth(client_auth);
-        assert_shows_no_secret(&format!("{builder:?} {builder:#?}"));
+        let text = format!("{builder:?} {builder:#?}");
+        assert_shows_no_secret(&text);
+        let who =
+            r#"{ client_auth: Some(ClientAuth { client_id: "gateway", method: "client_secret_"#;
+        assert!(text.contains(who), "{text}");
         let endpoint = builder.build().unwrap();
-        assert_shows_no_secret(&format!("{endpoint:?} {endpoint:#?} {}", endpoint.uri()));
-        assert_shows_no_secret(&format!("{:?} {:#?}", exchange(), exchange()));
+        let text = format!("{endpoint:?} {endpoint:#?} {}", endpoint.uri());
+        assert_shows_no_secret(&text);
+        let whose = "TokenEndpoint { origin: Origin(http://127.0.0.1:";
+        assert!(text.starts_with(whose), "{text}");
+        let text = format!("{:?} {:#?}", exchange(), exchange());
+        assert_shows_no_secret(&text);
+        let what = format!(
+            "TokenRequest {{ grant_type: {TOKEN_EXCHANGE:?}, parameters: [\"grant_type\", \"subject_token\", "
+        );
+        assert!(text.starts_with(&what), "{text}");
+        let asking = endpoint.request_token(exchange());
+        assert_eq!(format!("{asking:?}"), "TokenResponseFuture { .. }");
 
         let mut body = good_answer();
         body["refresh_token"] = json!(CLIENT_SECRET);
         body["scope"] = json!(CLIENT_SECRET);
         issuer.next(Behaviour::json(200, &body));
         let response = endpoint.request_token(exchange()).await.unwrap();
-        assert_shows_no_secret(&format!("{response:?} {response:#?}"));
+        let text = format!("{response:?} {response:#?}");
+        assert_shows_no_secret(&text);
+        assert!(text.starts_with("TokenResponse { lifetime: For("), "{text}");
 
         let echo = json!({
             "error": SUBJECT_TOKEN,

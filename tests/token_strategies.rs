@@ -501,6 +501,23 @@ async fn f09_an_expired_subject_gets_nothing_although_a_token_is_at_hand() {
 }
 
 #[tokio::test]
+async fn f9_a_subject_whose_end_is_learned_later_gets_nothing_once_it_has_passed() {
+    let issuer = issuer_that_knows_alice().await;
+    let clock = clock();
+    let strategy = exchange_at(&issuer, &clock);
+    token_for(&strategy, alice()).await.unwrap();
+    clock.advance(seconds(100));
+    token_for(&strategy, user_until("alice", "token-of-alice", 101))
+        .await
+        .unwrap();
+    let error = token_for(&strategy, user_until("alice", "token-of-alice", 100))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Expired);
+    assert_eq!(issuer.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn an_actor_that_has_expired_gets_nothing() {
     let issuer = issuer_that_knows_alice().await;
     let clock = clock();
@@ -1332,23 +1349,75 @@ async fn bad_input_is_refused_at_construction() {
 #[tokio::test]
 async fn f33_no_strategy_shows_a_secret() {
     let issuer = issuer_that_knows_alice().await;
-    let builder = TokenExchange::builder(gateway(&issuer))
-        .actor(Actor::supplied(TokenType::Jwt, || secret("actor-secret")));
-    let shown = format!(
-        "{builder:?} {:?}",
-        ClientCredentials::builder(gateway(&issuer))
-            .build()
-            .unwrap()
-    );
-    let strategy = builder.build().unwrap();
-    let shown = format!(
-        "{shown} {strategy:?} {:?}",
-        Actor::supplied(TokenType::Jwt, || secret("actor-secret"))
-    );
-    for secret in ["client-secret", "actor-secret"] {
-        assert!(!shown.contains(secret), "{shown}");
+    let actor = || Actor::supplied(TokenType::Jwt, || secret("actor-secret"));
+    let exchange = || TokenExchange::builder(gateway(&issuer)).actor(actor());
+    let client = || ClientCredentials::builder(gateway(&issuer));
+    let on_behalf_of = || OnBehalfOf::builder(gateway(&issuer)).scopes(["a"]);
+    let cross_app = || {
+        CrossAppAccess::builder("idp", gateway(&issuer), gateway(&issuer))
+            .audience("https://as.example.com")
+    };
+    let cache = CredentialCache::<IssuedToken>::builder();
+    let all = [
+        (format!("{:?}", actor()), "Actor"),
+        (format!("{:?}", exchange()), "TokenExchangeBuilder {"),
+        (
+            format!("{:?}", exchange().build().unwrap()),
+            "TokenExchange {",
+        ),
+        (format!("{:?}", client()), "ClientCredentialsBuilder {"),
+        (
+            format!("{:?}", client().build().unwrap()),
+            "ClientCredentials {",
+        ),
+        (format!("{:?}", on_behalf_of()), "OnBehalfOfBuilder {"),
+        (
+            format!("{:?}", on_behalf_of().build().unwrap()),
+            "OnBehalfOf {",
+        ),
+        (format!("{:?}", cross_app()), "CrossAppAccessBuilder {"),
+        (
+            format!("{:?}", cross_app().build().unwrap()),
+            "CrossAppAccess {",
+        ),
+        (
+            format!("{cache:?}"),
+            "CredentialCacheBuilder { capacity: 16384,",
+        ),
+    ];
+    for (shown, witness) in all {
+        assert!(!shown.contains("-secret"), "{shown}");
+        assert!(shown.contains(witness), "{witness}: {shown}");
     }
-    assert!(shown.contains("TokenExchange"));
+}
+
+#[tokio::test]
+async fn each_strategy_goes_by_a_name_of_its_own() {
+    let issuer = issuer_that_knows_alice().await;
+    let endpoint = || gateway(&issuer);
+    let strategies: [(Arc<dyn Strategy<Body>>, &str); 4] = [
+        (Arc::new(exchange(&issuer)), "token_exchange"),
+        (
+            Arc::new(ClientCredentials::builder(endpoint()).build().unwrap()),
+            "client_credentials",
+        ),
+        (
+            Arc::new(
+                OnBehalfOf::builder(endpoint())
+                    .scopes(["a"])
+                    .build()
+                    .unwrap(),
+            ),
+            "on_behalf_of",
+        ),
+        (
+            Arc::new(CrossApp::start().await.strategy),
+            "cross_app_access",
+        ),
+    ];
+    for (strategy, name) in strategies {
+        assert_eq!(strategy.name(), name);
+    }
 }
 
 #[test]

@@ -228,6 +228,7 @@ fn the_delegation_chain_is_read_from_the_claims() {
     assert_eq!(actors[0].issuer(), Some("https://agents.example.com"));
     assert_eq!(actors[1].subject(), Some("gateway"));
     assert_eq!(actors[1].issuer(), None);
+    assert_eq!(actors[0].claims()["act"], json!({ "sub": "gateway" }));
 }
 
 // What does not.
@@ -451,6 +452,17 @@ fn malformed_tokens_are_refused() {
         let kind = refused(&validator, &token);
         assert_eq!(kind, Some(AuthErrorKind::Rejected), "{token:.80}");
     }
+}
+
+#[test]
+fn a_token_of_16_kib_is_not_too_large() {
+    let validator = builder().build().unwrap();
+    let token = (12_000..)
+        .map(|length| signed(&with("padding", "x".repeat(length))))
+        .find(|token| token.len() >= 16 * 1024)
+        .unwrap();
+    assert_eq!(token.len(), 16 * 1024);
+    assert_eq!(refused(&validator, &token), None);
 }
 
 // What is answered.
@@ -875,6 +887,29 @@ async fn f09_a_remembered_token_is_good_until_it_expires_and_no_longer() {
     let error = validator.validate("opaque").await.unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Rejected);
     assert_eq!(provider.fetches(INTROSPECT), 2);
+}
+
+#[test]
+fn f9_a_remembered_token_expires_by_the_time_of_day_alone_too() {
+    let clock = Arc::new(ManualClock::new(some_day()));
+    let validator = builder()
+        .clock(clock.clone())
+        .leeway(Duration::ZERO)
+        .remember_tokens(100)
+        .build()
+        .unwrap();
+    let mut claims = with("exp", seconds(some_day()) + 600);
+    claims["nbf"] = json!(seconds(some_day()));
+    let token = signed(&claims);
+    assert_eq!(refused(&validator, &token), None);
+    // While it is remembered nobody looks at `nbf`.
+    clock.set(some_day() - Duration::from_secs(3600));
+    assert_eq!(refused(&validator, &token), None);
+    let end = some_day() + Duration::from_secs(600);
+    clock.set(end - Duration::from_nanos(1));
+    assert_eq!(refused(&validator, &token), None);
+    clock.set(end);
+    assert_eq!(refused(&validator, &token), Some(AuthErrorKind::Expired));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{
             AtomicBool, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -158,7 +158,10 @@ struct Faults {
     /// The claim is made, and its answer lost.
     answers_to_claims: AtomicBool,
     settlements: AtomicBool,
+    /// What a load answers that was begun before others wrote.
+    overtaken_load: Mutex<Option<BTreeMap<String, StoredTokens>>>,
     loaded: AtomicUsize,
+    claimed: AtomicUsize,
     settled: AtomicUsize,
 }
 
@@ -182,7 +185,11 @@ impl UpstreamTokenStore for FlakyStore {
             if self.faults.loads.load(SeqCst) {
                 return Err(store_is_down());
             }
-            self.memory.load(session).await
+            let overtaken = self.faults.overtaken_load.lock().unwrap().take();
+            match overtaken {
+                Some(tokens) => Ok(tokens),
+                None => self.memory.load(session).await,
+            }
         })
     }
 
@@ -206,6 +213,7 @@ impl UpstreamTokenStore for FlakyStore {
         claim: &'a Claim,
     ) -> StoreFuture<'a, Claimed> {
         Box::pin(async move {
+            self.faults.claimed.fetch_add(1, SeqCst);
             if self.faults.claims.load(SeqCst) {
                 return Err(store_is_down());
             }
@@ -402,6 +410,31 @@ async fn in_the_advisory_window_nobody_waits() {
 }
 
 #[tokio::test]
+async fn sessions_that_began_together_are_not_refreshed_all_at_once() {
+    let bench = Bench::new().await;
+    let sessions: Vec<_> = (0..64).map(|number| format!("session-{number}")).collect();
+    for session in &sessions {
+        let tokens = bench.issuer.log_in(session);
+        bench.store.put(session, "github", &tokens).await.unwrap();
+    }
+    let refreshes_at = async |age: Duration| {
+        bench.clock.set(clock().now() + age);
+        for session in &sessions {
+            bench.upstream.load(session).await.unwrap();
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        bench.store.faults.claimed.load(SeqCst)
+    };
+    // The advisory window is the last quarter, up to a fifth of it less by chance.
+    assert_eq!(refreshes_at(749 * SECOND).await, 0);
+    let early = refreshes_at(775 * SECOND).await;
+    assert!((1..64).contains(&early), "{early}");
+    assert_eq!(refreshes_at(801 * SECOND).await, 64);
+}
+
+#[tokio::test]
 async fn in_the_mandatory_window_requests_wait() {
     let bench = Bench::new().await;
     let old = bench.good_token().await;
@@ -595,6 +628,71 @@ async fn f18_the_loser_of_a_race_reads_the_winners_tokens_and_removes_nothing() 
     assert_eq!(access_token(&loaded), winner);
     let stored = bench.stored().await.unwrap().tokens;
     assert_eq!(stored.token().access_token().expose(), winner);
+}
+
+/// A replica reads tokens that have expired; before it can claim them, another one refreshes them, and time passes.
+async fn overtaken(bench: &Bench, meanwhile: Duration) -> (String, LoadedTokens) {
+    bench.clock.advance(LIFETIME);
+    let read = bench.store.load(SESSION).await.unwrap();
+    let winners = bench.replica(|provider| provider);
+    let winners = access_token(&winners.load(SESSION).await.unwrap());
+    bench.clock.advance(meanwhile);
+    *bench.store.faults.overtaken_load.lock().unwrap() = Some(read);
+    (winners, bench.load().await)
+}
+
+#[tokio::test]
+async fn f18_good_tokens_that_another_replica_got_before_are_used_as_they_are() {
+    let bench = Bench::new().await;
+    let (winners, loaded) = overtaken(&bench, SECOND).await;
+    assert_eq!(bench.good(&loaded), winners);
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn f18_tokens_that_another_replica_got_and_that_have_expired_since_are_refreshed_again() {
+    let bench = Bench::new().await;
+    let (winners, loaded) = overtaken(&bench, LIFETIME).await;
+    assert_ne!(bench.good(&loaded), winners);
+    assert_eq!(bench.issuer.refreshes(), 2);
+}
+
+#[tokio::test]
+async fn who_waits_for_another_replica_asks_the_store_a_few_times_a_second() {
+    let bench = Bench::new().await;
+    let upstream = UpstreamTokens::new(bench.store.clone(), [never()]).clock(bench.clock.clone());
+    bench.clock.advance(LIFETIME);
+    let version = bench.stored().await.unwrap().version;
+    let another = Claim::new(version, 3600 * SECOND);
+    bench
+        .store
+        .claim(SESSION, "github", &another)
+        .await
+        .unwrap();
+    tokio::time::pause();
+    let waiting = tokio::time::timeout(20 * SECOND, upstream.load(SESSION));
+    waiting.await.unwrap_err();
+    let claims = bench.store.faults.claimed.load(SeqCst);
+    assert!((40..=100).contains(&claims), "{claims}");
+}
+
+#[tokio::test]
+async fn what_could_not_be_stored_is_tried_again_a_few_times_a_second_and_given_up() {
+    let bench = Bench::new().await;
+    let answers =
+        Scripted(|_: &ProviderTokens, _| -> Refreshing { Box::pin(async { Ok(tokens("fresh")) }) });
+    let provider = Provider::new("github", answers).unwrap();
+    let upstream = UpstreamTokens::new(bench.store.clone(), [provider]).clock(bench.clock.clone());
+    bench.clock.advance(LIFETIME);
+    bench.store.faults.settlements.store(true, SeqCst);
+    tokio::time::pause();
+    upstream.load(SESSION).await.unwrap();
+    tokio::time::sleep(20 * SECOND).await;
+    let settlements = bench.store.faults.settled.load(SeqCst);
+    assert!((40..=100).contains(&settlements), "{settlements}");
+    tokio::time::sleep(3600 * SECOND).await;
+    let settlements = bench.store.faults.settled.load(SeqCst);
+    assert!((400..=560).contains(&settlements), "{settlements}");
 }
 
 #[tokio::test]
@@ -916,6 +1014,10 @@ async fn nothing_secret_is_shown() {
     );
     for secret in ["access-alice", "refresh-alice", SESSION] {
         assert!(!shown.contains(secret), "{shown}");
+    }
+    let shown = format!("{shown} {:?}", bench.upstream.load(SESSION));
+    for witness in ["UpstreamTokens {", "MemoryStore {", "LoadingTokens {"] {
+        assert!(shown.contains(witness), "{witness}: {shown}");
     }
 }
 

@@ -184,3 +184,37 @@ impl<B> Strategy<B> for NoLongerConfigured {
         .into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Renewable;
+
+    impl Strategy<()> for Renewable {
+        fn authenticate(&self, request: Request<()>) -> Authenticating<()> {
+            request.into()
+        }
+
+        fn reject(&self, _: &Request<()>, _: Attempt) -> bool {
+            true
+        }
+
+        fn name(&self) -> &'static str {
+            "renewable"
+        }
+    }
+
+    #[test]
+    fn a_rejection_and_a_name_are_those_of_the_strategy_of_the_moment() {
+        let strategy: Arc<dyn Strategy<()>> = Arc::new(Renewable);
+        let follower = Follower(ArcSwap::from_pointee(strategy));
+        let request = Request::new(());
+        assert!(follower.reject(&request, Attempt::now()));
+        assert_eq!(follower.name(), "renewable");
+
+        follower.0.store(Arc::new(Arc::new(NoLongerConfigured)));
+        assert!(!follower.reject(&request, Attempt::now()));
+        assert_eq!(follower.name(), "custom");
+    }
+}

@@ -190,3 +190,20 @@ fn append(bytes: &mut Zeroizing<Vec<u8>>, data: impl Buf) {
     }
     bytes.put(data);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_move_to_larger_memory_only_when_they_must_and_never_by_themselves() {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(4));
+        let first = bytes.as_ptr();
+        append(&mut bytes, &b"1234"[..]);
+        assert_eq!(bytes.as_ptr(), first);
+        append(&mut bytes, &b"567890123"[..]);
+        assert_eq!(**bytes, *b"1234567890123");
+        // A `Vec` that grows by itself would have 13.
+        assert_eq!(bytes.capacity(), 16);
+    }
+}

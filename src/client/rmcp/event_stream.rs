@@ -236,6 +236,8 @@ mod tests {
         let mut meter = EventMeter::new(9);
         assert_eq!(meter.fits(b"data: 1"), Ok(()));
         assert_eq!(meter.fits(b"234\n\n"), Err(0));
+        let mut meter = EventMeter::new(9);
+        assert_eq!(meter.fits(b"data: 1\ndata: 2\n\n"), Err(0));
     }
 
     #[test]

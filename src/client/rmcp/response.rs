@@ -286,6 +286,7 @@ mod tests {
             r#"Bearer scope="files:read files:write""#,
             r#"Bearer realm="mcp", error="insufficient_scope", scope="files:read files:write""#,
             r#"Bearer realm="a, \"b\", scope=x", Scope = "files:read files:write""#,
+            r#"Bearer realm="\", scope=x, y", scope="files:read files:write""#,
             r#"Basic realm="old", Bearer scope="files:read files:write", error="insufficient_scope""#,
         ] {
             assert_eq!(

@@ -165,14 +165,33 @@ impl fmt::Debug for ClientAuth {
 fn basic_credentials(client_id: &str, secret: &str) -> String {
     const SCHEME: &str = "Basic ";
 
+    let pair = id_and_secret(client_id, secret);
+    let mut credentials = String::with_capacity(SCHEME.len() + pair.len().div_ceil(3) * 4);
+    credentials.push_str(SCHEME);
+    STANDARD.encode_string(pair.as_bytes(), &mut credentials);
+    credentials
+}
+
+/// In memory that is as large as it can get at once: what a `String` leaves behind when it grows is not wiped.
+fn id_and_secret(client_id: &str, secret: &str) -> Zeroizing<String> {
     let longest = 3 * (client_id.len() + secret.len()) + 1;
     let mut pair = Zeroizing::new(String::with_capacity(longest));
     pair.extend(byte_serialize(client_id.as_bytes()));
     pair.push(':');
     pair.extend(byte_serialize(secret.as_bytes()));
+    pair
+}
 
-    let mut credentials = String::with_capacity(SCHEME.len() + longest.div_ceil(3) * 4);
-    credentials.push_str(SCHEME);
-    STANDARD.encode_string(pair.as_bytes(), &mut credentials);
-    credentials
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_is_left_behind_in_memory_by_a_text_that_grew() {
+        let pair = id_and_secret("%", "%%");
+        assert_eq!(*pair, "%25:%25%25");
+        assert_eq!(pair.capacity(), pair.len());
+        let credentials = basic_credentials("%", "%%");
+        assert_eq!(credentials.capacity(), credentials.len());
+    }
 }

@@ -374,3 +374,19 @@ fn is_scheme(scheme: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_is_left_behind_in_memory_by_a_form_that_grew() {
+        let mut form = Form::default();
+        form.push("%", "%%");
+        form.push("%%", "%");
+        let encoded = form.encode();
+        assert_eq!(*encoded, "%25=%25%25&%25%25=%25");
+        // There is one `&` for each pair, and the last goes without.
+        assert_eq!(encoded.capacity(), encoded.len() + 1);
+    }
+}

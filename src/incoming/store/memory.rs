@@ -228,7 +228,7 @@ impl Inner {
             }
             since = hold.since;
         }
-        let fence = self.fences.fetch_add(1, Ordering::Relaxed) + 1;
+        let fence = self.fences.fetch_add(1, Ordering::Relaxed);
         row.claimed = Some(Hold {
             holder: claim.holder,
             fence,

@@ -211,3 +211,24 @@ fn since_epoch(time: SystemTime) -> u64 {
     let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(since_epoch.unwrap_or_default().as_millis()).unwrap_or(UNKNOWN_TIME - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_token_is_left_behind_in_memory_by_a_vector_that_grew() {
+        let token = UpstreamToken::new(AccessToken::new("access").unwrap())
+            .with_id_token(Secret::new("id").unwrap());
+        let tokens = ProviderTokens::new(token, SystemTime::UNIX_EPOCH)
+            .with_refresh_token(Secret::new("refresh").unwrap());
+        let encoded = encode(&tokens);
+        assert_eq!(encoded.capacity(), encoded.len());
+    }
+
+    #[test]
+    fn a_time_that_is_too_far_ahead_is_not_an_unknown_one() {
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 62);
+        assert_ne!(since_epoch(far), UNKNOWN_TIME);
+    }
+}

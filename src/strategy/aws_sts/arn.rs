@@ -1,8 +1,9 @@
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use crate::error::{AuthError, AuthErrorKind};
 
-const MAX_PATH: usize = 512;
+/// 512 with the slashes around it.
+const MAX_PATH: usize = 510;
 const MAX_NAME: usize = 64;
 
 /// The ARN of an IAM role: `arn:aws:iam::123456789012:role/path/Name`.
@@ -25,12 +26,6 @@ impl RoleArn {
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Debug for RoleArn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
     }
 }
 
