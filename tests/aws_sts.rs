@@ -573,6 +573,19 @@ async fn a_query_that_grows_beyond_what_a_uri_can_be_is_refused_and_does_not_pan
 }
 
 #[tokio::test]
+async fn a_path_of_16_000_bytes_is_signed_and_one_byte_more_is_not() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.strategy();
+    for (length, fits) in [(16_000, true), (16_001, false)] {
+        let path = "a".repeat(length - "/".len());
+        let uri = format!("https://mcp.example.com/{path}");
+        let mut request = Request::get(uri).body(Body::default()).unwrap();
+        request.extensions_mut().insert(user("alice", "t"));
+        assert_eq!(strategy.authenticate(request).await.is_ok(), fits);
+    }
+}
+
+#[tokio::test]
 async fn a_signed_header_that_is_not_text_is_an_error() {
     let aws = AwsStack::start().await;
     let mut request = aws.request(&user("alice", "t"));

@@ -405,6 +405,10 @@ fn each_fault_of_form_names_the_backend_and_the_member() {
         with("jira", "audience", json!("")),
         "tokenExchange.audience: is empty",
     );
+    assert_fault(
+        with("jira", "audience", json!(" ")),
+        "tokenExchange.audience: is empty",
+    );
     let mut insecure = with("chat", "insecureTargetTokenUrl", json!("yes"));
     insecure["xaa"]["targetTokenUrl"] = json!("https://auth.chat.example/token");
     assert_fault(

@@ -689,6 +689,7 @@ fn f11_what_lands_between_two_looks_of_a_caller_is_not_fetched_again() {
             }
         },
     );
+    runtime.block_on(settle());
     assert_eq!(bench.fetches.load(SeqCst), 2);
 }
 

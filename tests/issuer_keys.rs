@@ -480,14 +480,16 @@ async fn given_keys_need_no_issuer() {
 }
 
 #[test]
+fn a_key_set_shows_the_names_of_its_keys_alone() {
+    let keys = json!({ "keys": [P256.public(), ED25519.public()] }).to_string();
+    let shown = format!("{:?}", KeySet::from_json(keys).unwrap());
+    assert_eq!(shown, r#"[Some("p256"), Some("ed25519")]"#);
+}
+
+#[test]
 fn a_key_set_has_at_most_100_keys() {
     let keys = |count| json!({ "keys": vec![P256.public(); count] }).to_string();
-    let shown = format!("{:?}", KeySet::from_json(keys(100)).unwrap());
-    assert!(shown.contains("KeySet"), "{shown}");
-    assert!(
-        !shown.contains(P256.public()["x"].as_str().unwrap()),
-        "{shown}"
-    );
+    KeySet::from_json(keys(100)).unwrap();
     KeySet::from_json(keys(101)).unwrap_err();
 }
 

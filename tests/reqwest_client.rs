@@ -14,7 +14,7 @@ use support::{
     http_server::{HttpServer, ok, server_body, temporary_redirect},
     recording::identity,
 };
-use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AuthLayer, HeaderForwardLayer, HeaderInjection, Identity, IdentityLayer, UpstreamInject,
     client::reqwest::ReqwestService,
@@ -244,6 +244,16 @@ fn f33_a_client_does_not_show_its_default_headers() {
     headers.insert("x-api-key", HeaderValue::from_static("hush"));
     let client = ReqwestService::<String>::new(Client::builder().default_headers(headers)).unwrap();
     assert_eq!(format!("{client:?}"), "ReqwestService { .. }");
+}
+
+#[tokio::test]
+async fn f33_a_call_under_way_does_not_show_its_request() {
+    let mut client = http_client();
+    let mut request = get("http://127.0.0.1:1/hush");
+    let authorization = HeaderValue::from_static("Bearer hush");
+    request.headers_mut().insert("authorization", authorization);
+    let call = client.call(request);
+    assert_eq!(format!("{call:?}"), "ReqwestFuture { .. }");
 }
 
 fn http_client<B>() -> ReqwestService<B> {

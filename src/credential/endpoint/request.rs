@@ -361,9 +361,7 @@ fn is_absolute_uri(text: &str) -> bool {
                     && !rest.is_empty()
                     && rest.bytes().all(|byte| matches!(byte, 0x21..=0x7e))
             }
-            Some(_) => text
-                .parse::<Uri>()
-                .is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some()),
+            Some(_) => text.parse::<Uri>().is_ok_and(|uri| uri.host().is_some()),
             None => false,
         }
 }
