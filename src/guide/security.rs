@@ -140,6 +140,11 @@
 //! | An endless body is not signed | `aws_sts` | `an_endless_body_is_given_up_at_10_mib` |
 //! | No key set panics | `issuer_keys` | `no_key_set_panics_or_is_the_callers_fault` |
 //! | Stored tokens that were tampered with, or moved, are an error | `redis_store` | `a_value_that_was_moved_or_tampered_with_is_an_error_and_no_log_in` |
+//! | Whatever a token endpoint answers, it is a token that can be sent, or an error that shows nothing of it | `hostile_input/main` | `a_token_endpoint_issues_a_token_that_can_be_sent_or_an_error_that_shows_nothing_of_its_answer` |
+//! | Whatever AWS STS answers, likewise | `hostile_input/main` | `aws_sts_gives_credentials_that_can_be_sent_or_an_error_that_shows_nothing_of_its_answer` |
+//! | Whatever an issuer's documents say, keys come from them alone | `hostile_input/main` | `keys_come_from_the_issuers_own_documents_alone` |
+//! | Wherever a redirect points, no credential follows it to a stranger | `hostile_input/main` | `a_credential_reaches_its_origin_alone_wherever_a_request_or_a_redirect_points` |
+//! | No expression over claims aborts the process | `hostile_input/main` | `an_expression_over_claims_is_refused_or_evaluated_and_aborts_nothing` |
 //!
 //! # What is not defended against
 //!

@@ -37,7 +37,7 @@
 //! | `unsupported_grant_type`, `invalid_target`, `invalid_resource`, `invalid_dpop_proof`, `use_dpop_nonce` | `Configuration` | what is asked for is not to be had here |
 //! | `server_error`, `temporarily_unavailable`, `slow_down` | `Unavailable` | the issuer says so |
 //! | 408, 425, 429, 5xx | `Unavailable` | with `Retry-After` (RFC 9110 §10.2.3), of at most one hour |
-//! | any other status of 400 and above | `Configuration` | the URL, or what is in between |
+//! | any other status of 400 and above, or a success with an error code that is not listed | `Configuration` | the URL, or what is in between |
 //! | 3xx | `Configuration` | the URL is another one; it is not followed |
 //! | no connection, no answer in time, an answer that is too large | `Unavailable` | |
 //! | a success that holds no usable token | `Unavailable` | the issuer is at fault |

@@ -29,6 +29,7 @@
 //! | `ExpiredToken…`, `InvalidIdentityToken…`, `IDPRejectedClaim`; a token of more than 20,000 characters is not sent | `Rejected` |
 //! | `AccessDenied…`: the trust policy of the role is not for this user | `InsufficientScope` |
 //! | throttling, 408, 429, 5xx, `IDPCommunicationError`, no answer within 30 s | `Unavailable`, with `Retry-After` |
+//! | a success without credentials that a request can be signed with | `Unavailable` |
 //! | `ValidationError`, `MalformedPolicyDocument`, `PackedPolicyTooLarge`, `RegionDisabledException`, 3xx, any other | `Configuration` |
 //!
 //! It is asked again as [`CredentialCache`] says; the retries of the AWS SDK are off.
