@@ -99,6 +99,7 @@ impl Surroundings<'_> {
         let (realm, faults) = (Arc::clone(&self.realm), Arc::clone(&self.faults));
         let on_silence = move |form: &[u8]| {
             faults.note(Part::Issuer(role));
+            realm.ledger.count(&format!("silence: {role:?}"));
             if role == Role::Hub {
                 realm.got_no_answer(form);
             }

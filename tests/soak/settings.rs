@@ -16,8 +16,12 @@ pub(crate) const TOKEN_LIMIT: Duration = Duration::from_secs(10);
 /// For how long after its end a fault may still explain an error: time limits, then the longest back-off.
 pub(crate) const AFTERMATH: Duration = Duration::from_secs(30);
 
-/// The same for what the store is asked for, which is tried anew each time.
-pub(crate) const AFTERMATH_OF_REDIS: Duration = Duration::from_secs(3);
+/// How long the gateways wait for Redis: what a busy machine takes its time for is no fault of Redis.
+pub(crate) const REDIS_LIMIT: Duration = Duration::from_secs(10);
+
+/// For how long after its end a fault of Redis may still explain that the store could not be asked: calls on a connection
+/// that stalled wait to the limit, and the first of them to fail has the next call make a new one.
+pub(crate) const AFTERMATH_OF_REDIS: Duration = Duration::from_secs(15);
 
 /// How far a token may be past its end when its request leaves, on the fast clock: what passes between a look at the clock
 /// and the next line, on a machine that is busy.

@@ -17,10 +17,11 @@ use tower_identity::{
     },
 };
 
+use super::settings::REDIS_LIMIT;
+
 pub(crate) fn redis_store(url: &str) -> RedisStore {
     let key = SealingKey::new([7; 32]);
-    // What a busy machine takes its time for is no fault of Redis.
-    let patient = RedisStore::builder(url, key).response_limit(Duration::from_secs(20));
+    let patient = RedisStore::builder(url, key).response_limit(REDIS_LIMIT);
     patient.build().unwrap()
 }
 

@@ -82,7 +82,7 @@ impl HttpServer {
         Self::serve(listener, Traffic::default(), secure, handler)
     }
 
-    /// As [`start`](Self::start), on this listener, and it does not remember the requests: for a long time.
+    /// As [`start`](Self::start), on this listener, and it does not remember the requests: for tests that take long.
     pub(crate) fn start_on<F, R>(listener: TcpListener, handler: F) -> Self
     where
         F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
