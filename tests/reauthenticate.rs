@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use futures_util::future::join_all;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header::AUTHORIZATION};
 use hyper::body::Incoming;
 use serde_json::json;
 use support::{
@@ -26,6 +26,7 @@ use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CrossAppAccess,
     HeaderInjection, Identity, IdentityLayer, OnBehalfOf, Origin, Reauthenticate, Strategy,
     TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken, credential::endpoint::TokenType,
+    strategy::Attempt,
 };
 
 fn alice() -> Identity {
@@ -203,7 +204,7 @@ async fn f21_a_late_rejection_does_not_drop_what_replaced_the_token() {
     let strategy = exchange(&issuer);
     let client = client(&backend, strategy.clone());
     send(&client, backend.request(alice())).await.unwrap();
-    let late = tower_identity::strategy::Attempt::now();
+    let late = Attempt::now();
     backend.reject(&minted("alice", 1));
     send(&client, backend.request(alice())).await.unwrap();
     assert_eq!(issuer.requests().len(), 2);
@@ -215,6 +216,29 @@ async fn f21_a_late_rejection_does_not_drop_what_replaced_the_token() {
         backend.authorizations().last(),
         sent(&[minted("alice", 2)]).last()
     );
+}
+
+#[tokio::test]
+async fn another_users_rejection_does_not_save_a_token_that_is_asked_for_after_it() {
+    let issuer = issuer().await;
+    let strategy = exchange(&issuer);
+    let request = || {
+        let mut request = Request::get("https://mcp.example.com/mcp")
+            .body(Body::default())
+            .unwrap();
+        request.extensions_mut().insert(alice());
+        request
+    };
+    let sent = Attempt::now();
+    Attempt::count_rejection();
+    let first = strategy.authenticate(request()).await.unwrap();
+    assert!(strategy.reject(&request(), sent));
+    let second = strategy.authenticate(request()).await.unwrap();
+    assert_ne!(
+        first.headers()[AUTHORIZATION],
+        second.headers()[AUTHORIZATION]
+    );
+    assert_eq!(issuer.requests().len(), 2);
 }
 
 #[tokio::test]

@@ -365,8 +365,9 @@ async fn f07_neither_do_the_other_strategies_if_they_differ_in_one_setting() {
 async fn f07_nor_does_cross_app_access() {
     let (identity_provider, other_provider) = (Issuer::start().await, Issuer::start().await);
     let (server, other_server) = (Issuer::start().await, Issuer::start().await);
-    let cache = CredentialCache::<IssuedToken>::builder().build().unwrap();
     let clock = clock();
+    let cache = CredentialCache::<IssuedToken>::builder().clock(clock.clone());
+    let cache = cache.build().unwrap();
     let on = |provider: &str, identity_provider: &Issuer, server: &Issuer| {
         let builder =
             CrossAppAccess::builder(provider, gateway(identity_provider), gateway(server));

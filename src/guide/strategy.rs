@@ -130,10 +130,10 @@
 //!
 //! [`Reauthenticate`](crate::Reauthenticate) asks [`reject`](crate::Strategy::reject) whether there is another credential.
 //! Without it the 401 goes to the caller. The one above drops whatever is kept for the user. So when several calls are
-//! rejected together, a ticket that one of them has just had replaced may be replaced once more. To tell these apart, keep
-//! [`Attempt::now()`](crate::strategy::Attempt::now), taken before the issuer is asked, beside the ticket; drop the ticket
-//! only if that is not after the `Attempt` that `reject` is given; and
-//! [count](crate::strategy::Attempt::count_rejection) each one that you drop.
+//! rejected together, a ticket that one of them has just had replaced may be replaced once more. To tell these apart,
+//! [count](crate::strategy::Attempt::count_rejection) each ticket that you drop, and keep by its key when that was; a ticket
+//! is dropped only if none of its key was after the `Attempt` that `reject` is given.
+//! [`CredentialCache::reject`](crate::CredentialCache::reject) does all of that.
 //!
 //! # 5. Its name
 //!

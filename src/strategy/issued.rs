@@ -35,7 +35,6 @@ use super::{
 #[derive(Clone)]
 pub struct IssuedToken {
     authorization: HeaderValue,
-    asked_for: Attempt,
 }
 
 impl IssuedToken {
@@ -106,10 +105,9 @@ impl IssuedTokens {
             Err(error) => return self.holder.name(error).into(),
         }
         let obtaining = self.cache.obtain(key, party.decoded_expires_at(), || {
-            let asked_for = Attempt::now();
             let answer = ask(&party);
             let skew = self.skew;
-            async move { Ok(obtained(answer.await?, asked_for, skew)) }
+            async move { Ok(obtained(answer.await?, skew)) }
         });
         let holder = self.holder.clone();
         Authenticating::pending(async move {
@@ -129,14 +127,7 @@ impl IssuedTokens {
         let Ok(party) = self.holder.find(request) else {
             return false;
         };
-        self.cache.invalidate(&party.key(self.scope), |held| {
-            let is_rejected = held.asked_for <= sent;
-            if is_rejected {
-                // Before it is gone, so that what replaces it is asked for after.
-                Attempt::count_rejection();
-            }
-            is_rejected
-        });
+        self.cache.reject(&party.key(self.scope), sent);
         true
     }
 
@@ -285,10 +276,9 @@ impl IssuedTokensBuilder {
     }
 }
 
-fn obtained(response: TokenResponse, asked_for: Attempt, skew: Duration) -> Obtained<IssuedToken> {
+fn obtained(response: TokenResponse, skew: Duration) -> Obtained<IssuedToken> {
     let token = IssuedToken {
         authorization: response.token().authorization().clone(),
-        asked_for,
     };
     match response.lifetime() {
         Lifetime::Unknown => Obtained::new(token),

@@ -118,7 +118,8 @@ pub trait Strategy<B>: Send + Sync {
     /// Gives up the credential that `request` was `sent` with, because the backend rejected it. Returns whether
     /// [`authenticate`](Self::authenticate) now finds another.
     ///
-    /// What was asked for after `sent` has replaced the rejected one already, and is kept. By default there is no other.
+    /// If one of this user's was given up after `sent`, what is at hand has replaced it already, and is kept. By default
+    /// there is no other.
     fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
         let _ = (request, sent);
         false

@@ -73,15 +73,17 @@ mod schedules;
 use std::{
     fmt,
     marker::PhantomData,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache};
+use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache, unsync};
 
 use crate::{
     clock::{Clock, SystemClock},
     error::{AuthError, AuthErrorKind},
+    runtime::Mutex,
+    strategy::Attempt,
     telemetry::{self, Lookup, Lookups},
 };
 
@@ -112,6 +114,8 @@ struct Inner<C> {
     store: Store<C>,
     flights: Flights<C>,
     failures: Failures,
+    /// When a credential of each key was last rejected.
+    rejections: Mutex<unsync::Cache<CacheKey, Attempt>>,
     counters: Counters,
     lookups: Lookups,
     default_lifetime: Duration,
@@ -220,6 +224,23 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         removed.is_some()
     }
 
+    /// Drops the credential under `key`, because the backend rejected what a request was `sent` with. If one was dropped
+    /// after that, what is at hand has replaced it, and stays. Returns whether one was dropped.
+    ///
+    /// A request may be `sent` with a credential that was obtained while it waited: that is dropped, too.
+    pub fn reject(&self, key: &CacheKey, sent: Attempt) -> bool {
+        let rejections = &self.inner.rejections;
+        let mut rejections = rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        if rejections.get(key).is_some_and(|last| *last > sent) {
+            return false;
+        }
+        self.invalidate(key, |_| {
+            // Before it is gone: what is sent with the next one is sent after this.
+            rejections.insert(*key, Attempt::count_rejection());
+            true
+        })
+    }
+
     /// What the cache has done so far.
     pub fn counters(&self) -> CacheCounters {
         self.inner.counters.read()
@@ -309,6 +330,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
                 ),
                 flights: Flights::default(),
                 failures: Failures::new(self.capacity),
+                rejections: Mutex::new(unsync::Cache::new(self.capacity)),
                 counters: Counters::default(),
                 lookups: Lookups::default(),
                 default_lifetime: self.default_lifetime,

@@ -43,7 +43,6 @@ use crate::{
     },
     error::{AuthError, AuthErrorKind},
     secret::secret_header_value,
-    strategy::Attempt,
 };
 
 use super::{arn::RoleArn, signer::SAFETY_MARGIN};
@@ -71,14 +70,10 @@ struct Inner {
     signing_identity: SigningIdentity,
     security_token: HeaderValue,
     expires_at: SystemTime,
-    asked_for: Attempt,
 }
 
 impl SessionCredentials {
-    fn new(
-        credentials: aws_sdk_sts::types::Credentials,
-        asked_for: Attempt,
-    ) -> Result<Self, AuthError> {
+    fn new(credentials: aws_sdk_sts::types::Credentials) -> Result<Self, AuthError> {
         let unusable = |fault| {
             AuthError::new(
                 AuthErrorKind::Unavailable,
@@ -107,7 +102,6 @@ impl SessionCredentials {
                 signing_identity: SigningIdentity::new(credentials, Some(expires_at)),
                 security_token,
                 expires_at,
-                asked_for,
             }),
         })
     }
@@ -122,10 +116,6 @@ impl SessionCredentials {
 
     pub(super) fn expires_at(&self) -> SystemTime {
         self.inner.expires_at
-    }
-
-    pub(super) fn asked_for(&self) -> Attempt {
-        self.inner.asked_for
     }
 }
 
@@ -189,7 +179,6 @@ impl Sts {
                 "the user's token is longer than the 20,000 characters that AWS STS takes",
             ));
         }
-        let asked_for = Attempt::now();
         let role = request.role;
         let call = self
             .client
@@ -212,7 +201,7 @@ impl Sts {
             })?,
             Err(error) => return Err(self.refusal(&role, error)),
         };
-        let credentials = SessionCredentials::new(credentials, asked_for)?;
+        let credentials = SessionCredentials::new(credentials)?;
         tracing::debug!(role = role.as_str(), "AWS STS answered with credentials");
         let usable_until = credentials.expires_at().checked_sub(SAFETY_MARGIN);
         Ok(Obtained::new(credentials).expires_at(usable_until.unwrap_or(SystemTime::UNIX_EPOCH)))

@@ -281,14 +281,7 @@ where
         let Ok(session) = inner.session(request.extensions()) else {
             return false;
         };
-        inner.cache.invalidate(&session.key, |held| {
-            let is_rejected = held.asked_for() <= sent;
-            if is_rejected {
-                // Before it is gone, so that what replaces it is asked for after.
-                Attempt::count_rejection();
-            }
-            is_rejected
-        });
+        inner.cache.reject(&session.key, sent);
         true
     }
 
