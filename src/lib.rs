@@ -73,11 +73,11 @@
 //! | `private-key-jwt` | client authentication at a token endpoint with a signed assertion; with it `token-exchange` |
 //! | `aws-sts` | `AwsSts`: the user's claims choose an IAM role, and each request is signed in it; with it `token-exchange` |
 //! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
-//! | `incoming` | `incoming`: the caller's bearer token is validated, and becomes an identity with fresh upstream tokens |
+//! | `incoming` | `incoming`: the caller's bearer token is validated, and becomes an identity with fresh upstream tokens; with it `token-exchange` |
 //! | `redis` | `RedisStore`: upstream tokens that all replicas share, and `incoming` |
 //! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
 //! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
-//! | `config` | `OutgoingAuthConfig`: the strategies of many backends out of one configuration, with ToolHive's keys |
+//! | `config` | `OutgoingAuthConfig`: the strategies of many backends out of one configuration, with ToolHive's keys; with it `aws-sts` and `token-exchange` |
 //! | `metrics` | counters and histograms: see [`telemetry`] |
 //! | `full` | all of them |
 

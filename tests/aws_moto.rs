@@ -6,7 +6,8 @@
 mod support;
 
 use std::{
-    env, io,
+    env,
+    io::{self, Write as _},
     net::TcpListener,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -43,8 +44,10 @@ impl Moto {
                     env::var_os("CI").is_none(),
                     "moto_server is not on the PATH"
                 );
-                eprintln!(
-                    "NOT TESTED against moto: `moto_server` is not on the PATH (pip install 'moto[server]')"
+                // Not by `eprintln!`: what a test that passes prints so is not shown.
+                let _ = writeln!(
+                    io::stderr(),
+                    "!!! NOT TESTED against moto: `moto_server` is not on the PATH (pip install 'moto[server]')"
                 );
                 return None;
             }

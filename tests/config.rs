@@ -110,10 +110,10 @@ fn from_json(document: &Value) -> OutgoingAuthConfig {
     serde_json::from_value(document.clone()).unwrap()
 }
 
-/// Resources in whose environment each variable but `UNSET` and `EMPTY` has the secret.
+/// Resources in whose environment each variable but `UNSET` and `EMPTY` has the secret, whose own name is none.
 fn builder() -> ResourcesBuilder<Body> {
     Resources::builder(http_client()).environment(|variable| match variable {
-        "UNSET" => None,
+        "UNSET" | SECRET => None,
         "EMPTY" => Some(String::new()),
         _ => Some(SECRET.to_owned()),
     })
@@ -461,13 +461,13 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
             "github",
             "headerValueEnv",
             json!("UNSET"),
-            "headerInjection.headerValueEnv: `UNSET`, which is not set",
+            "headerInjection.headerValueEnv: not set",
         ),
         (
             "github",
             "headerValueEnv",
             json!("EMPTY"),
-            "headerInjection.headerValueEnv: `EMPTY`, which is empty",
+            "headerInjection.headerValueEnv: is empty",
         ),
         (
             "github",
@@ -877,6 +877,19 @@ fn no_output_shows_a_secret() {
     let number = from_json(&json!({ "backends": { "b": {
         "type": "header_injection", "headerInjection": { "headerName": "x", "headerValue": 987_654_321 } } } }));
     assert!(!format!("{} {number:?}", error_of(&number)).contains("987"));
+}
+
+#[test]
+fn a_secret_that_was_written_in_place_of_a_variables_name_is_not_told() {
+    let error = error_of(&from_json(&json!({ "backends": { "b": {
+        "type": "header_injection",
+        "headerInjection": { "headerName": "x-api-key", "headerValueEnv": SECRET },
+    } } })));
+    let shown = format!("{error} {error:?}");
+    assert!(
+        shown.contains("backends.b.headerInjection.headerValueEnv") && !shown.contains(SECRET),
+        "{shown}"
+    );
 }
 
 #[test]

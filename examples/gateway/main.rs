@@ -2,7 +2,8 @@
 //!
 //! ```sh
 //! cargo run --all-features --example gateway
-//! cargo run --all-features --example gateway -- --serve 127.0.0.1:8080 --config examples/gateway/gateway.yaml
+//! GITHUB_CLIENT_SECRET=… IDP_CLIENT_SECRET=… cargo run --all-features --example gateway -- \
+//!     --serve 127.0.0.1:8080 --config examples/gateway/gateway.yaml
 //! ```
 //!
 //! The gateway is `gateway.rs`, and this is the file to copy. Without arguments it is driven through a user's day, in one
@@ -56,6 +57,7 @@ async fn serve(address: &str, file: &str) -> Result<ExitCode, BoxError> {
     };
     let gateway = Gateway::new(&config, surroundings)?;
     let listener = TcpListener::bind(address).await?;
+    eprintln!("serving on {}", listener.local_addr()?);
     let mut terminated = signal(SignalKind::terminate())?;
     let stop = async move {
         tokio::select! {

@@ -115,8 +115,8 @@ pub(crate) fn parse_url(what: &str, url: &str, insecure: bool) -> Result<(Uri, O
     match origin {
         Ok(origin) => Ok((uri, origin)),
         Err(InvalidOrigin::Insecure) => Err(invalid(format!(
-            "plain http would show to the network what is exchanged with {what}; use https, \
-             or `insecure()` where the network is trusted"
+            "plain http would show to the network what is exchanged with {what}; use https: plain http is for \
+             loopback, and for a network that is said to be trusted"
         ))),
         Err(error) => Err(invalid(format!("the URL of {what} cannot be used")).with_source(error)),
     }

@@ -1,7 +1,22 @@
 //! I write a gateway.
 //!
-//! `examples/gateway` is one, whole, in under 300 lines, and is meant to be copied. This page says what each part of it
-//! is for.
+//! `examples/gateway/gateway.rs` is one, whole, in under 300 lines, and is meant to be copied; the files beside it are the
+//! world that it is driven in. This page says what each part of it is for. It wants, besides this crate with `config`,
+//! `hyper` and `incoming`:
+//!
+//! ```toml
+//! axum = "0.8"
+//! bytes = "1"
+//! futures-util = "0.3"
+//! http = "1"
+//! http-body-util = "0.1"
+//! moka = { version = "0.12", features = ["sync"] }
+//! serde = { version = "1", features = ["derive"] }
+//! tokio = { version = "1", features = ["macros", "net", "rt-multi-thread", "sync", "time"] }
+//! tower = { version = "0.5", features = ["util"] }
+//! tower-http = { version = "0.7", features = ["follow-redirect"] }
+//! tracing = "0.1"
+//! ```
 //!
 //! # 1. Know the caller
 //!

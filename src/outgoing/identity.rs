@@ -58,7 +58,8 @@ use tower::{Layer, Service};
 
 use crate::{identity::Identity, runtime::Mutex, telemetry};
 
-/// Inserts a session's identity into the requests that carry none.
+/// Inserts a session's identity into the requests that carry none: into all of them, until a
+/// [policy](Self::fallback) says otherwise.
 ///
 /// It costs no future, changes no error and cannot fail. See the [module](self) for the rules.
 #[derive(Clone, Debug)]

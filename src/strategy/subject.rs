@@ -124,8 +124,8 @@ impl Subject {
     fn missing(&self) -> AuthError {
         let message = match self.source {
             Source::Own => {
-                "the user's identity has no token of its own to exchange; keep the one that they came with in \
-                 `Identity::token`, or choose one of an upstream provider"
+                "the user's identity has no token of its own to exchange; give it the one that they came with \
+                 (`IdentityBuilder::token`), or choose one of an upstream provider (`Subject::upstream`)"
             }
             Source::UpstreamAccess(_) => {
                 "the user has no upstream token of this provider to exchange; have them log in there, or check the \

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -46,8 +46,10 @@ impl RedisServer {
                 "there is no redis-server, and CI is set"
             );
             let test = thread::current().name().unwrap_or_default().to_owned();
-            eprintln!(
-                "\n!!! {test} DID NOT RUN: there is no `redis-server`; install it (apt-get install redis-server)\n"
+            // Not by `eprintln!`: what a test that passes prints so is not shown.
+            let _ = writeln!(
+                io::stderr(),
+                "!!! {test} DID NOT RUN: there is no `redis-server`; install it (apt-get install redis-server)"
             );
             return None;
         }

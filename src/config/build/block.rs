@@ -97,16 +97,13 @@ impl<B> Block<'_, B> {
                 None
             }
             (None, Some(name)) => {
+                // Its name is not told: it may be a secret that was meant for the other member.
                 let fault = match self.resources.variable(name).map(Secret::new) {
                     Some(Ok(secret)) => return Some(secret),
-                    Some(Err(_)) => "empty",
-                    None => "not set, or not Unicode",
+                    Some(Err(_)) => "names an environment variable that is empty",
+                    None => "names an environment variable that is not set, or not Unicode",
                 };
-                let name = name.escape_debug();
-                self.fault(
-                    variable.name,
-                    format!("names the environment variable `{name}`, which is {fault}"),
-                );
+                self.fault(variable.name, fault);
                 None
             }
         }
