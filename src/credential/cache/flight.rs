@@ -161,14 +161,12 @@ impl<C: Clone + Send + Sync + 'static> Flight<C> {
         let Some(sender) = self.sender.take() else {
             return;
         };
+        let flights = &self.cache.flights.in_the_air;
+        let mut flights = flights.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under one lock: whose credential was rejected and dropped must not board the flight that brought it.
         let outcome = self.cache.settle(self.key, &self.terms, outcome);
-        let landing = self
-            .cache
-            .flights
-            .in_the_air
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.key);
+        let landing = flights.remove(&self.key);
+        drop(flights);
         // Nobody may be waiting any more.
         let _ = sender.send(outcome);
         drop(landing);
