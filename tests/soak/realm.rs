@@ -118,12 +118,14 @@ impl Realm {
         expires_at: SystemTime,
     ) -> UserToken {
         let mut claims = self.keys.claims(&name(user), self.now());
-        claims["exp"] = json!(expires_at.duration_since(UNIX_EPOCH).unwrap().as_secs());
+        // In whole seconds, as the token says it.
+        let seconds = expires_at.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        claims["exp"] = json!(seconds);
         claims["tsid"] = json!(log_in);
         claims["jti"] = json!(self.serial());
         UserToken {
             text: P256.sign(&P256.header(), &claims),
-            expires_at,
+            expires_at: UNIX_EPOCH + Duration::from_secs(seconds),
         }
     }
 
