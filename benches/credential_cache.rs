@@ -32,9 +32,9 @@ use http_body_util::Full;
 use tokio::runtime::Runtime;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_identity::{
-    AccessToken, AuthLayer, CredentialCache, Fingerprint, Identity, IdentityLayer, Origin,
-    Strategy, TokenEndpoint, TokenExchange,
-    credential::cache::{CacheKey, CacheScope, Obtained},
+    AccessToken, AuthLayer, CredentialCache, Identity, IdentityLayer, Origin, Strategy,
+    TokenEndpoint, TokenExchange,
+    credential::{CacheKey, CacheScope, Fingerprint, Obtained},
 };
 
 const USERS: usize = 10_000;

@@ -45,9 +45,8 @@ use tokio::{net::TcpListener, process::Command};
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use tower_identity::{
-    MemoryStore, UpstreamTokenStore,
+    ManualClock, MemoryStore, SystemClock, UpstreamTokenStore,
     client::hyper::{HttpsClient, https_client},
-    clock::{ManualClock, SystemClock},
 };
 
 use fakes::{AUDIENCE, CLIENT_SECRET, Issuer};

@@ -12,12 +12,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis_server::RedisServer;
 use tower_identity::{
-    AccessToken, Secret, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
-    incoming::{
-        Provider, ProviderTokens, Refresher,
-        store::{RedisStore, SealingKey},
-        upstream::Refreshing,
-    },
+    AccessToken, RedisStore, Secret, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
+    upstream::{Provider, ProviderTokens, Refresher, Refreshing, SealingKey},
 };
 
 #[path = "../tests/support/redis.rs"]

@@ -27,8 +27,8 @@
 //! use http_body_util::Full;
 //! use tower::{Service, ServiceBuilder, ServiceExt};
 //! use tower_identity::{
-//!     AccessToken, AuthLayer, FallbackPolicy, Identity, IdentityLayer, Origin, UpstreamInject, UpstreamToken,
-//!     client::hyper::https_client,
+//!     AccessToken, AuthLayer, FallbackPolicy, Identity, IdentityLayer, Origin,
+//!     UpstreamInject, UpstreamToken, client::hyper::https_client,
 //! };
 //!
 //! # let (session_identity, access, body) = (None::<Identity>, "gho_16C7e42F292c", "{}");
@@ -104,61 +104,91 @@
 )]
 
 pub mod client;
-pub mod clock;
+mod clock;
 #[cfg(feature = "config")]
 pub mod config;
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 pub mod credential;
-pub mod error;
+mod error;
 #[cfg(all(doc, feature = "full"))]
 pub mod guide;
-pub mod identity;
+mod identity;
 #[cfg(feature = "incoming")]
 pub mod incoming;
-pub mod origin;
+#[cfg(feature = "token-exchange")]
+pub mod oauth;
+mod origin;
 pub mod outgoing;
-mod refusable;
 mod runtime;
+mod secret;
+mod sent_or_refused;
 #[cfg(all(test, shuttle))]
-mod schedules;
-pub mod secret;
+mod shuttle_tests;
 pub mod strategy;
 pub mod telemetry;
-
-pub use clock::Clock;
-#[cfg(feature = "config")]
-pub use config::{BackendAuthConfig, OutgoingAuthConfig};
-#[cfg(feature = "credential-cache")]
-pub use credential::cache::CredentialCache;
-#[cfg(feature = "token-exchange")]
-pub use credential::endpoint::{ClientAuth, TokenEndpoint, TokenRequest, TokenResponse};
-pub use error::{AuthError, AuthErrorKind};
-pub use identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken};
-#[cfg(feature = "redis")]
-pub use incoming::RedisStore;
 #[cfg(feature = "incoming")]
-pub use incoming::{
-    ActingParty, BindSubject, BindSubjectService, IntrospectionEndpoint, KeySet, MemoryStore,
-    ProtectedResourceMetadata, TokenValidator, TokenValidatorLayer, TokenValidatorService,
-    UpstreamTokenStore, UpstreamTokens, delegation_chain,
-};
-pub use origin::{InvalidOrigin, Origin};
-#[cfg(feature = "token-exchange")]
-pub use outgoing::Reauthenticate;
-pub use outgoing::{
-    AuthLayer, AuthService, CapturedHeaders, FallbackPolicy, HeaderForwardBuilder,
-    HeaderForwardLayer, HeaderForwardService, HealthCheck, IdentityLayer, IdentityService,
-};
-#[cfg(feature = "credential-cache")]
-pub use secret::Fingerprint;
-pub use secret::{AccessToken, InvalidSecret, Secret};
-#[cfg(feature = "token-exchange")]
-pub use strategy::{Actor, ClientCredentials, CrossAppAccess, OnBehalfOf, Subject, TokenExchange};
-pub use strategy::{
-    Authenticating, HeaderInjection, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
-};
+pub mod upstream;
+
+#[cfg(feature = "config")]
+#[doc(inline)]
+pub use crate::config::{backend::BackendAuthConfig, outgoing_auth::OutgoingAuthConfig};
 #[cfg(feature = "aws-sts")]
-pub use strategy::{AwsSts, RoleMapping};
+#[doc(inline)]
+pub use crate::strategy::aws_sts::{AwsSts, role_mapper::RoleMapping};
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use crate::upstream::store::redis::RedisStore;
+#[doc(inline)]
+pub use crate::{
+    clock::{Clock, ManualClock, SystemClock},
+    error::{AuthError, AuthErrorKind},
+    identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken},
+    origin::{InvalidOrigin, Origin},
+    outgoing::{
+        auth::AuthLayer,
+        headers::{CapturedHeaders, HeaderForwardLayer},
+        identity::{FallbackPolicy, HealthCheck, IdentityLayer},
+    },
+    secret::{AccessToken, InvalidSecret, Secret},
+    strategy::{
+        authenticating::Authenticating,
+        header_injection::HeaderInjection,
+        strategy::{Strategy, strategy_fn},
+        unauthenticated::Unauthenticated,
+        upstream_inject::UpstreamInject,
+    },
+};
+#[cfg(feature = "token-exchange")]
+#[doc(inline)]
+pub use crate::{
+    credential::cache::CredentialCache,
+    oauth::{client_auth::ClientAuth, token_endpoint::TokenEndpoint},
+    outgoing::reauthenticate::Reauthenticate,
+    strategy::{
+        client_credentials::ClientCredentials,
+        cross_app_access::CrossAppAccess,
+        on_behalf_of::OnBehalfOf,
+        subject::{Actor, Subject},
+        token_exchange::TokenExchange,
+    },
+};
+#[cfg(feature = "incoming")]
+#[doc(inline)]
+pub use crate::{
+    incoming::{
+        bind_subject::BindSubject,
+        delegation::{ActingParty, delegation_chain},
+        introspection::IntrospectionEndpoint,
+        jwks::KeySet,
+        layer::TokenValidatorLayer,
+        metadata::ProtectedResourceMetadata,
+        validator::TokenValidator,
+    },
+    upstream::{
+        store::{UpstreamTokenStore, memory::MemoryStore},
+        upstream_tokens::UpstreamTokens,
+    },
+};
 
 #[cfg(all(doctest, feature = "full"))]
 #[doc = include_str!("../README.md")]

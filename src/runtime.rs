@@ -6,13 +6,13 @@ pub(crate) use std::sync::Mutex;
 #[cfg(all(test, shuttle))]
 pub(crate) use shuttle::sync::Mutex;
 
-#[cfg(all(feature = "credential-cache", not(all(test, shuttle))))]
+#[cfg(all(feature = "token-exchange", not(all(test, shuttle))))]
 pub(crate) use on_tokio::*;
 
-#[cfg(all(feature = "credential-cache", test, shuttle))]
+#[cfg(all(feature = "token-exchange", test, shuttle))]
 pub(crate) use on_shuttle::*;
 
-#[cfg(all(feature = "credential-cache", not(all(test, shuttle))))]
+#[cfg(all(feature = "token-exchange", not(all(test, shuttle))))]
 mod on_tokio {
     use std::time::Duration;
 
@@ -38,7 +38,7 @@ mod on_tokio {
 }
 
 /// Time does not pass: a limit is never reached, and who sleeps lets others go first.
-#[cfg(all(feature = "credential-cache", test, shuttle))]
+#[cfg(all(feature = "token-exchange", test, shuttle))]
 mod on_shuttle {
     use std::time::Duration;
 

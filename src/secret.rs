@@ -7,7 +7,7 @@
 //!
 //! With the feature `credential-cache`, each has a `Fingerprint`: it tells two secrets apart without holding either.
 
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 use std::sync::OnceLock;
 use std::{fmt, sync::Arc};
 
@@ -33,7 +33,7 @@ const BEARER: &str = "Bearer ";
 #[derive(Clone)]
 pub struct AccessToken {
     authorization: HeaderValue,
-    #[cfg(feature = "credential-cache")]
+    #[cfg(feature = "token-exchange")]
     fingerprint: Fingerprint,
 }
 
@@ -54,7 +54,7 @@ impl AccessToken {
         value.extend_from_slice(token.as_bytes());
         Ok(Self {
             authorization: sensitive_header_value(value)?,
-            #[cfg(feature = "credential-cache")]
+            #[cfg(feature = "token-exchange")]
             fingerprint: Fingerprint::new("access token", &token),
         })
     }
@@ -78,7 +78,7 @@ impl AccessToken {
     }
 
     /// Tells this token from others. It was made when the token was.
-    #[cfg(feature = "credential-cache")]
+    #[cfg(feature = "token-exchange")]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -106,7 +106,7 @@ pub struct Secret {
 
 struct Kept {
     value: Zeroizing<String>,
-    #[cfg(feature = "credential-cache")]
+    #[cfg(feature = "token-exchange")]
     fingerprint: OnceLock<Fingerprint>,
 }
 
@@ -124,7 +124,7 @@ impl Secret {
         Ok(Self {
             inner: Arc::new(Kept {
                 value,
-                #[cfg(feature = "credential-cache")]
+                #[cfg(feature = "token-exchange")]
                 fingerprint: OnceLock::new(),
             }),
         })
@@ -140,7 +140,7 @@ impl Secret {
     }
 
     /// Tells this secret from others. It is made when it is first asked for, and kept with the secret and its clones.
-    #[cfg(feature = "credential-cache")]
+    #[cfg(feature = "token-exchange")]
     pub fn fingerprint(&self) -> Fingerprint {
         let make = || Fingerprint::new("secret", &self.inner.value);
         *self.inner.fingerprint.get_or_init(make)
@@ -156,11 +156,11 @@ impl fmt::Debug for Secret {
 /// The SHA-256 of a secret and of what kind it is: an [`AccessToken`] and a [`Secret`] of the same text differ.
 ///
 /// `Debug` does not show it, because a weak secret could be guessed from it.
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(pub(crate) [u8; 32]);
 
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 impl Fingerprint {
     fn new(kind: &'static str, secret: &str) -> Self {
         Self::of([kind.as_bytes(), secret.as_bytes()])
@@ -179,7 +179,7 @@ impl Fingerprint {
     }
 }
 
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 impl std::hash::Hash for Fingerprint {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         // Any 8 bytes of a SHA-256 are as good as all for a hash table.
@@ -188,7 +188,7 @@ impl std::hash::Hash for Fingerprint {
     }
 }
 
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fingerprint([redacted])")

@@ -40,7 +40,7 @@
 
 #[cfg(feature = "metrics")]
 use std::sync::{Arc, OnceLock};
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 use std::time::Duration;
 
 #[cfg(feature = "metrics")]
@@ -135,7 +135,7 @@ impl Requests {
 }
 
 /// What a credential cache had for a caller.
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 #[derive(Clone, Copy)]
 pub(crate) enum Lookup {
     Hit,
@@ -145,7 +145,7 @@ pub(crate) enum Lookup {
     Refused,
 }
 
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 impl Lookup {
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -169,14 +169,14 @@ impl Lookup {
 }
 
 /// How the look-ups of one credential cache are counted.
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 #[derive(Default)]
 pub(crate) struct Lookups {
     #[cfg(feature = "metrics")]
     hits: OnceLock<Counter>,
 }
 
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 impl Lookups {
     pub(crate) fn count(&self, lookup: Lookup) {
         lookup.show();
@@ -194,7 +194,7 @@ impl Lookups {
 }
 
 /// A credential was asked for, because of `reason`, and this came of it.
-#[cfg(feature = "credential-cache")]
+#[cfg(feature = "token-exchange")]
 pub(crate) fn refreshed<T>(reason: Lookup, outcome: &Result<T, AuthError>, took: Duration) {
     #[cfg(feature = "metrics")]
     ::metrics::histogram!(

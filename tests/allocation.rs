@@ -137,7 +137,7 @@ fn a_remembered_token_costs_what_the_extensions_cost_and_nothing_else() {
     use serde_json::json;
     use support::identity_provider::{AUDIENCE, P256, some_day};
     use tower::{Layer, service_fn};
-    use tower_identity::{KeySet, TokenValidator, TokenValidatorLayer, clock::ManualClock};
+    use tower_identity::{KeySet, ManualClock, TokenValidator, TokenValidatorLayer};
 
     let keys = json!({ "keys": [P256.public()] }).to_string();
     let claims = json!({ "iss": "issuer", "aud": AUDIENCE, "sub": "alice", "exp": 2_000_000_600 });

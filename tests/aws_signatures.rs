@@ -26,7 +26,7 @@ use support::{
     aws_stack::{Body, DEFAULT_ROLE, user},
     sigv4::{Arrived, MOST_SERVICES, Rules, S3, Signature, canonical_request},
 };
-use tower_identity::{AwsSts, Clock, Strategy, clock::ManualClock, strategy::AwsStsBuilder};
+use tower_identity::{AwsSts, Clock, ManualClock, Strategy, strategy::AwsStsBuilder};
 
 const ID: &str = "AKIDEXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";

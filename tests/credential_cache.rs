@@ -19,9 +19,8 @@ use tokio::{
     sync::{Semaphore, oneshot},
 };
 use tower_identity::{
-    AccessToken, AuthError, AuthErrorKind, Clock, CredentialCache, Secret,
-    clock::ManualClock,
-    credential::cache::{CacheKey, CacheScope, Obtained, Obtaining},
+    AccessToken, AuthError, AuthErrorKind, Clock, CredentialCache, ManualClock, Secret,
+    credential::{CacheKey, CacheScope, Obtained, Obtaining},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -10,7 +10,7 @@ use support::recording::{RecordingService, request, request_to};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AuthError, AuthErrorKind, CapturedHeaders, HeaderForwardLayer, HeaderInjection, Origin,
-    outgoing::headers::HeaderForwardBuilder,
+    outgoing::HeaderForwardBuilder,
 };
 
 const RESTRICTED: [&str; 25] = [

@@ -15,8 +15,7 @@ use support::{
 };
 use tower::{BoxError, Layer, Service, service_fn};
 use tower_identity::{
-    ClientAuth, IntrospectionEndpoint, Secret, TokenValidator, TokenValidatorLayer,
-    clock::ManualClock,
+    ClientAuth, IntrospectionEndpoint, ManualClock, Secret, TokenValidator, TokenValidatorLayer,
 };
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use support::identity_provider::{
     AUDIENCE, ED25519, IdentityProvider, KEYS, OAUTH, OPENID, P256, P384, RSA, client, some_day,
 };
 use tower::service_fn;
-use tower_identity::{AuthError, AuthErrorKind, Clock, KeySet, TokenValidator, clock::ManualClock};
+use tower_identity::{AuthError, AuthErrorKind, Clock, KeySet, ManualClock, TokenValidator};
 
 struct Setup {
     provider: IdentityProvider,

@@ -25,7 +25,7 @@ use tower::{ServiceBuilder, retry::RetryLayer};
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CrossAppAccess,
     HeaderInjection, Identity, IdentityLayer, OnBehalfOf, Origin, Reauthenticate, Strategy,
-    TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken, credential::endpoint::TokenType,
+    TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken, oauth::TokenType,
     strategy::Attempt,
 };
 

@@ -25,13 +25,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tower_identity::{
-    AuthError, AuthErrorKind, UpstreamTokenStore, UpstreamTokens,
-    clock::SystemClock,
-    incoming::{
-        LoadedTokens, Provider,
-        store::{
-            Claim, Claimed, RedisStore, RedisStoreBuilder, SealingKey, Settlement, StoredTokens,
-        },
+    AuthError, AuthErrorKind, RedisStore, SystemClock, UpstreamTokenStore, UpstreamTokens,
+    upstream::{
+        Claim, Claimed, LoadedTokens, Provider, RedisStoreBuilder, SealingKey, Settlement,
+        StoredTokens,
     },
 };
 

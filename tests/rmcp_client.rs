@@ -70,9 +70,10 @@ use tower::{
     util::{BoxCloneService, BoxCloneSyncService},
 };
 use tower_identity::{
-    AccessToken, AuthError, AuthErrorKind, AuthLayer, AuthService, CapturedHeaders, HealthCheck,
-    Identity, IdentityLayer, IdentityService, UpstreamInject, UpstreamToken,
+    AccessToken, AuthError, AuthErrorKind, AuthLayer, CapturedHeaders, HealthCheck, Identity,
+    IdentityLayer, UpstreamInject, UpstreamToken,
     client::rmcp::{SendAs, TowerHttpClient, TowerHttpError, with_identity},
+    outgoing::{AuthService, IdentityService},
 };
 
 use support::mcp_backend::McpBackend;

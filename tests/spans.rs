@@ -18,8 +18,8 @@ use support::{
 };
 use tower::{Layer, ServiceExt};
 use tower_identity::{
-    AuthLayer, Origin, TokenExchange, UpstreamInject,
-    credential::cache::{CacheScope, CredentialCache, Obtained},
+    AuthLayer, CredentialCache, Origin, TokenExchange, UpstreamInject,
+    credential::{CacheScope, Obtained},
 };
 use tracing::{
     Subscriber,

@@ -10,8 +10,8 @@ use std::{
 use http::{HeaderValue, Method, Request};
 use support::recording::{identity, request, upstream_token};
 use tower_identity::{
-    AuthErrorKind, HeaderInjection, HealthCheck, Identity, Strategy, Unauthenticated,
-    UpstreamInject, clock::ManualClock, strategy_fn,
+    AuthErrorKind, HeaderInjection, HealthCheck, Identity, ManualClock, Strategy, Unauthenticated,
+    UpstreamInject, strategy_fn,
 };
 
 const NOON: SystemTime = SystemTime::UNIX_EPOCH;

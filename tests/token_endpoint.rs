@@ -28,10 +28,8 @@ use support::{
 };
 use tower::service_fn;
 use tower_identity::{
-    AccessToken, AuthError, AuthErrorKind, ClientAuth, Secret, TokenEndpoint, TokenRequest,
-    TokenResponse,
-    clock::ManualClock,
-    credential::endpoint::{Lifetime, TokenType},
+    AccessToken, AuthError, AuthErrorKind, ClientAuth, ManualClock, Secret, TokenEndpoint,
+    oauth::{Lifetime, TokenRequest, TokenResponse, TokenType},
 };
 
 const SUBJECT_TOKEN: &str = "subject-token-of-alice";
@@ -306,7 +304,7 @@ async fn a_refused_client_does_not_try_another_way() {
 #[cfg(feature = "private-key-jwt")]
 mod private_key_jwt {
     use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-    use tower_identity::credential::endpoint::{PrivateKeyJwt, SigningAlgorithm};
+    use tower_identity::oauth::{PrivateKeyJwt, SigningAlgorithm};
 
     use super::*;
 

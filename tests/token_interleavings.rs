@@ -23,8 +23,8 @@ use support::token_stack::{at, clock, seconds, user_until};
 use tokio::task::yield_now;
 use tower::service_fn;
 use tower_identity::{
-    AuthErrorKind, CredentialCache, Identity, Strategy as _, TokenEndpoint, TokenExchange,
-    clock::{Clock, ManualClock},
+    AuthErrorKind, Clock, CredentialCache, Identity, ManualClock, Strategy as _, TokenEndpoint,
+    TokenExchange,
     strategy::{Attempt, IssuedToken},
 };
 

@@ -35,11 +35,11 @@ use tower::{
     Layer, Service, ServiceBuilder, ServiceExt as _, layer::layer_fn, util::BoxCloneService,
 };
 use tower_identity::{
-    AccessToken, AuthLayer, Clock, Identity, IdentityLayer, MemoryStore, Secret, TokenValidator,
-    TokenValidatorLayer, UpstreamInject, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
+    AccessToken, AuthLayer, Clock, Identity, IdentityLayer, ManualClock, MemoryStore, Secret,
+    TokenValidator, TokenValidatorLayer, UpstreamInject, UpstreamToken, UpstreamTokenStore,
+    UpstreamTokens,
     client::rmcp::{SendAs, TowerHttpClient},
-    clock::ManualClock,
-    incoming::{Provider, ProviderTokens, Refresher, upstream::Refreshing},
+    upstream::{Provider, ProviderTokens, Refresher, Refreshing},
 };
 
 const SESSION: &str = "session-1";
@@ -147,7 +147,7 @@ impl World {
     /// Opens the MCP session for the user, as they are now, over what `identity_layer` makes of the stack.
     async fn open<L>(&self, identity_layer: impl FnOnce(Identity) -> L) -> Session
     where
-        L: Layer<tower_identity::AuthService<HttpClient, UpstreamInject>>,
+        L: Layer<tower_identity::outgoing::AuthService<HttpClient, UpstreamInject>>,
         L::Service: Service<Request<Full<Bytes>>, Response = Response<hyper::body::Incoming>>
             + Clone
             + Send

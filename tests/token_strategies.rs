@@ -21,8 +21,8 @@ use tokio::sync::Semaphore;
 use tower::{ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer};
 use tower_identity::{
     AccessToken, Actor, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CredentialCache,
-    CrossAppAccess, Identity, OnBehalfOf, Strategy, Subject, TokenEndpoint, TokenExchange,
-    UpstreamToken, clock::ManualClock, credential::endpoint::TokenType, strategy::IssuedToken,
+    CrossAppAccess, Identity, ManualClock, OnBehalfOf, Strategy, Subject, TokenEndpoint,
+    TokenExchange, UpstreamToken, oauth::TokenType, strategy::IssuedToken,
 };
 
 fn exchange(issuer: &Issuer) -> TokenExchange {

@@ -30,7 +30,7 @@ use support::{
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimitLayer};
 use tower_identity::{
     AuthErrorKind, AuthLayer, BindSubject, ClientAuth, Clock, Identity, IntrospectionEndpoint,
-    KeySet, Origin, Secret, TokenExchange, TokenValidator, TokenValidatorLayer, clock::ManualClock,
+    KeySet, ManualClock, Origin, Secret, TokenExchange, TokenValidator, TokenValidatorLayer,
     delegation_chain, incoming::TokenValidatorBuilder,
 };
 

@@ -20,13 +20,11 @@ use support::{
     store_contract::{self, tokens},
 };
 use tower_identity::{
-    AccessToken, AuthError, AuthErrorKind, MemoryStore, UpstreamToken, UpstreamTokenStore,
-    UpstreamTokens,
-    clock::{Clock, ManualClock},
-    incoming::{
-        LoadedTokens, Provider, ProviderTokens, Refresher,
-        store::{Claim, Claimed, Lease, Settlement, StoreFuture, StoredTokens},
-        upstream::{IN_DOUBT_FOR, Refreshing},
+    AccessToken, AuthError, AuthErrorKind, Clock, ManualClock, MemoryStore, UpstreamToken,
+    UpstreamTokenStore, UpstreamTokens,
+    upstream::{
+        Claim, Claimed, IN_DOUBT_FOR, Lease, LoadedTokens, Provider, ProviderTokens, Refresher,
+        Refreshing, Settlement, StoreFuture, StoredTokens,
     },
 };
 

@@ -18,13 +18,13 @@ use support::{
 };
 use tower::{Layer, ServiceExt};
 use tower_identity::{
-    AccessToken, AuthError, AuthErrorKind, AuthLayer, Clock, Identity, MemoryStore, Origin, Secret,
-    TokenValidator, UpstreamInject, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
-    clock::ManualClock,
-    incoming::{
-        Provider, ProviderTokens, Refresher, TokenValidatorBuilder,
-        store::{Claim, Claimed, Lease, Settlement, StoreFuture, StoredTokens},
-        upstream::Refreshing,
+    AccessToken, AuthError, AuthErrorKind, AuthLayer, Clock, Identity, ManualClock, MemoryStore,
+    Origin, Secret, TokenValidator, UpstreamInject, UpstreamToken, UpstreamTokenStore,
+    UpstreamTokens,
+    incoming::TokenValidatorBuilder,
+    upstream::{
+        Claim, Claimed, Lease, Provider, ProviderTokens, Refresher, Refreshing, Settlement,
+        StoreFuture, StoredTokens,
     },
 };
 

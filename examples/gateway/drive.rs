@@ -20,9 +20,8 @@ use rmcp::{
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tower::{BoxError, service_fn};
 use tower_identity::{
-    MemoryStore, UpstreamTokenStore,
+    ManualClock, MemoryStore, UpstreamTokenStore,
     client::{hyper::https_client, rmcp::TowerHttpClient},
-    clock::ManualClock,
 };
 
 use crate::{

@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower::BoxError;
 use tower_identity::{
-    AccessToken, Clock, Secret, UpstreamToken, clock::ManualClock, incoming::ProviderTokens,
+    AccessToken, Clock, ManualClock, Secret, UpstreamToken, upstream::ProviderTokens,
 };
 
 pub(crate) const CLIENT_SECRET: &str = "the-gateways-secret";

@@ -20,13 +20,14 @@ use tokio::{net::TcpListener, sync::oneshot, time};
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
 use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use tower_identity::{
-    AuthError, AuthErrorKind, BindSubject, BindSubjectService, ClientAuth, Clock, FallbackPolicy,
-    Identity, IdentityLayer, MemoryStore, Origin, OutgoingAuthConfig, Secret, Strategy,
-    TokenEndpoint, TokenValidator, TokenValidatorLayer, UpstreamTokens,
+    AuthError, AuthErrorKind, BindSubject, ClientAuth, Clock, FallbackPolicy, Identity,
+    IdentityLayer, MemoryStore, Origin, OutgoingAuthConfig, Secret, Strategy, TokenEndpoint,
+    TokenValidator, TokenValidatorLayer, UpstreamTokens,
     client::hyper::{HttpsClient, https_client},
     config::Resources,
-    incoming::{Provider, RefreshTokenGrant},
+    incoming::BindSubjectService,
     outgoing::AuthService,
+    upstream::{Provider, RefreshTokenGrant},
 };
 
 /// What the YAML file says: see `gateway.yaml`.
@@ -72,7 +73,7 @@ struct Backend {
 type BackendClient = FollowRedirect<AuthService<HttpsClient<Body>, Arc<dyn Strategy<Body>>>>;
 
 /// One for each session: bound to the user who opened it, and with their identity for what the gateway sends by itself.
-type Session = tower_identity::IdentityService<BindSubjectService<BackendClient>>;
+type Session = tower_identity::outgoing::IdentityService<BindSubjectService<BackendClient>>;
 
 /// The name of the backend, and the `Mcp-Session-Id` that it gave.
 type SessionKey = (String, HeaderValue);

@@ -25,7 +25,7 @@ use tokio::{
     },
 };
 use tower::BoxError;
-use tower_identity::{MemoryStore, clock::SystemClock};
+use tower_identity::{MemoryStore, SystemClock};
 use tracing_subscriber::EnvFilter;
 
 use gateway::{Config, Gateway, Surroundings};

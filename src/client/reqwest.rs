@@ -4,7 +4,9 @@
 //! use bytes::Bytes;
 //! use http_body_util::Full;
 //! use tower::Layer;
-//! use tower_identity::{AuthLayer, Origin, UpstreamInject, client::reqwest::ReqwestService};
+//! use tower_identity::{
+//!     AuthLayer, Origin, UpstreamInject, client::reqwest::ReqwestService,
+//! };
 //!
 //! let http_client = ReqwestService::<Full<Bytes>>::new(reqwest::Client::builder())?;
 //! let origin = Origin::try_from("https://mcp.example.com")?;

@@ -13,11 +13,11 @@ use tower::BoxError;
 use crate::{
     error::{AuthError, AuthErrorKind},
     origin::Origin,
-    outgoing::AuthLayer,
-    strategy::{Attempt, Authenticating, Strategy},
+    outgoing::auth::AuthLayer,
+    strategy::{attempt::Attempt, authenticating::Authenticating, strategy::Strategy},
 };
 
-use super::{ConfigError, OutgoingAuthConfig, Resources};
+use super::{error::ConfigError, outgoing_auth::OutgoingAuthConfig, resources::Resources};
 
 /// A configuration that can be replaced while requests are under way.
 ///

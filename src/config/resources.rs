@@ -8,9 +8,14 @@ use tower::{BoxError, Service};
 
 use crate::{
     clock::{Clock, SystemClock},
-    credential::{cache::CredentialCache, endpoint::TokenEndpointBuilder},
+    credential::cache::CredentialCache,
     error::{AuthError, AuthErrorKind},
-    strategy::{AwsSts, AwsStsBuilder, IssuedToken, SessionCredentials, Strategy},
+    oauth::token_endpoint::TokenEndpointBuilder,
+    strategy::{
+        aws_sts::{AwsSts, builder::AwsStsBuilder, credentials::SessionCredentials},
+        issued::IssuedToken,
+        strategy::Strategy,
+    },
 };
 
 use super::backend::TYPES;

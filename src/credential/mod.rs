@@ -1,7 +1,13 @@
 //! Obtaining credentials, and keeping them.
 
-pub mod cache;
-#[cfg(feature = "token-exchange")]
-pub mod endpoint;
-#[cfg(feature = "token-exchange")]
-pub(crate) mod http_client;
+pub(crate) mod cache;
+
+pub use cache::{
+    CredentialCacheBuilder,
+    counters::CacheCounters,
+    entry::Obtained,
+    key::{CacheKey, CacheScope},
+    single_flight::Obtaining,
+};
+
+pub use crate::secret::Fingerprint;

@@ -67,7 +67,10 @@
 //!
 //! ```
 //! use tower::Layer;
-//! use tower_identity::{BindSubject, BindSubjectService, FallbackPolicy, Identity, IdentityLayer, IdentityService};
+//! use tower_identity::{
+//!     BindSubject, FallbackPolicy, Identity, IdentityLayer,
+//!     incoming::BindSubjectService, outgoing::IdentityService,
+//! };
 //!
 //! fn open<S: Clone>(user: &Identity, backend: &S) -> IdentityService<BindSubjectService<S>> {
 //!     let captured = IdentityLayer::new(user.clone())

@@ -16,8 +16,9 @@
 //! use http_body_util::Full;
 //! use tower::{BoxError, Layer};
 //! use tower_identity::{
-//!     AuthLayer, AuthService, FallbackPolicy, Identity, IdentityLayer, IdentityService, Origin, UpstreamInject,
+//!     AuthLayer, FallbackPolicy, Identity, IdentityLayer, Origin, UpstreamInject,
 //!     client::hyper::{HttpsClient, https_client},
+//!     outgoing::{AuthService, IdentityService},
 //! };
 //!
 //! type Backend = AuthService<HttpsClient<Full<Bytes>>, UpstreamInject>;
@@ -46,7 +47,10 @@
 //! use tower_identity::{AuthError, Identity};
 //! # use bytes::Bytes;
 //! # use http_body_util::Full;
-//! # use tower_identity::{AuthService, IdentityService, UpstreamInject, client::hyper::HttpsClient};
+//! # use tower_identity::{
+//! #     UpstreamInject, client::hyper::HttpsClient,
+//! #     outgoing::{AuthService, IdentityService},
+//! # };
 //! # type Session = IdentityService<AuthService<HttpsClient<Full<Bytes>>, UpstreamInject>>;
 //!
 //! async fn call(session: &mut Session, identity: Identity) -> Result<StatusCode, BoxError> {

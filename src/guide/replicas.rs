@@ -11,7 +11,7 @@
 //! use std::time::Duration;
 //! use tower_identity::{
 //!     AuthError, RedisStore, UpstreamTokens,
-//!     incoming::{Provider, RefreshTokenGrant, store::SealingKey},
+//!     upstream::{Provider, RefreshTokenGrant, SealingKey},
 //! };
 //!
 //! fn upstream_tokens(
@@ -34,19 +34,19 @@
 //! | setting | set it when |
 //! | --- | --- |
 //! | [`Provider::grace`](crate::incoming::Provider::grace) | the provider says that it accepts a spent refresh token for a while. Then a replica that dies in the middle of a refresh costs no log-in. **Not** when it does not say so: it takes the second use for a theft |
-//! | [`replicas`](crate::incoming::store::redis::RedisStoreBuilder::replicas) | Redis fails over. Then no refresh token is spent before as many replicas of Redis have the claim. While too few are there, nothing is refreshed |
+//! | [`replicas`](crate::upstream::store::redis::RedisStoreBuilder::replicas) | Redis fails over. Then no refresh token is spent before as many replicas of Redis have the claim. While too few are there, nothing is refreshed |
 //! | [`lease_time`](crate::UpstreamTokens::lease_time) | the default of 10 s is too long to wait for a replica that died |
-//! | [`response_limit`](crate::incoming::store::redis::RedisStoreBuilder::response_limit) | Redis is far away, and 500 ms are too short |
-//! | [`time_to_live`](crate::incoming::store::redis::RedisStoreBuilder::time_to_live) | sessions should end sooner, or later, than 30 days after their last refresh |
+//! | [`response_limit`](crate::upstream::store::redis::RedisStoreBuilder::response_limit) | Redis is far away, and 500 ms are too short |
+//! | [`time_to_live`](crate::upstream::store::redis::RedisStoreBuilder::time_to_live) | sessions should end sooner, or later, than 30 days after their last refresh |
 //!
 //! What happens when a replica dies, a lease runs out, or Redis stalls, fails over or loses its data is written down
-//! [for refreshes](crate::incoming::upstream#what-happens-when-something-breaks) and
-//! [for Redis](crate::incoming::store::redis#what-happens-when-redis-fails), row by row.
+//! [for refreshes](crate::upstream#what-happens-when-something-breaks) and
+//! [for Redis](crate::upstream::store::redis#what-happens-when-redis-fails), row by row.
 //!
 //! # 3. Rotate the sealing key
 //!
 //! 1. Make a key: `openssl rand -base64 32`.
-//! 2. Give it to all replicas as an [older key](crate::incoming::store::redis::RedisStoreBuilder::older_key), and wait until
+//! 2. Give it to all replicas as an [older key](crate::upstream::store::redis::RedisStoreBuilder::older_key), and wait until
 //!    all have it.
 //! 3. Make it the newest everywhere, and the one before an older one.
 //! 4. Drop the old one when each session was refreshed, or has ended. What is then still sealed with it is a

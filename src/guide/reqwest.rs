@@ -28,7 +28,8 @@
 //! use http_body_util::Full;
 //! use tower::{BoxError, ServiceBuilder, ServiceExt};
 //! use tower_identity::{
-//!     AuthLayer, Identity, IdentityLayer, Origin, UpstreamInject, client::reqwest::ReqwestService,
+//!     AuthLayer, Identity, IdentityLayer, Origin, UpstreamInject,
+//!     client::reqwest::ReqwestService,
 //! };
 //!
 //! async fn call(identity: Identity) -> Result<StatusCode, BoxError> {

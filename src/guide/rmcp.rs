@@ -21,7 +21,10 @@
 //! use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 //! use tower::{BoxError, ServiceBuilder};
 //! use tower_identity::client::{hyper::https_client, rmcp::{SendAs, TowerHttpClient}};
-//! use tower_identity::{AuthError, AuthErrorKind, AuthLayer, Identity, IdentityLayer, Origin, UpstreamInject};
+//! use tower_identity::{
+//!     AuthError, AuthErrorKind, AuthLayer, Identity, IdentityLayer, Origin,
+//!     UpstreamInject,
+//! };
 //!
 //! async fn session(at_log_in: Identity, of_this_call: Identity) -> Result<(), BoxError> {
 //!     let stack = ServiceBuilder::new()

@@ -17,8 +17,8 @@
 //!
 //! use http::Request;
 //! use tower_identity::{
-//!     AccessToken, AuthError, AuthErrorKind, Authenticating, CredentialCache, HealthCheck, Identity, Strategy,
-//!     credential::cache::{CacheKey, CacheScope, Obtained},
+//!     AccessToken, AuthError, AuthErrorKind, Authenticating, CredentialCache,
+//!     HealthCheck, Identity, Strategy, credential::{CacheKey, CacheScope, Obtained},
 //!     strategy::Attempt,
 //! };
 //!

@@ -40,8 +40,7 @@
 //! use tower::BoxError;
 //! use tower_identity::{
 //!     AuthLayer, Origin, OutgoingAuthConfig, Strategy, Unauthenticated,
-//!     client::hyper::https_client,
-//!     config::{LiveOutgoingAuth, Resources},
+//!     client::hyper::https_client, config::{LiveOutgoingAuth, Resources},
 //! };
 //!
 //! # fn main() -> Result<(), BoxError> {

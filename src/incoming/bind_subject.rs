@@ -13,8 +13,8 @@ use tower::{BoxError, Layer, Service};
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::Identity,
-    outgoing::HealthCheck,
-    refusable::Refusable,
+    outgoing::identity::HealthCheck,
+    sent_or_refused::SentOrRefused,
 };
 
 /// Refuses the requests of a session whose identity is not that of the user who opened it: another subject, or the same
@@ -93,11 +93,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let state = match self.check(&request) {
-            Ok(()) => Refusable::sent(self.inner.call(request)),
+            Ok(()) => SentOrRefused::sent(self.inner.call(request)),
             Err(error) => {
                 // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
                 self.inner = self.inner.clone();
-                Refusable::refused(error)
+                SentOrRefused::refused(error)
             }
         };
         BindSubjectFuture { state }
@@ -109,7 +109,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct BindSubjectFuture<F> {
         #[pin]
-        state: Refusable<F>,
+        state: SentOrRefused<F>,
     }
 }
 

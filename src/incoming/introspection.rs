@@ -11,11 +11,12 @@ use tower::{BoxError, Service};
 
 use crate::{
     clock::Clock,
-    credential::{
-        endpoint::{ClientAuth, Form},
-        http_client::{HttpClient, parse_url},
-    },
     error::{AuthError, AuthErrorKind},
+    oauth::{
+        client_auth::ClientAuth,
+        http_client::{HttpClient, parse_url},
+        request::Form,
+    },
     origin::Origin,
 };
 

@@ -50,11 +50,13 @@ use serde_json::Value;
 
 use crate::{
     clock::Clock,
-    credential::{
-        cache::{CacheKey, CacheScope, CredentialCache, Obtained},
-        http_client::{Answer, HttpClient, parse_url},
+    credential::cache::{
+        CredentialCache,
+        entry::Obtained,
+        key::{CacheKey, CacheScope},
     },
     error::{AuthError, AuthErrorKind},
+    oauth::http_client::{Answer, HttpClient, parse_url},
     runtime::Mutex,
 };
 

@@ -42,7 +42,10 @@ use crate::{
     identity::Identity,
 };
 
-use super::validator::{PendingValidation, TokenValidator, Validating, rejected};
+use super::validator::{
+    TokenValidator, rejected,
+    validating::{PendingValidation, Validating},
+};
 
 /// Validates the bearer token of each request, and puts the [`Identity`] into its extensions.
 ///

@@ -20,7 +20,7 @@ use http_body_util::Full;
 use serde_json::json;
 use tower::Service;
 
-use crate::{credential::http_client::parse_url, error::AuthError};
+use crate::{error::AuthError, oauth::http_client::parse_url};
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 

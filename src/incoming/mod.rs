@@ -28,28 +28,15 @@
 //! # }).unwrap().unwrap();
 //! ```
 
-pub mod bind_subject;
-mod challenge;
-pub mod delegation;
-pub mod introspection;
-pub mod jwks;
-pub mod layer;
-pub mod metadata;
-mod remembered;
-#[cfg(all(test, shuttle))]
-mod schedules;
-pub mod store;
-pub mod upstream;
-pub mod validator;
+pub(crate) mod bind_subject;
+pub(crate) mod delegation;
+pub(crate) mod introspection;
+pub(crate) mod jwks;
+pub(crate) mod layer;
+pub(crate) mod metadata;
+pub(crate) mod validator;
 
-pub use bind_subject::{BindSubject, BindSubjectService};
-pub use delegation::{ActingParty, delegation_chain};
-pub use introspection::{IntrospectionEndpoint, IntrospectionEndpointBuilder};
-pub use jwks::KeySet;
-pub use layer::{TokenValidatorLayer, TokenValidatorService};
-pub use metadata::ProtectedResourceMetadata;
-#[cfg(feature = "redis")]
-pub use store::RedisStore;
-pub use store::{MemoryStore, ProviderTokens, UpstreamTokenStore};
-pub use upstream::{LoadedTokens, Provider, RefreshTokenGrant, Refresher, UpstreamTokens};
-pub use validator::{TokenValidator, TokenValidatorBuilder};
+pub use bind_subject::{BindSubjectFuture, BindSubjectService};
+pub use introspection::IntrospectionEndpointBuilder;
+pub use layer::{TokenValidatorFuture, TokenValidatorService};
+pub use validator::{builder::TokenValidatorBuilder, validating::Validating};

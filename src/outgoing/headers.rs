@@ -62,8 +62,8 @@ use tower::{BoxError, Layer, Service};
 use crate::{
     error::{AuthError, AuthErrorKind},
     origin::{Origin, OriginGuard},
-    refusable::Refusable,
     secret::secret_header_value,
+    sent_or_refused::SentOrRefused,
 };
 
 /// Puts static headers, and headers captured from the incoming request, onto the outgoing one.
@@ -299,12 +299,12 @@ where
         let state = match self.guard.check(&request) {
             Ok(()) => {
                 self.headers.add_to(&mut request);
-                Refusable::sent(self.inner.call(request))
+                SentOrRefused::sent(self.inner.call(request))
             }
             Err(error) => {
                 // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
                 self.inner = self.inner.clone();
-                Refusable::refused(error)
+                SentOrRefused::refused(error)
             }
         };
         HeaderForwardFuture { state }
@@ -322,7 +322,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct HeaderForwardFuture<F> {
         #[pin]
-        state: Refusable<F>,
+        state: SentOrRefused<F>,
     }
 }
 

@@ -1,15 +1,11 @@
 //! A request leaves: the layers of an outgoing stack, in the order in which a request passes them.
 
-pub mod auth;
-pub mod headers;
-pub mod identity;
+pub(crate) mod auth;
+pub(crate) mod headers;
+pub(crate) mod identity;
 #[cfg(feature = "token-exchange")]
-pub mod reauthenticate;
+pub(crate) mod reauthenticate;
 
-pub use auth::{AuthLayer, AuthService};
-pub use headers::{
-    CapturedHeaders, HeaderForwardBuilder, HeaderForwardLayer, HeaderForwardService,
-};
-pub use identity::{FallbackPolicy, HealthCheck, IdentityLayer, IdentityService};
-#[cfg(feature = "token-exchange")]
-pub use reauthenticate::Reauthenticate;
+pub use auth::{AuthFuture, AuthService};
+pub use headers::{HeaderForwardBuilder, HeaderForwardFuture, HeaderForwardService};
+pub use identity::IdentityService;

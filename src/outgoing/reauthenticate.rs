@@ -5,7 +5,10 @@
 //! ```
 //! use http::{Request, Response, StatusCode};
 //! use tower::{Service, ServiceBuilder, ServiceExt, retry::RetryLayer, service_fn};
-//! use tower_identity::{AuthLayer, Authenticating, IdentityLayer, Origin, Reauthenticate, Strategy, strategy::Attempt};
+//! use tower_identity::{
+//!     AuthLayer, Authenticating, IdentityLayer, Origin, Reauthenticate, Strategy,
+//!     strategy::Attempt,
+//! };
 //!
 //! # use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
 //! /// Sends numbers, and the next one when one was rejected. `TokenExchange` and its like do it with tokens.
@@ -67,7 +70,7 @@ use http::{Request, Response, StatusCode};
 use tower::retry::Policy;
 
 use crate::{
-    strategy::{Attempt, Strategy},
+    strategy::{attempt::Attempt, strategy::Strategy},
     telemetry,
 };
 

@@ -4,16 +4,16 @@ use http::Request;
 
 use crate::{
     clock::Clock,
-    credential::{
-        cache::CredentialCache,
-        endpoint::{TokenEndpoint, TokenRequest},
-    },
+    credential::cache::CredentialCache,
     error::AuthError,
+    oauth::{request::TokenRequest, token_endpoint::TokenEndpoint},
 };
 
 use super::{
-    Attempt, Authenticating, Strategy,
+    attempt::Attempt,
+    authenticating::Authenticating,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    strategy::Strategy,
 };
 
 /// Sends a token of the application's own, which is the same for all users (RFC 6749 §4.4).
@@ -32,7 +32,7 @@ use super::{
 ///
 /// # Errors
 ///
-/// What the [token endpoint](crate::credential::endpoint#what-comes-of-an-answer) says.
+/// What the [token endpoint](crate::oauth#what-comes-of-an-answer) says.
 #[derive(Clone)]
 pub struct ClientCredentials {
     tokens: Arc<IssuedTokens>,

@@ -4,19 +4,23 @@ use http::Request;
 
 use crate::{
     clock::Clock,
-    credential::{
-        cache::CredentialCache,
-        endpoint::{TokenEndpoint, TokenRequest, TokenResponse, TokenType},
-    },
+    credential::cache::CredentialCache,
     error::{AuthError, AuthErrorKind},
+    oauth::{
+        request::{TokenRequest, TokenType},
+        response::TokenResponse,
+        token_endpoint::TokenEndpoint,
+    },
 };
 
 use super::{
-    Attempt, Authenticating, Strategy,
+    attempt::Attempt,
+    authenticating::Authenticating,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
-    jwt::UnverifiedJwt,
+    strategy::Strategy,
     subject::Subject,
 };
+use crate::oauth::unverified_jwt::UnverifiedJwt;
 
 /// Gets a token of the backend's own authorization server, for an assertion by the user's identity provider: cross-app
 /// access with an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant).

@@ -7,7 +7,7 @@ use crate::{
     outgoing::headers::{header_name, header_value, is_restricted},
 };
 
-use super::{Authenticating, Strategy};
+use super::{authenticating::Authenticating, strategy::Strategy};
 
 /// Sends a fixed header: an API key, say, or a service's own `Authorization`.
 ///

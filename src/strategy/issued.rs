@@ -8,17 +8,24 @@ use http::{HeaderValue, Request, header::AUTHORIZATION};
 
 use crate::{
     clock::{Clock, SystemClock},
-    credential::{
-        cache::{CacheKey, CacheScope, CredentialCache, Obtained},
-        endpoint::{Lifetime, TokenEndpoint, TokenRequest, TokenResponse},
+    credential::cache::{
+        CredentialCache,
+        entry::Obtained,
+        key::{CacheKey, CacheScope},
     },
     error::{AuthError, AuthErrorKind},
     identity::Identity,
-    outgoing::HealthCheck,
+    oauth::{
+        request::TokenRequest,
+        response::{Lifetime, TokenResponse},
+        token_endpoint::TokenEndpoint,
+    },
+    outgoing::identity::HealthCheck,
 };
 
 use super::{
-    Attempt, Authenticating,
+    attempt::Attempt,
+    authenticating::Authenticating,
     subject::{Actor, Subject, UserToken},
 };
 

@@ -19,7 +19,8 @@
 //! ```
 //! use http::{HeaderValue, Request};
 //! use tower_identity::{
-//!     AuthError, AuthErrorKind, AuthLayer, Authenticating, HealthCheck, Identity, Origin, Strategy,
+//!     AuthError, AuthErrorKind, AuthLayer, Authenticating, HealthCheck, Identity,
+//!     Origin, Strategy,
 //! };
 //!
 //! /// Tells a backend that trusts this gateway who the user is.
@@ -48,151 +49,38 @@
 //! # Ok::<(), tower_identity::InvalidOrigin>(())
 //! ```
 
-mod attempt;
-mod authenticating;
+pub(crate) mod attempt;
+pub(crate) mod authenticating;
 #[cfg(feature = "aws-sts")]
-pub mod aws_sts;
+pub(crate) mod aws_sts;
 #[cfg(feature = "token-exchange")]
-mod client_credentials;
+pub(crate) mod client_credentials;
 #[cfg(feature = "token-exchange")]
-mod cross_app_access;
-mod header_injection;
+pub(crate) mod cross_app_access;
+pub(crate) mod header_injection;
 #[cfg(feature = "token-exchange")]
-mod issued;
+pub(crate) mod issued;
 #[cfg(feature = "token-exchange")]
-mod jwt;
+pub(crate) mod on_behalf_of;
+pub(crate) mod strategy;
 #[cfg(feature = "token-exchange")]
-mod on_behalf_of;
+pub(crate) mod subject;
 #[cfg(feature = "token-exchange")]
-mod subject;
-#[cfg(feature = "token-exchange")]
-mod token_exchange;
-mod unauthenticated;
-mod upstream_inject;
-
-use std::{fmt, sync::Arc};
-
-use http::Request;
-
-use crate::error::AuthError;
+pub(crate) mod token_exchange;
+pub(crate) mod unauthenticated;
+pub(crate) mod upstream_inject;
 
 pub use attempt::Attempt;
-pub use authenticating::Authenticating;
-pub(crate) use authenticating::PendingAuthentication;
 #[cfg(feature = "aws-sts")]
-pub use aws_sts::{AwsSts, AwsStsBuilder, GatheredBody, RoleMapping, SessionCredentials};
+pub use aws_sts::{builder::AwsStsBuilder, credentials::SessionCredentials, payload::GatheredBody};
 #[cfg(feature = "token-exchange")]
-pub use client_credentials::{ClientCredentials, ClientCredentialsBuilder};
+pub use client_credentials::ClientCredentialsBuilder;
 #[cfg(feature = "token-exchange")]
-pub use cross_app_access::{CrossAppAccess, CrossAppAccessBuilder};
-pub use header_injection::HeaderInjection;
+pub use cross_app_access::CrossAppAccessBuilder;
 #[cfg(feature = "token-exchange")]
 pub use issued::IssuedToken;
 #[cfg(feature = "token-exchange")]
-pub use on_behalf_of::{OnBehalfOf, OnBehalfOfBuilder};
+pub use on_behalf_of::OnBehalfOfBuilder;
+pub use strategy::StrategyFn;
 #[cfg(feature = "token-exchange")]
-pub use subject::{Actor, Subject};
-#[cfg(feature = "token-exchange")]
-pub use token_exchange::{TokenExchange, TokenExchangeBuilder};
-pub use unauthenticated::Unauthenticated;
-pub use upstream_inject::UpstreamInject;
-
-/// Puts credentials onto a request, on behalf of the [`Identity`](crate::Identity) in its extensions.
-///
-/// The request goes in by value and comes out by value, so a strategy that fails leaves no half-authenticated request
-/// behind. It is object safe: `Arc<dyn Strategy<B>>` is a `Strategy<B>`.
-///
-/// # What an implementation keeps to
-///
-/// - It answers at once ([`Authenticating`] is then ready, and costs no allocation) when the credential is at hand.
-/// - It is `Clone`, or goes into an `AuthLayer` in an `Arc`, as one that holds state does.
-/// - It replaces a credential header that is there, it never adds a second one.
-/// - If it acts for a user, it lets a [`HealthCheck`](crate::HealthCheck) pass without a credential.
-/// - It leaves URI and `Host` as they are: they were checked before, and are not again.
-/// - It marks header values sensitive, and puts no secret in a URL or an error.
-/// - It obtains credentials in a task of its own, so that a caller who gives up does not take those of others along.
-pub trait Strategy<B>: Send + Sync {
-    /// Authenticates `request`, or says why it cannot be.
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B>;
-
-    /// Gives up the credential that `request` was `sent` with, because the backend rejected it. Returns whether
-    /// [`authenticate`](Self::authenticate) now finds another.
-    ///
-    /// If one of this user's was given up after `sent`, what is at hand has replaced it already, and is kept. By default
-    /// there is no other.
-    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
-        let _ = (request, sent);
-        false
-    }
-
-    /// What [spans and metrics](crate::telemetry) call it: one name for all of its kind.
-    fn name(&self) -> &'static str {
-        "custom"
-    }
-}
-
-impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
-        (**self).authenticate(request)
-    }
-
-    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
-        (**self).reject(request, sent)
-    }
-
-    fn name(&self) -> &'static str {
-        (**self).name()
-    }
-}
-
-/// Makes a [`Strategy`] of a closure that returns a future.
-///
-/// ```
-/// use http::{HeaderValue, Request};
-/// use tower_identity::{AuthLayer, Origin, strategy_fn};
-///
-/// let tenant = HeaderValue::from_static("blue");
-/// let strategy = strategy_fn(move |mut request: Request<String>| {
-///     let tenant = tenant.clone();
-///     async move {
-///         request.headers_mut().insert("x-tenant", tenant);
-///         Ok(request)
-///     }
-/// });
-/// let layer = AuthLayer::new(Origin::try_from("https://mcp.example.com")?, strategy);
-/// # Ok::<(), tower_identity::InvalidOrigin>(())
-/// ```
-///
-/// One that captures nothing may be an async closure, `async |request| …`; the future of one that captures would borrow
-/// from it.
-///
-/// The future is boxed: one allocation for each request. A [`Strategy`] of your own type can avoid it.
-pub fn strategy_fn<F, B, R>(f: F) -> StrategyFn<F>
-where
-    F: Fn(Request<B>) -> R + Send + Sync,
-    R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
-{
-    StrategyFn { f }
-}
-
-/// The strategy that [`strategy_fn`] makes.
-#[derive(Clone, Copy)]
-pub struct StrategyFn<F> {
-    f: F,
-}
-
-impl<B, F, R> Strategy<B> for StrategyFn<F>
-where
-    F: Fn(Request<B>) -> R + Send + Sync,
-    R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
-{
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
-        Authenticating::pending((self.f)(request))
-    }
-}
-
-impl<F> fmt::Debug for StrategyFn<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StrategyFn").finish_non_exhaustive()
-    }
-}
+pub use token_exchange::TokenExchangeBuilder;

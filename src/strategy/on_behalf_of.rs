@@ -4,16 +4,16 @@ use http::Request;
 
 use crate::{
     clock::Clock,
-    credential::{
-        cache::CredentialCache,
-        endpoint::{TokenEndpoint, TokenRequest},
-    },
+    credential::cache::CredentialCache,
     error::{AuthError, AuthErrorKind},
+    oauth::{request::TokenRequest, token_endpoint::TokenEndpoint},
 };
 
 use super::{
-    Attempt, Authenticating, Strategy,
+    attempt::Attempt,
+    authenticating::Authenticating,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    strategy::Strategy,
     subject::Subject,
 };
 

@@ -1,13 +1,15 @@
 use std::{fmt, sync::Arc, time::SystemTime};
 
 use crate::{
-    credential::{cache::CacheScope, endpoint::TokenType},
+    credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind},
     identity::Identity,
+    oauth::request::TokenType,
     secret::{AccessToken, Fingerprint, Secret},
 };
 
-use super::jwt::{self, UnverifiedJwt};
+use crate::oauth::unverified_jwt as jwt;
+use crate::oauth::unverified_jwt::UnverifiedJwt;
 
 /// Which of the user's tokens speaks for them at a token endpoint.
 #[derive(Clone, Debug)]

@@ -4,17 +4,21 @@ use http::Request;
 
 use crate::{
     clock::Clock,
-    credential::{
-        cache::CredentialCache,
-        endpoint::{TokenEndpoint, TokenRequest, TokenType},
-    },
+    credential::cache::CredentialCache,
     error::AuthError,
-    outgoing::HealthCheck,
+    oauth::{
+        request::{TokenRequest, TokenType},
+        token_endpoint::TokenEndpoint,
+    },
+    outgoing::identity::HealthCheck,
 };
 
 use super::{
-    Attempt, Authenticating, ClientCredentials, ClientCredentialsBuilder, Strategy,
+    attempt::Attempt,
+    authenticating::Authenticating,
+    client_credentials::{ClientCredentials, ClientCredentialsBuilder},
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    strategy::Strategy,
     subject::{Actor, Subject},
 };
 
@@ -54,7 +58,7 @@ use super::{
 /// - [`MissingToken`](crate::AuthErrorKind::MissingToken): the identity has not the token that is to be exchanged.
 /// - [`Expired`](crate::AuthErrorKind::Expired): that token is known to have expired. The issuer was not asked, and
 ///   nothing that was exchanged for it is used.
-/// - What the [token endpoint](crate::credential::endpoint#what-comes-of-an-answer) says.
+/// - What the [token endpoint](crate::oauth#what-comes-of-an-answer) says.
 #[derive(Clone)]
 pub struct TokenExchange {
     inner: Arc<Inner>,

@@ -1,6 +1,6 @@
 use http::Request;
 
-use super::{Authenticating, Strategy};
+use super::{authenticating::Authenticating, strategy::Strategy};
 
 /// Adds no credential: for a backend that wants none, still bound to its origin.
 ///

@@ -6,10 +6,10 @@ use crate::{
     clock::{Clock, SystemClock},
     error::{AuthError, AuthErrorKind},
     identity::Identity,
-    outgoing::HealthCheck,
+    outgoing::identity::HealthCheck,
 };
 
-use super::{Authenticating, Strategy};
+use super::{authenticating::Authenticating, strategy::Strategy};
 
 /// Sends the user's access token of one upstream provider as the bearer token (RFC 6750 §2.1).
 ///

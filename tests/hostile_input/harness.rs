@@ -18,7 +18,7 @@ use http_body_util::Full;
 use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 use tower::Service;
-use tower_identity::{AuthError, AuthErrorKind, clock::ManualClock};
+use tower_identity::{AuthError, AuthErrorKind, ManualClock};
 
 /// Waits on a runtime of this thread. Its time is paused, so that a time-out takes none.
 pub(crate) fn wait<F: Future>(future: F) -> F::Output {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Map, Value};
 use tower_identity::{
-    AuthError, AuthErrorKind, ClientAuth, Secret, TokenEndpoint, TokenRequest,
-    credential::endpoint::{Lifetime, TokenType},
+    AuthError, AuthErrorKind, ClientAuth, Secret, TokenEndpoint,
+    oauth::{Lifetime, TokenRequest, TokenType},
 };
 
 use crate::harness::{self, Peer, assert_is_well_formed, assert_shows_nothing_of, shown, wait};

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tower_identity::credential::cache::CacheCounters;
+use tower_identity::credential::CacheCounters;
 
 use super::{
     backends::Backend, gateway::Gateway, issuers::Role, passage::KINDS,

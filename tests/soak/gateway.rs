@@ -20,12 +20,14 @@ use tower::{
     util::BoxCloneSyncService,
 };
 use tower_identity::{
-    AuthError, AuthLayer, AwsSts, BindSubject, BindSubjectService, ClientAuth, CredentialCache,
-    CrossAppAccess, FallbackPolicy, Identity, IdentityLayer, IdentityService, Origin,
-    Reauthenticate, Secret, Strategy, TokenEndpoint, TokenExchange, TokenValidator,
-    TokenValidatorLayer, UpstreamInject, UpstreamTokens,
-    incoming::{Provider, RefreshTokenGrant},
+    AuthError, AuthLayer, AwsSts, BindSubject, ClientAuth, CredentialCache, CrossAppAccess,
+    FallbackPolicy, Identity, IdentityLayer, Origin, Reauthenticate, Secret, Strategy,
+    TokenEndpoint, TokenExchange, TokenValidator, TokenValidatorLayer, UpstreamInject,
+    UpstreamTokens,
+    incoming::BindSubjectService,
+    outgoing::IdentityService,
     strategy::{IssuedToken, SessionCredentials},
+    upstream::{Provider, RefreshTokenGrant},
 };
 
 use super::{

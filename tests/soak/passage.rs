@@ -21,7 +21,7 @@ use hyper_util::{
 };
 use tokio::time::timeout;
 use tower::{BoxError, Service};
-use tower_identity::{AuthError, AuthErrorKind, Clock, Identity, clock::ManualClock};
+use tower_identity::{AuthError, AuthErrorKind, Clock, Identity, ManualClock};
 
 use super::{
     backends::{Backend, LEFT_AT},

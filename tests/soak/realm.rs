@@ -12,7 +12,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{DecodingKey, jwk::Jwk};
 use serde_json::{Value, json};
 use tower_identity::{
-    AccessToken, Clock, Secret, UpstreamToken, clock::ManualClock, incoming::ProviderTokens,
+    AccessToken, Clock, ManualClock, Secret, UpstreamToken, upstream::ProviderTokens,
 };
 
 use super::{

@@ -11,9 +11,8 @@ use std::{
 
 use tower_identity::{
     RedisStore, UpstreamTokenStore,
-    incoming::{
-        ProviderTokens,
-        store::{Claim, Claimed, Lease, SealingKey, Settlement, StoreFuture, StoredTokens},
+    upstream::{
+        Claim, Claimed, Lease, ProviderTokens, SealingKey, Settlement, StoreFuture, StoredTokens,
     },
 };
 

@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep},
 };
-use tower_identity::clock::ManualClock;
+use tower_identity::ManualClock;
 
 use super::{
     backends::{Backend, BackendServer},

@@ -16,7 +16,7 @@ use hyper_util::{
 use serde_json::Value;
 use tower::{BoxError, Layer, ServiceExt};
 use tower_identity::{
-    AccessToken, AuthError, AuthLayer, AwsSts, Identity, Strategy, clock::ManualClock,
+    AccessToken, AuthError, AuthLayer, AwsSts, Identity, ManualClock, Strategy,
     strategy::AwsStsBuilder,
 };
 

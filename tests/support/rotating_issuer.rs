@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tower_identity::{
     AccessToken, ClientAuth, Clock, Secret, TokenEndpoint, UpstreamToken,
-    incoming::{Provider, ProviderTokens, RefreshTokenGrant},
+    upstream::{Provider, ProviderTokens, RefreshTokenGrant},
 };
 
 use super::http_server::{HttpServer, ServerBody, server_body};

@@ -7,10 +7,7 @@ use std::{
 
 use tower_identity::{
     AccessToken, Secret, UpstreamToken, UpstreamTokenStore,
-    incoming::{
-        ProviderTokens,
-        store::{Claim, Claimed, Lease, Settlement, StoredTokens, Version},
-    },
+    upstream::{Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, Version},
 };
 
 const SHORT: Duration = Duration::from_millis(50);

@@ -18,8 +18,8 @@ use hyper_util::{
 use serde_json::{Value, json};
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 use tower_identity::{
-    AccessToken, AuthError, AuthLayer, HealthCheck, Identity, IdentityLayer, Secret, Strategy,
-    TokenEndpoint, UpstreamToken, clock::ManualClock, credential::endpoint::TokenEndpointBuilder,
+    AccessToken, AuthError, AuthLayer, HealthCheck, Identity, IdentityLayer, ManualClock, Secret,
+    Strategy, TokenEndpoint, UpstreamToken, oauth::TokenEndpointBuilder,
 };
 
 use super::{

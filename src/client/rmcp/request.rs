@@ -22,7 +22,7 @@ use tower::BoxError;
 
 use crate::{
     identity::Identity,
-    outgoing::{CapturedHeaders, HealthCheck},
+    outgoing::{headers::CapturedHeaders, identity::HealthCheck},
     secret::AccessToken,
 };
 

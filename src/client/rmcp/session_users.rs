@@ -64,12 +64,12 @@ mod tests {
 }
 
 #[cfg(all(test, shuttle))]
-mod schedules {
+mod shuttle_tests {
     use std::sync::Arc;
 
     use shuttle::thread;
 
-    use crate::schedules::{check, identity};
+    use crate::shuttle_tests::{check, identity};
 
     use super::*;
 

@@ -5,10 +5,13 @@ use crate::{
         backend::{AwsStsConfig, RoleMappingConfig},
         error::with_causes,
     },
-    strategy::{AwsSts, AwsStsBuilder, RoleMapping, Subject},
+    strategy::{
+        aws_sts::{AwsSts, builder::AwsStsBuilder, role_mapper::RoleMapping},
+        subject::Subject,
+    },
 };
 
-use super::Block;
+use super::block::Block;
 
 impl<B> Block<'_, B> {
     pub(super) fn aws_sts(&mut self, config: &AwsStsConfig) -> Option<AwsSts> {

@@ -3,8 +3,8 @@ use crate::{
         error::{Faults, with_causes},
         resources::Resources,
     },
-    credential::endpoint::{ClientAuth, TokenEndpoint},
     error::AuthError,
+    oauth::{client_auth::ClientAuth, token_endpoint::TokenEndpoint},
     secret::Secret,
 };
 

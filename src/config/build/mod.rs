@@ -11,10 +11,12 @@ use http_body::Body;
 use tower::BoxError;
 
 use crate::{
-    credential::endpoint::{ClientAuth, TokenRequest},
+    oauth::{client_auth::ClientAuth, request::TokenRequest},
     strategy::{
-        CrossAppAccess, HeaderInjection, OnBehalfOf, Strategy, Subject, TokenExchange,
-        Unauthenticated, UpstreamInject,
+        cross_app_access::CrossAppAccess, header_injection::HeaderInjection,
+        on_behalf_of::OnBehalfOf, strategy::Strategy, subject::Subject,
+        token_exchange::TokenExchange, unauthenticated::Unauthenticated,
+        upstream_inject::UpstreamInject,
     },
 };
 

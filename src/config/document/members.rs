@@ -7,7 +7,7 @@ use crate::{
     secret::Secret,
 };
 
-use super::Value;
+use super::value::Value;
 
 /// The members of a map, taken out one by one. What is left in the end is not known.
 pub(in crate::config) struct Members<'a> {

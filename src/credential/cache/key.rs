@@ -7,7 +7,7 @@ use crate::secret::Fingerprint;
 /// of fields run into each other. A list is one field for each element, an absent option is no field.
 ///
 /// ```
-/// use tower_identity::credential::cache::CacheScope;
+/// use tower_identity::credential::CacheScope;
 ///
 /// let scope = CacheScope::new("token-exchange")
 ///     .field("endpoint", "https://idp.example.com/token")

@@ -3,8 +3,8 @@
 //! ```
 //! use std::time::Duration;
 //! use tower_identity::{
-//!     AccessToken, AuthError, AuthErrorKind,
-//!     credential::cache::{CacheScope, CredentialCache, Obtained},
+//!     AccessToken, AuthError, AuthErrorKind, CredentialCache,
+//!     credential::{CacheScope, Obtained},
 //! };
 //!
 //! async fn exchange(_subject: AccessToken) -> Result<Obtained<AccessToken>, AuthError> {
@@ -62,13 +62,13 @@
 //!   setting the clock back nor suspending the machine makes it last longer.
 //! - **A cancelled caller harms nobody.** What obtains a credential is a task of its own, given up after 60 s.
 
-mod counters;
-mod entry;
+pub(crate) mod counters;
+pub(crate) mod entry;
 mod failure;
-mod flight;
-mod key;
+pub(crate) mod key;
 #[cfg(all(test, shuttle))]
-mod schedules;
+mod shuttle_tests;
+pub(crate) mod single_flight;
 
 use std::{
     fmt,
@@ -83,21 +83,15 @@ use crate::{
     clock::{Clock, SystemClock},
     error::{AuthError, AuthErrorKind},
     runtime::Mutex,
-    strategy::Attempt,
+    strategy::attempt::Attempt,
     telemetry::{self, Lookup, Lookups},
 };
 
-pub use counters::CacheCounters;
-pub use entry::Obtained;
-#[cfg(feature = "incoming")]
-pub(crate) use entry::Windows;
-pub use flight::Obtaining;
-pub use key::{CacheKey, CacheScope};
-
-use counters::Counters;
-use entry::{Entry, Now, Terms};
+use counters::{CacheCounters, Counters};
+use entry::{Entry, Now, Obtained, Terms};
 use failure::{Failures, REFUSED_FOR};
-use flight::{Boarding, Flights};
+use key::CacheKey;
+use single_flight::{Boarding, Flights, Obtaining};
 
 const DEFAULT_CAPACITY: usize = 16_384;
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);

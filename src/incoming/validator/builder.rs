@@ -2,16 +2,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     clock::{Clock, SystemClock},
-    credential::{endpoint::is_scope, http_client::HttpClient},
     error::{AuthError, AuthErrorKind},
     incoming::{
-        challenge::Challenge,
         introspection::IntrospectionEndpoint,
         jwks::{IssuerKeys, KeySet, Keys},
         metadata::ProtectedResourceMetadata,
-        remembered::Remembered,
-        upstream::UpstreamTokens,
+        validator::validated_tokens::ValidatedTokens,
     },
+    oauth::{challenge::Challenge, http_client::HttpClient, request::is_scope},
+    upstream::upstream_tokens::UpstreamTokens,
 };
 
 use super::{Inner, LogInNeeded, TokenValidator, claims::ExpectedClaims};
@@ -211,7 +210,7 @@ impl TokenValidatorBuilder {
                 introspection: self.introspection,
                 remembered: Some(self.remembered)
                     .filter(|capacity| *capacity > 0)
-                    .map(Remembered::new),
+                    .map(ValidatedTokens::new),
                 upstream: self.upstream,
                 log_in_needed: self.log_in_needed,
                 challenge,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::Identity,
-    incoming::{delegation, remembered::Validated},
+    incoming::{delegation, validator::validated_tokens::Validated},
     secret::AccessToken,
 };
 

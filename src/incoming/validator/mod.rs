@@ -6,7 +6,10 @@
 //! # use http_body_util::Full;
 //! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 //! use tower::ServiceBuilder;
-//! use tower_identity::{MemoryStore, TokenValidator, TokenValidatorLayer, UpstreamTokens, incoming::Provider};
+//! use tower_identity::{
+//!     MemoryStore, TokenValidator, TokenValidatorLayer, UpstreamTokens,
+//!     upstream::Provider,
+//! };
 //!
 //! # fn example(providers: Vec<Provider>) -> Result<(), tower_identity::AuthError> {
 //! # let jwks_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
@@ -63,10 +66,11 @@
 //!
 //! The error carries the challenge: [`AuthError::to_response`] is the answer.
 
-mod builder;
+pub(crate) mod builder;
 mod claims;
 mod jwt;
-mod validating;
+mod validated_tokens;
+pub(crate) mod validating;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -80,29 +84,24 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::Clock,
-    credential::http_client::HttpClient,
     error::{AuthError, AuthErrorKind},
     identity::Identity,
+    oauth::{challenge::Challenge, http_client::HttpClient},
     secret::AccessToken,
+    upstream::upstream_tokens::UpstreamTokens,
 };
 
 use super::{
-    challenge::Challenge,
     introspection::IntrospectionEndpoint,
     jwks::{KeySet, Keys, Verification},
     metadata::ProtectedResourceMetadata,
-    remembered::{Remembered, Validated},
-    upstream::UpstreamTokens,
 };
 
-pub use builder::TokenValidatorBuilder;
-pub use validating::Validating;
-
-pub(super) use validating::PendingValidation;
-
-use builder::Source;
+use builder::{Source, TokenValidatorBuilder};
 use claims::{Accepted, ExpectedClaims};
 use jwt::Jwt;
+use validated_tokens::{Validated, ValidatedTokens};
+use validating::Validating;
 
 const MAX_TOKEN: usize = 16 * 1024;
 
@@ -120,7 +119,7 @@ struct Inner {
     keys: Keys,
     expected: ExpectedClaims,
     introspection: Option<IntrospectionEndpoint>,
-    remembered: Option<Remembered>,
+    remembered: Option<ValidatedTokens>,
     upstream: Option<UpstreamTokens>,
     log_in_needed: LogInNeeded,
     challenge: Challenge,

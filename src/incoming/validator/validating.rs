@@ -4,7 +4,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::{credential::http_client::BoxFuture, error::AuthError, identity::Identity};
+use crate::{error::AuthError, identity::Identity, oauth::http_client::BoxFuture};
 
 /// The future of [`TokenValidator::validate`](super::TokenValidator::validate).
 #[must_use = "futures do nothing unless polled"]

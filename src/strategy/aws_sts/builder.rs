@@ -2,19 +2,17 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use crate::{
     clock::{Clock, SystemClock},
-    credential::{
-        cache::{CacheScope, CredentialCache},
-        http_client::{HttpClient, parse_url},
-    },
+    credential::cache::{CredentialCache, key::CacheScope},
     error::{AuthError, AuthErrorKind},
+    oauth::http_client::{HttpClient, parse_url},
     strategy::subject::Subject,
 };
 
 use super::{
-    AwsSts, GatheredBody, Inner, RoleMapping, SessionCredentials,
-    credentials::Sts,
-    payload::BodyFactories,
-    role_mapper::{RoleMapper, RoleSettings},
+    AwsSts, Inner,
+    credentials::{SessionCredentials, Sts},
+    payload::{BodyFactories, GatheredBody},
+    role_mapper::{RoleMapper, RoleMapping, RoleSettings},
     session_name::SessionNames,
     signer::Signer,
 };

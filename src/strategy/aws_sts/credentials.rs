@@ -36,12 +36,12 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::Clock,
-    credential::{
-        cache::Obtained,
-        endpoint::retry_after,
-        http_client::{self, Answer, Failure},
-    },
+    credential::cache::entry::Obtained,
     error::{AuthError, AuthErrorKind},
+    oauth::{
+        http_client::{self, Answer, Failure},
+        refusal::retry_after,
+    },
     secret::secret_header_value,
 };
 

@@ -43,11 +43,11 @@
 //! - Credentials are not used within 5 s of their end.
 
 mod arn;
-mod builder;
-mod credentials;
+pub(crate) mod builder;
+pub(crate) mod credentials;
 mod matcher;
-mod payload;
-mod role_mapper;
+pub(crate) mod payload;
+pub(crate) mod role_mapper;
 mod session_name;
 mod signer;
 
@@ -67,26 +67,22 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::Clock,
-    credential::{
-        cache::{CacheKey, CredentialCache},
-        http_client::HttpClient,
-    },
+    credential::cache::{CredentialCache, key::CacheKey},
     error::{AuthError, AuthErrorKind},
     identity::Identity,
-    outgoing::HealthCheck,
+    oauth::http_client::HttpClient,
+    outgoing::identity::HealthCheck,
 };
 
 use super::{
-    Attempt, Authenticating, Strategy,
+    attempt::Attempt,
+    authenticating::Authenticating,
+    strategy::Strategy,
     subject::{Subject, UserToken},
 };
 
-pub use builder::AwsStsBuilder;
-pub use credentials::SessionCredentials;
-pub use payload::GatheredBody;
-pub use role_mapper::RoleMapping;
-
-use credentials::{AssumeRole, Sts};
+use builder::AwsStsBuilder;
+use credentials::{AssumeRole, SessionCredentials, Sts};
 use payload::{BodyFactories, Gathering, Payload};
 use role_mapper::{Role, RoleMapper};
 use session_name::SessionNames;

@@ -3,7 +3,7 @@ use std::{cell::OnceCell, fmt};
 use serde_json::{Map, Value};
 
 use crate::{
-    credential::cache::CacheScope,
+    credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind},
     identity::Identity,
 };

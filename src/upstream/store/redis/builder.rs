@@ -4,7 +4,8 @@ use redis::Client;
 
 use crate::error::{AuthError, AuthErrorKind};
 
-use super::{Inner, RedisStore, SealingKey, milliseconds, server::Server};
+use super::{Inner, RedisStore, milliseconds, server::Server};
+use crate::upstream::store::sealing::SealingKey;
 
 const RESPONSE_LIMIT: Duration = Duration::from_millis(500);
 const TIME_TO_LIVE: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -13,8 +13,8 @@ use crate::error::AuthError;
 
 pin_project! {
     /// The answer to a request that was sent, or the error of one that was refused.
-    #[project = RefusableProjection]
-    pub(crate) enum Refusable<F> {
+    #[project = SentOrRefusedProjection]
+    pub(crate) enum SentOrRefused<F> {
         Sent {
             #[pin]
             future: F,
@@ -25,7 +25,7 @@ pin_project! {
     }
 }
 
-impl<F> Refusable<F> {
+impl<F> SentOrRefused<F> {
     pub(crate) fn sent(future: F) -> Self {
         Self::Sent { future }
     }
@@ -37,7 +37,7 @@ impl<F> Refusable<F> {
     }
 }
 
-impl<F, T, E> Future for Refusable<F>
+impl<F, T, E> Future for SentOrRefused<F>
 where
     F: Future<Output = Result<T, E>>,
     E: Into<BoxError>,
@@ -46,8 +46,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            RefusableProjection::Sent { future } => future.poll(cx).map_err(Into::into),
-            RefusableProjection::Refused { error } => {
+            SentOrRefusedProjection::Sent { future } => future.poll(cx).map_err(Into::into),
+            SentOrRefusedProjection::Refused { error } => {
                 Pin::new(error).poll(cx).map(|error| Err(error.into()))
             }
         }

@@ -12,8 +12,12 @@ use shuttle::future::{block_on, spawn, yield_now};
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, retry::RetryLayer, service_fn};
 
 use crate::{
-    AccessToken, AuthLayer, Identity, IdentityLayer, Origin, Reauthenticate, Strategy,
-    TokenEndpoint, TokenExchange,
+    identity::Identity,
+    oauth::token_endpoint::TokenEndpoint,
+    origin::Origin,
+    outgoing::{auth::AuthLayer, identity::IdentityLayer, reauthenticate::Reauthenticate},
+    secret::AccessToken,
+    strategy::{strategy::Strategy, token_exchange::TokenExchange},
 };
 
 use super::{SwitchingClock, check_stack};

@@ -18,7 +18,7 @@ pub(super) struct Validated {
 }
 
 /// The tokens that were good, until they expire.
-pub(super) struct Remembered {
+pub(super) struct ValidatedTokens {
     tokens: Cache<Token, Entry>,
 }
 
@@ -52,7 +52,7 @@ struct Entry {
     deadline: Instant,
 }
 
-impl Remembered {
+impl ValidatedTokens {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             tokens: Cache::new(capacity),

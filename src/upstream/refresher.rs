@@ -5,14 +5,14 @@ use std::{
 };
 
 use crate::{
-    credential::endpoint::{Lifetime, TokenEndpoint, TokenRequest},
     error::AuthError,
     identity::UpstreamToken,
-    incoming::store::ProviderTokens,
+    oauth::{request::TokenRequest, response::Lifetime, token_endpoint::TokenEndpoint},
     secret::Secret,
+    upstream::store::ProviderTokens,
 };
 
-use super::UNKNOWN_LIFETIME;
+use super::upstream_tokens::UNKNOWN_LIFETIME;
 
 /// Gets new tokens for the ones that are about to expire: [`RefreshTokenGrant`], or your own for a provider that speaks
 /// something else than OAuth.

@@ -5,13 +5,13 @@ use http::HeaderValue;
 use crate::error::{AuthError, AuthErrorKind};
 
 /// What a caller who is refused is told about how to get in (RFC 6750 §3, RFC 9728 §5.1).
-pub(super) struct Challenge {
+pub(crate) struct Challenge {
     /// `Bearer realm="…"` and so on, without an error.
     bare: String,
 }
 
 impl Challenge {
-    pub(super) fn new(
+    pub(crate) fn new(
         realm: &str,
         resource_metadata: Option<&str>,
         scopes: &[String],
@@ -32,7 +32,7 @@ impl Challenge {
     }
 
     /// Adds the challenge to an error whose answer has one.
-    pub(super) fn added_to(&self, error: AuthError) -> AuthError {
+    pub(crate) fn added_to(&self, error: AuthError) -> AuthError {
         match self.header(&error) {
             Some(challenge) => error.with_challenge(challenge),
             None => error,

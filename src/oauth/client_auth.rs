@@ -6,7 +6,7 @@ use http::{HeaderMap, Uri, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use crate::{
-    credential::cache::CacheScope,
+    credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind},
     secret::{Secret, secret_header_value},
 };

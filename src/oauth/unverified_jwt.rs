@@ -6,14 +6,14 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-pub(super) struct UnverifiedJwt {
+pub(crate) struct UnverifiedJwt {
     header: Map<String, Value>,
     claims: Map<String, Value>,
 }
 
 impl UnverifiedJwt {
     /// `None` for what has not the form of a signed JWT (RFC 7515 §7.1).
-    pub(super) fn decode(token: &str) -> Option<Self> {
+    pub(crate) fn decode(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
         let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
         parts.next().is_none().then_some(())?;
@@ -24,20 +24,20 @@ impl UnverifiedJwt {
     }
 
     /// The `typ` of its header.
-    pub(super) fn header_type(&self) -> Option<&str> {
+    pub(crate) fn header_type(&self) -> Option<&str> {
         self.header.get("typ").and_then(Value::as_str)
     }
 
-    pub(super) fn issuer(&self) -> Option<&str> {
+    pub(crate) fn issuer(&self) -> Option<&str> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
-    pub(super) fn expires_at(&self) -> Option<SystemTime> {
+    pub(crate) fn expires_at(&self) -> Option<SystemTime> {
         expires_at(&self.claims)
     }
 
     /// The values of a claim that is a text or a list of texts. `None`, when it is neither or is not there.
-    pub(super) fn texts(&self, claim: &str) -> Option<Vec<&str>> {
+    pub(crate) fn texts(&self, claim: &str) -> Option<Vec<&str>> {
         match self.claims.get(claim)? {
             Value::String(text) => Some(vec![text]),
             Value::Array(values) => values.iter().map(Value::as_str).collect(),
@@ -47,7 +47,7 @@ impl UnverifiedJwt {
 }
 
 /// The `exp` claim (RFC 7519 §4.1.4). One before 1970 is 1970, and one beyond what a clock can tell is none.
-pub(super) fn expires_at(claims: &Map<String, Value>) -> Option<SystemTime> {
+pub(crate) fn expires_at(claims: &Map<String, Value>) -> Option<SystemTime> {
     let seconds = claims.get("exp")?.as_f64()?.max(0.0);
     UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }

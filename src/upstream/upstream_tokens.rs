@@ -6,7 +6,7 @@
 //! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 //! use tower_identity::{
 //!     ClientAuth, MemoryStore, Secret, TokenEndpoint, UpstreamTokens,
-//!     incoming::{Provider, RefreshTokenGrant},
+//!     upstream::{Provider, RefreshTokenGrant},
 //! };
 //!
 //! # async fn load(session: &str) -> Result<(), tower_identity::AuthError> {
@@ -61,11 +61,6 @@
 //!
 //! Neither the session's id nor a token is shown in an error or an event.
 
-mod flight;
-mod loaded;
-mod provider;
-mod refresher;
-
 use std::{
     collections::BTreeMap,
     fmt,
@@ -79,24 +74,22 @@ use futures_util::future::join_all;
 
 use crate::{
     clock::{Clock, SystemClock},
-    credential::cache::{CacheScope, CredentialCache, Obtaining},
+    credential::cache::{CredentialCache, key::CacheScope, single_flight::Obtaining},
     error::{AuthError, AuthErrorKind},
 };
 
-use super::store::{Claim, StoredTokens, UpstreamTokenStore};
-
-pub use loaded::LoadedTokens;
-pub use provider::Provider;
-pub use refresher::{RefreshTokenGrant, Refresher, Refreshing};
-
-use flight::Flight;
-use provider::{Freshness, remaining};
+use super::{
+    loaded_tokens::LoadedTokens,
+    provider::{Freshness, Provider, remaining},
+    refresh::Flight,
+    store::{Claim, StoredTokens, UpstreamTokenStore},
+};
 
 /// For how long the holder of a lapsed lease may come back with what it brought: two minutes.
 pub const IN_DOUBT_FOR: Duration = Duration::from_secs(120);
 
 const LEASE_TIME: Duration = Duration::from_secs(10);
-const UNKNOWN_LIFETIME: Duration = Duration::from_secs(300);
+pub(super) const UNKNOWN_LIFETIME: Duration = Duration::from_secs(300);
 const MAX_SUCCESSORS: usize = 3;
 
 /// Loads the upstream tokens of a session, and refreshes them before they expire.
@@ -108,12 +101,12 @@ pub struct UpstreamTokens {
 }
 
 #[derive(Clone)]
-struct Inner {
-    store: Arc<dyn UpstreamTokenStore>,
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn UpstreamTokenStore>,
     providers: BTreeMap<String, Arc<Provider>>,
     flights: CredentialCache<StoredTokens>,
-    lease_time: Duration,
-    clock: Arc<dyn Clock>,
+    pub(super) lease_time: Duration,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl UpstreamTokens {
@@ -176,7 +169,7 @@ impl UpstreamTokens {
         }
     }
 
-    pub(super) async fn load_unboxed(&self, session: &Arc<str>) -> Result<LoadedTokens, AuthError> {
+    pub(crate) async fn load_unboxed(&self, session: &Arc<str>) -> Result<LoadedTokens, AuthError> {
         self.inner.load(session).await
     }
 }
@@ -317,7 +310,7 @@ impl Inner {
 }
 
 #[cold]
-fn log_in_again() -> AuthError {
+pub(super) fn log_in_again() -> AuthError {
     AuthError::new(
         AuthErrorKind::Rejected,
         "the session has no tokens of this provider any more that are good or can be renewed; have the user log in again",

@@ -3,7 +3,9 @@
 //! ```
 //! use http::{Request, Response};
 //! use tower::{Layer, Service, ServiceExt, service_fn};
-//! use tower_identity::{AccessToken, AuthLayer, Identity, Origin, UpstreamInject, UpstreamToken};
+//! use tower_identity::{
+//!     AccessToken, AuthLayer, Identity, Origin, UpstreamInject, UpstreamToken,
+//! };
 //!
 //! # futures_util::FutureExt::now_or_never(async {
 //! let backend = service_fn(async |request: Request<()>| {
@@ -53,7 +55,7 @@ use tower::{BoxError, Layer, Service};
 use crate::{
     error::AuthError,
     origin::{Origin, OriginGuard},
-    strategy::{PendingAuthentication, Strategy},
+    strategy::{authenticating::PendingAuthentication, strategy::Strategy},
     telemetry::{AuthenticationSpan, Requests},
 };
 

@@ -16,8 +16,8 @@ use shuttle::{
 };
 
 use crate::{
-    schedules::{SwitchingClock, check, poll_at_most, switch},
     secret::Secret,
+    shuttle_tests::{SwitchingClock, check, poll_at_most, switch},
 };
 
 use super::*;

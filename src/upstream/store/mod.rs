@@ -16,11 +16,11 @@
 //! The id of a session is all that is needed to get its tokens. Take it from where its holder was authenticated (a
 //! signed token), never from what a caller can choose.
 
-mod memory;
+pub(crate) mod memory;
 #[cfg(feature = "redis")]
-pub mod redis;
+pub(crate) mod redis;
 #[cfg(feature = "redis")]
-mod sealing;
+pub(crate) mod sealing;
 
 use std::{
     collections::BTreeMap,
@@ -31,10 +31,6 @@ use std::{
 };
 
 use crate::{error::AuthError, identity::UpstreamToken, secret::Secret};
-
-pub use memory::{MemoryStore, MemoryStoreBuilder};
-#[cfg(feature = "redis")]
-pub use redis::{RedisStore, RedisStoreBuilder, SealingKey};
 
 /// The future of a store's answer.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, AuthError>> + Send + 'a>>;

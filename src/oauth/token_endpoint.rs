@@ -4,7 +4,9 @@
 //! use http_body_util::Full;
 //! use bytes::Bytes;
 //! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-//! use tower_identity::{ClientAuth, Secret, TokenEndpoint, TokenRequest, credential::endpoint::TokenType};
+//! use tower_identity::{
+//!     ClientAuth, Secret, TokenEndpoint, oauth::{TokenRequest, TokenType},
+//! };
 //!
 //! # async fn exchange(user_token: &str) -> Result<(), tower_identity::AuthError> {
 //! # let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
@@ -60,13 +62,6 @@
 //! - The client is one of its own, not the stack that the credentials are for: see
 //!   [readiness](crate::outgoing::auth#readiness-is-held).
 
-mod client_auth;
-#[cfg(feature = "private-key-jwt")]
-mod private_key_jwt;
-mod refusal;
-mod request;
-mod response;
-
 use std::{
     fmt,
     pin::Pin,
@@ -83,24 +78,19 @@ use tower::{BoxError, Service};
 
 use crate::{
     clock::{Clock, SystemClock},
-    credential::{
-        cache::CacheScope,
-        http_client::{Answer, BoxFuture, Failure, HttpClient, is_json, parse_url},
-    },
+    credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind},
+    oauth::http_client::{Answer, BoxFuture, Failure, HttpClient, is_json, parse_url},
     origin::Origin,
     secret::{AccessToken, Secret},
 };
 
-pub use client_auth::ClientAuth;
-#[cfg(feature = "private-key-jwt")]
-pub use private_key_jwt::{PrivateKeyJwt, SigningAlgorithm};
-#[cfg(feature = "aws-sts")]
-pub(crate) use refusal::retry_after;
-#[cfg(feature = "incoming")]
-pub(crate) use request::{Form, is_scope};
-pub use request::{TokenRequest, TokenType};
-pub use response::{Lifetime, TokenResponse};
+use super::{
+    client_auth::ClientAuth,
+    refusal,
+    request::TokenRequest,
+    response::{self, TokenResponse},
+};
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 

@@ -18,8 +18,8 @@ use std::{
 use shuttle::{check_pct, check_random, sync::atomic::AtomicBool};
 
 use crate::{
-    Identity,
     clock::{Clock, ManualClock},
+    identity::Identity,
 };
 
 const SCHEDULES: usize = 10_000;

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use zeroize::Zeroizing;
 
 use crate::{
-    credential::cache::CacheScope,
+    credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind},
 };
 

@@ -9,13 +9,17 @@ use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
 use crate::{
-    credential::cache::Obtained,
+    credential::cache::entry::Obtained,
     error::{AuthError, AuthErrorKind},
-    incoming::store::{Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens},
     runtime::{sleep, spawn, within},
+    upstream::store::{Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens},
 };
 
-use super::{IN_DOUBT_FOR, Inner, Provider, log_in_again, remaining};
+use super::{
+    provider::{Provider, remaining},
+    upstream_tokens::IN_DOUBT_FOR,
+    upstream_tokens::{Inner, log_in_again},
+};
 
 const REFRESH_LIMIT: Duration = Duration::from_secs(35);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);

@@ -11,7 +11,7 @@ use tower::BoxError;
 use zeroize::Zeroizing;
 
 use crate::{
-    credential::cache::CacheScope,
+    credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind},
     secret::Secret,
 };

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::{Identity, InvalidIdentity, UpstreamToken},
-    incoming::store::StoredTokens,
+    upstream::store::StoredTokens,
 };
 
 /// What a session has for a request. Each provider is in one of the three.
@@ -35,10 +35,7 @@ impl LoadedTokens {
         &self.failed
     }
 
-    pub(in crate::incoming) fn into_identity(
-        self,
-        user: &Identity,
-    ) -> Result<Identity, InvalidIdentity> {
+    pub(crate) fn into_identity(self, user: &Identity) -> Result<Identity, InvalidIdentity> {
         user.with_upstream(self.tokens, self.failed)
     }
 

@@ -6,12 +6,9 @@
 //! Redis, so it does not matter how far the replicas' clocks are apart.
 //!
 //! ```no_run
-//! use tower_identity::{
-//!     UpstreamTokens,
-//!     incoming::store::{RedisStore, SealingKey},
-//! };
+//! use tower_identity::{RedisStore, UpstreamTokens, upstream::SealingKey};
 //!
-//! # fn build(provider: tower_identity::incoming::Provider) -> Result<(), tower_identity::AuthError> {
+//! # fn build(provider: tower_identity::upstream::Provider) -> Result<(), tower_identity::AuthError> {
 //! let key = SealingKey::from_base64(&std::env::var("UPSTREAM_TOKEN_KEY").unwrap_or_default())?;
 //! let store = RedisStore::builder("redis://127.0.0.1/", key).build()?;
 //! let upstream = UpstreamTokens::new(store, [provider]);
@@ -21,7 +18,7 @@
 //!
 //! # What happens when Redis fails
 //!
-//! What that means for a refresh is in [`upstream`](crate::incoming::upstream#what-happens-when-something-breaks).
+//! What that means for a refresh is in [`upstream`](crate::upstream#what-happens-when-something-breaks).
 //!
 //! | Redis | a call |
 //! | --- | --- |
@@ -54,13 +51,12 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{AuthError, AuthErrorKind};
 
-pub use super::sealing::SealingKey;
 pub use builder::RedisStoreBuilder;
 
 use super::{
     Claim, Claimed, Lease, ProviderTokens, Settlement, StoreFuture, StoredTokens,
     UpstreamTokenStore, Version,
-    sealing::{Place, open, seal},
+    sealing::{Place, SealingKey, open, seal},
 };
 
 use scripts::{CLAIM, PUT, RENEW, SETTLE};

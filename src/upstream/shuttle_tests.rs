@@ -20,17 +20,19 @@ use tower::{BoxError, service_fn};
 
 use crate::{
     clock::Clock,
-    credential::http_client::HttpClient,
     identity::UpstreamToken,
-    schedules::{SwitchingClock, check_stack, poll_at_most},
+    oauth::http_client::HttpClient,
     secret::{AccessToken, Secret},
+    shuttle_tests::{SwitchingClock, check_stack, poll_at_most},
 };
 
 use super::{
-    MemoryStore, Provider, ProviderTokens, Refresher, UpstreamTokenStore, UpstreamTokens,
-    jwks::{IssuerKeys, Keys},
-    upstream::Refreshing,
+    provider::Provider,
+    refresher::{Refresher, Refreshing},
+    store::{ProviderTokens, UpstreamTokenStore, memory::MemoryStore},
+    upstream_tokens::UpstreamTokens,
 };
+use crate::incoming::jwks::{IssuerKeys, Keys};
 
 const SESSION: &str = "session-1";
 const GITHUB: &str = "github";

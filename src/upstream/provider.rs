@@ -8,13 +8,13 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{
-    credential::cache::Windows,
+    credential::cache::entry::Windows,
     error::{AuthError, AuthErrorKind},
-    incoming::store::{ProviderTokens, StoredTokens},
     secret::Secret,
+    upstream::store::{ProviderTokens, StoredTokens},
 };
 
-use super::{Refresher, UNKNOWN_LIFETIME};
+use super::{refresher::Refresher, upstream_tokens::UNKNOWN_LIFETIME};
 
 /// An upstream provider whose tokens a session holds.
 #[derive(Clone, Debug)]

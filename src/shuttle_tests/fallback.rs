@@ -7,7 +7,7 @@ use http::Request;
 use shuttle::thread;
 use tower::{Layer, Service, service_fn};
 
-use crate::{Identity, IdentityLayer};
+use crate::{identity::Identity, outgoing::identity::IdentityLayer};
 
 use super::{check, identity};
 

@@ -1,0 +1,303 @@
+//! [`OutgoingAuthConfig`]: the strategies of all backends out of one configuration, with the keys of ToolHive's
+//! `outgoingAuth`.
+//!
+//! The types are serde's; the parser is yours: `serde_json`, `serde-saphyr` for YAML, or another one of a format that
+//! describes itself.
+//!
+//! ```no_run
+//! # use bytes::Bytes; use http_body_util::Full; use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! # fn example(text: &str) -> Result<(), tower::BoxError> {
+//! # let token_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+//! use tower_identity::{Origin, OutgoingAuthConfig, config::Resources};
+//!
+//! // source: inline
+//! // default:
+//! //   type: unauthenticated
+//! // backends:
+//! //   github:
+//! //     type: token_exchange
+//! //     tokenExchange:
+//! //       tokenUrl: https://idp.example.com/token
+//! //       clientId: gateway
+//! //       clientSecretEnv: GATEWAY_SECRET
+//! //       audience: github-api
+//! //       scopes: [repo, "read:org"]
+//! let auth: OutgoingAuthConfig = serde_saphyr::from_str(text)?;
+//! let resources = Resources::<Full<Bytes>>::builder(token_client).build()?;
+//! auth.check(&resources)?;
+//! let origin = Origin::try_from("https://mcp.example.com")?;
+//! let layer = auth.layer_for("github", origin, &resources)?; // AuthLayer<Arc<dyn Strategy<Full<Bytes>>>>
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which configuration a backend gets
+//!
+//! The one in `backends` under its name, else `default`. Where there is neither, or where `source` is `discovered` and the
+//! backend is not in `backends`, it gets none and that is an error: see [`Source`].
+//!
+//! # Coming from ToolHive
+//!
+//! | `type` | block | strategy | differs from ToolHive in |
+//! | --- | --- | --- | --- |
+//! | `unauthenticated` | | [`Unauthenticated`](crate::Unauthenticated) | |
+//! | `header_injection` | `headerInjection` | [`HeaderInjection`](crate::HeaderInjection) | [restricted names](crate::outgoing::headers#restricted-names) are refused |
+//! | `token_exchange` | `tokenExchange` | [`TokenExchange`](crate::TokenExchange) | an `id_token` is the upstream provider's ID token; https, or loopback |
+//! | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
+//! | `aws_sts` | `awsSts` | [`AwsSts`](crate::AwsSts) | after a matcher that failed, no fallback role |
+//! | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | it is there |
+//! | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is needed; a health check passes without a credential |
+//! | a name of yours | | what was [registered](ResourcesBuilder::strategy) | |
+//!
+//! A text that is empty is an error, not a member that was left out. A number or a flag is no text: quote it. A secret
+//! that is given both by value and by variable is an error in every block. No provider is filled in for an empty
+//! `subjectProviderName`. The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`) are not read.
+//!
+//! # Errors are told together
+//!
+//! A member that is not known, a value of the wrong kind, a block that does not go with the type: these do not stop
+//! deserialization, but are remembered. [`check`](OutgoingAuthConfig::check) and
+//! [`layer_for`](OutgoingAuthConfig::layer_for) fail with them, and with what the strategies refuse, as one
+//! [`ConfigError`]. So deserialization itself fails only for what the parser cannot read, and for what is no map.
+//!
+//! # Replacing a configuration
+//!
+//! [`LiveOutgoingAuth`] swaps in another configuration while requests are under way. Without it, build new layers with
+//! the same [`Resources`]: backends whose configuration stayed keep their credentials.
+//!
+//! # Security
+//!
+//! - A secret is given by value, or by the name of an environment variable (the members that end with `Env`), never by
+//!   both. Neither errors, nor `Debug`, nor serialization show it.
+//! - Who writes the configuration decides where users' tokens go. It is the operator's, and no user's.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use http_body::Body;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de};
+use tower::BoxError;
+
+use crate::{origin::Origin, outgoing::auth::AuthLayer, strategy::strategy::Strategy};
+
+use super::{
+    backend::BackendAuthConfig,
+    build, document,
+    document::{Members, Value},
+    error::{ConfigError, ConfigFault, Faults, Section},
+    resources::Resources,
+};
+
+/// How requests to each backend are authenticated: the block `outgoingAuth` of a ToolHive configuration.
+///
+/// See the [module](self) for what becomes of it.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(
+    deny_unknown_fields,
+    description = "How requests to each backend are authenticated."
+)]
+#[non_exhaustive]
+pub struct OutgoingAuthConfig {
+    /// Where the configuration of backends comes from.
+    #[schemars(default)]
+    pub source: Source,
+    /// What backends get that are not in `backends`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<BackendAuthConfig>,
+    /// What each backend gets, by its name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
+    pub backends: BTreeMap<String, BackendAuthConfig>,
+    #[serde(skip)]
+    faults: Vec<ConfigFault>,
+}
+
+/// Where the configuration of backends comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Source {
+    /// From this document.
+    #[default]
+    Inline,
+    /// From the application, which finds out (in Kubernetes, say) and adds it to `backends`: this crate discovers nothing.
+    /// A backend that it did not add gets no layer; `default` does not stand in for what was not found.
+    Discovered,
+}
+
+impl OutgoingAuthConfig {
+    /// Checks all of it: builds each strategy by its own rules, and looks up each environment variable.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], with all that is wrong.
+    pub fn check<B>(&self, resources: &Resources<B>) -> Result<(), ConfigError>
+    where
+        B: Body + From<Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let faults = self.all_faults(resources);
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::new(faults))
+    }
+
+    /// The layer that authenticates requests to `backend`, which is at `origin`.
+    ///
+    /// What it obtains is kept in `resources`, so a second layer for the backend uses it too.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], when the backend gets no configuration, its own is wrong, or the document has a fault of form
+    /// anywhere. Then all that is wrong is told, as in [`check`](Self::check).
+    pub fn layer_for<B>(
+        &self,
+        backend: &str,
+        origin: Origin,
+        resources: &Resources<B>,
+    ) -> Result<AuthLayer<Arc<dyn Strategy<B>>>, ConfigError>
+    where
+        B: Body + From<Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let strategy = self.strategy_for(backend, resources)?;
+        Ok(AuthLayer::new(origin, strategy))
+    }
+
+    /// The [JSON Schema](https://json-schema.org/draft/2020-12) of the document, for editors.
+    ///
+    /// `src/config/schema.json` of this crate's source is the same.
+    pub fn json_schema() -> serde_json::Value {
+        schemars::schema_for!(OutgoingAuthConfig).to_value()
+    }
+
+    pub(super) fn strategy_for<B>(
+        &self,
+        backend: &str,
+        resources: &Resources<B>,
+    ) -> Result<Arc<dyn Strategy<B>>, ConfigError>
+    where
+        B: Body + From<Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let strategy = self.resolve(backend).and_then(|config| {
+            let mut faults = Faults::new(Section::Document);
+            build::strategy(config, resources, &mut faults).filter(|_| self.faults.is_empty())
+        });
+        strategy.ok_or_else(|| {
+            let mut faults = self.all_faults(resources);
+            if self.resolve(backend).is_none() {
+                let section = Section::Backend(backend.to_owned());
+                if !faults.iter().any(|fault| fault.section == section) {
+                    faults.push(self.unresolved(section));
+                }
+            }
+            ConfigError::new(faults)
+        })
+    }
+
+    fn resolve(&self, backend: &str) -> Option<&BackendAuthConfig> {
+        self.backends.get(backend).or(match self.source {
+            Source::Inline => self.default.as_ref(),
+            Source::Discovered => None,
+        })
+    }
+
+    fn unresolved(&self, section: Section) -> ConfigFault {
+        let message = match self.source {
+            Source::Inline => "is not configured, and there is no `default`",
+            Source::Discovered => {
+                "is not configured, and `source` is `discovered`: add what was discovered to `backends`, or make it `inline`"
+            }
+        };
+        ConfigFault {
+            section,
+            member: String::new(),
+            message: message.to_owned(),
+        }
+    }
+
+    fn all_faults<B>(&self, resources: &Resources<B>) -> Vec<ConfigFault>
+    where
+        B: Body + From<Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut all = self.faults.clone();
+        let default = self.default.iter().map(|config| (Section::Default, config));
+        let backends = self.backends.iter();
+        let backends = backends.map(|(name, config)| (Section::Backend(name.clone()), config));
+        for (section, config) in default.chain(backends) {
+            let mut faults = Faults::new(section);
+            build::strategy(config, resources, &mut faults);
+            for fault in faults.into_vec() {
+                // A member that was of the wrong kind is missing now, which is no news.
+                let is_told = self
+                    .faults
+                    .iter()
+                    .any(|told| told.section == fault.section && told.member == fault.member);
+                if !is_told {
+                    all.push(fault);
+                }
+            }
+        }
+        all.sort_by(|one, other| one.section.cmp(&other.section));
+        all
+    }
+}
+
+impl<'de> Deserialize<'de> for OutgoingAuthConfig {
+    /// What is wrong in form is remembered, see [above](self#errors-are-told-together).
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let members = document::map(Value::deserialize(deserializer)?)?;
+        let mut faults = Faults::new(Section::Document);
+        let mut members = Members::new("", members, &mut faults);
+        let source = match members.text("source").as_deref() {
+            None | Some("inline") => Source::Inline,
+            Some("discovered") => Source::Discovered,
+            Some(_) => {
+                members.fault("source", "is neither `inline` nor `discovered`");
+                Source::Inline
+            }
+        };
+        let default = members.take("default");
+        let backends = members.sections("backends");
+        members.finish();
+
+        let mut faults = faults.into_vec();
+        let mut read = |section, value| {
+            let mut of_section = Faults::new(section);
+            let backend = document::backend(value, &mut of_section);
+            faults.append(&mut of_section.into_vec());
+            backend
+        };
+        let default = default.and_then(|value| read(Section::Default, value));
+        let backends = backends
+            .into_iter()
+            .filter_map(|(name, value)| {
+                let backend = read(Section::Backend(name.clone()), value)?;
+                Some((name, backend))
+            })
+            .collect();
+        Ok(Self {
+            source,
+            default,
+            backends,
+            faults,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendAuthConfig {
+    /// Fails with all that is wrong in form.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut faults = Faults::new(Section::Document);
+        let backend = document::backend(Value::deserialize(deserializer)?, &mut faults);
+        match backend {
+            Some(backend) if faults.is_empty() => Ok(backend),
+            _ => Err(de::Error::custom(ConfigError::new(faults.into_vec()))),
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The protocol: calls of an OAuth token endpoint, and client authentication.
+
+#[cfg(feature = "incoming")]
+pub(crate) mod challenge;
+pub(crate) mod client_auth;
+pub(crate) mod http_client;
+#[cfg(feature = "private-key-jwt")]
+pub(crate) mod private_key_jwt;
+pub(crate) mod refusal;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod token_endpoint;
+pub(crate) mod unverified_jwt;
+
+#[cfg(feature = "private-key-jwt")]
+pub use private_key_jwt::{PrivateKeyJwt, SigningAlgorithm};
+pub use request::{TokenRequest, TokenType};
+pub use response::{Lifetime, TokenResponse};
+pub use token_endpoint::{TokenEndpointBuilder, TokenResponseFuture};

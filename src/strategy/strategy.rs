@@ -1,0 +1,107 @@
+use std::{fmt, sync::Arc};
+
+use http::Request;
+
+use crate::error::AuthError;
+
+use super::{attempt::Attempt, authenticating::Authenticating};
+
+/// Puts credentials onto a request, on behalf of the [`Identity`](crate::Identity) in its extensions.
+///
+/// The request goes in by value and comes out by value, so a strategy that fails leaves no half-authenticated request
+/// behind. It is object safe: `Arc<dyn Strategy<B>>` is a `Strategy<B>`.
+///
+/// # What an implementation keeps to
+///
+/// - It answers at once ([`Authenticating`] is then ready, and costs no allocation) when the credential is at hand.
+/// - It is `Clone`, or goes into an `AuthLayer` in an `Arc`, as one that holds state does.
+/// - It replaces a credential header that is there, it never adds a second one.
+/// - If it acts for a user, it lets a [`HealthCheck`](crate::HealthCheck) pass without a credential.
+/// - It leaves URI and `Host` as they are: they were checked before, and are not again.
+/// - It marks header values sensitive, and puts no secret in a URL or an error.
+/// - It obtains credentials in a task of its own, so that a caller who gives up does not take those of others along.
+pub trait Strategy<B>: Send + Sync {
+    /// Authenticates `request`, or says why it cannot be.
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B>;
+
+    /// Gives up the credential that `request` was `sent` with, because the backend rejected it. Returns whether
+    /// [`authenticate`](Self::authenticate) now finds another.
+    ///
+    /// If one of this user's was given up after `sent`, what is at hand has replaced it already, and is kept. By default
+    /// there is no other.
+    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+        let _ = (request, sent);
+        false
+    }
+
+    /// What [spans and metrics](crate::telemetry) call it: one name for all of its kind.
+    fn name(&self) -> &'static str {
+        "custom"
+    }
+}
+
+impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+        (**self).authenticate(request)
+    }
+
+    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+        (**self).reject(request, sent)
+    }
+
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+}
+
+/// Makes a [`Strategy`] of a closure that returns a future.
+///
+/// ```
+/// use http::{HeaderValue, Request};
+/// use tower_identity::{AuthLayer, Origin, strategy_fn};
+///
+/// let tenant = HeaderValue::from_static("blue");
+/// let strategy = strategy_fn(move |mut request: Request<String>| {
+///     let tenant = tenant.clone();
+///     async move {
+///         request.headers_mut().insert("x-tenant", tenant);
+///         Ok(request)
+///     }
+/// });
+/// let layer = AuthLayer::new(Origin::try_from("https://mcp.example.com")?, strategy);
+/// # Ok::<(), tower_identity::InvalidOrigin>(())
+/// ```
+///
+/// One that captures nothing may be an async closure, `async |request| …`; the future of one that captures would borrow
+/// from it.
+///
+/// The future is boxed: one allocation for each request. A [`Strategy`] of your own type can avoid it.
+pub fn strategy_fn<F, B, R>(f: F) -> StrategyFn<F>
+where
+    F: Fn(Request<B>) -> R + Send + Sync,
+    R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
+{
+    StrategyFn { f }
+}
+
+/// The strategy that [`strategy_fn`] makes.
+#[derive(Clone, Copy)]
+pub struct StrategyFn<F> {
+    f: F,
+}
+
+impl<B, F, R> Strategy<B> for StrategyFn<F>
+where
+    F: Fn(Request<B>) -> R + Send + Sync,
+    R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
+{
+    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+        Authenticating::pending((self.f)(request))
+    }
+}
+
+impl<F> fmt::Debug for StrategyFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StrategyFn").finish_non_exhaustive()
+    }
+}
