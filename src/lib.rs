@@ -119,6 +119,8 @@ pub mod incoming;
 pub mod oauth;
 mod origin;
 pub mod outgoing;
+#[cfg(feature = "token-exchange")]
+mod ready_or_pending;
 mod runtime;
 mod secret;
 mod sent_or_refused;

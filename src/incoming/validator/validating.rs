@@ -1,20 +1,18 @@
 use std::{
-    fmt, future,
+    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use crate::{error::AuthError, identity::Identity, oauth::http_client::BoxFuture};
+use crate::{
+    error::AuthError, identity::Identity, oauth::http_client::BoxFuture,
+    ready_or_pending::ReadyOrPending,
+};
 
-/// The future of [`TokenValidator::validate`](super::TokenValidator::validate).
+/// The future of [`TokenValidator::validate`](crate::TokenValidator::validate).
 #[must_use = "futures do nothing unless polled"]
 pub struct Validating {
-    state: State,
-}
-
-enum State {
-    Ready(future::Ready<Result<Identity, AuthError>>),
-    Pending(PendingValidation),
+    outcome: ReadyOrPending<PendingValidation>,
 }
 
 pub(in crate::incoming) type PendingValidation = BoxFuture<Result<Identity, AuthError>>;
@@ -22,7 +20,7 @@ pub(in crate::incoming) type PendingValidation = BoxFuture<Result<Identity, Auth
 impl Validating {
     pub(super) fn ready(outcome: Result<Identity, AuthError>) -> Self {
         Self {
-            state: State::Ready(future::ready(outcome)),
+            outcome: ReadyOrPending::ready(outcome),
         }
     }
 
@@ -30,16 +28,16 @@ impl Validating {
         outcome: impl Future<Output = Result<Identity, AuthError>> + Send + 'static,
     ) -> Self {
         Self {
-            state: State::Pending(Box::pin(outcome)),
+            outcome: ReadyOrPending::Pending(Box::pin(outcome)),
         }
     }
 
     pub(in crate::incoming) fn into_ready(
         self,
     ) -> Result<Result<Identity, AuthError>, PendingValidation> {
-        match self.state {
-            State::Ready(outcome) => Ok(outcome.into_inner()),
-            State::Pending(outcome) => Err(outcome),
+        match self.outcome {
+            ReadyOrPending::Ready(outcome) => Ok(outcome.into_inner()),
+            ReadyOrPending::Pending(outcome) => Err(outcome),
         }
     }
 }
@@ -48,19 +46,12 @@ impl Future for Validating {
     type Output = Result<Identity, AuthError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.state {
-            State::Ready(outcome) => Pin::new(outcome).poll(cx),
-            State::Pending(outcome) => outcome.as_mut().poll(cx),
-        }
+        Pin::new(&mut self.outcome).poll(cx)
     }
 }
 
 impl fmt::Debug for Validating {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.state {
-            State::Ready(_) => "ready",
-            State::Pending(_) => "pending",
-        };
-        write!(f, "Validating({state})")
+        write!(f, "Validating({:?})", self.outcome)
     }
 }
