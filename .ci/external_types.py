@@ -14,7 +14,6 @@ NAMED_BY_FEATURE = {
     "": {"bytes", "http", "serde_json", "tower", "tower_layer", "tower_service"},
     "aws-sts": set(),
     "config": {"schemars", "serde_core"},
-    "credential-cache": set(),
     "full": set(),
     "hyper": {"http_body", "hyper_rustls", "hyper_util", "rustls"},
     "incoming": set(),

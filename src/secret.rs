@@ -5,7 +5,7 @@
 //! Neither type implements `Display`, `Serialize` or `PartialEq`, and `Debug` shows no part of the value. The memory is
 //! overwritten when the last clone is dropped. What the HTTP client beneath copies onto the wire is out of reach.
 //!
-//! With the feature `credential-cache`, each has a `Fingerprint`: it tells two secrets apart without holding either.
+//! With the feature `token-exchange`, each has a `Fingerprint`: it tells two secrets apart without holding either.
 
 #[cfg(feature = "token-exchange")]
 use std::sync::OnceLock;

@@ -1,6 +1,6 @@
 //! The flights under shuttle's schedulers, with callers that give up at every await point.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test --features credential-cache --lib schedules`
+//! `RUSTFLAGS="--cfg shuttle" cargo test --features token-exchange --lib schedules`
 
 use std::{
     sync::{
