@@ -95,7 +95,7 @@ fn incoming(criterion: &mut Criterion) {
     });
     for (id, validator) in [
         ("validated", validator()),
-        ("remembered", validator().remember_tokens(1000)),
+        ("remembered", validator().cache_tokens(1000)),
     ] {
         let layer = TokenValidatorLayer::new(validator.build().unwrap());
         let mut service = layer.layer(Bare);

@@ -146,7 +146,7 @@ fn a_remembered_token_costs_what_the_extensions_cost_and_nothing_else() {
     let validator = TokenValidator::builder_with_keys("issuer", keys)
         .audience(AUDIENCE)
         .clock(Arc::new(ManualClock::new(some_day())))
-        .remember_tokens(100)
+        .cache_tokens(100)
         .build()
         .unwrap();
     let gateway = service_fn(async |request: Request<()>| {

@@ -838,7 +838,7 @@ async fn f13_the_back_off_does_not_depend_on_the_time_of_day() {
 }
 
 #[tokio::test]
-async fn a_panic_is_an_error_for_those_who_wait_and_leaves_no_flight() {
+async fn a_panic_is_an_error_for_all_who_wait_and_the_key_stays_usable() {
     let bench = Bench::new();
     let panics = || bench.obtain(|_| panic!("on purpose"));
     let (one, other) = (panics(), panics());
@@ -851,7 +851,7 @@ async fn a_panic_is_an_error_for_those_who_wait_and_leaves_no_flight() {
 }
 
 #[tokio::test]
-async fn a_panic_before_the_future_is_made_leaves_no_flight() {
+async fn a_panic_before_the_future_is_made_leaves_the_key_usable() {
     let bench = Bench::new();
     let cache = bench.cache.clone();
     let caller = tokio::spawn(async move {
@@ -865,7 +865,7 @@ async fn a_panic_before_the_future_is_made_leaves_no_flight() {
 }
 
 #[test]
-fn a_runtime_that_is_shut_down_leaves_no_flight() {
+fn a_runtime_that_is_shut_down_leaves_the_key_usable() {
     let bench = Bench::new();
     let first = runtime();
     let entered = first.enter();
@@ -1198,7 +1198,7 @@ async fn interleave(steps: Vec<Step>) {
             .all(|&fetches| fetches == 0)
     );
 
-    // No flight was left behind: everybody is served again.
+    // No fetch was left behind: everybody is served again.
     clock.advance(HOUR);
     for (user, key) in keys.into_iter().enumerate() {
         let served = cache.obtain(key, None, || async move { Ok(Obtained::new((user, 0))) });

@@ -32,7 +32,7 @@ async fn f33_no_part_of_a_token_is_logged_or_shown() {
         .resource("https://gateway.example.com/mcp")
         .clock(Arc::new(ManualClock::new(some_day())))
         .introspection(endpoint.build().unwrap())
-        .remember_tokens(10);
+        .cache_tokens(10);
     write!(shown, "{builder:?}").unwrap();
     let validator = builder.build().unwrap();
     provider.introspects("opaque-secret", json!({ "active": true, "sub": 1 }));

@@ -193,7 +193,7 @@ async fn keys_are_renewed_in_the_background_before_they_age_out() {
     }
     gate.add_permits(2);
     setup.fetched(2).await;
-    assert_eq!(setup.provider.fetches(OPENID), 2, "one flight");
+    assert_eq!(setup.provider.fetches(OPENID), 2, "one fetch");
 }
 
 #[tokio::test]

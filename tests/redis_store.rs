@@ -497,7 +497,7 @@ async fn a_redis_that_lost_its_data_needs_a_log_in_and_a_refresh_does_not_bring_
             .await
             .unwrap()
             .unwrap()
-            .log_in_needed()
+            .login_required()
             .contains("github")
     );
     assert!(only(&store).await.unwrap().is_none());
@@ -506,7 +506,7 @@ async fn a_redis_that_lost_its_data_needs_a_log_in_and_a_refresh_does_not_bring_
             .load(SESSION)
             .await
             .unwrap()
-            .log_in_needed()
+            .login_required()
             .contains("github")
     );
 }

@@ -866,7 +866,7 @@ async fn f09_a_remembered_token_is_good_until_it_expires_and_no_longer() {
         .audience(AUDIENCE)
         .clock(clock.clone())
         .introspection(endpoint)
-        .remember_tokens(100)
+        .cache_tokens(100)
         .build()
         .unwrap();
     let mut said = provider.claims("alice", some_day());
@@ -895,7 +895,7 @@ fn f9_a_remembered_token_expires_by_the_time_of_day_alone_too() {
     let validator = builder()
         .clock(clock.clone())
         .leeway(Duration::ZERO)
-        .remember_tokens(100)
+        .cache_tokens(100)
         .build()
         .unwrap();
     let mut claims = with("exp", seconds(some_day()) + 600);
@@ -921,7 +921,7 @@ async fn a_refused_token_and_one_without_an_end_are_not_remembered() {
     let validator = TokenValidator::builder(provider.issuer(), client())
         .audience(AUDIENCE)
         .introspection(endpoint)
-        .remember_tokens(100)
+        .cache_tokens(100)
         .build()
         .unwrap();
     validator.validate("opaque").await.unwrap_err();
@@ -938,7 +938,7 @@ fn no_more_tokens_are_remembered_than_was_said() {
     let clock = Arc::new(ManualClock::new(some_day()));
     let validator = builder()
         .clock(clock.clone())
-        .remember_tokens(10)
+        .cache_tokens(10)
         .build()
         .unwrap();
     let tokens: Vec<_> = (0..100)
@@ -961,7 +961,7 @@ fn no_more_tokens_are_remembered_than_was_said() {
 
 #[test]
 fn a_remembered_token_is_one_users_alone() {
-    let validator = builder().remember_tokens(1000).build().unwrap();
+    let validator = builder().cache_tokens(1000).build().unwrap();
     let tokens: Vec<_> = (0..100)
         .map(|user| {
             (
@@ -1098,7 +1098,7 @@ fn a_clock_before_1970_or_far_ahead_refuses_and_does_not_panic() {
     ] {
         let clock = Arc::new(ManualClock::new(now));
         assert!(clock.now() == now);
-        let validator = builder().clock(clock).remember_tokens(1).build().unwrap();
+        let validator = builder().clock(clock).cache_tokens(1).build().unwrap();
         assert!(refused(&validator, &signed(&claims())).is_some());
     }
 }

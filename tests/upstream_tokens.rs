@@ -120,14 +120,14 @@ fn access_token(loaded: &LoadedTokens) -> String {
     token.access_token().expose().to_owned()
 }
 
-fn needs_log_in(loaded: &LoadedTokens) -> bool {
+fn requires_login(loaded: &LoadedTokens) -> bool {
     loaded.tokens().is_empty()
         && loaded.failed().is_empty()
-        && loaded.log_in_needed().contains("github")
+        && loaded.login_required().contains("github")
 }
 
 fn failed(loaded: &LoadedTokens) -> AuthErrorKind {
-    assert!(loaded.tokens().is_empty() && loaded.log_in_needed().is_empty());
+    assert!(loaded.tokens().is_empty() && loaded.login_required().is_empty());
     loaded.failed()["github"].kind()
 }
 
@@ -469,7 +469,7 @@ async fn f14_good_tokens_are_used_to_their_end_when_an_early_refresh_is_refused(
         "a refused refresh token is gone"
     );
     bench.clock.advance(LIFETIME);
-    assert!(needs_log_in(&bench.load().await));
+    assert!(requires_login(&bench.load().await));
     assert_eq!(bench.issuer.refreshes(), 1);
 }
 
@@ -506,7 +506,7 @@ async fn f15_a_refresh_that_failed_is_tried_again_and_other_providers_still_work
     bench.issuer.set_down(true);
     for _ in 0..10 {
         let loaded = upstream.load(SESSION).await.unwrap();
-        assert!(loaded.tokens().contains_key("google") && loaded.log_in_needed().is_empty());
+        assert!(loaded.tokens().contains_key("google") && loaded.login_required().is_empty());
         let error = &loaded.failed()["github"];
         assert_eq!(error.kind(), AuthErrorKind::Unavailable);
         assert_eq!(error.provider(), Some("github"));
@@ -524,7 +524,7 @@ async fn f17_a_refused_refresh_drops_the_tokens_and_asks_for_a_log_in() {
     let bench = Bench::new().await;
     bench.issuer.revoke("alice");
     bench.clock.advance(LIFETIME);
-    assert!(needs_log_in(&bench.load().await));
+    assert!(requires_login(&bench.load().await));
     assert!(bench.stored().await.is_none());
 
     bench.log_in().await;
@@ -569,7 +569,7 @@ async fn f17_a_refresh_token_that_may_have_been_spent_by_a_replica_that_died_is_
     assert_eq!(failed(&bench.load().await), AuthErrorKind::Unavailable);
     assert!(bench.stored().await.is_some());
     bench.clock.advance(IN_DOUBT_FOR);
-    assert!(needs_log_in(&bench.load().await));
+    assert!(requires_login(&bench.load().await));
     assert!(bench.stored().await.is_none());
     assert_eq!(bench.issuer.refreshes(), 1);
     assert!(bench.issuer.killed().is_empty());
@@ -743,7 +743,7 @@ async fn f20_a_refused_refresh_token_is_presented_once_in_ten_seconds() {
     // So that it cannot even be removed.
     bench.store.faults.settlements.store(true, SeqCst);
     for _ in 0..100 {
-        assert!(needs_log_in(&bench.load().await));
+        assert!(requires_login(&bench.load().await));
     }
     assert_eq!(bench.issuer.refreshes(), 1);
 
@@ -801,9 +801,9 @@ async fn an_id_token_that_a_refresh_does_not_renew_is_kept() {
 
     // It is what is used, and it cannot be had anew.
     bench.clock.advance(LIFETIME);
-    assert!(needs_log_in(&bench.load().await));
+    assert!(requires_login(&bench.load().await));
     assert_eq!(bench.issuer.refreshes(), 2);
-    assert!(needs_log_in(&bench.load().await));
+    assert!(requires_login(&bench.load().await));
     assert_eq!(bench.issuer.refreshes(), 2);
 }
 
@@ -854,7 +854,7 @@ async fn a_log_out_during_a_refresh_stays() {
     bench.refreshes_reach(1).await;
     bench.store.delete(SESSION).await.unwrap();
     gate.add_permits(1);
-    assert!(needs_log_in(&loading.await.unwrap().unwrap()));
+    assert!(requires_login(&loading.await.unwrap().unwrap()));
     assert!(bench.stored().await.is_none());
 }
 
@@ -948,10 +948,10 @@ async fn a_lease_is_renewed_as_long_as_its_holder_lives_and_no_longer() {
 async fn missing_tokens_need_a_log_in_unless_the_provider_is_optional() {
     let bench = Bench::new().await;
     let loaded = bench.upstream.load("unknown").await.unwrap();
-    assert!(needs_log_in(&loaded));
+    assert!(requires_login(&loaded));
     let replica = bench.replica(Provider::optional);
     let loaded = replica.load("unknown").await.unwrap();
-    assert!(loaded.log_in_needed().is_empty() && loaded.tokens().is_empty());
+    assert!(loaded.login_required().is_empty() && loaded.tokens().is_empty());
 }
 
 #[tokio::test]
@@ -979,7 +979,7 @@ async fn tokens_that_cannot_be_refreshed_are_used_to_their_end() {
     bench.clock.advance(SECOND);
     let loaded = bench.load().await;
     assert_eq!(loaded.tokens().keys().collect::<Vec<_>>(), ["endless"]);
-    assert_eq!(loaded.log_in_needed().len(), 2);
+    assert_eq!(loaded.login_required().len(), 2);
     assert_eq!(bench.issuer.refreshes(), 0);
 }
 

@@ -176,7 +176,7 @@ async fn a_session_comes_with_the_tokens_of_all_its_providers_fresh() {
         ..
     } = setup().await;
     // Remembered: the token is; what the session has is loaded each time.
-    let validator = builder.remember_tokens(10).build().unwrap();
+    let validator = builder.cache_tokens(10).build().unwrap();
     let bearer = token(&issuer, Some("s"), clock.now() + LIFETIME);
     clock.advance(LIFETIME - Duration::from_secs(5));
     let identity = validator.validate(&bearer).await.unwrap();
@@ -242,7 +242,7 @@ async fn where_it_is_allowed_a_caller_passes_without_the_provider_that_needs_a_l
         github,
         builder,
     } = setup().await;
-    let validator = builder.admit_without_upstream_log_in().build().unwrap();
+    let validator = builder.admit_without_upstream_login().build().unwrap();
     *github.fails.lock().unwrap() = Some(AuthErrorKind::Rejected);
     clock.advance(2 * LIFETIME);
     let bearer = token(&issuer, Some("s"), clock.now());

@@ -80,7 +80,7 @@ type SessionKey = (String, HeaderValue);
 
 pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 pub(crate) const MAX_SESSIONS: u64 = 16_384;
-const REMEMBERED_TOKENS: usize = 16_384;
+const CACHED_TOKENS: usize = 16_384;
 pub(crate) const SESSION_IDLE: Duration = Duration::from_secs(3600);
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -119,7 +119,7 @@ impl Gateway {
         let validator = TokenValidator::builder(&config.issuer, token_client)
             .audience(&config.audience)
             .resource(&config.audience)
-            .remember_tokens(REMEMBERED_TOKENS)
+            .cache_tokens(CACHED_TOKENS)
             .upstream_tokens(
                 UpstreamTokens::new(surroundings.store, providers).clock(clock.clone()),
             )

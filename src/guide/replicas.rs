@@ -64,7 +64,7 @@
 //! | what a [`CredentialCache`](crate::CredentialCache) holds (`TokenExchange` and its kin, `AwsSts`) | each replica asks the issuer once for each user, backend and lifetime |
 //! | back-off after a failure | each replica tries an issuer that is down by itself |
 //! | the issuer's [keys](crate::incoming::jwks) | each replica fetches them |
-//! | [remembered tokens](crate::incoming::TokenValidatorBuilder::remember_tokens) | a token that was revoked is good until its end on each replica that remembers it |
+//! | [remembered tokens](crate::incoming::TokenValidatorBuilder::cache_tokens) | a token that was revoked is good until its end on each replica that remembers it |
 //! | the identity that [`follow_requests`](crate::IdentityLayer::follow_requests) follows, and your session map | route a session to the replica that opened it, or open it again |
 //! | a replaced [configuration](crate::config::LiveOutgoingAuth) | replace it on each |
 //! | spans and metrics | add them up |

@@ -159,7 +159,7 @@
 //!   yours can; it must not make one of what a caller says.
 //! - **Revocation before the end.** A credential that was obtained is used until it ends or the backend refuses it. So is a
 //!   JWT of the caller; one that is opaque is asked about on each request, unless
-//!   [tokens are remembered](crate::incoming::TokenValidatorBuilder::remember_tokens).
+//!   [tokens are remembered](crate::incoming::TokenValidatorBuilder::cache_tokens).
 //! - **An older state of Redis.** Who can write there can bring back what was stored before, or delete it. That costs log-ins;
 //!   it gives nobody another's tokens.
 //! - **Too many requests.** Caches and answers are bounded, rates are not: put a limit above.

@@ -250,7 +250,7 @@ impl Keys {
 
 pub(super) struct IssuerKeys {
     fetcher: Arc<Fetcher>,
-    /// The flight, its windows and its back-off; what it holds ages out.
+    /// Fetches once at a time, early, and with back-off. Its keys age out.
     cache: CredentialCache<KeySet>,
     key: CacheKey,
     /// When an unknown key last led to a fetch.
@@ -302,7 +302,7 @@ impl IssuerKeys {
             return Some(keys);
         }
         let latest = self.fetcher.latest.load_full()?;
-        // Not awaited: the flight goes on by itself, and until it lands the latest keys serve.
+        // Not awaited: the fetch goes on by itself, and the latest keys serve until it is done.
         drop(self.fetch());
         Some(KeySet::clone(&latest))
     }
@@ -325,7 +325,7 @@ impl IssuerKeys {
         }
     }
 
-    /// The keys at hand, unless they are about to age out or were invalidated: then those of the one flight.
+    /// The cached keys, unless they are about to age out or were invalidated: then those of the one fetch.
     fn fetch(&self) -> impl Future<Output = Result<KeySet, AuthError>> + use<> {
         let fetcher = Arc::clone(&self.fetcher);
         self.cache.obtain(self.key, None, move || async move {

@@ -34,6 +34,8 @@ pub(crate) mod introspection;
 pub(crate) mod jwks;
 pub(crate) mod layer;
 pub(crate) mod metadata;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 pub(crate) mod validator;
 
 pub use bind_subject::{BindSubjectFuture, BindSubjectService};

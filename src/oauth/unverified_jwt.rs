@@ -1,4 +1,4 @@
-//! A look into a JWT, without verifying it: the signature is for the party that the token is sent to.
+//! Reads a JWT without verifying it. The party that the token is sent to verifies the signature.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ pub(crate) struct UnverifiedJwt {
 }
 
 impl UnverifiedJwt {
-    /// `None` for what has not the form of a signed JWT (RFC 7515 §7.1).
+    /// `None`, if the text does not have the form of a signed JWT (RFC 7515 §7.1).
     pub(crate) fn decode(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
         let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -33,10 +33,10 @@ impl UnverifiedJwt {
     }
 
     pub(crate) fn expires_at(&self) -> Option<SystemTime> {
-        expires_at(&self.claims)
+        expiration(&self.claims)
     }
 
-    /// The values of a claim that is a text or a list of texts. `None`, when it is neither or is not there.
+    /// The values of a claim that is a string or a list of strings. `None`, if it is neither or absent.
     pub(crate) fn texts(&self, claim: &str) -> Option<Vec<&str>> {
         match self.claims.get(claim)? {
             Value::String(text) => Some(vec![text]),
@@ -46,8 +46,8 @@ impl UnverifiedJwt {
     }
 }
 
-/// The `exp` claim (RFC 7519 §4.1.4). One before 1970 is 1970, and one beyond what a clock can tell is none.
-pub(crate) fn expires_at(claims: &Map<String, Value>) -> Option<SystemTime> {
+/// The `exp` claim (RFC 7519 §4.1.4). A time before 1970 counts as 1970. A time that no clock can tell counts as absent.
+pub(crate) fn expiration(claims: &Map<String, Value>) -> Option<SystemTime> {
     let seconds = claims.get("exp")?.as_f64()?.max(0.0);
     UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }

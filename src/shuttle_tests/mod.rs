@@ -1,6 +1,6 @@
-//! What requests share, under shuttle's schedulers. The schedules of private parts are beside them.
+//! What requests share, under shuttle's schedulers. Tests of private parts are beside those parts.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test --all-features --lib schedules`
+//! `RUSTFLAGS="--cfg shuttle" cargo test --all-features --lib shuttle_tests`
 
 mod fallback;
 #[cfg(feature = "token-exchange")]
@@ -22,22 +22,22 @@ use crate::{
     identity::Identity,
 };
 
-const SCHEDULES: usize = 10_000;
-const SCHEDULES_OF_A_STACK: usize = 2_000;
+const ITERATIONS: usize = 10_000;
+const ITERATIONS_OF_A_STACK: usize = 2_000;
 const PREEMPTIONS: usize = 3;
 
-pub(crate) fn check(schedule: impl Fn() + Send + Sync + Clone + 'static) {
-    check_some(SCHEDULES, schedule);
+pub(crate) fn check(test: impl Fn() + Send + Sync + Clone + 'static) {
+    check_iterations(ITERATIONS, test);
 }
 
-/// Fewer schedules, for what takes ten times as long as a part alone.
-pub(crate) fn check_stack(schedule: impl Fn() + Send + Sync + Clone + 'static) {
-    check_some(SCHEDULES_OF_A_STACK, schedule);
+/// Fewer iterations, for a test that takes ten times as long as that of a part alone.
+pub(crate) fn check_stack(test: impl Fn() + Send + Sync + Clone + 'static) {
+    check_iterations(ITERATIONS_OF_A_STACK, test);
 }
 
-fn check_some(schedules: usize, schedule: impl Fn() + Send + Sync + Clone + 'static) {
-    check_random(schedule.clone(), schedules);
-    check_pct(schedule, schedules, PREEMPTIONS);
+fn check_iterations(iterations: usize, test: impl Fn() + Send + Sync + Clone + 'static) {
+    check_random(test.clone(), iterations);
+    check_pct(test, iterations, PREEMPTIONS);
 }
 
 pub(crate) fn identity(subject: &str) -> Identity {

@@ -17,7 +17,7 @@ use crate::{
     origin::Origin,
     outgoing::{auth::AuthLayer, identity::IdentityLayer, reauthenticate::Reauthenticate},
     secret::AccessToken,
-    strategy::{strategy::Strategy, token_exchange::TokenExchange},
+    strategy::token_exchange::TokenExchange,
 };
 
 use super::{SwitchingClock, check_stack};

@@ -103,13 +103,13 @@ impl IssuedTokens {
         }
         let party = match self.holder.find(&request) {
             Ok(party) => party,
-            Err(error) => return self.holder.name(error).into(),
+            Err(error) => return self.holder.name_provider(error).into(),
         };
         let key = party.key(self.scope);
         match self.cache.lookup(&key, party.expires_at()) {
             Ok(Some(token)) => return token.put_on(request).into(),
             Ok(None) => {}
-            Err(error) => return self.holder.name(error).into(),
+            Err(error) => return self.holder.name_provider(error).into(),
         }
         let obtaining = self.cache.obtain(key, party.decoded_expires_at(), || {
             let answer = ask(&party);
@@ -120,7 +120,7 @@ impl IssuedTokens {
         Authenticating::pending(async move {
             match obtaining.await {
                 Ok(token) => Ok(token.put_on(request)),
-                Err(error) => Err(holder.name(error)),
+                Err(error) => Err(holder.name_provider(error)),
             }
         })
     }
@@ -193,7 +193,7 @@ impl Holder {
     }
 
     #[cold]
-    fn name(&self, error: AuthError) -> AuthError {
+    fn name_provider(&self, error: AuthError) -> AuthError {
         match self {
             Self::User { subject, .. } => match subject.provider() {
                 Some(provider) => error.with_provider(provider),

@@ -4,12 +4,12 @@ use crate::{
     credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind},
     identity::Identity,
-    oauth::request::TokenType,
+    oauth::{
+        request::TokenType,
+        unverified_jwt::{UnverifiedJwt, expiration},
+    },
     secret::{AccessToken, Fingerprint, Secret},
 };
-
-use crate::oauth::unverified_jwt as jwt;
-use crate::oauth::unverified_jwt::UnverifiedJwt;
 
 /// Which of the user's tokens speaks for them at a token endpoint.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ impl Subject {
         let found = match &self.source {
             Source::Own => identity.token().map(|token| UserToken {
                 text: Text::Access(token),
-                expires_at: jwt::expires_at(identity.claims()),
+                expires_at: expiration(identity.claims()),
             }),
             Source::UpstreamAccess(provider) => {
                 identity.upstream(provider).map(|token| UserToken {

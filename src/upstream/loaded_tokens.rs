@@ -10,7 +10,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct LoadedTokens {
     tokens: BTreeMap<String, UpstreamToken>,
-    log_in_needed: BTreeSet<String>,
+    login_required: BTreeSet<String>,
     failed: BTreeMap<String, AuthError>,
 }
 
@@ -26,8 +26,8 @@ impl LoadedTokens {
     }
 
     /// The providers that the user has to log in to again.
-    pub fn log_in_needed(&self) -> &BTreeSet<String> {
-        &self.log_in_needed
+    pub fn login_required(&self) -> &BTreeSet<String> {
+        &self.login_required
     }
 
     /// The providers whose tokens could not be refreshed, though a log-in is not known to help.
@@ -47,7 +47,7 @@ impl LoadedTokens {
             }
             Err(error) if error.kind() == AuthErrorKind::Rejected => {
                 tracing::debug!(provider, "the user has to log in again");
-                self.log_in_needed.insert(provider);
+                self.login_required.insert(provider);
             }
             Err(error) => {
                 tracing::debug!(provider, kind = ?error.kind(), "no fresh upstream token");

@@ -3,14 +3,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::Value;
-use zeroize::Zeroizing;
-
 use crate::{
     credential::cache::entry::Windows,
     error::{AuthError, AuthErrorKind},
-    secret::Secret,
+    oauth::unverified_jwt::UnverifiedJwt,
     upstream::store::{ProviderTokens, StoredTokens},
 };
 
@@ -98,7 +94,8 @@ impl Provider {
         let id_token = tokens.token().id_token();
         id_token
             .filter(|_| self.uses_id_token)
-            .and_then(expiration_claim)
+            .and_then(|id_token| UnverifiedJwt::decode(id_token.expose()))
+            .and_then(|id_token| id_token.expires_at())
     }
 
     pub(super) fn freshness(&self, stored: &StoredTokens, now: SystemTime) -> Freshness {
@@ -131,13 +128,4 @@ pub(super) enum Freshness {
 pub(super) fn remaining(end: SystemTime, now: SystemTime) -> Option<Duration> {
     let remaining = end.duration_since(now).ok()?;
     Some(remaining).filter(|remaining| !remaining.is_zero())
-}
-
-/// The `exp` of a JWT (RFC 7519 §4.1.4). It is not verified: the provider that issued it was authenticated by TLS.
-fn expiration_claim(id_token: &Secret) -> Option<SystemTime> {
-    let payload = id_token.expose().split('.').nth(1)?;
-    let payload = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload).ok()?);
-    let claims: Value = serde_json::from_slice(&payload).ok()?;
-    let seconds = Duration::try_from_secs_f64(claims.get("exp")?.as_f64()?).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(seconds)
 }

@@ -25,9 +25,9 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(35);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// One refresh: claims, spends, stores.
+/// One refresh: it claims the refresh token, spends it, and stores the successors.
 #[derive(Clone)]
-pub(super) struct Flight {
+pub(super) struct Refresh {
     pub(super) inner: Arc<Inner>,
     pub(super) session: Arc<str>,
     pub(super) provider: Arc<Provider>,
@@ -40,8 +40,8 @@ enum Right {
     Superseded(StoredTokens),
 }
 
-impl Flight {
-    pub(super) async fn fly(self) -> Result<Obtained<StoredTokens>, AuthError> {
+impl Refresh {
+    pub(super) async fn run(self) -> Result<Obtained<StoredTokens>, AuthError> {
         let lease = match self.claim().await? {
             Right::Granted(lease) => lease,
             Right::Superseded(newer) => return Ok(self.obtained(newer)),
@@ -160,17 +160,17 @@ impl Flight {
     }
 
     fn settle_later(&self, lease: Lease, settlement: Settlement) {
-        let flight = self.clone();
+        let refresh = self.clone();
         spawn(until_done(async move || {
-            flight.settle(&lease, &settlement).await.map(drop)
+            refresh.settle(&lease, &settlement).await.map(drop)
         }));
     }
 
     /// Ends the claim that the store may have granted, though its answer was lost.
     fn take_back(&self) {
-        let flight = self.clone();
-        spawn(until_done(async move || match flight.ask().await? {
-            Claimed::Granted(lease) => flight.settle(&lease, &Settlement::Release).await.map(drop),
+        let refresh = self.clone();
+        spawn(until_done(async move || match refresh.ask().await? {
+            Claimed::Granted(lease) => refresh.settle(&lease, &Settlement::Release).await.map(drop),
             _ => Ok(()),
         }));
     }

@@ -1,4 +1,4 @@
-//! What incoming requests share, under shuttle's schedulers: the issuer's keys and the upstream tokens of a session.
+//! The upstream tokens of a session, under shuttle's schedulers.
 
 use std::{
     sync::{
@@ -8,20 +8,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use serde_json::{Value, json};
 use shuttle::{
     future::{block_on, spawn, yield_now},
     rand::{Rng, thread_rng},
 };
-use tower::{BoxError, service_fn};
 
 use crate::{
     clock::Clock,
     identity::UpstreamToken,
-    oauth::http_client::HttpClient,
     secret::{AccessToken, Secret},
     shuttle_tests::{SwitchingClock, check_stack, poll_at_most},
 };
@@ -32,62 +26,10 @@ use super::{
     store::{ProviderTokens, UpstreamTokenStore, memory::MemoryStore},
     upstream_tokens::UpstreamTokens,
 };
-use crate::incoming::jwks::{IssuerKeys, Keys};
 
 const SESSION: &str = "session-1";
 const GITHUB: &str = "github";
 const LIFETIME: Duration = Duration::from_secs(3600);
-
-/// Serves its metadata and a set of one key, and counts how often the set is fetched.
-#[derive(Clone, Default)]
-struct Issuer {
-    fetched: Arc<AtomicUsize>,
-}
-
-impl Issuer {
-    async fn answer(&self, request: Request<Full<Bytes>>) -> Value {
-        yield_now().await;
-        if request.uri().path() == "/keys" {
-            let number = self.fetched.fetch_add(1, SeqCst) + 1;
-            json!({ "keys": [{ "kty": "RSA", "kid": number.to_string(), "n": "AQAB", "e": "AQAB" }] })
-        } else {
-            json!({ "issuer": "https://idp.example.com", "jwks_uri": "https://idp.example.com/keys" })
-        }
-    }
-
-    fn keys(&self, clock: Arc<dyn Clock>) -> Keys {
-        let issuer = self.clone();
-        let client = HttpClient::new(service_fn(move |request| {
-            let issuer = issuer.clone();
-            async move {
-                let body = issuer.answer(request).await.to_string();
-                Ok::<_, BoxError>(Response::new(Full::new(Bytes::from(body))))
-            }
-        }));
-        Keys::Issuer(IssuerKeys::new("https://idp.example.com", false, client, clock).unwrap())
-    }
-}
-
-#[test]
-fn tokens_that_name_a_new_key_cause_one_fetch_and_all_of_them_get_it() {
-    check_stack(|| {
-        block_on(async {
-            let issuer = Issuer::default();
-            let keys = Arc::new(issuer.keys(Arc::new(SwitchingClock::default())));
-            let seen = keys.first().await.unwrap();
-            let callers: Vec<_> = (0..4)
-                .map(|_| {
-                    let (keys, seen) = (Arc::clone(&keys), seen.clone());
-                    spawn(async move { keys.newer_than(&seen).await.unwrap() })
-                })
-                .collect();
-            for caller in callers {
-                assert!(caller.await.unwrap().is_some(), "a good token is refused");
-            }
-            assert_eq!(issuer.fetched.load(SeqCst), 2);
-        });
-    });
-}
 
 /// Takes each refresh token once, in turn.
 #[derive(Clone, Debug, Default)]

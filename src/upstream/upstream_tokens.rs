@@ -18,8 +18,8 @@
 //! let github = Provider::new("github", RefreshTokenGrant::new(endpoint))?;
 //! let upstream = UpstreamTokens::new(MemoryStore::new(), [github]);
 //!
-//! let loaded = upstream.load(session).await?;
-//! let token = loaded.tokens().get("github");
+//! let tokens = upstream.load(session).await?;
+//! let token = tokens.tokens().get("github");
 //! # Ok(())
 //! # }
 //! ```
@@ -36,14 +36,14 @@
 //! | in the advisory window | gets them, and a refresh starts in the background |
 //! | in the mandatory window | waits for the refresh; gets the old ones if it fails |
 //! | expired | waits for the refresh |
-//! | expired, without a refresh token; or not there, and not [optional](Provider::optional) | [`log_in_needed`](LoadedTokens::log_in_needed) |
-//! | expired, the refresh token is refused (`invalid_grant`) | `log_in_needed`; they are removed |
+//! | expired, without a refresh token; or not there, and not [optional](Provider::optional) | [`login_required`](LoadedTokens::login_required) |
+//! | expired, the refresh token is refused (`invalid_grant`) | `login_required`; they are removed |
 //! | expired, the refresh fails in another way | [`failed`](LoadedTokens::failed), with the error; other providers are not touched |
 //!
 //! # What happens when something breaks
 //!
-//! A refresh token is spent by one at a time: one flight in this process, and across replicas whoever holds the
-//! [lease](super::store#how-one-refresh-at-a-time-is-kept). A flight goes on without the request that started it.
+//! A refresh token is spent by one at a time: one refresh in this process, and across replicas whoever holds the
+//! [lease](super::store#how-one-refresh-at-a-time-is-kept). A refresh goes on without the request that started it.
 //!
 //! | what breaks | what happens |
 //! | --- | --- |
@@ -81,7 +81,7 @@ use crate::{
 use super::{
     loaded_tokens::LoadedTokens,
     provider::{Freshness, Provider, remaining},
-    refresh::Flight,
+    refresh::Refresh,
     store::{Claim, StoredTokens, UpstreamTokenStore},
 };
 
@@ -104,7 +104,7 @@ pub struct UpstreamTokens {
 pub(super) struct Inner {
     pub(super) store: Arc<dyn UpstreamTokenStore>,
     providers: BTreeMap<String, Arc<Provider>>,
-    flights: CredentialCache<StoredTokens>,
+    refreshes: CredentialCache<StoredTokens>,
     pub(super) lease_time: Duration,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -124,7 +124,7 @@ impl UpstreamTokens {
                 providers: providers
                     .map(|provider| (provider.name.clone(), Arc::new(provider)))
                     .collect(),
-                flights: CredentialCache::builder().make(),
+                refreshes: CredentialCache::builder().make(),
                 lease_time: LEASE_TIME,
                 clock: Arc::new(SystemClock),
             }),
@@ -135,7 +135,7 @@ impl UpstreamTokens {
     #[must_use]
     pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
         let mut inner = Arc::unwrap_or_clone(self.inner);
-        inner.flights = CredentialCache::builder().clock(clock.clone()).make();
+        inner.refreshes = CredentialCache::builder().clock(clock.clone()).make();
         inner.clock = clock;
         Self {
             inner: Arc::new(inner),
@@ -209,20 +209,20 @@ impl Inner {
     async fn load(self: &Arc<Self>, session: &Arc<str>) -> Result<LoadedTokens, AuthError> {
         let mut stored = self.store.load(session).await?;
         let now = self.clock.now();
-        let mut loaded = LoadedTokens::default();
+        let mut tokens = LoadedTokens::default();
         let mut waiting = Vec::new();
         for (name, provider) in &self.providers {
             let Some((name, stored)) = stored.remove_entry(name) else {
                 if !provider.optional {
-                    loaded.add(name.clone(), Err(log_in_again()));
+                    tokens.add(name.clone(), Err(log_in_again()));
                 }
                 continue;
             };
             match provider.freshness(&stored, now) {
-                Freshness::Settled => loaded.add(name, Ok(stored)),
+                Freshness::Settled => tokens.add(name, Ok(stored)),
                 Freshness::Advisory => {
                     drop(self.refresh(session, provider, &stored));
-                    loaded.add(name, Ok(stored));
+                    tokens.add(name, Ok(stored));
                 }
                 Freshness::Mandatory | Freshness::Expired => {
                     let fresh = self.fresh(session, provider, stored);
@@ -231,14 +231,14 @@ impl Inner {
             }
         }
         for (name, outcome) in join_all(waiting).await {
-            loaded.add(name, outcome);
+            tokens.add(name, outcome);
         }
         for (name, stored) in stored {
             let expires_at = stored.tokens.token().expires_at();
             let is_good = expires_at.is_none_or(|end| remaining(end, now).is_some());
-            loaded.add(name, is_good.then_some(stored).ok_or_else(log_in_again));
+            tokens.add(name, is_good.then_some(stored).ok_or_else(log_in_again));
         }
-        Ok(loaded)
+        Ok(tokens)
     }
 
     /// What a refresh brings, else `stored` as long as it is good.
@@ -292,8 +292,8 @@ impl Inner {
             .field("provider", &provider.name)
             .field("version", stored.version.to_bytes())
             .key(refresh_token.fingerprint());
-        Some(self.flights.obtain(key, None, || {
-            let flight = Flight {
+        Some(self.refreshes.obtain(key, None, || {
+            let refresh = Refresh {
                 inner: Arc::clone(self),
                 session: Arc::clone(session),
                 provider: Arc::clone(provider),
@@ -304,7 +304,7 @@ impl Inner {
                     ..Claim::new(stored.version, self.lease_time)
                 },
             };
-            flight.fly()
+            refresh.run()
         }))
     }
 }

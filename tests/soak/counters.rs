@@ -104,23 +104,23 @@ impl World {
             let counted = self.sums.in_strategies(&[look_ups, state]);
             ledger.check(&format!("{state} and the caches' own"), counted, count);
         }
-        let flights = sum(|counters| counters.misses + counters.refreshes);
+        let fetches = sum(|counters| counters.misses + counters.refreshes);
         let upstream: u64 = self
             .gateways
             .iter()
-            .map(|gateway| gateway.inner.flights.count())
+            .map(|gateway| gateway.inner.refreshes.count())
             .sum();
         let keys = self.realm.keys().fetches(OPENID) as u64;
         ledger.check(
-            "credentials asked for, and flights of the caches, of upstream tokens and of keys",
+            "credentials asked for, and fetched by the caches, by upstream tokens and by keys",
             self.sums.of(&["tower_identity_refresh_duration_seconds"]),
-            flights + upstream + keys,
+            fetches + upstream + keys,
         );
     }
 
     fn check_issuers(&self) {
         let ledger = &self.ledger;
-        let flights = |counters: fn(&Gateway) -> CacheCounters| {
+        let fetches = |counters: fn(&Gateway) -> CacheCounters| {
             let counters = self.gateways.iter().map(counters);
             counters
                 .map(|counters| counters.misses + counters.refreshes)
@@ -128,27 +128,27 @@ impl World {
         };
         let calls = |role| read(&self.asked[&role].calls);
         ledger.check(
-            "exchanges asked for, and flights",
+            "exchanges asked for, and fetched by the cache",
             calls(Role::Exchange),
-            flights(|gateway| gateway.inner.caches.exchanged.counters()),
+            fetches(|gateway| gateway.inner.caches.exchanged.counters()),
         );
         ledger.check(
-            "assertions asked for, and flights",
+            "assertions asked for, and fetched by the cache",
             calls(Role::IdentityProvider),
-            flights(|gateway| gateway.inner.caches.cross_app.counters()),
+            fetches(|gateway| gateway.inner.caches.cross_app.counters()),
         );
         ledger.check(
-            "roles asked for, and flights",
+            "roles asked for, and fetched by the cache",
             calls(Role::Sts),
-            flights(|gateway| gateway.inner.caches.aws.counters()),
+            fetches(|gateway| gateway.inner.caches.aws.counters()),
         );
         let upstream = self
             .gateways
             .iter()
-            .map(|gateway| gateway.inner.flights.count())
+            .map(|gateway| gateway.inner.refreshes.count())
             .sum();
         ledger.check_at_most(
-            "refreshes asked for, and flights",
+            "refreshes asked for, and fetched by the cache",
             calls(Role::Hub),
             upstream,
         );

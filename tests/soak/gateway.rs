@@ -37,7 +37,7 @@ use super::{
     passage::{Asked, Body, Entering, Leaving, Passage, TokenClient, http_client, kind_name},
     realm::{CHAT, Realm},
     settings::TOKEN_LIMIT,
-    store::{Flights, ObservedStore, redis_store},
+    store::{ObservedStore, RefreshCount, redis_store},
     support::{
         aws_stack::REGION,
         http_server::{HttpServer, server_body},
@@ -69,7 +69,7 @@ pub(crate) struct Inner {
     number: AtomicU64,
     pub(crate) teardowns: AtomicU64,
     pub(crate) caches: Caches,
-    pub(crate) flights: Arc<Flights>,
+    pub(crate) refreshes: Arc<RefreshCount>,
 }
 
 #[derive(Clone)]
@@ -145,13 +145,13 @@ impl Surroundings<'_> {
         }
     }
 
-    fn validator(&self, flights: Arc<Flights>) -> TokenValidator {
+    fn validator(&self, refreshes: Arc<RefreshCount>) -> TokenValidator {
         let clock = self.realm.clock.clone();
         let hub = RefreshTokenGrant::new(self.endpoint(Role::Hub));
         let hub = Provider::new("hub", hub).unwrap().uses_id_token();
         let store = ObservedStore {
             store: redis_store(&self.store_url),
-            flights,
+            refreshes,
         };
         let issuer = self.realm.keys().issuer();
         TokenValidator::builder(
@@ -159,7 +159,7 @@ impl Surroundings<'_> {
             TokenClient::new(self.asked_for_keys.clone(), Arc::new(|_| {})),
         )
         .audience(AUDIENCE)
-        .remember_tokens(REMEMBERED)
+        .cache_tokens(REMEMBERED)
         .upstream_tokens(UpstreamTokens::new(store, [hub]).clock(clock.clone()))
         .clock(clock)
         .build()
@@ -225,7 +225,7 @@ impl Gateway {
             .unwrap();
         let retrying = RetryLayer::new(Reauthenticate::new(exchange.clone()))
             .layer(surroundings.stack(Backend::Exchange, exchange));
-        let flights = Arc::new(Flights::default());
+        let refreshes = Arc::new(RefreshCount::default());
         let inner = Arc::new(Inner {
             realm: Arc::clone(&surroundings.realm),
             origins: surroundings.origins.clone(),
@@ -239,11 +239,11 @@ impl Gateway {
             number: AtomicU64::new(0),
             teardowns: AtomicU64::new(0),
             caches,
-            flights: Arc::clone(&flights),
+            refreshes: Arc::clone(&refreshes),
         });
         let forwarding = Arc::clone(&inner);
         let service = ServiceBuilder::new()
-            .layer(TokenValidatorLayer::new(surroundings.validator(flights)))
+            .layer(TokenValidatorLayer::new(surroundings.validator(refreshes)))
             .service(service_fn(move |request: Request<Body>| {
                 let gateway = Arc::clone(&forwarding);
                 async move { Ok::<_, Infallible>(gateway.forward(request).await) }

@@ -24,15 +24,15 @@ pub(crate) fn redis_store(url: &str) -> RedisStore {
     patient.build().unwrap()
 }
 
-/// How many refreshes of upstream tokens were begun: each claims as a holder of its own.
+/// Counts the refreshes of upstream tokens that began. Each claims as another holder.
 #[derive(Debug, Default)]
-pub(crate) struct Flights {
+pub(crate) struct RefreshCount {
     count: AtomicU64,
     holders: Mutex<[HashSet<u128>; 2]>,
     turned: Mutex<Option<Instant>>,
 }
 
-impl Flights {
+impl RefreshCount {
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Relaxed)
     }
@@ -56,7 +56,7 @@ impl Flights {
 #[derive(Debug)]
 pub(crate) struct ObservedStore {
     pub(crate) store: RedisStore,
-    pub(crate) flights: Arc<Flights>,
+    pub(crate) refreshes: Arc<RefreshCount>,
 }
 
 impl UpstreamTokenStore for ObservedStore {
@@ -83,7 +83,7 @@ impl UpstreamTokenStore for ObservedStore {
         provider: &'a str,
         claim: &'a Claim,
     ) -> StoreFuture<'a, Claimed> {
-        self.flights.claims(claim.holder);
+        self.refreshes.claims(claim.holder);
         self.store.claim(session, provider, claim)
     }
 

@@ -10,9 +10,9 @@ pub(super) const REFUSED_FOR: Duration = Duration::from_secs(10);
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// The failures since the last success of each key, in a memory of their own: they push out no credential.
+/// The failures of each key since its last success. They are kept apart from the credentials, so that they evict none.
 pub(super) struct Failures {
-    remembered: Cache<CacheKey, Failure>,
+    by_key: Cache<CacheKey, Failure>,
 }
 
 #[derive(Clone)]
@@ -25,19 +25,19 @@ struct Failure {
 impl Failures {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            remembered: Cache::new(capacity),
+            by_key: Cache::new(capacity),
         }
     }
 
-    /// The error of the last try, while it is too early for the next.
+    /// The error of the last fetch, while it is too early for the next one.
     pub(super) fn find(&self, key: &CacheKey, now: &Now) -> Option<AuthError> {
-        let failure = self.remembered.get(key)?;
+        let failure = self.by_key.get(key)?;
         let wait = failure.until.checked_duration_since(now.monotonic)?;
         (!wait.is_zero()).then(|| told_to_wait(failure.error, wait))
     }
 
-    /// Remembers that a try failed. Returns the error for those who waited, and how long until the next try.
-    pub(super) fn remember(
+    /// Records that a fetch failed. Returns the error for its callers, and how long until the next fetch.
+    pub(super) fn record(
         &self,
         key: CacheKey,
         error: AuthError,
@@ -46,7 +46,7 @@ impl Failures {
     ) -> (AuthError, Duration) {
         let (delay, in_a_row) = if error.kind() == AuthErrorKind::Unavailable {
             let in_a_row = self
-                .remembered
+                .by_key
                 .get(&key)
                 .map_or(0, |last| last.in_a_row)
                 .saturating_add(1);
@@ -60,12 +60,12 @@ impl Failures {
             until: now.monotonic.checked_add(delay).unwrap_or(now.monotonic),
             in_a_row,
         };
-        self.remembered.insert(key, failure);
+        self.by_key.insert(key, failure);
         (error, delay)
     }
 
     pub(super) fn forget(&self, key: &CacheKey) {
-        self.remembered.remove(key);
+        self.by_key.remove(key);
     }
 }
 

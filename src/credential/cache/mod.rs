@@ -91,7 +91,7 @@ use counters::{CacheCounters, Counters};
 use entry::{Entry, Now, Obtained, Terms};
 use failure::{Failures, REFUSED_FOR};
 use key::CacheKey;
-use single_flight::{Boarding, Flights, Obtaining};
+use single_flight::{Obtaining, Role, SingleFlight};
 
 const DEFAULT_CAPACITY: usize = 16_384;
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
@@ -106,7 +106,7 @@ pub struct CredentialCache<C> {
 
 struct Inner<C> {
     store: Store<C>,
-    flights: Flights<C>,
+    single_flight: SingleFlight<C>,
     failures: Failures,
     /// When a credential of each key was last rejected.
     rejections: Mutex<unsync::Cache<CacheKey, Attempt>>,
@@ -178,26 +178,26 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         if let Some(credential) = self.inner.settled(&key, &now) {
             return Obtaining::ready(Ok(credential));
         }
-        match self.inner.board(key, subject_expires_at, now) {
-            Boarding::AtHand(credential) => {
+        match self.inner.join(key, subject_expires_at, now) {
+            Role::Served(credential) => {
                 self.inner.count_hit();
                 Obtaining::ready(Ok(credential))
             }
-            Boarding::Refused(error) => {
+            Role::Refused(error) => {
                 self.inner.lookups.count(Lookup::Refused);
                 tracing::trace!(kind = ?error.kind(), "it is too early to ask for a credential again");
                 Obtaining::ready(Err(error))
             }
-            Boarding::Passenger(answer) => {
+            Role::Follower(answer) => {
                 self.inner.count_coalesced();
                 answer
             }
-            Boarding::Pilot {
-                flight,
+            Role::Leader {
+                leader,
                 runtime,
                 answer,
             } => {
-                runtime.spawn(flight.fly(fetch()));
+                runtime.spawn(leader.run(fetch()));
                 answer
             }
         }
@@ -322,7 +322,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
                     DefaultHashBuilder::default(),
                     Evicted,
                 ),
-                flights: Flights::default(),
+                single_flight: SingleFlight::default(),
                 failures: Failures::new(self.capacity),
                 rejections: Mutex::new(unsync::Cache::new(self.capacity)),
                 counters: Counters::default(),
@@ -369,7 +369,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         });
     }
 
-    /// Keeps what was obtained, or remembers the failure. Returns the answer for those who wait.
+    /// Caches what was obtained, or records the failure. Returns the answer for the callers that wait.
     fn settle(
         &self,
         key: CacheKey,
@@ -391,7 +391,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 Ok(credential)
             }
             Err(error) => {
-                let (error, delay) = self.failures.remember(key, error, &now, self.random());
+                let (error, delay) = self.failures.record(key, error, &now, self.random());
                 self.counters.failures.add(1);
                 tracing::debug!(kind = ?error.kind(), ?delay, "a credential could not be obtained");
                 self.with_stored(&key, |entry| entry.refresh_failed(&now, delay));

@@ -1,6 +1,6 @@
-//! The flights under shuttle's schedulers, with callers that give up at every await point.
+//! The single-flight under shuttle's schedulers, with callers that give up at every await point.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test --features token-exchange --lib schedules`
+//! `RUSTFLAGS="--cfg shuttle" cargo test --features token-exchange --lib shuttle_tests`
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use crate::{
     shuttle_tests::{SwitchingClock, check, poll_at_most, switch},
 };
 
-use super::*;
+use super::{key::CacheScope, *};
 
 const LIFETIME: Duration = Duration::from_secs(1000);
 
@@ -82,8 +82,8 @@ impl Bench {
         assert!(
             self.cache
                 .inner
-                .flights
-                .in_the_air
+                .single_flight
+                .running
                 .lock()
                 .unwrap()
                 .is_empty()
@@ -101,7 +101,7 @@ fn key(user: usize) -> CacheKey {
 }
 
 #[test]
-fn callers_who_give_up_anywhere_leave_one_fetch_and_no_flight() {
+fn callers_who_give_up_anywhere_cause_one_fetch_that_ends() {
     check(|| {
         block_on(async {
             let bench = Bench::new();
@@ -218,13 +218,13 @@ fn an_early_refresh_is_started_once_and_never_lost() {
 }
 
 #[test]
-fn a_flight_that_is_lost_reaches_all_who_wait() {
+fn a_leader_that_is_dropped_answers_all_its_followers() {
     check(|| {
         block_on(async {
             let bench = Bench::new();
             let now = bench.cache.inner.now();
-            let Boarding::Pilot { flight, .. } = bench.cache.inner.board(key(0), None, now) else {
-                panic!("there is another flight");
+            let Role::Leader { leader, .. } = bench.cache.inner.join(key(0), None, now) else {
+                panic!("there is another leader");
             };
             let callers: Vec<_> = (0..3)
                 .map(|_| {
@@ -232,27 +232,27 @@ fn a_flight_that_is_lost_reaches_all_who_wait() {
                     spawn(async move { bench.obtain(0, 0, false).await })
                 })
                 .collect();
-            let lost = spawn(async move { drop(flight) });
+            let dropping = spawn(async move { drop(leader) });
             for caller in callers {
                 assert_eq!(
                     caller.await.unwrap().unwrap_err().kind(),
                     AuthErrorKind::Unavailable
                 );
             }
-            lost.await.unwrap();
+            dropping.await.unwrap();
             assert_eq!(bench.asked(0), 0);
             settle(&bench).await;
         });
     });
 }
 
-/// Waits for the flights that nobody waits for.
+/// Waits for the fetches whose callers gave up.
 async fn settle(bench: &Bench) {
     while !bench
         .cache
         .inner
-        .flights
-        .in_the_air
+        .single_flight
+        .running
         .lock()
         .unwrap()
         .is_empty()

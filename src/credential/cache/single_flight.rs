@@ -22,73 +22,78 @@ use super::{
     key::CacheKey,
 };
 
-const MAX_FLIGHT: Duration = Duration::from_secs(60);
+const FETCH_LIMIT: Duration = Duration::from_secs(60);
 
-/// The credentials that are being obtained, one for each key at the most.
-pub(super) struct Flights<C> {
-    pub(super) in_the_air: Mutex<HashMap<CacheKey, Landing<C>>>,
+/// The fetches that are running, at most one for each key.
+///
+/// The caller that starts a fetch is its leader. Callers that come while it is running are followers: they start
+/// nothing, and get the leader's answer.
+pub(super) struct SingleFlight<C> {
+    pub(super) running: Mutex<HashMap<CacheKey, Answer<C>>>,
 }
 
-type Landing<C> = Shared<oneshot::Receiver<Result<C, AuthError>>>;
+type Answer<C> = Shared<oneshot::Receiver<Result<C, AuthError>>>;
 
-impl<C> Default for Flights<C> {
+impl<C> Default for SingleFlight<C> {
     fn default() -> Self {
         Self {
-            in_the_air: Mutex::new(HashMap::new()),
+            running: Mutex::new(HashMap::new()),
         }
     }
 }
 
-/// What a caller finds who came without a credential that is simply good.
-pub(super) enum Boarding<C: Clone + Send + Sync + 'static> {
-    AtHand(C),
+/// The part of a caller for whom the cache had no credential outside of its refresh windows.
+pub(super) enum Role<C: Clone + Send + Sync + 'static> {
+    /// The cached credential is good enough, and somebody else takes care of its refresh.
+    Served(C),
+    /// The last fetch failed, and it is too early for another.
     Refused(AuthError),
-    Passenger(Obtaining<C>),
-    Pilot {
-        flight: Box<Flight<C>>,
+    Follower(Obtaining<C>),
+    Leader {
+        leader: Box<Leader<C>>,
         runtime: Runtime,
         answer: Obtaining<C>,
     },
 }
 
 impl<C: Clone + Send + Sync + 'static> Inner<C> {
-    pub(super) fn board(
+    pub(super) fn join(
         self: &Arc<Self>,
         key: CacheKey,
         subject_expires_at: Option<SystemTime>,
         now: Now,
-    ) -> Boarding<C> {
-        let flights = &self.flights.in_the_air;
-        let mut flights = match self.held(&key, &now) {
-            // An early refresh is for whoever gets here first: nobody waits in line to start it.
-            Some(held) if !held.must_wait() => match flights.try_lock() {
-                Ok(flights) => flights,
+    ) -> Role<C> {
+        let running = &self.single_flight.running;
+        let mut running = match self.held(&key, &now) {
+            // Nobody waits for the lock to start an early refresh: whoever holds it may start it.
+            Some(held) if !held.must_wait() => match running.try_lock() {
+                Ok(running) => running,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return Boarding::AtHand(held.entry.credential),
+                Err(TryLockError::WouldBlock) => return Role::Served(held.entry.credential),
             },
-            _ => flights.lock().unwrap_or_else(PoisonError::into_inner),
+            _ => running.lock().unwrap_or_else(PoisonError::into_inner),
         };
-        // Again, now that no flight can start: one may have landed since. What lands is stored before its flight goes.
+        // Look again under the lock. A fetch that ended since has stored its credential before it left `running`.
         let held = self.held(&key, &now);
-        let flight = flights.get(&key);
+        let fetch = running.get(&key);
         let held = match held {
-            Some(held) if held.is_settled() || (flight.is_some() && !held.must_wait()) => {
-                return Boarding::AtHand(held.entry.credential);
+            Some(held) if held.is_settled() || (fetch.is_some() && !held.must_wait()) => {
+                return Role::Served(held.entry.credential);
             }
             held => held,
         };
-        if let Some(landing) = flight {
-            return Boarding::Passenger(Obtaining::waiting(landing.clone()));
+        if let Some(answer) = fetch {
+            return Role::Follower(Obtaining::waiting(answer.clone()));
         }
         if held.is_none()
             && let Some(error) = self.failures.find(&key, &now)
         {
-            return Boarding::Refused(error);
+            return Role::Refused(error);
         }
         let Some(runtime) = Runtime::current() else {
             return match held {
-                Some(held) => Boarding::AtHand(held.entry.credential),
-                None => Boarding::Refused(no_runtime()),
+                Some(held) => Role::Served(held.entry.credential),
+                None => Role::Refused(no_runtime()),
             };
         };
         let reason = match held {
@@ -96,9 +101,9 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             None => Lookup::Miss,
         };
         let (sender, receiver) = oneshot::channel();
-        let landing = receiver.shared();
-        flights.insert(key, landing.clone());
-        let flight = Box::new(Flight {
+        let answer = receiver.shared();
+        running.insert(key, answer.clone());
+        let leader = Box::new(Leader {
             cache: Arc::clone(self),
             key,
             terms: Terms {
@@ -110,8 +115,8 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             sender: Some(sender),
         });
         self.with_stored(&key, Entry::refresh_started);
-        drop(flights);
-        self.count_flight(held.is_some());
+        drop(running);
+        self.count_fetch(held.is_some());
         let answer = match held {
             Some(held) if !held.must_wait() => {
                 self.count_hit();
@@ -119,17 +124,17 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             }
             _ => {
                 self.lookups.count(reason);
-                Obtaining::waiting(landing)
+                Obtaining::waiting(answer)
             }
         };
-        Boarding::Pilot {
-            flight,
+        Role::Leader {
+            leader,
             runtime,
             answer,
         }
     }
 
-    fn count_flight(&self, early: bool) {
+    fn count_fetch(&self, early: bool) {
         let counter = if early {
             &self.counters.refreshes
         } else {
@@ -140,48 +145,48 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
     }
 }
 
-/// A credential on its way. However it ends, even by a panic, those who wait are told and the way is free again.
-pub(super) struct Flight<C: Clone + Send + Sync + 'static> {
+/// Runs one fetch. However it ends, even by a panic, the followers get an answer and the key is free again.
+pub(super) struct Leader<C: Clone + Send + Sync + 'static> {
     cache: Arc<Inner<C>>,
     key: CacheKey,
     terms: Terms,
     sender: Option<oneshot::Sender<Result<C, AuthError>>>,
 }
 
-impl<C: Clone + Send + Sync + 'static> Flight<C> {
-    pub(super) async fn fly(
+impl<C: Clone + Send + Sync + 'static> Leader<C> {
+    pub(super) async fn run(
         mut self,
         fetching: impl Future<Output = Result<Obtained<C>, AuthError>>,
     ) {
-        let outcome = within(MAX_FLIGHT, fetching).await;
-        self.land(outcome.unwrap_or_else(|| Err(too_late())));
+        let outcome = within(FETCH_LIMIT, fetching).await;
+        self.finish(outcome.unwrap_or_else(|| Err(too_late())));
     }
 
-    fn land(&mut self, outcome: Result<Obtained<C>, AuthError>) {
+    fn finish(&mut self, outcome: Result<Obtained<C>, AuthError>) {
         let Some(sender) = self.sender.take() else {
             return;
         };
-        let flights = &self.cache.flights.in_the_air;
-        let mut flights = flights.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under one lock: whose credential was rejected and dropped must not board the flight that brought it.
+        let running = &self.cache.single_flight.running;
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under one lock: a caller whose credential was rejected and dropped must not follow the fetch that brought it.
         let outcome = self.cache.settle(self.key, &self.terms, outcome);
-        let landing = flights.remove(&self.key);
-        drop(flights);
-        // Nobody may be waiting any more.
+        let answer = running.remove(&self.key);
+        drop(running);
+        // All callers may have given up.
         let _ = sender.send(outcome);
-        drop(landing);
+        drop(answer);
     }
 }
 
-impl<C: Clone + Send + Sync + 'static> Drop for Flight<C> {
+impl<C: Clone + Send + Sync + 'static> Drop for Leader<C> {
     fn drop(&mut self) {
-        self.land(Err(crashed()));
+        self.finish(Err(crashed()));
     }
 }
 
 /// The future of [`CredentialCache::obtain`](super::CredentialCache::obtain).
 ///
-/// What it waits for goes on without it: dropping it harms nobody.
+/// Dropping it does not cancel the fetch: the credential is still obtained and cached.
 #[must_use = "futures do nothing unless polled"]
 pub struct Obtaining<C> {
     state: State<C>,
@@ -189,7 +194,7 @@ pub struct Obtaining<C> {
 
 enum State<C> {
     Ready(future::Ready<Result<C, AuthError>>),
-    Waiting(Landing<C>),
+    Waiting(Answer<C>),
 }
 
 impl<C> Obtaining<C> {
@@ -199,9 +204,9 @@ impl<C> Obtaining<C> {
         }
     }
 
-    fn waiting(landing: Landing<C>) -> Self {
+    fn waiting(answer: Answer<C>) -> Self {
         Self {
-            state: State::Waiting(landing),
+            state: State::Waiting(answer),
         }
     }
 }
@@ -212,9 +217,9 @@ impl<C: Clone> Future for Obtaining<C> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.state {
             State::Ready(answer) => Pin::new(answer).poll(cx),
-            State::Waiting(landing) => landing
+            State::Waiting(answer) => answer
                 .poll_unpin(cx)
-                .map(|landed| landed.unwrap_or_else(|_| Err(crashed()))),
+                .map(|answer| answer.unwrap_or_else(|_| Err(crashed()))),
         }
     }
 }
@@ -233,7 +238,7 @@ impl<C> fmt::Debug for Obtaining<C> {
 fn no_runtime() -> AuthError {
     AuthError::new(
         AuthErrorKind::Configuration,
-        "a credential is obtained in a task of its own, and there is no Tokio runtime here; call from within one",
+        "a credential is obtained in a separate task, which needs a Tokio runtime; call this from within one",
     )
 }
 
@@ -241,7 +246,7 @@ fn no_runtime() -> AuthError {
 fn too_late() -> AuthError {
     AuthError::new(
         AuthErrorKind::Unavailable,
-        "obtaining a credential was given up after 60 s; check the issuer, and give the strategy a time limit of its own",
+        "obtaining a credential took longer than 60 s and was given up; check the issuer, and set a shorter time limit for its answers",
     )
 }
 
@@ -249,6 +254,6 @@ fn too_late() -> AuthError {
 fn crashed() -> AuthError {
     AuthError::new(
         AuthErrorKind::Unavailable,
-        "the task that was obtaining a credential panicked, or its runtime was shut down; look for a panic in the log",
+        "the task that obtained a credential panicked, or its runtime was shut down; look for a panic in the log",
     )
 }

@@ -13,7 +13,7 @@ use crate::{
     upstream::upstream_tokens::UpstreamTokens,
 };
 
-use super::{Inner, LogInNeeded, TokenValidator, claims::ExpectedClaims};
+use super::{Inner, LoginRequired, TokenValidator, claims::ExpectedClaims};
 
 const LEEWAY: Duration = Duration::from_secs(60);
 
@@ -27,9 +27,9 @@ pub struct TokenValidatorBuilder {
     require_at_jwt: bool,
     leeway: Duration,
     introspection: Option<IntrospectionEndpoint>,
-    remembered: usize,
+    cached_tokens: usize,
     upstream: Option<UpstreamTokens>,
-    log_in_needed: LogInNeeded,
+    login_required: LoginRequired,
     realm: Option<String>,
     resource: Option<String>,
     scopes: Vec<String>,
@@ -51,9 +51,9 @@ impl TokenValidatorBuilder {
             require_at_jwt: false,
             leeway: LEEWAY,
             introspection: None,
-            remembered: 0,
+            cached_tokens: 0,
             upstream: None,
-            log_in_needed: LogInNeeded::Refused,
+            login_required: LoginRequired::Refused,
             realm: None,
             resource: None,
             scopes: Vec::new(),
@@ -85,14 +85,14 @@ impl TokenValidatorBuilder {
         self
     }
 
-    /// Remembers up to `capacity` tokens that were good, until they expire. By default none.
+    /// Caches up to `capacity` valid tokens until they expire. By default none.
     ///
     /// # Security
     ///
-    /// A remembered token is not checked again: not with the issuer, which may have revoked it, nor with a key that the
+    /// A cached token is not checked again: not with the issuer, which may have revoked it, nor with a key that the
     /// issuer may have withdrawn. Use it where tokens live for minutes.
-    pub fn remember_tokens(mut self, capacity: usize) -> Self {
-        self.remembered = capacity;
+    pub fn cache_tokens(mut self, capacity: usize) -> Self {
+        self.cached_tokens = capacity;
         self
     }
 
@@ -108,8 +108,8 @@ impl TokenValidatorBuilder {
     /// Lets a caller pass who has to log in again to some upstream providers, without the tokens of those.
     ///
     /// A strategy that wants one of them then fails with [`MissingToken`](AuthErrorKind::MissingToken).
-    pub fn admit_without_upstream_log_in(mut self) -> Self {
-        self.log_in_needed = LogInNeeded::Admitted;
+    pub fn admit_without_upstream_login(mut self) -> Self {
+        self.login_required = LoginRequired::Admitted;
         self
     }
 
@@ -208,11 +208,11 @@ impl TokenValidatorBuilder {
                     leeway: self.leeway,
                 },
                 introspection: self.introspection,
-                remembered: Some(self.remembered)
+                validated_tokens: Some(self.cached_tokens)
                     .filter(|capacity| *capacity > 0)
                     .map(ValidatedTokens::new),
                 upstream: self.upstream,
-                log_in_needed: self.log_in_needed,
+                login_required: self.login_required,
                 challenge,
                 metadata,
                 clock: self.clock,

@@ -58,7 +58,7 @@
 //! | --- | --- | --- |
 //! | the token has expired | `Expired` | 401 `invalid_token` |
 //! | anything else about the token | `Rejected` | 401 `invalid_token` |
-//! | an upstream provider needs a new log-in | `Rejected` | 401 `invalid_token`, unless [such callers pass](TokenValidatorBuilder::admit_without_upstream_log_in) |
+//! | an upstream provider needs a new log-in | `Rejected` | 401 `invalid_token`, unless [such callers pass](TokenValidatorBuilder::admit_without_upstream_login) |
 //! | the issuer or the store of upstream tokens cannot be asked, or what it says cannot be used | `Unavailable` | 503 |
 //!
 //! An upstream provider that merely cannot be asked now keeps nobody out: the request passes, and a strategy that wants
@@ -119,9 +119,9 @@ struct Inner {
     keys: Keys,
     expected: ExpectedClaims,
     introspection: Option<IntrospectionEndpoint>,
-    remembered: Option<ValidatedTokens>,
+    validated_tokens: Option<ValidatedTokens>,
     upstream: Option<UpstreamTokens>,
-    log_in_needed: LogInNeeded,
+    login_required: LoginRequired,
     challenge: Challenge,
     metadata: Option<ProtectedResourceMetadata>,
     clock: Arc<dyn Clock>,
@@ -204,8 +204,8 @@ impl Inner {
         if token.len() > MAX_TOKEN {
             return Some(Err(rejected("the token is too large")));
         }
-        if let Some(remembered) = &self.remembered
-            && let Some(validated) = remembered.find(token, &*self.clock)
+        if let Some(tokens) = &self.validated_tokens
+            && let Some(validated) = tokens.find(token, &*self.clock)
         {
             return Some(Ok(validated));
         }
@@ -273,8 +273,8 @@ impl Inner {
             validated,
             expires_at,
         } = self.expected.accept(claims, token, self.clock.now())?;
-        if let (Some(remembered), Some(expires_at)) = (&self.remembered, expires_at) {
-            remembered.keep(&validated, expires_at, &*self.clock);
+        if let (Some(tokens), Some(expires_at)) = (&self.validated_tokens, expires_at) {
+            tokens.keep(&validated, expires_at, &*self.clock);
         }
         Ok(validated)
     }
@@ -303,9 +303,9 @@ impl Inner {
         let Some(upstream) = &self.upstream else {
             return Ok(user);
         };
-        let loaded = upstream.load_unboxed(session).await?;
-        if self.log_in_needed == LogInNeeded::Refused
-            && let Some(provider) = loaded.log_in_needed().first()
+        let tokens = upstream.load_unboxed(session).await?;
+        if self.login_required == LoginRequired::Refused
+            && let Some(provider) = tokens.login_required().first()
         {
             return Err(AuthError::new(
                 AuthErrorKind::Rejected,
@@ -313,7 +313,7 @@ impl Inner {
             )
             .with_provider(provider));
         }
-        loaded.into_identity(&user).map_err(|error| {
+        tokens.into_identity(&user).map_err(|error| {
             AuthError::new(
                 AuthErrorKind::Configuration,
                 "the store of upstream tokens has a provider without a name",
@@ -329,7 +329,7 @@ impl Inner {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum LogInNeeded {
+enum LoginRequired {
     Refused,
     Admitted,
 }

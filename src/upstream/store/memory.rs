@@ -93,12 +93,12 @@ impl fmt::Debug for MemoryStore {
 
 impl UpstreamTokenStore for MemoryStore {
     fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
-        let loaded = self.inner.with_session(session, |rows| {
+        let tokens = self.inner.with_session(session, |rows| {
             rows.iter()
                 .map(|(provider, row)| (provider.clone(), row.stored.clone()))
                 .collect()
         });
-        ready(loaded.unwrap_or_default())
+        ready(tokens.unwrap_or_default())
     }
 
     fn put<'a>(
