@@ -267,7 +267,7 @@ async fn no_refresh_is_tried_because_the_subject_is_about_to_expire() {
 async fn a_credential_that_is_at_hand_is_not_waited_for() {
     let bench = Bench::new();
     let obtaining = bench.obtain_for_an_hour();
-    assert_eq!(format!("{obtaining:?}"), "Obtaining(waiting)");
+    assert_eq!(format!("{obtaining:?}"), "Obtaining(pending)");
     obtaining.await.unwrap();
     let obtaining = bench.obtain_for_an_hour();
     assert_eq!(format!("{obtaining:?}"), "Obtaining(ready)");

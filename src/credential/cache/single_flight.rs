@@ -1,6 +1,6 @@
 use std::{
     collections::HashMap,
-    fmt, future,
+    fmt,
     pin::Pin,
     sync::{Arc, PoisonError, TryLockError},
     task::{Context, Poll},
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{AuthError, AuthErrorKind},
+    ready_or_pending::ReadyOrPending,
     runtime::{Mutex, Runtime, within},
     telemetry::Lookup,
 };
@@ -32,7 +33,18 @@ pub(super) struct SingleFlight<C> {
     pub(super) running: Mutex<HashMap<CacheKey, Answer<C>>>,
 }
 
-type Answer<C> = Shared<oneshot::Receiver<Result<C, AuthError>>>;
+/// What the leader tells its followers.
+#[derive(Clone)]
+pub(super) struct Answer<C>(Shared<oneshot::Receiver<Result<C, AuthError>>>);
+
+impl<C: Clone> Future for Answer<C> {
+    type Output = Result<C, AuthError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = self.0.poll_unpin(cx);
+        answer.map(|answer| answer.unwrap_or_else(|_| Err(crashed())))
+    }
+}
 
 impl<C> Default for SingleFlight<C> {
     fn default() -> Self {
@@ -83,7 +95,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             held => held,
         };
         if let Some(answer) = fetch {
-            return Role::Follower(Obtaining::waiting(answer.clone()));
+            return Role::Follower(Obtaining::pending(answer.clone()));
         }
         if held.is_none()
             && let Some(error) = self.failures.find(&key, &now)
@@ -101,7 +113,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             None => Lookup::Miss,
         };
         let (sender, receiver) = oneshot::channel();
-        let answer = receiver.shared();
+        let answer = Answer(receiver.shared());
         running.insert(key, answer.clone());
         let leader = Box::new(Leader {
             cache: Arc::clone(self),
@@ -124,7 +136,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             }
             _ => {
                 self.lookups.count(reason);
-                Obtaining::waiting(answer)
+                Obtaining::pending(answer)
             }
         };
         Role::Leader {
@@ -188,25 +200,20 @@ impl<C: Clone + Send + Sync + 'static> Drop for Leader<C> {
 ///
 /// Dropping it does not cancel the fetch: the credential is still obtained and cached.
 #[must_use = "futures do nothing unless polled"]
-pub struct Obtaining<C> {
-    state: State<C>,
+pub struct Obtaining<C: Clone> {
+    outcome: ReadyOrPending<Answer<C>>,
 }
 
-enum State<C> {
-    Ready(future::Ready<Result<C, AuthError>>),
-    Waiting(Answer<C>),
-}
-
-impl<C> Obtaining<C> {
-    pub(super) fn ready(answer: Result<C, AuthError>) -> Self {
+impl<C: Clone> Obtaining<C> {
+    pub(super) fn ready(outcome: Result<C, AuthError>) -> Self {
         Self {
-            state: State::Ready(future::ready(answer)),
+            outcome: ReadyOrPending::ready(outcome),
         }
     }
 
-    fn waiting(answer: Answer<C>) -> Self {
+    fn pending(answer: Answer<C>) -> Self {
         Self {
-            state: State::Waiting(answer),
+            outcome: ReadyOrPending::Pending(answer),
         }
     }
 }
@@ -215,22 +222,13 @@ impl<C: Clone> Future for Obtaining<C> {
     type Output = Result<C, AuthError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.state {
-            State::Ready(answer) => Pin::new(answer).poll(cx),
-            State::Waiting(answer) => answer
-                .poll_unpin(cx)
-                .map(|answer| answer.unwrap_or_else(|_| Err(crashed()))),
-        }
+        Pin::new(&mut self.outcome).poll(cx)
     }
 }
 
-impl<C> fmt::Debug for Obtaining<C> {
+impl<C: Clone> fmt::Debug for Obtaining<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.state {
-            State::Ready(_) => "ready",
-            State::Waiting(_) => "waiting",
-        };
-        write!(f, "Obtaining({state})")
+        write!(f, "Obtaining({:?})", self.outcome)
     }
 }
 
