@@ -1,9 +1,7 @@
-//! What the layers share that send a request as it is, or refuse it.
-
 use std::{
     future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use pin_project_lite::pin_project;
@@ -12,27 +10,41 @@ use tower::BoxError;
 use crate::error::AuthError;
 
 pin_project! {
-    /// The answer to a request that was sent, or the error of one that was refused.
+    /// The future of a layer that either sends a request or refuses it with the error `R`.
     #[project = SentOrRefusedProjection]
-    pub(crate) enum SentOrRefused<F> {
+    pub(crate) enum SentOrRefused<F, R = AuthError> {
         Sent {
             #[pin]
             future: F,
         },
         Refused {
-            error: future::Ready<AuthError>,
+            error: future::Ready<R>,
         },
     }
 }
 
-impl<F> SentOrRefused<F> {
+impl<F, R> SentOrRefused<F, R> {
     pub(crate) fn sent(future: F) -> Self {
         Self::Sent { future }
     }
 
-    pub(crate) fn refused(error: AuthError) -> Self {
+    pub(crate) fn refused(error: R) -> Self {
         Self::Refused {
             error: future::ready(error),
+        }
+    }
+
+    /// Resolves to what the inner service returned, or to `Err` for a request that was refused.
+    pub(crate) fn poll_outcome(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<F::Output, R>>
+    where
+        F: Future,
+    {
+        match self.project() {
+            SentOrRefusedProjection::Sent { future } => future.poll(cx).map(Ok),
+            SentOrRefusedProjection::Refused { error } => Pin::new(error).poll(cx).map(Err),
         }
     }
 }
@@ -45,11 +57,9 @@ where
     type Output = Result<T, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            SentOrRefusedProjection::Sent { future } => future.poll(cx).map_err(Into::into),
-            SentOrRefusedProjection::Refused { error } => {
-                Pin::new(error).poll(cx).map(|error| Err(error.into()))
-            }
-        }
+        Poll::Ready(match ready!(self.poll_outcome(cx)) {
+            Ok(outcome) => outcome.map_err(Into::into),
+            Err(error) => Err(error.into()),
+        })
     }
 }

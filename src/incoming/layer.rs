@@ -27,12 +27,13 @@
 //! accident. The identity has it for whom it is meant.
 
 use std::{
-    fmt, future,
+    fmt, future, mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use futures_util::future::{Join, join};
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
@@ -40,6 +41,7 @@ use tower::{Layer, Service};
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::Identity,
+    sent_or_refused::SentOrRefused,
 };
 
 use super::validator::{
@@ -117,24 +119,23 @@ where
         let state = match self.gate.validate(request.headers()).into_ready() {
             Ok(Ok(identity)) => {
                 self.gate.admission.admit(&mut request, identity);
-                State::Sent {
-                    future: self.inner.call(request),
+                State::Validated {
+                    outcome: SentOrRefused::sent(self.inner.call(request)),
                 }
             }
             Ok(Err(error)) => {
-                // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
+                // A clone is not ready, so this gives back what `poll_ready` reserved, such as a concurrency permit.
                 self.inner = self.inner.clone();
-                State::Refused {
-                    error: future::ready(error),
+                State::Validated {
+                    outcome: SentOrRefused::refused(error),
                 }
             }
             Err(validating) => {
                 // The instance that was polled ready goes with the request, and its clone stays.
                 let clone = self.inner.clone();
                 State::Validating {
-                    validating,
-                    request: Some(request),
-                    inner: std::mem::replace(&mut self.inner, clone),
+                    outcome: join(validating, future::ready(request)),
+                    inner: mem::replace(&mut self.inner, clone),
                     admission: self.gate.admission,
                 }
             }
@@ -219,17 +220,14 @@ pin_project! {
     #[project = StateProjection]
     enum State<S, F, B> {
         Validating {
-            validating: PendingValidation,
-            request: Option<Request<B>>,
+            #[pin]
+            outcome: Join<PendingValidation, future::Ready<Request<B>>>,
             inner: S,
             admission: Admission,
         },
-        Sent {
+        Validated {
             #[pin]
-            future: F,
-        },
-        Refused {
-            error: future::Ready<AuthError>,
+            outcome: SentOrRefused<F>,
         },
     }
 }
@@ -244,36 +242,25 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let next = match state.as_mut().project() {
+            let outcome = match state.as_mut().project() {
                 StateProjection::Validating {
-                    validating,
-                    request,
+                    outcome,
                     inner,
                     admission,
-                } => {
-                    let outcome = ready!(validating.as_mut().poll(cx));
-                    match (outcome, request.take()) {
-                        (Ok(identity), Some(mut request)) => {
-                            admission.admit(&mut request, identity);
-                            State::Sent {
-                                future: inner.call(request),
-                            }
-                        }
-                        (Err(error), _) => State::Refused {
-                            error: future::ready(error),
-                        },
-                        // It was taken in the poll that left this state.
-                        (Ok(_), None) => return Poll::Pending,
+                } => match ready!(outcome.poll(cx)) {
+                    (Ok(identity), mut request) => {
+                        admission.admit(&mut request, identity);
+                        SentOrRefused::sent(inner.call(request))
                     }
-                }
-                StateProjection::Sent { future } => return future.poll(cx),
-                StateProjection::Refused { error } => {
-                    return Pin::new(error)
-                        .poll(cx)
-                        .map(|error| Ok(error.to_response()));
+                    (Err(error), _) => SentOrRefused::refused(error),
+                },
+                StateProjection::Validated { outcome } => {
+                    return outcome
+                        .poll_outcome(cx)
+                        .map(|outcome| outcome.unwrap_or_else(|error| Ok(error.to_response())));
                 }
             };
-            state.set(next);
+            state.set(State::Validated { outcome });
         }
     }
 }

@@ -302,7 +302,7 @@ where
                 SentOrRefused::sent(self.inner.call(request))
             }
             Err(error) => {
-                // A call that is not made would keep the readiness, a concurrency permit, say, until the next one.
+                // A clone is not ready, so this gives back what `poll_ready` reserved, such as a concurrency permit.
                 self.inner = self.inner.clone();
                 SentOrRefused::refused(error)
             }
