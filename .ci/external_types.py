@@ -15,7 +15,7 @@ NAMED_BY_FEATURE = {
     "aws-sts": set(),
     "config": {"schemars", "serde_core"},
     "full": set(),
-    "hyper": {"http_body", "hyper_rustls", "hyper_util", "rustls"},
+    "hyper": {"http_body", "hyper", "rustls"},
     "incoming": set(),
     "metrics": set(),
     "private-key-jwt": set(),

@@ -115,6 +115,7 @@ pub mod guide;
 mod identity;
 #[cfg(feature = "incoming")]
 pub mod incoming;
+mod inner_service_accessors;
 #[cfg(feature = "token-exchange")]
 pub mod oauth;
 mod origin;

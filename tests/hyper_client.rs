@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Version, header::HOST};
@@ -25,7 +25,7 @@ use tokio_rustls::{
         pki_types::{CertificateDer, PrivateKeyDer},
     },
 };
-use tower::{ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AuthError, AuthErrorKind, AuthLayer, HeaderInjection, Identity, IdentityLayer, Origin,
     UpstreamInject,
@@ -185,6 +185,27 @@ async fn f37_over_http_2_authority_and_host_are_the_origin_or_nothing_is_sent() 
 #[tokio::test]
 async fn a_relative_uri_is_an_error() {
     trusting(None).oneshot(get("/mcp")).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn f33_a_client_and_a_call_under_way_do_not_show_the_request() {
+    let mut client = trusting(None);
+    let call = client.call(get("http://127.0.0.1:1/hush"));
+    assert_eq!(format!("{call:?}"), "HttpsFuture { .. }");
+    assert_eq!(format!("{client:?}"), "HttpsClient { .. }");
+}
+
+#[tokio::test]
+async fn the_error_names_its_cause() {
+    let error = trusting(None)
+        .oneshot(get("http://127.0.0.1:1/"))
+        .await
+        .unwrap_err();
+
+    assert!(error.is_connect());
+    let cause = std::iter::successors(error.source(), |error| (*error).source())
+        .find_map(|error| error.downcast_ref::<std::io::Error>());
+    assert_eq!(cause.unwrap().kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 /// The clock stands still, and goes on by itself to the next timer when all tasks wait.

@@ -120,6 +120,27 @@ async fn a_body_of_known_size_is_sent_with_its_length() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_not_sync_is_sent_with_its_length_or_as_it_comes() {
+    let echo =
+        HttpServer::start(async |request| Response::new(server_body(request.into_body()))).await;
+    let client = ReqwestService::<axum::body::Body>::new(Client::builder()).unwrap();
+    let chunks = ["he", "llo"].map(Ok::<_, std::io::Error>);
+    let stream = axum::body::Body::from_stream(futures_util::stream::iter(chunks));
+    for (body, sent, length) in [
+        (axum::body::Body::from("hello"), "hello", Some("5")),
+        (stream, "hello", None),
+        (axum::body::Body::empty(), "", None),
+    ] {
+        let request = Request::put(echo.uri("/")).body(body).unwrap();
+        let response = client.clone().oneshot(request).await.unwrap();
+        let echoed = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(echoed, sent);
+        let arrived = echo.requests().pop().unwrap();
+        assert_eq!(arrived.all("content-length"), Vec::from_iter(length));
+    }
+}
+
+#[tokio::test]
 async fn a_failure_status_is_a_response_with_its_body_and_the_extensions_of_the_connection() {
     let server = HttpServer::start(async |_| {
         let mut response = Response::new(server_body(Full::new(Bytes::from("expired"))));

@@ -22,22 +22,33 @@
 //! - Connections are kept for reuse until they have been idle for 90 seconds, hyper-util's default.
 //! - It follows no redirects. A relative URI is an error.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use ::hyper::body::Incoming;
+use http::{Request, Response};
 use http_body::Body;
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{self, Client, ResponseFuture, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, crypto::aws_lc_rs};
+use tower::{BoxError, Service};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An HTTPS client for requests with the body `B`.
 ///
 /// Cheap to clone; clones share the connections.
-pub type HttpsClient<B> = Client<HttpsConnector<HttpConnector>, B>;
+pub struct HttpsClient<B> {
+    client: Client<HttpsConnector<HttpConnector>, B>,
+}
 
 /// A client that trusts the certificate authorities that the operating system trusts.
 ///
@@ -81,7 +92,77 @@ where
         .enable_http1()
         .enable_http2()
         .wrap_connector(tcp);
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .build(connector)
+    HttpsClient {
+        client: Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .build(connector),
+    }
+}
+
+impl<B> Clone for HttpsClient<B> {
+    fn clone(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for HttpsClient<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpsClient").finish_non_exhaustive()
+    }
+}
+
+impl<B> Service<Request<B>> for HttpsClient<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Incoming>;
+    type Error = HttpsError;
+    type Future = HttpsFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.client.poll_ready(cx).map_err(HttpsError)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        HttpsFuture {
+            response: self.client.call(request),
+        }
+    }
+}
+
+/// The future of [`HttpsClient`].
+#[must_use = "futures do nothing unless polled"]
+pub struct HttpsFuture {
+    response: ResponseFuture,
+}
+
+impl Future for HttpsFuture {
+    type Output = Result<Response<Incoming>, HttpsError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.response).poll(cx).map_err(HttpsError)
+    }
+}
+
+impl fmt::Debug for HttpsFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpsFuture").finish_non_exhaustive()
+    }
+}
+
+/// The error of [`HttpsClient`]: a request got no response.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct HttpsError(legacy::Error);
+
+impl HttpsError {
+    /// Whether no connection was established: the name was not resolved, the
+    /// server could not be reached, or the TLS handshake failed.
+    pub fn is_connect(&self) -> bool {
+        self.0.is_connect()
+    }
 }

@@ -44,7 +44,7 @@
 //! serves one user.
 
 use std::{
-    fmt, future,
+    fmt,
     marker::PhantomData,
     pin::Pin,
     task::{Context, Poll},
@@ -52,10 +52,13 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use reqwest::{Client, ClientBuilder, Proxy, Url, redirect};
+use sync_wrapper::SyncWrapper;
 use tower::{BoxError, Service};
+
+use crate::sent_or_refused::SentOrRefused;
 
 /// A [`reqwest::Client`] as a Tower HTTP service.
 ///
@@ -99,6 +102,16 @@ impl<B> ReqwestService<B> {
             body: PhantomData,
         }
     }
+
+    /// The client that the requests are sent with.
+    pub fn get_ref(&self) -> &Client {
+        &self.client
+    }
+
+    /// Returns the client that the requests are sent with.
+    pub fn into_inner(self) -> Client {
+        self.client
+    }
 }
 
 impl<B> Clone for ReqwestService<B> {
@@ -116,7 +129,7 @@ impl<B> fmt::Debug for ReqwestService<B> {
 
 impl<B> Service<Request<B>> for ReqwestService<B>
 where
-    B: Body + Send + Sync + 'static,
+    B: Body + Send + 'static,
     B::Data: Into<Bytes>,
     B::Error: Into<BoxError>,
 {
@@ -129,13 +142,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let state = match reqwest::Request::try_from(request.map(reqwest::Body::wrap)) {
-            Ok(request) => State::Sent {
-                future: self.client.call(request),
-            },
-            Err(error) => State::Refused {
-                error: future::ready(error),
-            },
+        let request = request.map(|body| reqwest::Body::wrap(SyncBody::new(body)));
+        let state = match reqwest::Request::try_from(request) {
+            Ok(request) => SentOrRefused::sent(self.client.call(request)),
+            Err(error) => SentOrRefused::refused(error),
         };
         ReqwestFuture { state }
     }
@@ -146,20 +156,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct ReqwestFuture {
         #[pin]
-        state: State,
-    }
-}
-
-pin_project! {
-    #[project = StateProjection]
-    enum State {
-        Sent {
-            #[pin]
-            future: <Client as Service<reqwest::Request>>::Future,
-        },
-        Refused {
-            error: future::Ready<reqwest::Error>,
-        },
+        state: SentOrRefused<<Client as Service<reqwest::Request>>::Future, reqwest::Error>,
     }
 }
 
@@ -167,16 +164,64 @@ impl Future for ReqwestFuture {
     type Output = Result<Response<reqwest::Body>, reqwest::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProjection::Sent { future } => future.poll(cx).map_ok(Response::from),
-            StateProjection::Refused { error } => Pin::new(error).poll(cx).map(Err),
-        }
-        .map_err(reqwest::Error::without_url)
+        self.project().state.poll_outcome(cx).map(|outcome| {
+            outcome
+                .and_then(|response| response)
+                .map(Response::from)
+                .map_err(reqwest::Error::without_url)
+        })
     }
 }
 
 impl fmt::Debug for ReqwestFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReqwestFuture").finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// Makes any body `Sync`, as reqwest requires of a body.
+    ///
+    /// A shared reference does not reach the body inside, so its hints are read ahead.
+    struct SyncBody<B> {
+        #[pin]
+        body: SyncWrapper<B>,
+        is_end_stream: bool,
+        size_hint: SizeHint,
+    }
+}
+
+impl<B: Body> SyncBody<B> {
+    fn new(body: B) -> Self {
+        Self {
+            is_end_stream: body.is_end_stream(),
+            size_hint: body.size_hint(),
+            body: SyncWrapper::new(body),
+        }
+    }
+}
+
+impl<B: Body> Body for SyncBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let mut body = this.body.get_pin_mut();
+        let frame = body.as_mut().poll_frame(cx);
+        *this.is_end_stream = body.is_end_stream();
+        *this.size_hint = body.size_hint();
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_end_stream
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size_hint.clone()
     }
 }

@@ -13,6 +13,7 @@ use tower::{BoxError, Layer, Service};
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::Identity,
+    inner_service_accessors::inner_service_accessors,
     outgoing::identity::HealthCheck,
     sent_or_refused::SentOrRefused,
 };
@@ -59,6 +60,8 @@ pub struct BindSubjectService<S> {
     inner: S,
     session: Identity,
 }
+
+inner_service_accessors!(BindSubjectService);
 
 impl<S> BindSubjectService<S> {
     fn check<B>(&self, request: &Request<B>) -> Result<(), AuthError> {

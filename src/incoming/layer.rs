@@ -41,6 +41,7 @@ use tower::{Layer, Service};
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::Identity,
+    inner_service_accessors::inner_service_accessors,
     sent_or_refused::SentOrRefused,
 };
 
@@ -101,6 +102,8 @@ pub struct TokenValidatorService<S> {
     inner: S,
     gate: Gate,
 }
+
+inner_service_accessors!(TokenValidatorService);
 
 impl<S, B, ResBody> Service<Request<B>> for TokenValidatorService<S>
 where

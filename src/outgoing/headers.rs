@@ -61,6 +61,7 @@ use tower::{BoxError, Layer, Service};
 
 use crate::{
     error::{AuthError, AuthErrorKind},
+    inner_service_accessors::inner_service_accessors,
     origin::{Origin, OriginGuard},
     secret::secret_header_value,
     sent_or_refused::SentOrRefused,
@@ -281,6 +282,8 @@ pub struct HeaderForwardService<S> {
     guard: OriginGuard,
     headers: Arc<Headers>,
 }
+
+inner_service_accessors!(HeaderForwardService);
 
 impl<S, B> Service<Request<B>> for HeaderForwardService<S>
 where

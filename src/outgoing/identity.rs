@@ -56,7 +56,9 @@ use std::{
 use http::{Method, Request, request::Parts};
 use tower::{Layer, Service};
 
-use crate::{identity::Identity, runtime::Mutex, telemetry};
+use crate::{
+    identity::Identity, inner_service_accessors::inner_service_accessors, runtime::Mutex, telemetry,
+};
 
 /// Inserts a session's identity into the requests that carry none: into all of them, until a
 /// [policy](Self::fallback) says otherwise.
@@ -135,6 +137,8 @@ pub struct IdentityService<S> {
     inner: S,
     session: Session,
 }
+
+inner_service_accessors!(IdentityService);
 
 impl<S, B> Service<Request<B>> for IdentityService<S>
 where

@@ -133,6 +133,22 @@ impl<S> TowerHttpClient<S> {
             dead_ends: Arc::default(),
         }
     }
+
+    /// The service that the requests are sent through.
+    pub fn get_ref(&self) -> &S {
+        &self.service
+    }
+
+    /// The service that the requests are sent through, mutably. Clones of this
+    /// client keep theirs.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.service
+    }
+
+    /// Returns the service and drops this client.
+    pub fn into_inner(self) -> S {
+        self.service
+    }
 }
 
 impl<S, B> StreamableHttpClient for TowerHttpClient<S>
