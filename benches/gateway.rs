@@ -228,7 +228,7 @@ impl Target {
                 .header("authorization", format!("Bearer {token}"))
                 .header("content-type", "application/json")
                 .body(Body::from(CALL))?;
-            let opened = client.request(request).await?;
+            let opened = client.clone().oneshot(request).await?;
             assert_eq!(opened.status(), StatusCode::OK);
             let id = opened.headers()["mcp-session-id"].to_str()?;
             writeln!(

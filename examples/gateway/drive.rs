@@ -18,7 +18,7 @@ use rmcp::{
     },
 };
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
-use tower::{BoxError, service_fn};
+use tower::{BoxError, ServiceExt, service_fn};
 use tower_identity::{
     ManualClock, MemoryStore, UpstreamTokenStore,
     client::{hyper::https_client, rmcp::TowerHttpClient},
@@ -189,7 +189,7 @@ impl Timeline {
 
     async fn note_health(&mut self, gateway: &str) -> Result<(), BoxError> {
         let request = Request::get(format!("{gateway}/healthz")).body(Full::<Bytes>::default())?;
-        let response = https_client()?.request(request).await?;
+        let response = https_client()?.oneshot(request).await?;
         lock(&self.answers).push(response.status());
         response.into_body().collect().await?;
         self.note();
@@ -202,7 +202,7 @@ impl Timeline {
         let (answers, last_session) = (self.answers.clone(), self.last_session.clone());
         let noting = service_fn(move |request: Request<Full<Bytes>>| {
             let is_stream = request.method() == Method::GET;
-            let (sending, answers) = (http.request(request), answers.clone());
+            let (sending, answers) = (http.clone().oneshot(request), answers.clone());
             let last_session = last_session.clone();
             async move {
                 let response = sending.await?;
@@ -243,7 +243,7 @@ impl Timeline {
             .header("accept", "application/json, text/event-stream")
             .header("content-type", "application/json")
             .body(Full::<Bytes>::from(call))?;
-        let response = https_client()?.request(request).await?;
+        let response = https_client()?.oneshot(request).await?;
         lock(&self.answers).push(response.status());
         self.note();
         Ok(())
