@@ -1,7 +1,6 @@
 //! [`Origin`]: where a credential may go.
 
 use std::{
-    borrow::Cow,
     fmt,
     net::{IpAddr, Ipv6Addr},
     str::FromStr,
@@ -9,12 +8,10 @@ use std::{
 };
 
 use http::{
-    Request, Uri,
-    header::{HOST, HeaderValue},
+    Uri,
+    header::HeaderValue,
     uri::{Authority, Scheme},
 };
-
-use crate::error::{AuthError, AuthErrorKind};
 
 /// Scheme, host and port of a backend (RFC 6454 §4): the only place where its credentials may go.
 ///
@@ -130,8 +127,12 @@ impl Origin {
         }
     }
 
+    pub(crate) fn is_scheme(&self, scheme: &Scheme) -> bool {
+        *scheme == self.inner.scheme
+    }
+
     #[inline]
-    fn is_authority(&self, authority: &Authority) -> bool {
+    pub(crate) fn is_authority(&self, authority: &Authority) -> bool {
         authority.as_str().as_bytes() == self.inner.authority.as_bytes()
             || self.is_authority_in_other_words(authority)
     }
@@ -143,7 +144,7 @@ impl Origin {
             && port(authority, &self.inner.scheme) == Some(self.inner.port)
     }
 
-    fn is_host_header(&self, host: &HeaderValue) -> bool {
+    pub(crate) fn is_host_header(&self, host: &HeaderValue) -> bool {
         host == self.inner.authority.as_str()
             || Authority::try_from(host.as_bytes())
                 .is_ok_and(|authority| self.is_authority(&authority))
@@ -229,97 +230,6 @@ pub enum InvalidOrigin {
          or `Origin::insecure` where the network is trusted"
     )]
     Insecure,
-}
-
-/// What a layer that hands out credentials checks first.
-#[derive(Clone, Debug)]
-pub(crate) struct OriginGuard {
-    origin: Origin,
-    relative: RelativeUri,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum RelativeUri {
-    Refused,
-    ClientFixesOrigin,
-}
-
-impl OriginGuard {
-    pub(crate) fn new(origin: Origin) -> Self {
-        Self {
-            origin,
-            relative: RelativeUri::Refused,
-        }
-    }
-
-    pub(crate) fn client_fixes_origin(mut self) -> Self {
-        self.relative = RelativeUri::ClientFixesOrigin;
-        self
-    }
-
-    pub(crate) fn origin(&self) -> &Origin {
-        &self.origin
-    }
-
-    /// Refuses a request that does not, in every place that could route it, go to the origin.
-    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), AuthError> {
-        let uri = request.uri();
-        if !is_only_a_path(uri) {
-            return Err(self.wrong_origin(
-                "a client could take the path of the request for a host, or a part of one",
-            ));
-        }
-        match (uri.scheme(), uri.authority()) {
-            (Some(scheme), Some(authority))
-                if *scheme == self.origin.inner.scheme && self.origin.is_authority(authority) => {}
-            (None, None) if self.relative == RelativeUri::ClientFixesOrigin => {}
-            (None, None) => {
-                return Err(self.wrong_origin(
-                    "the request has a relative URI, so where it goes is not known here; give it an absolute one, \
-                     or tell the layer that the client beneath it fixes the origin (`client_fixes_origin`)",
-                ));
-            }
-            (_, Some(authority)) if authority.as_str().contains('@') => {
-                return Err(self.wrong_origin(
-                    "the request's URI has user info, which is a credential of its own; remove it",
-                ));
-            }
-            (scheme, authority) => {
-                let scheme = scheme.map_or("", Scheme::as_str);
-                let authority = authority.map_or("", Authority::as_str);
-                return Err(self.wrong_origin(format!(
-                    "the request goes to {scheme}://{authority}, and these credentials are for another origin; \
-                     a redirect that was followed above this layer, or a wrong route, does that",
-                )));
-            }
-        }
-        match request.headers().get(HOST) {
-            None => Ok(()),
-            Some(host) if self.is_only_host(host, request) => Ok(()),
-            Some(_) => Err(self.wrong_origin(
-                "the request's `host` header disagrees with the origin that these credentials are for; \
-                 do not forward the incoming `host`",
-            )),
-        }
-    }
-
-    fn is_only_host<B>(&self, host: &HeaderValue, request: &Request<B>) -> bool {
-        self.origin.is_host_header(host) && request.headers().get_all(HOST).iter().count() == 1
-    }
-
-    #[cold]
-    fn wrong_origin(&self, message: impl Into<Cow<'static, str>>) -> AuthError {
-        AuthError::new(AuthErrorKind::WrongOrigin, message).with_backend(self.origin.clone())
-    }
-}
-
-/// `http` accepts the path `*` after a host, and a client that resolves a relative `//host` goes there (RFC 3986 §4.2).
-fn is_only_a_path(uri: &Uri) -> bool {
-    match uri.path().as_bytes() {
-        [b'/', b'/' | b'\\', ..] => uri.authority().is_some(),
-        [b'/', ..] => true,
-        _ => false,
-    }
 }
 
 /// `None` where what follows the host is not a port.

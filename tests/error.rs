@@ -1,6 +1,6 @@
 //! What an error tells a program, a person and a gateway's caller.
 
-use std::{error::Error, io, time::Duration};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -127,6 +127,26 @@ fn an_error_that_is_shared_is_the_same_for_all() {
     assert_eq!(shared.to_string(), error.to_string());
     assert_eq!(error.retry_after(), None, "a clone is changed on its own");
     assert!(shared.source().is_some());
+}
+
+#[test]
+fn an_auth_error_is_found_in_what_hides_it_from_the_chain_of_sources() {
+    let error = || AuthError::new(AuthErrorKind::Expired, "the token has expired");
+    let shared: Arc<dyn Error + Send + Sync> = Arc::new(error());
+    let wrapped: [BoxError; 7] = [
+        error().into(),
+        io::Error::other(error()).into(),
+        io::Error::other(io::Error::other(error())).into(),
+        io::Error::other(BoxError::from(error())).into(),
+        Box::new(Box::new(error())),
+        Box::new(Arc::new(error())),
+        Box::new(shared),
+    ];
+    for error in wrapped {
+        let found = AuthError::find_in(error.as_ref());
+        let kind = found.map(AuthError::kind);
+        assert_eq!(kind, Some(AuthErrorKind::Expired), "{error:?}");
+    }
 }
 
 #[test]

@@ -62,7 +62,8 @@ use tower::{BoxError, Layer, Service};
 use crate::{
     error::{AuthError, AuthErrorKind},
     inner_service_accessors::inner_service_accessors,
-    origin::{Origin, OriginGuard},
+    origin::Origin,
+    outgoing::origin_guard::OriginGuard,
     secret::secret_header_value,
     sent_or_refused::SentOrRefused,
 };

@@ -3,6 +3,7 @@
 pub(crate) mod auth;
 pub(crate) mod headers;
 pub(crate) mod identity;
+mod origin_guard;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod reauthenticate;
 

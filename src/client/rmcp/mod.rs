@@ -77,12 +77,10 @@ mod response;
 mod send_as;
 mod session_users;
 
-use std::{collections::HashMap, error::Error, fmt, future, sync::Arc};
+use std::{collections::HashMap, fmt, future, sync::Arc};
 
 use ::rmcp::{
-    ServiceError,
     model::ClientJsonRpcMessage,
-    service::ClientInitializeError,
     transport::streamable_http_client::{
         SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
     },
@@ -103,6 +101,7 @@ use self::{
 };
 
 pub use self::send_as::{SendAs, with_identity};
+pub use crate::error::TowerHttpError;
 
 /// What the SDK uses where it is not told.
 const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
@@ -315,56 +314,4 @@ where
     };
     sent.await
         .map_err(|error| TowerHttpError::Send(error.into()))
-}
-
-/// Why a [`TowerHttpClient`] has no answer of the server.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TowerHttpError {
-    /// The transport's URI, a token or a session id does not make a request.
-    #[error("the MCP request cannot be made; check the transport's URI, token and headers")]
-    InvalidRequest(#[source] BoxError),
-    /// The service failed: a strategy, the connection. [`AuthError::find_in`](crate::AuthError::find_in) tells which.
-    ///
-    /// It shows itself as what it was, because the SDK's errors show a cause, but do not hand it on as their source.
-    #[error(transparent)]
-    Send(BoxError),
-    /// The body of the response broke off.
-    #[error("the body of the MCP response broke off")]
-    Body(#[source] BoxError),
-    /// An event of an event stream is larger than the transport's configuration allows.
-    #[error("the MCP server sent an event of more than {max_size} bytes")]
-    EventTooLarge {
-        /// The limit, in bytes.
-        max_size: usize,
-    },
-}
-
-impl From<TowerHttpError> for StreamableHttpError<TowerHttpError> {
-    fn from(error: TowerHttpError) -> Self {
-        Self::Client(error)
-    }
-}
-
-/// The cause that an error of the SDK holds, but does not show as its source.
-pub(crate) fn hidden_cause<'a>(
-    error: &'a (dyn Error + 'static),
-) -> Option<&'a (dyn Error + 'static)> {
-    if let Some(ServiceError::TransportSend(cause)) = error.downcast_ref() {
-        return Some(cause);
-    }
-    match error.downcast_ref() {
-        Some(ClientInitializeError::TransportError { error: cause, .. }) => return Some(cause),
-        Some(ClientInitializeError::LegacyFallbackFailed { fallback, .. }) => {
-            return Some(fallback.as_ref());
-        }
-        _ => {}
-    }
-    if let Some(StreamableHttpError::<TowerHttpError>::Client(cause)) = error.downcast_ref() {
-        return Some(cause);
-    }
-    match error.downcast_ref() {
-        Some(TowerHttpError::Send(cause)) => Some(cause.as_ref()),
-        _ => None,
-    }
 }

@@ -54,7 +54,8 @@ use tower::{BoxError, Layer, Service};
 
 use crate::{
     error::AuthError,
-    origin::{Origin, OriginGuard},
+    origin::Origin,
+    outgoing::origin_guard::OriginGuard,
     strategy::{authenticating::PendingAuthentication, strategy::Strategy},
     telemetry::{AuthenticationSpan, Requests},
 };

@@ -1,0 +1,314 @@
+use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use tower::BoxError;
+
+use crate::origin::Origin;
+
+/// Why a request was not authenticated. It was not sent.
+///
+/// Programs look at [`kind`](Self::kind); people read `Display`, which says what was being done, for which backend and
+/// provider, and what to do next. The cause, where there is one, is the `source` and is not repeated in `Display`.
+/// Neither shows a secret.
+///
+/// The layers' services have [`tower::BoxError`] as their error; [`AuthError::find_in`] gets this one back out of it.
+#[derive(Clone)]
+pub struct AuthError {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+struct Inner {
+    kind: AuthErrorKind,
+    message: Cow<'static, str>,
+    backend: Option<Origin>,
+    provider: Option<String>,
+    challenge: Option<HeaderValue>,
+    retry_after: Option<Duration>,
+    description: Option<&'static str>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl AuthError {
+    /// An error of `kind`. The message says what went wrong and what to do next, and holds no secret.
+    pub fn new(kind: AuthErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                kind,
+                message: message.into(),
+                backend: None,
+                provider: None,
+                challenge: None,
+                retry_after: None,
+                description: None,
+                source: None,
+            }),
+        }
+    }
+
+    /// Names the backend that the request was for. `AuthLayer` does it for every strategy.
+    #[must_use]
+    pub fn with_backend(mut self, backend: Origin) -> Self {
+        Arc::make_mut(&mut self.inner).backend = Some(backend);
+        self
+    }
+
+    /// Names the upstream provider whose token was wanted.
+    #[must_use]
+    pub fn with_provider(mut self, provider: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.inner).provider = Some(provider.into());
+        self
+    }
+
+    /// Adds the challenge (`WWW-Authenticate`, RFC 9110 §11.6.1) that tells the caller how to go on.
+    #[must_use]
+    pub fn with_challenge(mut self, challenge: HeaderValue) -> Self {
+        Arc::make_mut(&mut self.inner).challenge = Some(challenge);
+        self
+    }
+
+    /// Says after how long another try makes sense.
+    #[must_use]
+    pub fn with_retry_after(mut self, retry_after: Duration) -> Self {
+        Arc::make_mut(&mut self.inner).retry_after = Some(retry_after);
+        self
+    }
+
+    /// Says to the caller what is wrong with what they sent, in place of what the kind says.
+    #[cfg(feature = "incoming")]
+    #[must_use]
+    pub(crate) fn with_description(mut self, description: &'static str) -> Self {
+        Arc::make_mut(&mut self.inner).description = Some(description);
+        self
+    }
+
+    /// Adds the cause. It is shown to whoever walks the chain of errors, so it must not hold a secret.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        Arc::make_mut(&mut self.inner).source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> AuthErrorKind {
+        self.inner.kind
+    }
+
+    /// The backend that the request was for.
+    pub fn backend(&self) -> Option<&Origin> {
+        self.inner.backend.as_ref()
+    }
+
+    /// The upstream provider whose token was wanted.
+    pub fn provider(&self) -> Option<&str> {
+        self.inner.provider.as_deref()
+    }
+
+    /// The challenge that came with a refusal.
+    pub fn challenge(&self) -> Option<&HeaderValue> {
+        self.inner.challenge.as_ref()
+    }
+
+    /// After how long another try makes sense.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.inner.retry_after
+    }
+
+    /// What a gateway answers to its own caller.
+    ///
+    /// | kind | status | with |
+    /// | --- | --- | --- |
+    /// | `MissingIdentity` | 401 | `WWW-Authenticate: Bearer` without an error code (RFC 6750 §3.1) |
+    /// | `MissingToken`, `Expired`, `Rejected` | 401 | the carried challenge, else `Bearer error="invalid_token"` |
+    /// | `InsufficientScope` | 403 | the carried challenge, else `Bearer error="insufficient_scope"` |
+    /// | `PayloadTooLarge` | 413 | |
+    /// | `Configuration` | 500 | |
+    /// | `WrongOrigin` | 502 | |
+    /// | `Unavailable` | 503 | `Retry-After`, in whole seconds, rounded up; 1 where it is not known |
+    ///
+    /// The JSON body has `error` and `error_description`. It says nothing of what is inside: neither
+    /// [`message`](Self::new), nor the backend, nor the cause.
+    pub fn to_response<B: From<Bytes>>(&self) -> Response<B> {
+        let Answer {
+            status,
+            code,
+            description,
+            challenge,
+        } = self.answer();
+        let body =
+            serde_json::json!({ "error": code, "error_description": description }).to_string();
+        let mut response = Response::new(B::from(Bytes::from(body)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(default) = challenge {
+            let challenge = self.challenge().cloned();
+            headers.insert(
+                WWW_AUTHENTICATE,
+                challenge.unwrap_or_else(|| HeaderValue::from_static(default)),
+            );
+        }
+        if self.kind() == AuthErrorKind::Unavailable {
+            headers.insert(RETRY_AFTER, whole_seconds(self.retry_after()).into());
+        }
+        response
+    }
+}
+
+impl AuthError {
+    pub(crate) fn answer(&self) -> Answer {
+        let answer = self.kind().answer();
+        Answer {
+            description: self.inner.description.unwrap_or(answer.description),
+            ..answer
+        }
+    }
+}
+
+impl fmt::Display for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.message)?;
+        match (self.backend(), self.provider()) {
+            (Some(backend), Some(provider)) => {
+                write!(f, " (backend {backend}, provider `{provider}`)")
+            }
+            (Some(backend), None) => write!(f, " (backend {backend})"),
+            (None, Some(provider)) => write!(f, " (provider `{provider}`)"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("AuthError");
+        debug
+            .field("kind", &self.kind())
+            .field("message", &self.inner.message);
+        if let Some(backend) = self.backend() {
+            debug.field("backend", backend);
+        }
+        if let Some(provider) = self.provider() {
+            debug.field("provider", &provider);
+        }
+        if let Some(challenge) = self.challenge() {
+            debug.field("challenge", challenge);
+        }
+        if let Some(retry_after) = self.retry_after() {
+            debug.field("retry_after", &retry_after);
+        }
+        if let Some(source) = &self.inner.source {
+            debug.field("source", source);
+        }
+        debug.finish()
+    }
+}
+
+impl Error for AuthError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.inner.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// The kinds of [`AuthError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AuthErrorKind {
+    /// The request carries no identity, and no fallback filled the gap.
+    MissingIdentity,
+    /// The identity has no token of the kind that the strategy needs.
+    MissingToken,
+    /// The token is known to have expired.
+    Expired,
+    /// The credential was refused: the caller must log in again.
+    Rejected,
+    /// The credential is good, but not for this (RFC 6750 §3.1 `insufficient_scope`).
+    InsufficientScope,
+    /// The identity provider, the token service or a store cannot be asked. Trying again later may help.
+    Unavailable,
+    /// What was configured cannot work. Trying again does not help.
+    Configuration,
+    /// The request goes elsewhere than the credential may.
+    WrongOrigin,
+    /// The payload is too large to be signed.
+    PayloadTooLarge,
+}
+
+/// What the caller is told.
+pub(crate) struct Answer {
+    status: StatusCode,
+    pub(crate) code: &'static str,
+    pub(crate) description: &'static str,
+    challenge: Option<&'static str>,
+}
+
+impl AuthErrorKind {
+    fn answer(self) -> Answer {
+        const LOG_IN_AGAIN: &str =
+            r#"Bearer error="invalid_token", error_description="log in again""#;
+
+        let (status, code, description, challenge) = match self {
+            Self::MissingIdentity => (
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "authentication is required",
+                Some("Bearer"),
+            ),
+            Self::MissingToken | Self::Expired | Self::Rejected => (
+                StatusCode::UNAUTHORIZED,
+                "invalid_token",
+                "log in again",
+                Some(LOG_IN_AGAIN),
+            ),
+            Self::InsufficientScope => (
+                StatusCode::FORBIDDEN,
+                "insufficient_scope",
+                "the credential does not allow this",
+                Some(r#"Bearer error="insufficient_scope""#),
+            ),
+            Self::Unavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                "authentication is not available at the moment",
+                None,
+            ),
+            Self::Configuration => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "server_error",
+                "authentication is not set up correctly",
+                None,
+            ),
+            Self::WrongOrigin => (
+                StatusCode::BAD_GATEWAY,
+                "bad_gateway",
+                "the request does not go to its backend",
+                None,
+            ),
+            Self::PayloadTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "payload_too_large",
+                "the payload is too large",
+                None,
+            ),
+        };
+        Answer {
+            status,
+            code,
+            description,
+            challenge,
+        }
+    }
+}
+
+fn whole_seconds(duration: Option<Duration>) -> u64 {
+    let duration = duration.unwrap_or(Duration::from_secs(1));
+    let seconds = duration
+        .as_secs()
+        .saturating_add(u64::from(duration.subsec_nanos() > 0));
+    seconds.max(1)
+}

@@ -1,0 +1,81 @@
+use std::{error::Error, io, sync::Arc};
+
+use super::AuthError;
+
+impl AuthError {
+    /// Finds the `AuthError` in an error or its sources, whatever other layers wrapped around it.
+    ///
+    /// It also finds one that [`Error::source`] skips: inside of an [`io::Error`], a `Box` or an `Arc`, and with the
+    /// feature `rmcp` inside of the errors of the MCP SDK.
+    ///
+    /// ```
+    /// use std::io;
+    /// use tower_identity::{AuthError, AuthErrorKind};
+    ///
+    /// let expired = AuthError::new(AuthErrorKind::Expired, "the token has expired");
+    /// let error: tower::BoxError = io::Error::other(expired).into();
+    /// let found = AuthError::find_in(error.as_ref()).unwrap();
+    /// assert_eq!(found.kind(), AuthErrorKind::Expired);
+    /// ```
+    pub fn find_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a AuthError> {
+        std::iter::successors(Some(error), |&error| {
+            skipped(error).or_else(|| error.source())
+        })
+        .find_map(|error| error.downcast_ref())
+    }
+}
+
+/// The error inside of `error` that `source` skips.
+fn skipped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return error.get_ref().map(|error| error as _);
+    }
+    if let Some(error) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        return Some(error.as_ref());
+    }
+    if let Some(error) = error.downcast_ref::<Arc<AuthError>>() {
+        return Some(error.as_ref());
+    }
+    if let Some(error) = error.downcast_ref::<Box<AuthError>>() {
+        return Some(error.as_ref());
+    }
+    #[cfg(feature = "rmcp")]
+    if let Some(error) = of_mcp_sdk::skipped(error) {
+        return Some(error);
+    }
+    None
+}
+
+#[cfg(feature = "rmcp")]
+mod of_mcp_sdk {
+    use std::error::Error;
+
+    use rmcp::{
+        ServiceError, service::ClientInitializeError,
+        transport::streamable_http_client::StreamableHttpError,
+    };
+
+    use crate::error::TowerHttpError;
+
+    pub(super) fn skipped<'a>(
+        error: &'a (dyn Error + 'static),
+    ) -> Option<&'a (dyn Error + 'static)> {
+        if let Some(ServiceError::TransportSend(cause)) = error.downcast_ref() {
+            return Some(cause);
+        }
+        match error.downcast_ref() {
+            Some(ClientInitializeError::TransportError { error: cause, .. }) => return Some(cause),
+            Some(ClientInitializeError::LegacyFallbackFailed { fallback, .. }) => {
+                return Some(fallback.as_ref());
+            }
+            _ => {}
+        }
+        if let Some(StreamableHttpError::<TowerHttpError>::Client(cause)) = error.downcast_ref() {
+            return Some(cause);
+        }
+        match error.downcast_ref() {
+            Some(TowerHttpError::Send(cause)) => Some(cause.as_ref()),
+            _ => None,
+        }
+    }
+}
