@@ -222,6 +222,6 @@ impl<B: Body> Body for SyncBody<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size_hint.clone()
+        self.size_hint
     }
 }
