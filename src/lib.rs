@@ -1,23 +1,12 @@
-//! Whose credentials leave with a request, as Tower middleware.
+//! Tower middleware for the authentication of outgoing requests: it sends the right user's OAuth token, or another
+//! credential, from a gateway or an MCP client to a backend.
 //!
-//! A gateway holds a session for a user and calls backends for them. On each incoming request a validator refreshes the
-//! user's tokens and attaches a fresh [`Identity`]; this crate sees to it that the fresh one leaves, that the identity
-//! captured when the session began fills gaps and nothing else, and that no credential goes to a host that it is not
-//! for.
+//! A gateway opens a session for a user and keeps a copy of the user's identity. Hours later the copy is stale, while
+//! each incoming request carries freshly refreshed tokens. A transport that injects the copy undoes every refresh, and
+//! the user has to log in again about once a day.
 //!
-//! ```text
-//! TokenValidatorLayer  the caller's token becomes an Identity in http::Extensions, with fresh upstream tokens
-//!   └▶ your service
-//!
-//! your service         the request that it sends has the Identity of the one that it serves
-//!   └▶ IdentityLayer        the request's identity wins; the session's is used only when there is none
-//!        └▶ HeaderForwardLayer   (optional) static and captured headers that the backend wants
-//!             └▶ RetryLayer<Reauthenticate>  (optional, tower's own) one retry after a 401
-//!                  └▶ AuthLayer<Strategy>  origin check, then credentials onto the request
-//!                       └▶ HTTP client         hyper-util, reqwest, anything that is a tower Service
-//! ```
-//!
-//! # First steps
+//! With this crate the request's own identity always wins, the session's identity only fills gaps, and a credential is
+//! only sent to the origin that it is for.
 //!
 //! ```no_run
 //! # #[cfg(feature = "hyper")]
@@ -31,67 +20,165 @@
 //!     UpstreamInject, UpstreamToken, client::hyper::https_client,
 //! };
 //!
-//! # let (session_identity, access, body) = (None::<Identity>, "gho_16C7e42F292c", "{}");
+//! # let session_identity = Identity::builder("user-1").build()?;
+//! // Once for each session: a stack around an HTTP client.
+//! let origin = Origin::try_from("https://mcp.example.com")?;
+//! let captured = IdentityLayer::new(session_identity)
+//!     .fallback(FallbackPolicy::teardown());
 //! let mut client = ServiceBuilder::new()
-//!     .layer(IdentityLayer::new(session_identity).fallback(FallbackPolicy::teardown()))
-//!     .layer(AuthLayer::new(Origin::try_from("https://mcp.example.com")?, UpstreamInject::new("github")?))
+//!     .layer(captured)
+//!     .layer(AuthLayer::new(origin, UpstreamInject::new("github")?))
 //!     .service(https_client::<Full<Bytes>>()?);
 //!
+//! // For each request: the identity with the user's newest token.
+//! let github = UpstreamToken::new(AccessToken::new("gho_16C7e42F292c")?);
 //! let identity = Identity::builder("user-1")
 //!     .issuer("https://idp.example.com")
-//!     .upstream("github", UpstreamToken::new(AccessToken::new(access)?))
+//!     .upstream("github", github)
 //!     .build()?;
-//! let mut request = Request::post("https://mcp.example.com/mcp").body(Full::from(body))?;
+//! let mut request = Request::post("https://mcp.example.com/mcp")
+//!     .body(Full::from("{}"))?;
 //! request.extensions_mut().insert(identity);
 //! let response = client.ready().await?.call(request).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # What is promised
+//! # The way of a request
+//!
+//! ```text
+//! a request arrives
+//!   TokenValidatorLayer      validates the caller's token, adds an Identity
+//!    └▶ your service         sends requests that carry this Identity
+//!
+//! a request leaves
+//!   IdentityLayer            the request's identity wins over the session's
+//!    └▶ HeaderForwardLayer   (optional) adds headers that the backend wants
+//!        └▶ AuthLayer        checks the origin, adds the credential
+//!            └▶ HTTP client  hyper, reqwest, or any other tower Service
+//! ```
+//!
+//! The [`Identity`] travels in the request's extensions. A [`Strategy`] turns it into a credential, such as the user's
+//! own token or one exchanged for it.
+//!
+//! # Types
+//!
+//! | type | purpose |
+//! | --- | --- |
+//! | **A request arrives** | feature `incoming` |
+//! | [`TokenValidatorLayer`] | Turns the caller's bearer token into an `Identity`, or answers 401. |
+//! | [`TokenValidator`] | Validates the tokens of one issuer: JWTs, and opaque tokens by introspection. |
+//! | [`KeySet`] | The issuer's signing keys, where they are not fetched from the issuer. |
+//! | [`IntrospectionEndpoint`] | Asks the issuer about an opaque token (RFC 7662). |
+//! | [`ProtectedResourceMetadata`] | Tells clients where to log in (RFC 9728). |
+//! | [`BindSubject`] | Refuses a request of one user on the session of another. |
+//! | [`delegation_chain`], [`ActingParty`] | The parties that act for the user, from the claim `act` (RFC 8693). |
+//! | **Identity** | |
+//! | [`Identity`], [`IdentityBuilder`] | The user a request is made for, with claims and tokens. |
+//! | [`UpstreamToken`] | The user's tokens at another provider, such as GitHub. |
+//! | [`AccessToken`], [`Secret`] | Secret text: validated, redacted in `Debug`, and wiped when dropped. |
+//! | [`HealthCheck`] | Marks a request that is made for no user. |
+//! | **A request leaves** | |
+//! | [`IdentityLayer`] | Gives a request without an identity that of the session. |
+//! | [`FallbackPolicy`] | Selects the requests for which it may do so. |
+//! | [`HeaderForwardLayer`], [`CapturedHeaders`] | Adds static headers, and headers of the caller, to requests for one origin. |
+//! | [`AuthLayer`] | Checks the origin, adds the credential, and can retry a rejected request once. |
+//! | [`Origin`] | The scheme, host and port that a credential is for. |
+//! | **Strategies** | |
+//! | [`Strategy`], [`strategy_fn`] | Turns the identity on a request into a credential. |
+//! | [`Authenticating`] | The result of a strategy: done, refused, or still obtaining the credential. |
+//! | [`Unauthenticated`] | Adds no credential. |
+//! | [`HeaderInjection`] | Sets a fixed header, such as an API key. |
+//! | [`UpstreamInject`] | Sends the user's own token of an upstream provider. |
+//! | [`TokenExchange`] | Exchanges one of the user's tokens for another (RFC 8693). |
+//! | [`ClientCredentials`] | Sends the application's own token (RFC 6749 §4.4). |
+//! | [`OnBehalfOf`] | Exchanges the user's token at Microsoft Entra. |
+//! | [`CrossAppAccess`] | Gets a token of the backend's authorization server for an assertion of the user's identity provider (ID-JAG). |
+//! | [`AwsSts`], [`RoleMapping`] | Signs requests to AWS with an IAM role that the user's claims select. |
+//! | [`Subject`], [`Actor`] | Select the tokens that an exchange sends as `subject_token` and `actor_token`. |
+//! | **Obtaining and keeping credentials** | feature `token-exchange` |
+//! | [`TokenEndpoint`] | Calls an OAuth token endpoint. |
+//! | [`ClientAuth`] | Authenticates this application to it. |
+//! | [`CredentialCache`] | Keeps a credential per user, and renews it before it expires. |
+//! | [`Clock`], [`SystemClock`], [`ManualClock`] | The time, and a clock for tests. |
+//! | **Upstream tokens** | feature `incoming` |
+//! | [`UpstreamTokens`] | Loads and refreshes the tokens that a user has at other providers. |
+//! | [`UpstreamTokenStore`] | The trait for stores of these tokens. |
+//! | [`MemoryStore`], [`RedisStore`] | Stores for one process, and for several replicas. |
+//! | **Configuration** | feature `config` |
+//! | [`OutgoingAuthConfig`] | The strategies of all backends, from YAML or JSON with ToolHive's keys. |
+//! | [`BackendAuthConfig`] | The strategy of one backend. |
+//! | **Clients** | |
+//! | [`client::hyper::https_client`] | A ready-made HTTPS client. |
+//! | [`client::reqwest::ReqwestService`] | A `reqwest::Client` as a Tower service. |
+//! | [`client::rmcp::TowerHttpClient`] | A Tower stack as the HTTP client of the MCP Rust SDK. |
+//! | **Errors** | |
+//! | [`AuthError`], [`AuthErrorKind`] | A request was not authenticated, and was not sent. |
+//! | [`BuildError`] | Lists every wrong setting of a builder. |
+//! | [`InvalidOrigin`], [`InvalidSecret`] | A string is no origin, token or secret. |
+//!
+//! # Namespaces
+//!
+//! Modules hold the builders, futures and services, and the types that are needed to write a strategy or a store.
+//!
+//! | module | contents |
+//! | --- | --- |
+//! | [`incoming`] | The services and futures of the incoming layers, and the builders of their parts. |
+//! | [`outgoing`] | The services and futures of the outgoing layers. |
+//! | [`strategy`] | The builders of the strategies, and the types that are needed to write one. |
+//! | [`oauth`] | Token requests and responses, [`TokenType`](oauth::TokenType), and [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication. |
+//! | [`credential`] | Cache keys ([`CacheScope`](credential::CacheScope), [`Fingerprint`](credential::Fingerprint)), and [`Obtained`](credential::Obtained), a credential with its lifetime. |
+//! | [`upstream`] | [`Provider`](upstream::Provider), [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`SealingKey`](upstream::SealingKey), and the types that are needed to write a store or a refresher. |
+//! | [`config`] | [`Resources`](config::Resources), the blocks for each kind of backend, and [`LiveOutgoingAuth`](config::LiveOutgoingAuth), which is replaced while requests are running. |
+//! | [`client`] | Adapters for [`hyper`](client::hyper), [`reqwest`](client::reqwest) and [`rmcp`](client::rmcp). |
+//! | [`telemetry`] | The names of spans, events and metrics. |
+//!
+//! # Promises
 //!
 //! 1. **The request's identity always wins.** An `Identity` in the request's extensions is never replaced or merged.
-//! 2. **The fallback only fills a gap**, only where [`FallbackPolicy`] allows it, and its use can be seen (a `tracing`
-//!    event).
-//! 3. **A credential has an address.** [`AuthLayer`] and [`HeaderForwardLayer`] are bound to one [`Origin`]; a request
-//!    for another fails before any credential is obtained.
-//! 4. **All or nothing.** A strategy that fails leaves no half-authenticated request behind, and none is sent.
-//! 5. **One user's credential never reaches another.**
-//! 6. **Secrets do not leak**, not through `Debug`, `Display`, an error and its sources, a `tracing` field, a URL or
-//!    serde. Header values are marked sensitive; secret memory is zeroized.
-//! 7. **A cancelled caller harms nobody.**
+//! 2. **The fallback only fills a gap**, only where [`FallbackPolicy`] allows it, and a `tracing` event shows its use.
+//! 3. **A credential has an address.** [`AuthLayer`] and [`HeaderForwardLayer`] are bound to one [`Origin`], and refuse
+//!    a request for another one before any credential is obtained.
+//! 4. **All or nothing.** A request whose strategy fails is not sent.
+//! 5. **One user's credential never reaches another.** A cache key is made from the strategy's whole configuration and
+//!    the user's token.
+//! 6. **Secrets do not leak** through `Debug`, `Display`, an error and its sources, a `tracing` field, a URL or serde.
+//! 7. **A cancelled caller does not disturb others.** A credential is obtained apart from the request that asked for it
+//!    first.
 //! 8. **No identity means no identity.** There is no empty or anonymous [`Identity`].
+//!
+//! The [threat model](crate::guide::security) names the tests that hold each promise.
 //!
 //! # Features
 //!
-//! Without any, the crate is the layers and the strategies, and depends on little more than tower, http and serde_json.
+//! The core (the layers, `HeaderInjection`, `UpstreamInject` and `strategy_fn`) needs no feature and few dependencies.
 //!
-//! | feature | adds |
-//! | --- | --- |
-//! | `credential-cache` | `CredentialCache`: credentials that were obtained for a user, kept and renewed |
-//! | `token-exchange` | the strategies that have a token issued (`TokenExchange`, `ClientCredentials`, `OnBehalfOf`, `CrossAppAccess`), `Reauthenticate`, and `TokenEndpoint`; with it `credential-cache` |
-//! | `private-key-jwt` | client authentication at a token endpoint with a signed assertion; with it `token-exchange` |
-//! | `aws-sts` | `AwsSts`: the user's claims choose an IAM role, and each request is signed in it; with it `token-exchange` |
-//! | `hyper` | `client::hyper`: a ready-made HTTPS client over hyper-util and rustls |
-//! | `incoming` | `incoming`: the caller's bearer token is validated, and becomes an identity with fresh upstream tokens; with it `token-exchange` |
-//! | `redis` | `RedisStore`: upstream tokens that all replicas share, and `incoming` |
-//! | `reqwest` | `client::reqwest`: a `reqwest::Client` as a Tower HTTP service |
-//! | `rmcp` | `client::rmcp`: a Tower stack as the HTTP client of the MCP Rust SDK |
-//! | `config` | `OutgoingAuthConfig`: the strategies of many backends out of one configuration, with ToolHive's keys; with it `aws-sts` and `token-exchange` |
-//! | `metrics` | counters and histograms: see [`telemetry`] |
-//! | `full` | all of them |
+//! | feature | adds | with it | Rust |
+//! | --- | --- | --- | --- |
+//! | `token-exchange` | [`TokenEndpoint`], [`CredentialCache`], [`TokenExchange`], [`ClientCredentials`], [`OnBehalfOf`] and [`CrossAppAccess`] | | |
+//! | `private-key-jwt` | client authentication with a signed assertion (RFC 7523) | `token-exchange` | |
+//! | `aws-sts` | [`AwsSts`] | `token-exchange` | |
+//! | `incoming` | [`TokenValidatorLayer`] and [`UpstreamTokens`] | `token-exchange` | |
+//! | `redis` | [`RedisStore`] | `incoming` | |
+//! | `config` | [`OutgoingAuthConfig`] | `token-exchange` | |
+//! | `hyper` | [`client::hyper`] | | |
+//! | `reqwest` | [`client::reqwest`] | | |
+//! | `rmcp` | [`client::rmcp`] | | |
+//! | `metrics` | counters and histograms through the [`metrics`](https://docs.rs/metrics) facade, see [`telemetry`] | | |
+//! | `full` | all of them | | |
+//!
+//! # Guides
+//!
+//! - Add the layers to [a hyper client](crate::guide::hyper), to [reqwest](crate::guide::reqwest), or to [an MCP
+//!   client](crate::guide::rmcp).
+//! - [Write a gateway](crate::guide::gateway), [move from ToolHive](crate::guide::toolhive), or [write your own
+//!   strategy](crate::guide::strategy).
+//! - Operate it: [several replicas](crate::guide::replicas), [troubleshooting](crate::guide::troubleshooting), [what it
+//!   costs](crate::guide::cost).
+//! - Trust it: [threat model](crate::guide::security), [faults of other systems](crate::guide::faults), [how the crate
+//!   is tested](crate::guide::testing).
 
-#![cfg_attr(
-    feature = "full",
-    doc = "
-# Guides
-
-- I have [a hyper client](guide::hyper), [reqwest](guide::reqwest), [an MCP client](guide::rmcp).
-- I [write a gateway](guide::gateway), [come from ToolHive](guide::toolhive), [write my own strategy](guide::strategy).
-- [The threat model, what is promised, and by which test](guide::security). [Faults of others](guide::faults).
-- [Several replicas](guide::replicas). [Troubleshooting](guide::troubleshooting).
-"
-)]
+#![cfg_attr(not(feature = "full"), allow(rustdoc::broken_intra_doc_links))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(test),

@@ -1,76 +1,79 @@
-//! Faults of others that were looked for here, and the test that would notice each.
+//! Faults of other systems, and the test that detects each of them here.
 //!
-//! They are bugs of systems that do this job, found in their issues. Each has a number, and tests of it begin with that
-//! (`f01_`). For each row there is a patch in `tests/faults`, of the same name, that puts the fault in as an honest
-//! mistake would. `tests/faults/run` applies one after another to a copy of the crate, and sees that the named test fails,
-//! by what it asserts; `tests/faults/run F07 F18` does so for some. What stands behind a dash is another way to the same
-//! fault.
+//! These are bugs of systems that do the same job, found in their issue trackers. Each has a number, and its tests
+//! begin with that number (for example `f01_`). A row that begins with an ellipsis is a variant of the fault above it,
+//! and its number has a suffix.
+//!
+//! Each row has a patch with the same name in `tests/faults`, such as `tests/faults/F07-secret.patch`, which puts the
+//! fault into the crate as an honest mistake would. `tests/faults/run` applies the patches one by one to a copy of the
+//! crate, and checks that the named test fails by one of its assertions. `tests/faults/run F07 F18` does this for the
+//! named faults only. See [how the crate is tested](super::testing#the-faults-of-other-systems).
 //!
 //! | # | fault | file | test |
 //! | --- | --- | --- | --- |
-//! | F01 | the identity that a session began with replaces the fresh one of the request | `token_refresh_end_to_end` | `f01_after_each_refresh_the_backend_sees_the_fresh_token_on_the_very_next_call` |
-//! | F02 | an identity that is there but empty counts as one | `identity` | `f02_an_empty_identity_cannot_be_built` |
-//! | F02-absence | nobody is taken for a user | `identity_layer` | `f02_who_is_not_known_is_none_and_no_strategy_takes_them_for_a_user` |
-//! | F03 | a half-empty identity is made up when a session is restored | `identity` | `f03_a_half_empty_identity_cannot_be_built` |
+//! | F01 | the identity captured at the start of a session replaces the request's fresh identity | `token_refresh_end_to_end` | `f01_after_each_refresh_the_backend_sees_the_fresh_token_on_the_very_next_call` |
+//! | F02 | an empty identity is accepted as an identity | `identity` | `f02_an_empty_identity_cannot_be_built` |
+//! | F02-absence | a request without an identity is treated as one of a user | `identity_layer` | `f02_who_is_not_known_is_none_and_no_strategy_takes_them_for_a_user` |
+//! | F03 | an incomplete identity is invented when a session is restored | `identity` | `f03_a_half_empty_identity_cannot_be_built` |
 //! | F03-fallback | … and becomes the fallback | `identity_layer` | `f03_a_session_without_identity_fills_no_gap` |
-//! | F04 | a redirect strips the extensions, and what is below authenticates for a stranger | `redirects` | `f04_a_redirect_to_a_stranger_does_not_take_the_fallback_identity_along` |
-//! | F05 | a credential in a header of its own survives a redirect | `redirects` | `f05_a_redirect_to_a_stranger_does_not_take_an_injected_header_along` |
-//! | F05-forward | … a forwarded header, too | `redirects` | `f05_a_redirect_to_a_stranger_does_not_take_a_forwarded_header_along` |
-//! | F05-client | … because the client follows beneath the layers | `reqwest_client` | `f05_a_redirect_is_not_followed_beneath_the_layers` |
-//! | F06 | one user gets another's token out of a cache that is keyed by name or e-mail | `token_strategies` | `f06_users_that_differ_only_in_their_token_never_share_one` |
-//! | F07 | the cache key lacks a part of the configuration: scope, resource, tenant | `token_strategies` | `f07_strategies_that_differ_in_one_setting_never_share_a_token` |
+//! | F04 | a redirect strips the extensions, and the layers beneath authenticate for another host | `redirects` | `f04_a_redirect_to_a_stranger_does_not_take_the_fallback_identity_along` |
+//! | F05 | a credential in a custom header survives a redirect | `redirects` | `f05_a_redirect_to_a_stranger_does_not_take_an_injected_header_along` |
+//! | F05-forward | … in a forwarded header | `redirects` | `f05_a_redirect_to_a_stranger_does_not_take_a_forwarded_header_along` |
+//! | F05-client | … because the client follows redirects beneath the layers | `reqwest_client` | `f05_a_redirect_is_not_followed_beneath_the_layers` |
+//! | F06 | a cache keyed by name or e-mail hands one user's token to another | `token_strategies` | `f06_users_that_differ_only_in_their_token_never_share_one` |
+//! | F07 | the cache key lacks a part of the configuration: scope, resource or tenant | `token_strategies` | `f07_strategies_that_differ_in_one_setting_never_share_a_token` |
 //! | F07-secret | … the client's secret | `token_strategies` | `f07_neither_do_the_other_strategies_if_they_differ_in_one_setting` |
-//! | F07-region | … the region of AWS | `aws_sts` | `f07_strategies_that_differ_share_no_credentials` |
-//! | F08 | all who are anonymous share one cache key | `token_strategies` | `f08_without_a_users_token_there_is_no_look_up_and_no_exchange` |
-//! | F09 | the cache is read before the user's token is checked, which has expired | `token_strategies` | `f09_an_expired_subject_gets_nothing_although_a_token_is_at_hand` |
+//! | F07-region | … the AWS region | `aws_sts` | `f07_strategies_that_differ_share_no_credentials` |
+//! | F08 | all anonymous requests share one cache key | `token_strategies` | `f08_without_a_users_token_there_is_no_look_up_and_no_exchange` |
+//! | F09 | the cache is read before the user's token is checked, and the token has expired | `token_strategies` | `f09_an_expired_subject_gets_nothing_although_a_token_is_at_hand` |
 //! | F09-revoked | … or was revoked | `token_validator` | `f09_a_revoked_token_gets_nothing_although_what_was_obtained_for_it_is_at_hand` |
-//! | F10 | a token exchange on every request | `token_strategies` | `f10_there_is_one_exchange_per_user_backend_and_lifetime` |
-//! | F11 | a thundering herd on a key that is cold or expired | `credential_cache` | `f11_ten_thousand_callers_on_a_cold_key_cause_one_fetch` |
-//! | F12 | the first caller gives up, and ends the refresh that others wait for | `credential_cache` | `f12_the_first_callers_cancellation_harms_nobody` |
-//! | F13 | those who waited for a failed refresh retry one by one | `token_strategies` | `f13_an_outage_is_one_error_for_all_and_no_queue` |
-//! | F13-back-off | … and at once | `credential_cache` | `f13_the_back_off_doubles_up_to_a_minute_and_a_success_resets_it` |
-//! | F14 | an early refresh that fails replaces a token that is still good | `credential_cache` | `f14_a_failed_early_refresh_keeps_the_credential_to_its_end` |
-//! | F15 | an error that is taken for a permanent one stops refreshing for good | `token_strategies` | `f15_any_error_is_recovered_from` |
-//! | F16 | an odd `expires_in`: a text, or no number at all | `token_strategies` | `f16_a_missing_or_odd_lifetime_is_a_short_one_and_a_huge_one_is_a_day` |
-//! | F16-absent | … none | `token_strategies` | `f16_a_missing_or_odd_lifetime_is_a_short_one_and_a_huge_one_is_a_day` |
+//! | F10 | each request causes a token exchange | `token_strategies` | `f10_there_is_one_exchange_per_user_backend_and_lifetime` |
+//! | F11 | a cold or expired key causes a thundering herd | `credential_cache` | `f11_ten_thousand_callers_on_a_cold_key_cause_one_fetch` |
+//! | F12 | the first caller gives up, which cancels the refresh that others wait for | `credential_cache` | `f12_the_first_callers_cancellation_harms_nobody` |
+//! | F13 | callers that waited for a failed refresh retry one by one | `token_strategies` | `f13_an_outage_is_one_error_for_all_and_no_queue` |
+//! | F13-back-off | … and immediately | `credential_cache` | `f13_the_back_off_doubles_up_to_a_minute_and_a_success_resets_it` |
+//! | F14 | an early refresh that fails replaces a token that is still valid | `credential_cache` | `f14_a_failed_early_refresh_keeps_the_credential_to_its_end` |
+//! | F15 | an error that is wrongly taken as permanent stops all later refreshes | `token_strategies` | `f15_any_error_is_recovered_from` |
+//! | F16 | an odd `expires_in` is misread: a string, or another value that is no number | `token_strategies` | `f16_a_missing_or_odd_lifetime_is_a_short_one_and_a_huge_one_is_a_day` |
+//! | F16-absent | … no value | `token_strategies` | `f16_a_missing_or_odd_lifetime_is_a_short_one_and_a_huge_one_is_a_day` |
 //! | F16-negative | … zero or less | `token_strategies` | `f16_a_missing_or_odd_lifetime_is_a_short_one_and_a_huge_one_is_a_day` |
 //! | F16-huge | … centuries | `credential_cache` | `f16_a_huge_lifetime_is_cut_to_a_day` |
-//! | F17 | a rotated refresh token is redeemed and not stored, and the old one presented again | `upstream_tokens` | `f17_a_rotated_refresh_token_is_stored_and_the_old_one_is_not_presented_again` |
-//! | F17-dropped | … and a dead one stays in the store | `upstream_tokens` | `f17_a_refused_refresh_drops_the_tokens_and_asks_for_a_log_in` |
-//! | F18 | two replicas refresh at once, and the loser deletes the winner's tokens | `upstream_tokens` | `f18_the_loser_of_a_race_reads_the_winners_tokens_and_removes_nothing` |
-//! | F19 | a dead store is taken for a busy holder of the lock | `upstream_tokens` | `f19_a_store_that_is_down_is_no_busy_holder` |
-//! | F20 | instant retries on `invalid_grant`, hundreds of them | `token_strategies` | `f20_a_rejected_subject_is_tried_once_in_ten_seconds` |
-//! | F21 | each 401 of many at once forces its own refresh | `reauthenticate` | `f21_calls_rejected_with_the_same_token_cause_one_refresh` |
-//! | F22 | one 401 after another, with the same token | `reauthenticate` | `f22_a_second_401_goes_to_the_caller` |
-//! | F23 | AWS credentials expire on the way | `aws_sts` | `f23_credentials_do_not_sign_within_5_s_of_their_end` |
-//! | F23-window | … although fresh ones could be had | `aws_sts` | `f23_credentials_about_to_expire_are_not_used_where_fresh_ones_can_be_had` |
-//! | F24 | STS is called on every request, until it throttles | `aws_sts` | `f24_sts_is_asked_once_per_user_role_session_name_and_lifetime` |
-//! | F25 | headers are signed that a hop rewrites | `aws_sts` | `f25_f26_only_host_content_type_and_amz_headers_are_signed` |
-//! | F26 | `traceparent` changes on a retry, and breaks the signature | `aws_sts` | `f25_f26_only_host_content_type_and_amz_headers_are_signed` |
-//! | F27 | what a user is called becomes part of a policy expression | `aws_roles` | `f27_a_claim_is_a_value_and_never_part_of_an_expression` |
+//! | F17 | a refresh token is rotated but the new one is not stored, so the old one is used again | `upstream_tokens` | `f17_a_rotated_refresh_token_is_stored_and_the_old_one_is_not_presented_again` |
+//! | F17-dropped | … and the dead one stays in the store | `upstream_tokens` | `f17_a_refused_refresh_drops_the_tokens_and_asks_for_a_log_in` |
+//! | F18 | two replicas refresh at the same time, and the loser deletes the winner's tokens | `upstream_tokens` | `f18_the_loser_of_a_race_reads_the_winners_tokens_and_removes_nothing` |
+//! | F19 | a store that is down is mistaken for one whose lock is held | `upstream_tokens` | `f19_a_store_that_is_down_is_no_busy_holder` |
+//! | F20 | `invalid_grant` causes hundreds of immediate retries | `token_strategies` | `f20_a_rejected_subject_is_tried_once_in_ten_seconds` |
+//! | F21 | each of many simultaneous 401s forces a separate refresh | `reauthenticate` | `f21_calls_rejected_with_the_same_token_cause_one_refresh` |
+//! | F22 | a request is retried after each 401, with the same token | `reauthenticate` | `f22_a_second_401_goes_to_the_caller` |
+//! | F23 | AWS credentials expire before the request arrives | `aws_sts` | `f23_credentials_do_not_sign_within_5_s_of_their_end` |
+//! | F23-window | … although fresh ones are available | `aws_sts` | `f23_credentials_about_to_expire_are_not_used_where_fresh_ones_can_be_had` |
+//! | F24 | STS is called for each request, until it throttles | `aws_sts` | `f24_sts_is_asked_once_per_user_role_session_name_and_lifetime` |
+//! | F25 | the signature covers headers that a proxy rewrites | `aws_sts` | `f25_f26_only_host_content_type_and_amz_headers_are_signed` |
+//! | F26 | `traceparent` changes on a retry, which breaks the signature | `aws_sts` | `f25_f26_only_host_content_type_and_amz_headers_are_signed` |
+//! | F27 | a user's name becomes part of a policy expression | `aws_roles` | `f27_a_claim_is_a_value_and_never_part_of_an_expression` |
 //! | F28 | an unknown `kid` is not looked up again after the keys were rotated | `issuer_keys` | `f28_a_rotated_key_is_looked_up_on_the_first_token_that_names_it` |
-//! | F28-debounce | … or is, on every bad token | `issuer_keys` | `f28_bad_tokens_fetch_keys_at_most_once_in_10_seconds` |
-//! | F29 | the issuer's refusal of a user surfaces as 500 | `token_endpoint` | `f29_the_callers_fault_is_told_from_the_issuers` |
-//! | F29-issuer | … its outage, too | `token_strategies` | `f29_whose_fault_it_is_shows_in_the_status_and_nothing_else_does` |
-//! | F30 | a lock is held as long as an event stream is open, and blocks every call | `rmcp_client` | `f30_a_hundred_calls_proceed_while_streams_are_open` |
-//! | F31 | the service that is called is not the one that was polled ready | `auth_layer` | `f31_the_service_that_was_polled_ready_is_the_one_that_is_called` |
-//! | F32 | a health check is refused for want of a user | `auth_layer` | `f32_a_health_check_passes_an_identity_strategy_without_a_credential` |
+//! | F28-debounce | … or is looked up again for each bad token | `issuer_keys` | `f28_bad_tokens_fetch_keys_at_most_once_in_10_seconds` |
+//! | F29 | an issuer's refusal of a user is answered with 500 | `token_endpoint` | `f29_the_callers_fault_is_told_from_the_issuers` |
+//! | F29-issuer | … an issuer's outage | `token_strategies` | `f29_whose_fault_it_is_shows_in_the_status_and_nothing_else_does` |
+//! | F30 | a lock is held while an event stream is open, which blocks all calls | `rmcp_client` | `f30_a_hundred_calls_proceed_while_streams_are_open` |
+//! | F31 | a request is sent on another service than the one that was polled ready | `auth_layer` | `f31_the_service_that_was_polled_ready_is_the_one_that_is_called` |
+//! | F32 | a health check is refused because it has no user | `auth_layer` | `f32_a_health_check_passes_an_identity_strategy_without_a_credential` |
 //! | F32-teardown | … at the end of its session | `rmcp_client` | `f32_a_probe_of_a_session_needs_no_user_from_its_handshake_to_its_teardown` |
-//! | F33 | a secret is in what `Debug` shows | `secrets` | `f33_no_value_shows_a_secret_in_its_debug` |
-//! | F33-trace | … in a log at TRACE | `aws_sts` | `f33_no_secret_is_in_a_log_at_trace_that_of_the_aws_sdk_included` |
-//! | F33-url | … in a URL | `aws_sts` | `f33_sts_is_asked_by_a_post_with_nothing_in_its_url_and_without_a_signature` |
-//! | F34 | after a lost session the saved `initialize` is replayed, and its old identity with it | `rmcp_client` | `f34_a_replayed_initialize_does_not_bring_an_older_identity_back` |
+//! | F33 | `Debug` shows a secret | `secrets` | `f33_no_value_shows_a_secret_in_its_debug` |
+//! | F33-trace | … a log at TRACE shows it | `aws_sts` | `f33_no_secret_is_in_a_log_at_trace_that_of_the_aws_sdk_included` |
+//! | F33-url | … a URL shows it | `aws_sts` | `f33_sts_is_asked_by_a_post_with_nothing_in_its_url_and_without_a_signature` |
+//! | F34 | after a lost session, the saved `initialize` is sent again with its old identity | `rmcp_client` | `f34_a_replayed_initialize_does_not_bring_an_older_identity_back` |
 //! | F35 | a token endpoint sends a gibibyte | `token_endpoint` | `f35_a_body_of_a_gibibyte_is_not_read` |
-//! | F35-drip | … a byte now and then | `token_endpoint` | `f35_an_answer_that_drips_or_never_comes_is_given_up` |
-//! | F35-no-json | … what is no JSON, or nested without end | `token_endpoint` | `f35_what_is_no_json_object_is_no_token` |
-//! | F35-shown | … and it is shown, with the token in it | `token_endpoint` | `f35_what_is_no_json_object_is_no_token` |
-//! | F35-content-type | … what says that it is no JSON | `token_endpoint` | `f35_a_token_in_what_says_it_is_no_json_is_not_taken` |
+//! | F35-drip | … one byte now and then | `token_endpoint` | `f35_an_answer_that_drips_or_never_comes_is_given_up` |
+//! | F35-no-json | … a body that is no JSON, or nested without end | `token_endpoint` | `f35_what_is_no_json_object_is_no_token` |
+//! | F35-shown | … and an error shows that body, including a token in it | `token_endpoint` | `f35_what_is_no_json_object_is_no_token` |
+//! | F35-content-type | … a token with a content type that is not JSON | `token_endpoint` | `f35_a_token_in_what_says_it_is_no_json_is_not_taken` |
 //! | F35-redirect | … a redirect | `token_endpoint` | `f35_a_redirect_is_not_followed` |
 //! | F36 | an ID token is stale, although the access token beside it is fresh | `upstream_tokens` | `f36_tokens_are_refreshed_before_the_id_token_that_is_used_expires` |
-//! | F37 | the `Host` header says another host than the URI that was checked | `auth_layer` | `f37_a_host_header_that_disagrees_is_refused` |
-//! | F37-authority | … or `:authority` does | `hyper_client` | `f37_over_http_2_authority_and_host_are_the_origin_or_nothing_is_sent` |
-//! | F38 | the credential stands beside one that somebody else set, and the server reads the first | `auth_layer` | `f38_exactly_one_credential_header_goes_out` |
-//! | F38-header | … so does an API key | `auth_layer` | `f38_exactly_one_credential_header_goes_out` |
-//! | F38-issued | … so does an issued token | `token_strategies` | `f38_the_backend_gets_the_token_that_was_minted_for_it_and_nothing_else` |
+//! | F37 | the `Host` header names another host than the URI that was checked | `auth_layer` | `f37_a_host_header_that_disagrees_is_refused` |
+//! | F37-authority | … `:authority` names it | `hyper_client` | `f37_over_http_2_authority_and_host_are_the_origin_or_nothing_is_sent` |
+//! | F38 | a second credential header stays on the request, and the server reads that one | `auth_layer` | `f38_exactly_one_credential_header_goes_out` |
+//! | F38-header | … an API key | `auth_layer` | `f38_exactly_one_credential_header_goes_out` |
+//! | F38-issued | … an issued token | `token_strategies` | `f38_the_backend_gets_the_token_that_was_minted_for_it_and_nothing_else` |
 //!
-//! Most have more tests than the one that is named: they are found by their number.
+//! Most faults have more tests than the one in the table. Search for the number to find them.

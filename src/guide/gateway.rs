@@ -1,8 +1,14 @@
-//! I write a gateway.
+//! Write a gateway.
 //!
-//! `examples/gateway/gateway.rs` is one, whole, in under 300 lines, and is meant to be copied; the files beside it are the
-//! world that it is driven in. This page says what each part of it is for. It wants, besides this crate with `config`,
-//! `hyper` and `incoming`:
+//! A gateway should use [`FallbackPolicy::teardown()`](crate::FallbackPolicy::teardown) or
+//! [`FallbackPolicy::never()`](crate::FallbackPolicy::never). It puts the caller's identity on each request that it
+//! forwards, so the session's identity is needed for the closing `DELETE` at most. The default is
+//! [`always()`](crate::FallbackPolicy::always), as in ToolHive, where this layer comes from. It suits a client that
+//! speaks for one user, such as rmcp.
+//!
+//! `examples/gateway/gateway.rs` is a complete gateway in under 300 lines, and is meant to be copied. The files beside
+//! it are the identity provider, the backends and the client that it is tested with. This page explains the parts of
+//! the gateway. It needs this crate with the features `config`, `hyper` and `incoming`, and the following dependencies:
 //!
 //! ```toml
 //! axum = "0.8"
@@ -12,24 +18,60 @@
 //! http-body-util = "0.1"
 //! moka = { version = "0.12", features = ["sync"] }
 //! serde = { version = "1", features = ["derive"] }
-//! tokio = { version = "1", features = ["macros", "net", "rt-multi-thread", "sync", "time"] }
+//! tokio = { version = "1", features = [
+//!     "macros", "net", "rt-multi-thread", "sync", "time",
+//! ] }
 //! tower = { version = "0.5", features = ["util"] }
 //! tower-http = { version = "0.7", features = ["follow-redirect"] }
 //! tracing = "0.1"
 //! ```
 //!
-//! # 1. Know the caller
+//! # 1. Validate the caller's token
 //!
-//! [`TokenValidatorLayer`](crate::TokenValidatorLayer) lets a request pass with an [`Identity`](crate::Identity), or does
-//! not let it pass. With [`upstream_tokens`](crate::incoming::TokenValidatorBuilder::upstream_tokens) that identity has the
-//! user's tokens of other providers, fresh on each request. Serve
-//! [`resource_metadata`](crate::TokenValidator::resource_metadata) beside your routes: it tells MCP clients where to log in.
-//! Health checks of the gateway itself belong outside of the layer.
+//! [`TokenValidatorLayer`](crate::TokenValidatorLayer) puts an [`Identity`](crate::Identity) on each request that it
+//! lets through, and answers all others itself. With
+//! [`upstream_tokens`](crate::incoming::TokenValidatorBuilder::upstream_tokens), the identity also has the user's
+//! tokens of other providers, refreshed before they expire. Callers that have to log in again get a 401 that says so.
+//! If the issuer or the store is unreachable, the answer is 503.
 //!
-//! # 2. Carry the identity, and little else
+//! ```no_run
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use tower::BoxError;
+//! use tower_identity::{
+//!     ClientAuth, RedisStore, Secret, TokenEndpoint, TokenValidator,
+//!     TokenValidatorLayer, UpstreamTokens, client::hyper::https_client,
+//!     upstream::{Provider, RefreshTokenGrant, SealingKey},
+//! };
 //!
-//! The outgoing request is a new one. It gets the identity of the one that it serves, and of the headers what the backend
-//! needs.
+//! fn validator_layer() -> Result<TokenValidatorLayer, BoxError> {
+//!     let client = https_client::<Full<Bytes>>()?;
+//!     let secret = Secret::new(std::env::var("GITHUB_SECRET")?)?;
+//!     let token_url = "https://github.example.com/token";
+//!     let endpoint = TokenEndpoint::builder(token_url, client.clone())
+//!         .client_auth(ClientAuth::basic("gateway", secret))
+//!         .build()?;
+//!     let github = Provider::new("github", RefreshTokenGrant::new(endpoint))?;
+//!
+//!     let key = SealingKey::from_base64(&std::env::var("SEALING_KEY")?)?;
+//!     let store = RedisStore::builder("redis://127.0.0.1/", key).build()?;
+//!     let validator = TokenValidator::builder("https://idp.example.com", client)
+//!         .audience("https://gateway.example.com")
+//!         .upstream_tokens(UpstreamTokens::new(store, [github]))
+//!         .build()?;
+//!     Ok(TokenValidatorLayer::new(validator))
+//! }
+//! # let _ = validator_layer;
+//! ```
+//!
+//! [`MemoryStore`](crate::MemoryStore) replaces `RedisStore` where there is only one replica. Serve
+//! [`resource_metadata`](crate::TokenValidator::resource_metadata) beside your routes, so that MCP clients know where
+//! to log in. Keep health checks of the gateway itself outside of the layer.
+//!
+//! # 2. Carry over the identity, and few headers
+//!
+//! Send each outgoing request as a new request. Copy the identity of the incoming request, and only the headers that
+//! the backend needs.
 //!
 //! ```
 //! use http::{HeaderName, Request, Uri, header::{ACCEPT, CONTENT_TYPE}};
@@ -40,7 +82,8 @@
 //!     let mut request = Request::new(body);
 //!     *request.method_mut() = incoming.method;
 //!     *request.uri_mut() = backend.clone();
-//!     for name in [ACCEPT, CONTENT_TYPE, HeaderName::from_static("mcp-session-id")] {
+//!     let session = HeaderName::from_static("mcp-session-id");
+//!     for name in [ACCEPT, CONTENT_TYPE, session] {
 //!         if let Some(value) = incoming.headers.remove(&name) {
 //!             request.headers_mut().insert(name, value);
 //!         }
@@ -57,13 +100,16 @@
 //! # assert!(request.extensions().get::<Identity>().is_some());
 //! ```
 //!
-//! Do not forward `Host`: it names you, and [`AuthLayer`](crate::AuthLayer) refuses the request. Do not forward
-//! `Authorization`: it was meant for you. The validator removes it. Do not forward cookies.
+//! Do not forward these headers:
+//!
+//! - `Host` names your gateway, so [`AuthLayer`](crate::AuthLayer) refuses the request.
+//! - `Authorization` holds the token that was meant for you. The validator removes it.
+//! - `Cookie` belongs to your gateway.
 //!
 //! # 3. One client for each backend, one service for each session
 //!
-//! Build the backend's client with its [`AuthLayer`](crate::AuthLayer) once. When a session begins, wrap a clone of it in
-//! what belongs to the session:
+//! Build the backend's client and its [`AuthLayer`](crate::AuthLayer) once. When a session begins, wrap a clone of it
+//! in the layers that belong to the session:
 //!
 //! ```
 //! use tower::Layer;
@@ -72,23 +118,28 @@
 //!     incoming::BindSubjectService, outgoing::IdentityService,
 //! };
 //!
-//! fn open<S: Clone>(user: &Identity, backend: &S) -> IdentityService<BindSubjectService<S>> {
+//! type Session<S> = IdentityService<BindSubjectService<S>>;
+//!
+//! fn open<S: Clone>(user: &Identity, backend: &S) -> Session<S> {
 //!     let captured = IdentityLayer::new(user.clone())
 //!         .fallback(FallbackPolicy::teardown())
 //!         .follow_requests();
-//!     captured.layer(BindSubject::to(user.clone()).layer(backend.clone()))
+//!     let bound = BindSubject::to(user.clone());
+//!     captured.layer(bound.layer(backend.clone()))
 //! }
 //! # let _ = open::<()>;
 //! ```
 //!
-//! - Keep these in a map that is bounded and forgets idle sessions, by the backend's name and the `Mcp-Session-Id` that it
-//!   gave.
-//! - [`BindSubject`](crate::BindSubject) refuses whoever knows the id of another user's session.
-//! - Each call carries its own identity, so the captured one is for what the gateway sends by itself. If that is only the
-//!   `DELETE`, the policy is [`teardown`](crate::FallbackPolicy::teardown);
-//!   [others](crate::outgoing::identity#which-policy-fits-which-client) fit other gateways.
+//! - Keep the sessions in a bounded map that forgets idle sessions. Its key is the backend's name and the
+//!   `Mcp-Session-Id` that the backend assigned.
+//! - [`BindSubject`](crate::BindSubject) refuses a caller who knows the id of another user's session.
+//! - Each call carries its own identity, so the captured identity is only for requests that the gateway sends by
+//!   itself. If that is only the `DELETE`, use [`teardown`](crate::FallbackPolicy::teardown). For other gateways, see
+//!   [which policy fits which client](crate::IdentityLayer#which-policy-fits-which-client).
+//! - [`follow_requests`](crate::IdentityLayer::follow_requests) replaces the captured identity by the newest identity
+//!   of the same user that a request carried. Thus a `DELETE` hours into the session goes out with a valid token.
 //!
-//! # 4. Answer for what fails
+//! # 4. Answer errors
 //!
 //! ```
 //! use bytes::Bytes;
@@ -112,22 +163,29 @@
 //! # assert_eq!(answer(error.into()).status(), StatusCode::SERVICE_UNAVAILABLE);
 //! ```
 //!
-//! The caller learns nothing of what is inside; write the error to your log. What a backend says about credentials is
-//! between it and you: do not relay its 401 with its challenge, but answer one of your own.
+//! The answer reveals nothing internal to the caller, so write the error to your log. Do not relay a backend's 401 with
+//! its challenge, because it is about the gateway's credential for that backend. Answer with an error of the gateway
+//! instead.
 //!
 //! # 5. Stream
 //!
-//! The layers pass bodies on as they are. Do not gather them, and set timeouts for the head of a response, not for its
-//! body: an event stream stays open for hours. [`AwsSts`](crate::AwsSts) is the exception: it gathers the request's body,
-//! to sign it.
+//! The layers pass bodies through. Do not buffer them. Set timeouts for the head of a response, not for its body,
+//! because an event stream stays open for hours. [`AwsSts`](crate::AwsSts) is the exception: it buffers the request's
+//! body in order to sign it.
 //!
-//! # 6. Stop
+//! # 6. Shut down
 //!
-//! Take no new connections, send the `DELETE` of each open session (nobody asked for these, so the fallback fills the gap),
-//! and give what is under way a while to end.
+//! 1. Accept no new connections.
+//! 2. Send the `DELETE` of each open session. No caller asked for it, so the session's identity fills the gap.
+//! 3. Give running requests some time to finish.
 //!
-//! # Go on
+//! # Next steps
 //!
-//! - Backends out of a file: [`crate::config`]. Several replicas: [`crate::guide::replicas`].
-//! - Spans and metrics: [`crate::telemetry`].
-//! - `cargo run --all-features --example gateway` drives a user's day through it.
+//! - Read the backends from a file: [`crate::config`].
+//! - Run several replicas: [`crate::guide::replicas`].
+//! - Watch spans and metrics: [`crate::telemetry`].
+//! - `cargo run --all-features --example gateway` runs the gateway with an identity provider, two MCP backends and a
+//!   client in one process. It prints a table of a user's day: a login, ten tool calls, two token expiries, a revoked
+//!   refresh token, a tampered redirect and a teardown.
+//! - With `-- --serve 127.0.0.1:8080 --config examples/gateway/gateway.yaml` it only serves. The environment must have
+//!   the secrets that the file names.

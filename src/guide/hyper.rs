@@ -1,15 +1,15 @@
-//! I have a hyper client.
+//! Add the layers to a hyper client.
 //!
-//! # 1. Take a client
+//! # 1. Choose a client
 //!
-//! [`https_client`](crate::client::hyper::https_client) (feature `hyper`) is a hyper-util client over rustls. Any hyper-util
-//! client of your own does as well, and so does everything else that is a `Service<Request<B>>`. Make one and clone it:
-//! clones share the connections.
+//! [`https_client`](crate::client::hyper::https_client) (feature `hyper`) builds a hyper-util client over rustls. Your
+//! own hyper-util client works as well, and so does any other `Service<Request<B>>`. Build one client and clone it,
+//! because clones share their connections.
 //!
 //! # 2. Put the layers on top
 //!
-//! One [`AuthLayer`](crate::AuthLayer) for each backend, bound to its origin, and one
-//! [`IdentityLayer`](crate::IdentityLayer) for each session.
+//! Each backend has one [`AuthLayer`](crate::AuthLayer), which is bound to the backend's origin. Each session has one
+//! [`IdentityLayer`](crate::IdentityLayer), which holds the identity that the user logged in with.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -26,12 +26,15 @@
 //! /// Once for each backend.
 //! fn backend() -> Result<Backend, BoxError> {
 //!     let origin = Origin::try_from("https://mcp.example.com")?;
-//!     Ok(AuthLayer::new(origin, UpstreamInject::new("github")?).layer(https_client()?))
+//!     let auth = AuthLayer::new(origin, UpstreamInject::new("github")?);
+//!     Ok(auth.layer(https_client()?))
 //! }
 //!
 //! /// Once for each session.
-//! fn session(at_log_in: Identity, backend: &Backend) -> IdentityService<Backend> {
-//!     IdentityLayer::new(at_log_in).fallback(FallbackPolicy::teardown()).layer(backend.clone())
+//! fn session(user: Identity, backend: &Backend) -> IdentityService<Backend> {
+//!     IdentityLayer::new(user)
+//!         .fallback(FallbackPolicy::teardown())
+//!         .layer(backend.clone())
 //! }
 //! # let _ = session(Identity::builder("user-1").build()?, &backend()?);
 //! # Ok::<(), BoxError>(())
@@ -39,7 +42,8 @@
 //!
 //! # 3. Put the identity on each request
 //!
-//! The identity travels in the request's extensions. The URI is absolute, as the origin is checked.
+//! Insert the [`Identity`](crate::Identity) into the request's extensions. Give the request an absolute URI, because
+//! [`AuthLayer`](crate::AuthLayer) checks its origin.
 //!
 //! ```no_run
 //! use http::{Request, StatusCode};
@@ -51,10 +55,15 @@
 //! #     UpstreamInject, client::hyper::HttpsClient,
 //! #     outgoing::{AuthService, IdentityService},
 //! # };
-//! # type Session = IdentityService<AuthService<HttpsClient<Full<Bytes>>, UpstreamInject>>;
+//! # type Backend = AuthService<HttpsClient<Full<Bytes>>, UpstreamInject>;
+//! # type Session = IdentityService<Backend>;
 //!
-//! async fn call(session: &mut Session, identity: Identity) -> Result<StatusCode, BoxError> {
-//!     let mut request = Request::post("https://mcp.example.com/mcp").body(Full::from("{}"))?;
+//! async fn call(
+//!     session: &mut Session,
+//!     identity: Identity,
+//! ) -> Result<StatusCode, BoxError> {
+//!     let mut request = Request::post("https://mcp.example.com/mcp")
+//!         .body(Full::from("{}"))?;
 //!     request.extensions_mut().insert(identity);
 //!     match session.ready().await?.call(request).await {
 //!         Ok(response) => Ok(response.status()),
@@ -66,15 +75,16 @@
 //! }
 //! ```
 //!
-//! # 4. Say when
+//! # 4. Choose the fallback policy
 //!
-//! [`FallbackPolicy`](crate::FallbackPolicy) says which requests without an identity get the session's:
-//! [which policy fits which client](crate::outgoing::identity#which-policy-fits-which-client).
+//! The [`FallbackPolicy`](crate::FallbackPolicy) selects the requests without an identity that get the session's
+//! identity. For example, `teardown()` allows it only for the `DELETE` that ends a session. [This
+//! table](crate::IdentityLayer#which-policy-fits-which-client) shows which policy fits which client.
 //!
-//! # Go on
+//! # Next steps
 //!
-//! - What else than the user's own token can leave: the [strategies](crate::strategy).
-//! - Timeouts: [what the client does](crate::client::hyper#what-it-does), and what is left to you.
-//! - Redirects: put [`FollowRedirect`](https://docs.rs/tower-http/latest/tower_http/follow_redirect/index.html) above the
-//!   layers, never beneath.
-//! - `cargo run --all-features --example inject` runs as it is.
+//! - Send another credential than the user's own token: see the [strategies](crate::strategy).
+//! - Set timeouts: [the client](crate::client::hyper#what-it-does) limits only the time to connect.
+//! - Follow redirects: put [`FollowRedirect`](https://docs.rs/tower-http/latest/tower_http/follow_redirect/index.html)
+//!   above the layers, never beneath them.
+//! - Run a complete program: `cargo run --all-features --example inject`.

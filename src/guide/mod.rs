@@ -1,20 +1,23 @@
-//! Guides: the way to where you want to be, step by step.
+//! Guides: step-by-step pages for common tasks, and background.
 //!
-//! | you | page |
+//! | task | page |
 //! | --- | --- |
-//! | have a hyper client | [`hyper`] |
-//! | have reqwest | [`reqwest`] |
-//! | have an MCP client of the Rust SDK | [`rmcp`] |
+//! | add the layers to a hyper client | [`hyper`] |
+//! | add the layers to a reqwest client | [`reqwest`] |
+//! | add the layers to an MCP client of the Rust SDK | [`rmcp`] |
 //! | write a gateway | [`gateway`] |
-//! | come from ToolHive | [`toolhive`] |
-//! | write your own strategy | [`strategy`] |
-//! | want the threat model, what is promised, and by which test | [`security`] |
-//! | want to know which faults of others were looked for | [`faults`] |
+//! | move from ToolHive | [`toolhive`] |
+//! | write a strategy | [`strategy`] |
 //! | run several replicas | [`replicas`] |
-//! | got an error | [`troubleshooting`] |
+//! | find the cause of an error | [`troubleshooting`] |
+//! | know what the layers cost | [`cost`] |
+//! | read the threat model, and the test for each promise | [`security`] |
+//! | see which faults of other systems are tested for | [`faults`] |
+//! | run the tests, the fuzzers and the soak test | [`testing`] |
 //!
-//! These modules hold text alone. What the parts do in detail is in their own documentation.
+//! The guides contain only text. Each type's own documentation has the details.
 
+pub mod cost;
 pub mod faults;
 pub mod gateway;
 pub mod hyper;
@@ -23,5 +26,6 @@ pub mod reqwest;
 pub mod rmcp;
 pub mod security;
 pub mod strategy;
+pub mod testing;
 pub mod toolhive;
 pub mod troubleshooting;

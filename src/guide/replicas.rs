@@ -1,16 +1,18 @@
-//! I run several replicas.
+//! Run several replicas.
 //!
-//! A refresh token that rotates may be spent once. Two replicas that spend it together look like a theft to its issuer, and
-//! the user is logged out. So the upstream tokens of a session are shared, and one replica at a time refreshes them.
+//! A refresh token that rotates may be used only once. If two replicas use the same one, the issuer takes it for stolen
+//! and logs the user out. Therefore the replicas share the upstream tokens of a session, and only one of them refreshes
+//! the tokens at a time.
 //!
 //! # 1. Share the tokens
 //!
-//! [`RedisStore`](crate::RedisStore) (feature `redis`) takes the place of [`MemoryStore`](crate::MemoryStore).
+//! Replace [`MemoryStore`](crate::MemoryStore) by [`RedisStore`](crate::RedisStore) (feature `redis`).
 //!
 //! ```
 //! use std::time::Duration;
+//! use tower::BoxError;
 //! use tower_identity::{
-//!     AuthError, RedisStore, UpstreamTokens,
+//!     RedisStore, UpstreamTokens,
 //!     upstream::{Provider, RefreshTokenGrant, SealingKey},
 //! };
 //!
@@ -18,53 +20,60 @@
 //!     newest: SealingKey,
 //!     older: SealingKey,
 //!     github: RefreshTokenGrant,
-//! ) -> Result<UpstreamTokens, AuthError> {
+//! ) -> Result<UpstreamTokens, BoxError> {
 //!     let store = RedisStore::builder("redis://redis.internal/", newest)
 //!         .older_key(older)
 //!         .replicas(1)
 //!         .build()?;
-//!     let github = Provider::new("github", github)?.grace(Duration::from_secs(30));
+//!     let grace = Duration::from_secs(30);
+//!     let github = Provider::new("github", github)?.grace(grace);
 //!     Ok(UpstreamTokens::new(store, [github]))
 //! }
 //! # let _ = upstream_tokens;
 //! ```
 //!
+//! A refresh token is never used twice: within a process, callers share one refresh. Across processes, one replica at a
+//! time holds a lease, and a fencing token stops a holder that is too late. The stored tokens are sealed, bound to
+//! their session and written by compare-and-swap.
+//!
 //! # 2. Choose how much a fault may cost
 //!
-//! | setting | set it when |
+//! | setting | when to set it |
 //! | --- | --- |
-//! | [`Provider::grace`](crate::incoming::Provider::grace) | the provider says that it accepts a spent refresh token for a while. Then a replica that dies in the middle of a refresh costs no log-in. **Not** when it does not say so: it takes the second use for a theft |
-//! | [`replicas`](crate::upstream::store::redis::RedisStoreBuilder::replicas) | Redis fails over. Then no refresh token is spent before as many replicas of Redis have the claim. While too few are there, nothing is refreshed |
-//! | [`lease_time`](crate::UpstreamTokens::lease_time) | the default of 10 s is too long to wait for a replica that died |
-//! | [`response_limit`](crate::upstream::store::redis::RedisStoreBuilder::response_limit) | Redis is far away, and 500 ms are too short |
-//! | [`time_to_live`](crate::upstream::store::redis::RedisStoreBuilder::time_to_live) | sessions should end sooner, or later, than 30 days after their last refresh |
+//! | [`Provider::grace`](crate::upstream::Provider::grace) | The provider documents that it accepts a used refresh token for some time. Then the user stays logged in if a replica dies in the middle of a refresh. **Do not** set it otherwise, because the provider takes the second use for a theft. |
+//! | [`replicas`](crate::upstream::RedisStoreBuilder::replicas) | Redis fails over. Then no refresh token is used before this number of Redis replicas has the claim. While fewer are connected, nothing is refreshed. |
+//! | [`lease_time`](crate::UpstreamTokens::lease_time) | The default of 10 s is too long to wait for a replica that died. |
+//! | [`response_limit`](crate::upstream::RedisStoreBuilder::response_limit) | Redis is far away, and the default of 500 ms is too short. |
+//! | [`time_to_live`](crate::upstream::RedisStoreBuilder::time_to_live) | Sessions should end sooner or later than 30 days after their last refresh. |
 //!
-//! What happens when a replica dies, a lease runs out, or Redis stalls, fails over or loses its data is written down
-//! [for refreshes](crate::upstream#what-happens-when-something-breaks) and
-//! [for Redis](crate::upstream::store::redis#what-happens-when-redis-fails), row by row.
+//! Two tables list what happens when a replica dies, a lease ends, or Redis stalls, fails over or loses its data: one
+//! [for refreshes](crate::UpstreamTokens#what-happens-when-something-breaks) and one [for
+//! Redis](crate::RedisStore#what-happens-when-redis-fails). Each row has a test.
 //!
 //! # 3. Rotate the sealing key
 //!
 //! 1. Make a key: `openssl rand -base64 32`.
-//! 2. Give it to all replicas as an [older key](crate::upstream::store::redis::RedisStoreBuilder::older_key), and wait until
-//!    all have it.
-//! 3. Make it the newest everywhere, and the one before an older one.
-//! 4. Drop the old one when each session was refreshed, or has ended. What is then still sealed with it is a
-//!    [`Configuration`](crate::AuthErrorKind::Configuration) error, and not a log-in.
+//! 2. Give it to all replicas as an [older key](crate::upstream::RedisStoreBuilder::older_key), and wait until all of
+//!    them have it.
+//! 3. Make it the newest key everywhere, and the previous key an older one.
+//! 4. Remove the previous key when each session has been refreshed or has ended. A session that is still sealed with a
+//!    removed key fails with [`Configuration`](crate::AuthErrorKind::Configuration), and does not ask the user to log
+//!    in.
 //!
-//! # 4. Keep the clocks
+//! # 4. Synchronize the clocks
 //!
-//! Leases run by the clock of Redis, so it does not matter how far the replicas' clocks are apart. The ends of tokens are
-//! compared with each replica's own clock: run NTP. A replica that is a minute behind sends tokens that have expired.
+//! Leases use the clock of Redis, so differences between the replicas' clocks do not matter to them. The expiry of a
+//! token is compared with the replica's own clock. Run NTP, because a replica whose clock is a minute behind sends
+//! expired tokens.
 //!
-//! # What is per process
+//! # State that each process has for itself
 //!
-//! | what | so |
+//! | state | consequence |
 //! | --- | --- |
-//! | what a [`CredentialCache`](crate::CredentialCache) holds (`TokenExchange` and its kin, `AwsSts`) | each replica asks the issuer once for each user, backend and lifetime |
-//! | back-off after a failure | each replica tries an issuer that is down by itself |
-//! | the issuer's [keys](crate::incoming::jwks) | each replica fetches them |
-//! | [remembered tokens](crate::incoming::TokenValidatorBuilder::cache_tokens) | a token that was revoked is good until its end on each replica that remembers it |
-//! | the identity that [`follow_requests`](crate::IdentityLayer::follow_requests) follows, and your session map | route a session to the replica that opened it, or open it again |
-//! | a replaced [configuration](crate::config::LiveOutgoingAuth) | replace it on each |
+//! | the contents of a [`CredentialCache`](crate::CredentialCache) (used by `TokenExchange` and the other strategies with issued tokens, and by `AwsSts`) | each replica asks the issuer once for each user, backend and lifetime |
+//! | the back-off after a failure | each replica finds out by itself that an issuer is down |
+//! | the issuer's [keys](crate::TokenValidator#where-the-keys-come-from) | each replica fetches them |
+//! | [remembered tokens](crate::incoming::TokenValidatorBuilder::cache_tokens) | a revoked token stays valid until it expires on each replica that remembers it |
+//! | the identity that [`follow_requests`](crate::IdentityLayer::follow_requests) keeps, and your map of sessions | route a session to the replica that opened it, or open it again |
+//! | a replaced [configuration](crate::config::LiveOutgoingAuth) | replace it on each replica |
 //! | spans and metrics | add them up |

@@ -1,14 +1,37 @@
-//! I have reqwest.
+//! Add the layers to a reqwest client.
 //!
-//! # 1. Hand over the builder, not the client
+//! # 1. Turn off redirects
 //!
-//! reqwest follows redirects by itself, beneath the layers, and would take an `x-api-key` along to another host.
-//! [`ReqwestService::new`](crate::client::reqwest::ReqwestService::new) takes your `ClientBuilder` with all its settings,
-//! and switches that off. A proxy that is meant is named in the builder; those of the environment are not used.
+//! By default a reqwest client follows redirects. It does so beneath the layers, where no origin is checked, and takes
+//! a header such as `x-api-key` along to another host. Therefore build the client without redirects.
 //!
-//! # 2. Choose TLS
+//! If you already build a [`reqwest::Client`](::reqwest::Client), add the policy to its builder and hand the client to
+//! [`from_client_without_redirects`](crate::client::reqwest::ReqwestService::from_client_without_redirects). The crate
+//! cannot check the policy of a client that exists, so the name of the method states it.
 //!
-//! This crate turns on none of reqwest's features. Your `Cargo.toml` does:
+//! ```
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use reqwest::redirect::Policy;
+//! use tower_identity::client::reqwest::ReqwestService;
+//!
+//! let client = reqwest::Client::builder()
+//!     .redirect(Policy::none())
+//!     .build()?;
+//! let service =
+//!     ReqwestService::<Full<Bytes>>::from_client_without_redirects(client);
+//! # let _ = service;
+//! # Ok::<(), reqwest::Error>(())
+//! ```
+//!
+//! Otherwise hand the `ClientBuilder`, with all its settings, to
+//! [`ReqwestService::new`](crate::client::reqwest::ReqwestService::new). It turns redirects off. It also ignores the
+//! proxies of the environment (`HTTP_PROXY`), which would see the credentials that go to a plain `http` origin. Name
+//! the proxies that you want in the builder.
+//!
+//! # 2. Choose a TLS implementation
+//!
+//! This crate enables no feature of reqwest. Enable TLS in your `Cargo.toml`:
 //!
 //! ```toml
 //! tower-identity = { version = "0.1", features = ["reqwest"] }
@@ -17,8 +40,8 @@
 //!
 //! # 3. Put the layers on top, and send `http` requests
 //!
-//! In place of `client.post(url).send()`, make an [`http::Request`], put the user's identity into its extensions, and
-//! call the stack.
+//! Replace `client.post(url).send()` by an [`http::Request`]. Insert the user's identity into its extensions, and call
+//! the stack.
 //!
 //! ```
 //! use std::time::Duration;
@@ -26,37 +49,39 @@
 //! use bytes::Bytes;
 //! use http::{Request, StatusCode};
 //! use http_body_util::Full;
-//! use tower::{BoxError, ServiceBuilder, ServiceExt};
+//! use tower::{BoxError, Layer, ServiceExt};
 //! use tower_identity::{
-//!     AuthLayer, Identity, IdentityLayer, Origin, UpstreamInject,
+//!     AuthLayer, Identity, Origin, UpstreamInject,
 //!     client::reqwest::ReqwestService,
 //! };
 //!
 //! async fn call(identity: Identity) -> Result<StatusCode, BoxError> {
-//!     let builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(5));
-//!     let client = ServiceBuilder::new()
-//!         .layer(IdentityLayer::new(None))
-//!         .layer(AuthLayer::new(Origin::try_from("https://api.example.com")?, UpstreamInject::new("github")?))
-//!         .service(ReqwestService::<Full<Bytes>>::new(builder)?);
+//!     let builder = reqwest::Client::builder()
+//!         .connect_timeout(Duration::from_secs(5));
+//!     let origin = Origin::try_from("https://api.example.com")?;
+//!     let client = AuthLayer::new(origin, UpstreamInject::new("github")?)
+//!         .layer(ReqwestService::<Full<Bytes>>::new(builder)?);
 //!
-//!     let mut request = Request::post("https://api.example.com/v1/items").body(Full::from("{}"))?;
+//!     let mut request = Request::post("https://api.example.com/v1/items")
+//!         .body(Full::from("{}"))?;
 //!     request.extensions_mut().insert(identity);
 //!     Ok(client.oneshot(request).await?.status())
 //! }
 //! # let _ = call;
 //! ```
 //!
-//! Build the stack once, and clone it for each call: clones share the connections.
+//! Build the stack once and clone it for each call, because clones share their connections. If the stack belongs to a
+//! session of one user, add an [`IdentityLayer`](crate::IdentityLayer) above the [`AuthLayer`](crate::AuthLayer).
 //!
-//! # 4. If it has to be a reqwest request
+//! # 4. Send a `reqwest::Request`
 //!
-//! A `reqwest::Request` converts into an `http::Request<reqwest::Body>`, and its timeout travels along. Then the stack is
-//! one over `ReqwestService<reqwest::Body>`.
+//! A `reqwest::Request` converts into an `http::Request<reqwest::Body>`, and keeps its timeout. Send it through a stack
+//! over `ReqwestService<reqwest::Body>`.
 //!
 //! # What changes
 //!
-//! - A status of 400 or above is a response, as it is without `error_for_status`.
-//! - An error shows no URL: a secret in its query would be in your log.
-//! - Cookies: a client with a cookie store keeps those of all its users together. Give it none.
+//! - A status of 400 or above is a response, as it is in reqwest without `error_for_status`.
+//! - An error does not show the URL, because a secret in its query would end up in your log.
+//! - A client with a cookie store keeps the cookies of all its users together. Use a client without one.
 //!
-//! `cargo run --all-features --example reqwest` runs as it is. The details are in [`crate::client::reqwest`].
+//! `cargo run --all-features --example reqwest` is a complete program. [`crate::client::reqwest`] has the details.

@@ -1,9 +1,10 @@
-//! I come from ToolHive.
+//! Move from ToolHive.
 //!
-//! The block `outgoingAuth` of your configuration is read as it is: the same keys, the same `type`s. What differs is
-//! [listed with each type](crate::config#coming-from-toolhive).
+//! This crate reads the `outgoingAuth` block of your configuration unchanged: it has the same keys and the same values
+//! of `type`. The documentation of [`OutgoingAuthConfig`](crate::OutgoingAuthConfig#coming-from-toolhive) lists the
+//! differences of each type.
 //!
-//! | ToolHive | here |
+//! | ToolHive | this crate |
 //! | --- | --- |
 //! | `OutgoingAuthConfig` | [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) |
 //! | `BackendAuthStrategy` | [`BackendAuthConfig`](crate::BackendAuthConfig) |
@@ -11,7 +12,7 @@
 //! | `registry.RegisterStrategy(name, s)` | [`.strategy(name, s)`](crate::config::ResourcesBuilder::strategy) on that builder |
 //! | `ResolveForBackend(id)` and the `authRoundTripper` | [`auth.layer_for(id, origin, &resources)?`](crate::OutgoingAuthConfig::layer_for) |
 //! | `DefaultValidator`, `thv vmcp validate` | [`auth.check(&resources)?`](crate::OutgoingAuthConfig::check) |
-//! | a restart, to change it | [`LiveOutgoingAuth::replace`](crate::config::LiveOutgoingAuth::replace) |
+//! | a restart after a change | [`LiveOutgoingAuth::replace`](crate::config::LiveOutgoingAuth::replace) |
 //! | the strategy `unauthenticated` | [`Unauthenticated`](crate::Unauthenticated) |
 //! | `header_injection` | [`HeaderInjection`](crate::HeaderInjection) |
 //! | `token_exchange` | [`TokenExchange`](crate::TokenExchange) |
@@ -21,16 +22,17 @@
 //! | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) |
 //! | `auth.Identity` | [`Identity`](crate::Identity) |
 //! | `identity.UpstreamTokens[p]` | [`identity.upstream(p)`](crate::Identity::upstream), and its [`access_token()`](crate::UpstreamToken::access_token) |
-//! | `identity.UpstreamIDTokens[p]` | the same, and its [`id_token()`](crate::UpstreamToken::id_token) |
-//! | the identity that a session captured, `identityRoundTripper` | [`IdentityLayer::new(identity)`](crate::IdentityLayer)`.fallback(…)` |
+//! | `identity.UpstreamIDTokens[p]` | [`identity.upstream(p)`](crate::Identity::upstream), and its [`id_token()`](crate::UpstreamToken::id_token) |
+//! | the session's captured identity, `identityRoundTripper` | [`IdentityLayer::new(identity)`](crate::IdentityLayer)`.fallback(…)` |
 //! | `WithHealthCheckMarker`, `IsHealthCheck` | [`HealthCheck`](crate::HealthCheck) in the request's extensions |
 //!
 //! # Step by step
 //!
-//! 1. Read the file with a parser of your choice, and [check](crate::OutgoingAuthConfig::check) it: all faults of all
-//!    backends are told at once, each with the backend and the member.
-//! 2. Keep one [`Resources`](crate::config::Resources) for as long as you run: credentials are kept there.
-//! 3. Ask for a layer for each backend, with the origin that its credentials may go to.
+//! 1. Read the file with a parser of your choice. Then [check](crate::OutgoingAuthConfig::check) it: the error lists
+//!    all faults of all backends, each with the backend and the key.
+//! 2. Keep one [`Resources`](crate::config::Resources) for the life of the process, because it holds the cached
+//!    credentials.
+//! 3. Build a layer for each backend, with the origin that its credentials are for.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -56,26 +58,29 @@
 //!         type: our_own
 //!     "#,
 //! )?;
-//! let resources = Resources::<Full<Bytes>>::builder(https_client::<Full<Bytes>>()?)
+//! let token_client = https_client::<Full<Bytes>>()?;
+//! let resources = Resources::<Full<Bytes>>::builder(token_client)
 //!     .strategy("our_own", Unauthenticated)
 //!     .build()?;
 //! auth.check(&resources)?;
 //!
 //! let origin = Origin::try_from("https://mcp.example.com")?;
-//! let layer: AuthLayer<Arc<dyn Strategy<Full<Bytes>>>> = auth.layer_for("github", origin.clone(), &resources)?;
+//! let layer: AuthLayer<Arc<dyn Strategy<Full<Bytes>>>> =
+//!     auth.layer_for("github", origin.clone(), &resources)?;
 //!
-//! // Or, where the file may change while requests are under way:
+//! // Or, if the file may change while requests are running:
 //! let live = LiveOutgoingAuth::new(auth.clone(), resources)?;
-//! let layer_that_follows = live.layer_for("github", origin)?;
+//! let live_layer = live.layer_for("github", origin)?;
 //! live.replace(auth)?;
-//! # let _ = (layer, layer_that_follows);
+//! # let _ = (layer, live_layer);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # What is different on purpose
+//! # Intended differences
 //!
-//! - A captured identity never replaces the one of a request. This is what the crate is for.
+//! - A captured identity never replaces the identity of a request. This is the purpose of the crate.
 //! - A layer is bound to an origin. A redirect, a route or a `Host` header that leads elsewhere is refused.
-//! - A backend that no configuration covers is an error, and not unauthenticated.
-//! - Discovery in Kubernetes is yours: `externalAuthConfigRef` and `clientSecretRef` are not read.
+//! - A backend without a configuration is an error. Its requests are not sent unauthenticated.
+//! - The crate does not discover backends in Kubernetes. It does not read `externalAuthConfigRef` and
+//!   `clientSecretRef`.

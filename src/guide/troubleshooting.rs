@@ -1,30 +1,40 @@
-//! I got an error.
+//! Find the cause of an error.
+//!
+//! The [kind](crate::AuthErrorKind) of an [`AuthError`](crate::AuthError) tells a program what to do:
 //!
 //! ```
 //! use tower::BoxError;
 //! use tower_identity::{AuthError, AuthErrorKind};
 //!
 //! fn what_to_do(error: &BoxError) -> &'static str {
+//!     use AuthErrorKind::{Expired, MissingToken, Rejected, Unavailable};
+//!
 //!     match AuthError::find_in(&**error).map(AuthError::kind) {
-//!         Some(AuthErrorKind::Expired | AuthErrorKind::Rejected | AuthErrorKind::MissingToken) => "log in again",
-//!         Some(AuthErrorKind::Unavailable) => "try again later",
+//!         Some(Expired | Rejected | MissingToken) => "log in again",
+//!         Some(Unavailable) => "try again later",
 //!         Some(_) => "call the operator",
-//!         None => "nothing to do with authentication",
+//!         None => "not an authentication error",
 //!     }
 //! }
 //! # let error = AuthError::new(AuthErrorKind::Expired, "the token has expired");
 //! # assert_eq!(what_to_do(&error.into()), "log in again");
 //! ```
 //!
-//! The text of an [`AuthError`](crate::AuthError) says what was being done, for which backend and provider, and what to do
-//! next. Its sources say why. Print the whole chain: neither shows a secret.
+//! The text of the error tells a person what failed, for which backend and provider, and what to do next. Its sources
+//! have the causes. Print the whole chain: it shows no secret.
 //!
 //! # Where to look
 //!
 //! - `RUST_LOG=tower_identity=debug` shows the span `authenticate` of each request (`backend`, `strategy`, `cache`,
-//!   `outcome`) and the events named below. `outcome` is the kind of the error.
-//! - `tower_identity_requests_total` counts by `backend`, `strategy` and `outcome`. [All names](crate::telemetry).
-//! - A 401 without an `AuthError` is an answer of the backend: the credential left, and was refused there.
+//!   `outcome`) and the events that this page names. `outcome` is the kind of the error.
+//! - `tower_identity_requests_total` counts requests by `backend`, `strategy` and `outcome`. See [all
+//!   metrics](crate::telemetry).
+//! - A 401 without an `AuthError` is the backend's answer: the credential was sent, and the backend refused it.
+//!
+//! # A `BuildError`
+//!
+//! A builder refused its settings. The [`BuildError`](crate::BuildError) lists every wrong setting by name, all of them
+//! at once.
 //!
 //! # `MissingIdentity`
 //!
@@ -32,12 +42,12 @@
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | the outgoing request is a new one, and the identity stayed with the incoming | [carry it over](crate::guide::gateway#2-carry-the-identity-and-little-else) |
-//! | a layer above dropped the extensions, as one that follows redirects to another origin does | look where the redirect led |
-//! | the SDK's own `call_tool` was used | `call_tool_as`: see [`crate::guide::rmcp`] |
-//! | the policy does not cover this request, or the session was opened without an identity | choose a [policy](crate::FallbackPolicy) that does; `tower_identity_fallbacks_total` and the event "using the session's" show when it fills a gap |
-//! | a probe is not marked | [`HealthCheck`](crate::HealthCheck) |
-//! | incoming: the caller sent no bearer token | nothing; they were asked for one |
+//! | The outgoing request is a new one, and the identity stayed on the incoming request. | [Carry it over](crate::guide::gateway#2-carry-over-the-identity-and-few-headers). |
+//! | A layer above dropped the extensions. For example, a layer that follows redirects does so for another origin. | Check where the redirect leads. |
+//! | The MCP SDK's own `call_tool` was used. | Use `call_tool_as`, see [`crate::guide::rmcp`]. |
+//! | The policy does not cover this request, or the session was opened without an identity. | Choose a [policy](crate::FallbackPolicy) that covers it. `tower_identity_fallbacks_total` and the event "using the session's" show when the fallback fills a gap. |
+//! | A health check is not marked as one. | Add [`HealthCheck`](crate::HealthCheck) to its extensions. |
+//! | Incoming: the caller sent no bearer token. | Nothing, the answer asks the caller for one. |
 //!
 //! # `MissingToken`
 //!
@@ -45,89 +55,89 @@
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | the provider's name is misspelt | compare it with those that the text lists |
-//! | the user never logged in there, or it is [optional](crate::incoming::Provider::optional) | have them log in |
-//! | the caller's token has no `tsid` claim, so there are no upstream tokens | let the issuer add it |
-//! | the strategy wants an ID token, and only an access token was kept | put it in at log-in ([`with_id_token`](crate::UpstreamToken::with_id_token)) |
+//! | The provider's name is misspelt. | Compare it with the names that the text lists. |
+//! | The user never logged in there, or the provider is [optional](crate::upstream::Provider::optional). | Have the user log in there. |
+//! | The caller's token has no `tsid` claim, so there are no upstream tokens. | Have the issuer add the claim. |
+//! | The strategy needs an ID token, and only an access token was kept. | Add it at login ([`with_id_token`](crate::UpstreamToken::with_id_token)). |
 //!
 //! # `Expired`
 //!
-//! The token is known to have expired, and was not sent.
+//! The token is known to have expired, so it was not sent.
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | a captured identity was used long after log-in | put the fresh identity on each request, or [follow](crate::IdentityLayer::follow_requests) them |
-//! | nobody refreshes the upstream tokens | [`UpstreamTokens`](crate::UpstreamTokens) |
-//! | clocks are apart | NTP |
-//! | incoming: the caller's own token has ended | nothing; they are told |
+//! | A captured identity was used long after the login. | Put the fresh identity on each request, or let the session [follow](crate::IdentityLayer::follow_requests) the requests. |
+//! | The upstream tokens are not refreshed. | Use [`UpstreamTokens`](crate::UpstreamTokens). |
+//! | Clocks differ. | Run NTP. |
+//! | Incoming: the caller's own token has expired. | Nothing, the answer says so. |
 //!
 //! # `Rejected`
 //!
-//! The credential was refused, and the caller must log in again. For ten seconds the issuer is not asked again for the same
-//! credential: `cache` is `refused` then.
+//! The credential was refused, and the caller must log in again. For ten seconds the issuer is not asked again about
+//! the same credential. During this time the span's field `cache` is `refused`.
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | the user's token was revoked, or the refresh token was spent elsewhere | a log-in; the events "the refresh token was refused" and "the user has to log in again" name the provider. If it happens often, something else spends it: [`crate::guide::replicas`] |
-//! | incoming: wrong audience, issuer, key or type | the event "a caller was refused" says which: see [what is checked](crate::incoming::validator#what-is-checked) |
-//! | AWS STS takes the user's token for none, or for expired | [what comes of its answers](crate::strategy::aws_sts#what-comes-of-an-answer-of-aws-sts) |
+//! | The user's token was revoked, or the refresh token was used elsewhere. | Have the user log in. The events "the refresh token was refused" and "the user has to log in again" name the provider. If it happens often, another process uses the refresh tokens, see [`crate::guide::replicas`]. |
+//! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). |
+//! | AWS STS considers the user's token invalid or expired. | See [the answers of AWS STS](crate::AwsSts#what-comes-of-an-answer-of-aws-sts). |
 //!
 //! # `InsufficientScope`
 //!
-//! The credential is good, but not for this. The [challenge](crate::AuthError::challenge), where there is one, names the
-//! scope to ask for.
+//! The credential is valid, but does not allow this request. The [challenge](crate::AuthError::challenge), if there is
+//! one, names the scope to ask for.
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | the user's token does not have the scopes that the strategy asks for | ask for fewer, or have the user consent |
-//! | AWS STS: the trust policy of the role is not for this user | the trust policy, or the role mapping |
-//! | [`BindSubject`](crate::BindSubject): another user tried to use the session | nothing; they open their own |
+//! | The user's token lacks scopes that the strategy asks for. | Ask for fewer, or have the user consent. |
+//! | AWS STS: the trust policy of the role does not include this user. | Correct the trust policy or the role mapping. |
+//! | [`BindSubject`](crate::BindSubject): another user tried to use the session. | Nothing, the other user can open a session. |
 //!
 //! # `Unavailable`
 //!
-//! An issuer, a token service or a store cannot be asked. It passes; [`retry_after`](crate::AuthError::retry_after) says
-//! when to try again, where that is known.
+//! An issuer, a token service or a store cannot be reached. [`retry_after`](crate::AuthError::retry_after) says when to
+//! try again, if that is known.
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | the issuer is down, slow, or answers something odd | the source has its status; `tower_identity_refresh_duration_seconds` by `outcome` shows for how long. Tries are [spaced](crate::credential::cache#when-it-cannot-be-obtained) |
-//! | its certificate is not trusted | give the client its authority: [`https_client_with`](crate::client::hyper::https_client_with) |
-//! | Redis is down, stalls, or has too few replicas | the text says which; the event "what a refresh brought is not stored yet" is harmless for two minutes |
-//! | a user's upstream token could not be refreshed | the event "no fresh upstream token" names the provider and the kind |
-//! | a replica died in the middle of a refresh | wait, or set a [grace](crate::incoming::Provider::grace) where the provider has one |
-//! | the issuer's signing keys were never fetched | the event "the issuer's keys could not be fetched" |
+//! | The issuer is down, slow, or its answer is malformed. | The error's source has the status. `tower_identity_refresh_duration_seconds` by `outcome` shows how long it has lasted. The crate [spaces its attempts](crate::CredentialCache#when-it-cannot-be-obtained). |
+//! | The issuer's certificate is not trusted. | Give the client its certificate authority: [`https_client_with`](crate::client::hyper::https_client_with). |
+//! | Redis is down, stalls, or has too few replicas. | The text says which. The event "what a refresh brought is not stored yet" is harmless for two minutes. |
+//! | A user's upstream token could not be refreshed. | The event "no fresh upstream token" names the provider and the kind. |
+//! | A replica died in the middle of a refresh. | Wait, or set a [grace](crate::upstream::Provider::grace) period if the provider has one. |
+//! | The issuer's signing keys were never fetched. | The event "the issuer's keys could not be fetched" has the cause. |
 //!
 //! # `Configuration`
 //!
-//! What was configured cannot work, and trying again does not help. The text says what is wrong.
+//! The configuration cannot work, and trying again does not help. The text says what is wrong.
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | the issuer refuses the client (`invalid_client`), the grant or the audience | what is registered there |
-//! | stored tokens cannot be opened | the [key ring](crate::guide::replicas#3-rotate-the-sealing-key) |
-//! | outside of a Tokio runtime | call from within one |
-//! | the backend is no longer in the [live configuration](crate::config::LiveOutgoingAuth) | put it back, or end its sessions |
+//! | The issuer refuses the client (`invalid_client`), the grant or the audience. | Check the client's registration at the issuer. |
+//! | Stored tokens cannot be opened. | Check the [sealing keys](crate::guide::replicas#3-rotate-the-sealing-key). |
+//! | The call is outside of a Tokio runtime. | Call from within one. |
+//! | The backend is no longer in the [live configuration](crate::config::LiveOutgoingAuth). | Add it again, or end its sessions. |
 //!
 //! # `WrongOrigin`
 //!
-//! The request goes elsewhere than the credential may. No credential was obtained.
+//! The request goes to another origin than its credential is for. No credential was obtained.
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | the backend redirects to another host | that host is a backend of its own, with a layer of its own, or an attack |
-//! | the incoming `Host` header was forwarded | do not forward it |
-//! | the URI is relative | make it absolute, or [say](crate::AuthLayer::client_fixes_origin) that the client does |
-//! | another port or scheme than the layer's | the backend's URL, or the [`Origin`](crate::Origin) |
+//! | The backend redirects to another host. | Configure that host as a separate backend with a layer for its origin. If it is unknown, it may be an attack. |
+//! | The incoming `Host` header was forwarded. | Do not forward it. |
+//! | The URI is relative. | Make it absolute, or [declare](crate::AuthLayer::client_fixes_origin) that the client does. |
+//! | The port or scheme differs from the layer's. | Correct the backend's URL or the [`Origin`](crate::Origin). |
 //!
 //! # `PayloadTooLarge`
 //!
-//! [`AwsSts`](crate::AwsSts) signs the whole body, and gathers at most 10 MiB of it. Send less.
+//! [`AwsSts`](crate::AwsSts) signs the whole body, and buffers at most 10 MiB of it. Send a smaller body.
 //!
-//! # No error, but not what you want
+//! # No error, but unexpected behaviour
 //!
-//! | you see | it is |
+//! | observation | cause |
 //! | --- | --- |
-//! | the backend answers 401 once, then 200 | [`Reauthenticate`](crate::Reauthenticate) at work: `tower_identity_forced_refreshes_total` |
-//! | the backend answers 401 always | the token is for another audience, or has no retry: [what is retried](crate::outgoing::reauthenticate#what-is-retried) |
-//! | users log in about once a day | a captured identity wins somewhere: look for a layer that inserts identities above this crate's |
-//! | `cache` is `miss` on each request | the tokens' lifetime is zero, the configuration is built anew for each request, or each request has another user's token |
+//! | The backend answers 401 once, then 200. | [`retry_rejected`](crate::AuthLayer::retry_rejected) replaced a rejected credential. `tower_identity_forced_refreshes_total` counts this. |
+//! | The backend always answers 401. | The token is for another audience, or the request [is not retried](crate::AuthLayer::retry_rejected). |
+//! | Users log in about once a day. | A captured identity wins somewhere. Look for a layer above this crate's layers that inserts identities. |
+//! | `cache` is `miss` for each request. | The tokens' lifetime is zero, the configuration is built again for each request, or each request has another user's token. |
