@@ -44,7 +44,7 @@
 //! # }
 //! ```
 //!
-//! # The way of a request
+//! # The path of a request
 //!
 //! ```text
 //! a request arrives
@@ -70,7 +70,7 @@
 //! | [`TokenValidator`] | Validates the tokens of one issuer: JWTs, and opaque tokens by introspection. |
 //! | [`KeySet`] | The issuer's signing keys, where they are not fetched from the issuer. |
 //! | [`IntrospectionEndpoint`] | Asks the issuer about an opaque token (RFC 7662). |
-//! | [`ProtectedResourceMetadata`] | Tells clients where to log in (RFC 9728). |
+//! | [`ProtectedResourceMetadata`] | Tells clients where to log in, as a service for its well-known path (RFC 9728). |
 //! | [`BindSubject`] | Refuses a request of one user on the session of another. |
 //! | [`delegation_chain`], [`ActingParty`] | The parties that act for the user, from the claim `act` (RFC 8693). |
 //! | **Identity** | |
@@ -79,13 +79,13 @@
 //! | [`AccessToken`], [`Secret`] | Secret text: validated, redacted in `Debug`, and wiped when dropped. |
 //! | [`HealthCheck`] | Marks a request that is made for no user. |
 //! | **A request leaves** | |
-//! | [`IdentityLayer`] | Gives a request without an identity that of the session. |
-//! | [`FallbackPolicy`] | Selects the requests for which it may do so. |
+//! | [`IdentityLayer`] | Adds the session's identity to a request that has none. |
+//! | [`FallbackPolicy`] | Selects the requests that may get the session's identity. |
 //! | [`HeaderForwardLayer`], [`CapturedHeaders`] | Adds static headers, and headers of the caller, to requests for one origin. |
 //! | [`AuthLayer`] | Checks the origin, adds the credential, and can retry a rejected request once. |
 //! | [`Origin`] | The scheme, host and port that a credential is for. |
 //! | **Strategies** | |
-//! | [`Strategy`], [`strategy_fn`] | Turns the identity on a request into a credential. |
+//! | [`Strategy`], [`strategy_fn`] | Turns the identity on a request into a credential: the trait, and a closure as one. |
 //! | [`Authenticating`] | The result of a strategy: done, refused, or still obtaining the credential. |
 //! | [`Unauthenticated`] | Adds no credential. |
 //! | [`HeaderInjection`] | Sets a fixed header, such as an API key. |
@@ -98,7 +98,7 @@
 //! | [`Subject`], [`Actor`] | Select the tokens that an exchange sends as `subject_token` and `actor_token`. |
 //! | **Obtaining and keeping credentials** | feature `token-exchange` |
 //! | [`TokenEndpoint`] | Calls an OAuth token endpoint. |
-//! | [`ClientAuth`] | Authenticates this application to it. |
+//! | [`ClientAuth`] | Authenticates this application to the endpoint. |
 //! | [`CredentialCache`] | Keeps a credential per user, and renews it before it expires. |
 //! | [`Clock`], [`SystemClock`], [`ManualClock`] | The time, and a clock for tests. |
 //! | **Upstream tokens** | feature `incoming` |
@@ -115,7 +115,7 @@
 //! | **Errors** | |
 //! | [`AuthError`], [`AuthErrorKind`] | A request was not authenticated, and was not sent. |
 //! | [`BuildError`] | Lists every wrong setting of a builder. |
-//! | [`InvalidOrigin`], [`InvalidSecret`] | A string is no origin, token or secret. |
+//! | [`InvalidOrigin`], [`InvalidSecret`] | A string is not a valid origin, token or secret. |
 //!
 //! # Namespaces
 //!
@@ -151,21 +151,22 @@
 //!
 //! # Features
 //!
-//! The core (the layers, `HeaderInjection`, `UpstreamInject` and `strategy_fn`) needs no feature and few dependencies.
+//! The core (the layers, `HeaderInjection`, `UpstreamInject` and `strategy_fn`) needs no feature, few dependencies, and
+//! Rust 1.88.
 //!
-//! | feature | adds | with it | Rust |
-//! | --- | --- | --- | --- |
-//! | `token-exchange` | [`TokenEndpoint`], [`CredentialCache`], [`TokenExchange`], [`ClientCredentials`], [`OnBehalfOf`] and [`CrossAppAccess`] | | |
-//! | `private-key-jwt` | client authentication with a signed assertion (RFC 7523) | `token-exchange` | |
-//! | `aws-sts` | [`AwsSts`] | `token-exchange` | |
-//! | `incoming` | [`TokenValidatorLayer`] and [`UpstreamTokens`] | `token-exchange` | |
-//! | `redis` | [`RedisStore`] | `incoming` | |
-//! | `config` | [`OutgoingAuthConfig`] | `token-exchange` | |
-//! | `hyper` | [`client::hyper`] | | |
-//! | `reqwest` | [`client::reqwest`] | | |
-//! | `rmcp` | [`client::rmcp`] | | |
-//! | `metrics` | counters and histograms through the [`metrics`](https://docs.rs/metrics) facade, see [`telemetry`] | | |
-//! | `full` | all of them | | |
+//! | feature | adds |
+//! | --- | --- |
+//! | `token-exchange` | [`TokenEndpoint`], [`CredentialCache`], [`TokenExchange`], [`ClientCredentials`], [`OnBehalfOf`] and [`CrossAppAccess`]. |
+//! | `private-key-jwt` | Client authentication with a signed assertion (RFC 7523). Enables `token-exchange`. |
+//! | `aws-sts` | [`AwsSts`]. It needs Rust 1.94.1. Enables `token-exchange`. |
+//! | `incoming` | [`TokenValidatorLayer`] and [`UpstreamTokens`]. Enables `token-exchange`. |
+//! | `redis` | [`RedisStore`]. Enables `incoming`. |
+//! | `config` | [`OutgoingAuthConfig`]. Enables `token-exchange`. |
+//! | `hyper` | [`client::hyper`]. |
+//! | `reqwest` | [`client::reqwest`]. |
+//! | `rmcp` | [`client::rmcp`]. |
+//! | `metrics` | Counters and histograms through the [`metrics`](https://docs.rs/metrics) facade, see [`telemetry`]. |
+//! | `full` | All of them. |
 //!
 //! # Guides
 //!

@@ -1,38 +1,40 @@
-//! What can be watched: a span for each credential, events, and metrics.
+//! Telemetry: the names of spans, events and metrics.
 //!
 //! # Spans
 //!
-//! Each request that an [`AuthService`](crate::AuthService) authenticates has a `tracing` span `authenticate`, at debug
-//! level. It ends when the credential is on the request, or when there is none; what is sent then is outside of it.
+//! Each request that an [`AuthService`](crate::outgoing::AuthService) authenticates has a `tracing` span
+//! `authenticate`, at debug level. The span ends when the credential is on the request, or when the strategy fails. It
+//! does not include the sending of the request.
 //!
-//! | field | what it is |
+//! | field | value |
 //! | --- | --- |
 //! | `backend` | the layer's [`Origin`] |
 //! | `strategy` | the strategy's [name](crate::Strategy::name) |
-//! | `cache` | as in the table below; empty where no `CredentialCache` was asked |
-//! | `outcome` | as in the table below |
+//! | `cache` | see the table of labels below; empty if no `CredentialCache` was asked |
+//! | `outcome` | see the table of labels below |
 //!
 //! # Metrics
 //!
-//! With the feature `metrics`, these go to the recorder of the [`metrics`](https://docs.rs/metrics) facade. Install it
-//! before the first request: handles for the hot path are made once, then, and kept. The refreshes of
-//! `UpstreamTokens` go through a `CredentialCache` too, and are counted with its look-ups.
+//! With the feature `metrics`, the crate sends these metrics to the recorder of the
+//! [`metrics`](https://docs.rs/metrics) facade. Install the recorder before the first request, because the handles for
+//! the hot path are created then and kept. `UpstreamTokens` refreshes through a `CredentialCache`, so its refreshes are
+//! counted as well.
 //!
-//! | name | kind | labels | what is counted |
+//! | name | kind | labels | counts |
 //! | --- | --- | --- | --- |
 //! | `tower_identity_requests_total` | counter | `backend`, `strategy`, `outcome` | requests that an `AuthService` authenticated or refused |
 //! | `tower_identity_cache_lookups_total` | counter | `cache` | credentials that a `CredentialCache` was asked for |
-//! | `tower_identity_refresh_duration_seconds` | histogram | `reason`, `outcome` | how long a credential took that was not at hand, or that was renewed |
-//! | `tower_identity_forced_refreshes_total` | counter | `strategy` | credentials given up after an answer 401 (`Reauthenticate`) |
-//! | `tower_identity_fallbacks_total` | counter | | requests without an identity that left with the session's |
+//! | `tower_identity_refresh_duration_seconds` | histogram | `reason`, `outcome` | the time to obtain a credential that was missing, or to renew one |
+//! | `tower_identity_forced_refreshes_total` | counter | `strategy` | credentials that were dropped because the backend rejected them |
+//! | `tower_identity_fallbacks_total` | counter | | requests without an identity that were sent with the session's |
 //!
 //! | label | values |
 //! | --- | --- |
 //! | `backend` | the layer's [`Origin`] |
-//! | `strategy` | `unauthenticated`, `header_injection`, `upstream_inject`, `token_exchange`, `client_credentials`, `on_behalf_of`, `cross_app_access`, `aws_sts`, `custom`, or what [`Strategy::name`](crate::Strategy::name) says |
+//! | `strategy` | `unauthenticated`, `header_injection`, `upstream_inject`, `token_exchange`, `client_credentials`, `on_behalf_of`, `cross_app_access`, `aws_sts`, `custom`, or the [name](crate::Strategy::name) of your strategy |
 //! | `outcome` | `ok`, or the [kind](AuthErrorKind) of the error: `missing_identity`, `missing_token`, `expired`, `rejected`, `insufficient_scope`, `unavailable`, `configuration`, `wrong_origin`, `payload_too_large` |
-//! | `cache` | `hit`; `miss`, the caller asked for it; `refresh`, the caller had it renewed and waited, because it was about to expire; `coalesced`, the caller waited for what another had asked for; `refused`, it could not be had a short while ago |
-//! | `reason` | `miss`; `refresh`, before the one at hand expired |
+//! | `cache` | `hit`: the credential was cached<br>`miss`: the caller asked for the credential<br>`refresh`: the credential was about to expire, and the caller waited for its renewal<br>`coalesced`: the caller waited for a credential that another caller had asked for<br>`refused`: an attempt failed a short while ago |
+//! | `reason` | `miss`, or `refresh`: the credential was renewed before it expired |
 //!
 //! # Security
 //!
@@ -72,7 +74,7 @@ impl AuthenticationSpan {
         }
     }
 
-    /// What happens until the guard is dropped is in the span.
+    /// Enters the span until the guard is dropped.
     #[inline]
     pub(crate) fn enter(&self) -> Entered<'_> {
         self.span.enter()
@@ -134,7 +136,7 @@ impl Requests {
     }
 }
 
-/// What a credential cache had for a caller.
+/// The result of a lookup in a credential cache.
 #[cfg(feature = "token-exchange")]
 #[derive(Clone, Copy)]
 pub(crate) enum Lookup {

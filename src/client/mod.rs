@@ -1,10 +1,10 @@
-//! Clients to put beneath the layers, and above them.
+//! Adapters for HTTP clients.
 //!
-//! | module | what it is | feature |
+//! | module | provides | feature |
 //! | --- | --- | --- |
-//! | `hyper` | a ready-made HTTPS client over hyper-util and rustls | `hyper` |
-//! | `reqwest` | a `reqwest::Client` as a Tower HTTP service | `reqwest` |
-//! | `rmcp` | a Tower stack as the HTTP client of the MCP Rust SDK | `rmcp` |
+//! | `hyper` | a ready-made HTTPS client over hyper-util and rustls, to put beneath the layers | `hyper` |
+//! | `reqwest` | a `reqwest::Client` as a Tower service, to put beneath the layers | `reqwest` |
+//! | `rmcp` | a Tower stack as the HTTP client of the MCP Rust SDK, to put above the layers | `rmcp` |
 
 #[cfg(feature = "hyper")]
 pub mod hyper;

@@ -1,4 +1,9 @@
-//! The strategies of all backends out of one configuration, with the keys of ToolHive's `outgoingAuth`.
+//! Configuration: the strategies of all backends from one file, with the keys of ToolHive's `outgoingAuth`.
+//!
+//! [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) is the whole block, and
+//! [`BackendAuthConfig`](crate::BackendAuthConfig) is the entry of one backend. [`Resources`] has what a file cannot
+//! contain, such as the HTTP client for token endpoints. [`LiveOutgoingAuth`] replaces the configuration while requests
+//! are running.
 
 pub(crate) mod backend;
 mod build;

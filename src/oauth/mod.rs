@@ -1,4 +1,7 @@
-//! The protocol: calls of an OAuth token endpoint, and client authentication.
+//! The OAuth protocol: requests to a token endpoint, its responses, and client authentication.
+//!
+//! A [`TokenEndpoint`](crate::TokenEndpoint) sends a [`TokenRequest`] and returns a [`TokenResponse`]. The strategies
+//! with issued tokens do this by themselves, so you need these types only for a grant of your choice.
 
 #[cfg(feature = "incoming")]
 pub(crate) mod challenge;

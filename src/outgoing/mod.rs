@@ -1,4 +1,10 @@
 //! A request leaves: the layers of an outgoing stack, in the order in which a request passes them.
+//!
+//! 1. [`IdentityLayer`](crate::IdentityLayer) gives a request without an identity that of the session.
+//! 2. [`HeaderForwardLayer`](crate::HeaderForwardLayer) adds headers for the backend.
+//! 3. [`AuthLayer`](crate::AuthLayer) checks the origin, and adds the credential.
+//!
+//! This module has their services and futures.
 
 pub(crate) mod auth;
 pub(crate) mod headers;

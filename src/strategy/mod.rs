@@ -1,20 +1,24 @@
-//! How an identity becomes credentials: the [`Strategy`] trait, and the strategies.
+//! Strategies: how an identity becomes a credential.
 //!
-//! | strategy | what leaves with the request | on a health check |
+//! A [`Strategy`](crate::Strategy) adds the credential to a request. The last column says what a request has that is
+//! marked as a [`HealthCheck`](crate::HealthCheck), which is made for no user.
+//!
+//! | strategy | sends | on a health check |
 //! | --- | --- | --- |
-//! | [`Unauthenticated`] | what the caller put there | the same |
-//! | [`HeaderInjection`] | a fixed header | the same |
-//! | [`UpstreamInject`] | the user's own token of an upstream provider, as a bearer | no credential |
-//! | `TokenExchange` | a token that was exchanged for one of the user's (RFC 8693) | the client's own token, if it has a secret or a key; else no credential |
-//! | `ClientCredentials` | the client's own token (RFC 6749 §4.4) | the same |
-//! | `OnBehalfOf` | a token that Microsoft Entra issued for the user's | no credential |
-//! | `CrossAppAccess` | a token of the backend's own authorization server, for an assertion by the user's identity provider (ID-JAG) | no credential |
-//! | `AwsSts` | a signature (SigV4) as the IAM role that the user's claims choose | no signature |
+//! | [`Unauthenticated`](crate::Unauthenticated) | the request as it is | the same |
+//! | [`HeaderInjection`](crate::HeaderInjection) | a fixed header, such as an API key | the same |
+//! | [`UpstreamInject`](crate::UpstreamInject) | the user's own token of an upstream provider, as a bearer token | no credential |
+//! | `TokenExchange` | a token that was exchanged for one of the user's (RFC 8693) | the application's own token, if the client has a secret or a key; otherwise no credential |
+//! | `ClientCredentials` | the application's own token (RFC 6749 §4.4) | the same |
+//! | `OnBehalfOf` | a token that Microsoft Entra issued for the user's token | no credential |
+//! | `CrossAppAccess` | a token of the backend's authorization server, for an assertion of the user's identity provider (ID-JAG) | no credential |
+//! | `AwsSts` | a signature (SigV4) with the IAM role that the user's claims select | no signature |
 //!
-//! `AwsSts` is there with the feature `aws-sts`, the four before it with `token-exchange`. They keep what was issued in a
-//! `CredentialCache`, and can replace what a backend rejected: see `Reauthenticate`.
+//! `AwsSts` needs the feature `aws-sts`, and the four strategies before it need `token-exchange`. They keep issued
+//! credentials in a `CredentialCache`, and replace a credential that the backend rejected if the layer has
+//! [`retry_rejected`](crate::AuthLayer::retry_rejected).
 //!
-//! Your own is a [`strategy_fn`], or a type:
+//! To write another strategy, use [`strategy_fn`](crate::strategy_fn), or implement the trait:
 //!
 //! ```
 //! use http::{HeaderValue, Request};
