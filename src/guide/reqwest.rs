@@ -5,7 +5,7 @@
 //! By default a reqwest client follows redirects. It does so beneath the layers, where no origin is checked, and takes
 //! a header such as `x-api-key` along to another host. Therefore build the client without redirects.
 //!
-//! If you already build a [`reqwest::Client`](::reqwest::Client), add the policy to its builder and hand the client to
+//! If you already build a [`reqwest::Client`], add the policy to its builder and hand the client to
 //! [`from_client_without_redirects`](crate::client::reqwest::ReqwestService::from_client_without_redirects). The crate
 //! cannot check the policy of a client that exists, so the name of the method states it.
 //!

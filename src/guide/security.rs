@@ -42,7 +42,7 @@
 //! | the Redis store | reading, changing or moving tokens | they are sealed, and bound to their session, provider and version |
 //! | | an outage or a stall | `Unavailable` within a bounded time, and no refresh token is used without a claim |
 //! | readers of logs | a secret in `Debug` output, an error, a span or a URL | secrets are in none of them |
-//! | the network | reading along | plain `http` is refused except for loopback, unless the caller asks for it by name; the tokens sent to Redis are sealed, with or without `rediss://` |
+//! | the network | reading along | plain `http` is refused except for loopback, unless the caller asks for it by name; the tokens sent to Redis are sealed, even where `rediss://` is not used |
 //!
 //! # Promises and their tests
 //!
