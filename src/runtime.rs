@@ -32,6 +32,11 @@ mod on_tokio {
         }
     }
 
+    /// A number from 0 to 1, for jitter.
+    pub(crate) fn random() -> f64 {
+        fastrand::f64()
+    }
+
     pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
         timeout(limit, future).await.ok()
     }
@@ -55,6 +60,12 @@ mod on_shuttle {
         pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
             shuttle::future::spawn(task);
         }
+    }
+
+    /// No jitter, but a place where the scheduler may switch.
+    pub(crate) fn random() -> f64 {
+        crate::shuttle_tests::switch();
+        0.0
     }
 
     pub(crate) async fn within<T>(_limit: Duration, future: impl Future<Output = T>) -> Option<T> {

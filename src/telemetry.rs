@@ -24,6 +24,7 @@
 //! | --- | --- | --- | --- |
 //! | `tower_identity_requests_total` | counter | `backend`, `strategy`, `outcome` | requests that an `AuthService` authenticated or refused |
 //! | `tower_identity_cache_lookups_total` | counter | `cache` | credentials that a `CredentialCache` was asked for |
+//! | `tower_identity_cache_evictions_total` | counter | | credentials that a `CredentialCache` dropped because it was full |
 //! | `tower_identity_refresh_duration_seconds` | histogram | `reason`, `outcome` | the time to obtain a credential that was missing, or to renew one |
 //! | `tower_identity_forced_refreshes_total` | counter | `strategy` | credentials that were dropped because the backend rejected them |
 //! | `tower_identity_fallbacks_total` | counter | | requests without an identity that were sent with the session's |
@@ -207,6 +208,15 @@ pub(crate) fn refreshed<T>(reason: Lookup, outcome: &Result<T, AuthError>, took:
     .record(took);
     #[cfg(not(feature = "metrics"))]
     let _ = (reason, outcome, took);
+}
+
+/// Credentials were dropped, because the cache was full.
+#[cfg(feature = "token-exchange")]
+pub(crate) fn evicted(count: usize) {
+    #[cfg(feature = "metrics")]
+    counter!("tower_identity_cache_evictions_total").increment(count as u64);
+    #[cfg(not(feature = "metrics"))]
+    let _ = count;
 }
 
 /// The backend rejected a credential, and the strategy has another.

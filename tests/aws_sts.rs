@@ -1230,7 +1230,7 @@ async fn f33_no_value_shows_a_secret_in_its_debug() {
         DEFAULT_ROLE,
         "AwsStsBuilder {",
         "AwsSts {",
-        "CredentialCache { counters: CacheCounters { hits: 0, misses: 1,",
+        "CredentialCache {",
     ] {
         assert!(shown.contains(witness), "{witness}: {shown}");
     }

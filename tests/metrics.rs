@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::join;
@@ -21,8 +22,11 @@ use support::{
 };
 use tower::{Layer, ServiceBuilder, ServiceExt, retry::RetryLayer};
 use tower_identity::{
-    AuthErrorKind, AuthLayer, Authenticating, HeaderInjection, IdentityLayer, Origin,
-    Reauthenticate, Strategy, TokenExchange, Unauthenticated, UpstreamInject, strategy_fn,
+    AuthError, AuthErrorKind, AuthLayer, Authenticating, CredentialCache, HeaderInjection,
+    IdentityLayer, ManualClock, Origin, Reauthenticate, Secret, Strategy, TokenExchange,
+    Unauthenticated, UpstreamInject,
+    credential::{CacheScope, Obtained},
+    strategy_fn,
 };
 
 async fn issuer() -> Issuer {
@@ -100,6 +104,63 @@ async fn what_happens_is_counted_under_the_documented_names() {
             format!(
                 "tower_identity_requests_total backend={origin} strategy=token_exchange outcome=rejected: 2"
             ),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_a_cache_does_is_counted() {
+    const LIFETIME: Duration = Duration::from_secs(3600);
+    let recorder = DebuggingRecorder::new();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH));
+    let cache = CredentialCache::builder()
+        .capacity(8)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let key = |user: usize| {
+        let token = Secret::new(user.to_string()).unwrap();
+        CacheScope::new("test").key(token.fingerprint())
+    };
+    let obtain = |user| {
+        cache.obtain(key(user), None, move || async move {
+            Ok(Obtained::new(user).expires_in(LIFETIME))
+        })
+    };
+
+    let (first, second) = join(obtain(0), obtain(0)).await;
+    first.and(second).unwrap();
+    obtain(0).await.unwrap();
+    clock.advance(LIFETIME - Duration::from_secs(60));
+    obtain(0).await.unwrap();
+    tokio::task::yield_now().await;
+    clock.advance(LIFETIME - Duration::from_secs(10));
+    obtain(0).await.unwrap();
+    let failing = cache.obtain(key(1), None, || async {
+        Err(AuthError::new(AuthErrorKind::Rejected, "no"))
+    });
+    failing.await.unwrap_err();
+    obtain(1).await.unwrap_err();
+    for user in 2..100 {
+        obtain(user).await.unwrap();
+    }
+    let kept = (0..100).filter(|&user| cache.lookup(&key(user), None).unwrap().is_some());
+    let kept = kept.count();
+
+    assert_eq!(
+        counted(&recorder),
+        [
+            format!("tower_identity_cache_evictions_total: {}", 99 - kept),
+            "tower_identity_cache_lookups_total cache=coalesced: 1".to_owned(),
+            format!("tower_identity_cache_lookups_total cache=hit: {}", 2 + kept),
+            "tower_identity_cache_lookups_total cache=miss: 100".to_owned(),
+            "tower_identity_cache_lookups_total cache=refresh: 1".to_owned(),
+            "tower_identity_cache_lookups_total cache=refused: 1".to_owned(),
+            "tower_identity_refresh_duration_seconds reason=miss outcome=ok: 99 times".to_owned(),
+            "tower_identity_refresh_duration_seconds reason=miss outcome=rejected: 1 times"
+                .to_owned(),
+            "tower_identity_refresh_duration_seconds reason=refresh outcome=ok: 2 times".to_owned(),
         ]
     );
 }

@@ -4,7 +4,6 @@ pub(crate) mod cache;
 
 pub use cache::{
     CredentialCacheBuilder,
-    counters::CacheCounters,
     entry::Obtained,
     key::{CacheKey, CacheScope},
     single_flight::Obtaining,

@@ -2,11 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tower_identity::credential::CacheCounters;
-
 use super::{
-    backends::Backend, gateway::Gateway, issuers::Role, passage::KINDS,
-    support::identity_provider::OPENID, world::World,
+    backends::Backend, issuers::Role, passage::KINDS, support::identity_provider::OPENID,
+    world::World,
 };
 
 impl World {
@@ -94,17 +92,10 @@ impl World {
             counted,
             asked - in_vain.sum::<u64>(),
         );
-        let counters = self.counters();
-        let sum = |count: fn(&CacheCounters) -> u64| counters.iter().map(count).sum::<u64>();
-        for (state, count) in [
-            ("cache=hit;", sum(|counters| counters.hits)),
-            ("cache=miss;", sum(|counters| counters.misses)),
-            ("cache=coalesced;", sum(|counters| counters.coalesced)),
-        ] {
-            let counted = self.sums.in_strategies(&[look_ups, state]);
-            ledger.check(&format!("{state} and the caches' own"), counted, count);
-        }
-        let fetches = sum(|counters| counters.misses + counters.refreshes);
+        let fetches: u64 = [Role::Exchange, Role::IdentityProvider, Role::Sts]
+            .iter()
+            .map(|role| read(&self.asked[role].calls))
+            .sum();
         let upstream: u64 = self
             .gateways
             .iter()
@@ -112,7 +103,7 @@ impl World {
             .sum();
         let keys = self.realm.keys().fetches(OPENID) as u64;
         ledger.check(
-            "credentials asked for, and fetched by the caches, by upstream tokens and by keys",
+            "fetches of the caches, and calls for exchanges, assertions and roles, refreshes and keys",
             self.sums.of(&["tower_identity_refresh_duration_seconds"]),
             fetches + upstream + keys,
         );
@@ -120,28 +111,7 @@ impl World {
 
     fn check_issuers(&self) {
         let ledger = &self.ledger;
-        let fetches = |counters: fn(&Gateway) -> CacheCounters| {
-            let counters = self.gateways.iter().map(counters);
-            counters
-                .map(|counters| counters.misses + counters.refreshes)
-                .sum::<u64>()
-        };
         let calls = |role| read(&self.asked[&role].calls);
-        ledger.check(
-            "exchanges asked for, and fetched by the cache",
-            calls(Role::Exchange),
-            fetches(|gateway| gateway.inner.caches.exchanged.counters()),
-        );
-        ledger.check(
-            "assertions asked for, and fetched by the cache",
-            calls(Role::IdentityProvider),
-            fetches(|gateway| gateway.inner.caches.cross_app.counters()),
-        );
-        ledger.check(
-            "roles asked for, and fetched by the cache",
-            calls(Role::Sts),
-            fetches(|gateway| gateway.inner.caches.aws.counters()),
-        );
         let upstream = self
             .gateways
             .iter()
@@ -181,18 +151,6 @@ impl World {
             println!("      {role:?} refused {}", issuer.refused());
         }
         println!("      {} calls for keys", read(&self.asked_for_keys.calls));
-    }
-
-    fn counters(&self) -> Vec<CacheCounters> {
-        let caches = self.gateways.iter().map(|gateway| &gateway.inner.caches);
-        let counters = caches.flat_map(|caches| {
-            [
-                caches.exchanged.counters(),
-                caches.cross_app.counters(),
-                caches.aws.counters(),
-            ]
-        });
-        counters.collect()
     }
 }
 

@@ -26,7 +26,6 @@ use tower_identity::{
     UpstreamTokens,
     incoming::BindSubjectService,
     outgoing::IdentityService,
-    strategy::{IssuedToken, SessionCredentials},
     upstream::{Provider, RefreshTokenGrant},
 };
 
@@ -68,15 +67,7 @@ pub(crate) struct Inner {
     sessions: Mutex<HashMap<(String, usize), (u64, Session)>>,
     number: AtomicU64,
     pub(crate) teardowns: AtomicU64,
-    pub(crate) caches: Caches,
     pub(crate) refreshes: Arc<RefreshCount>,
-}
-
-#[derive(Clone)]
-pub(crate) struct Caches {
-    pub(crate) exchanged: CredentialCache<IssuedToken>,
-    pub(crate) cross_app: CredentialCache<IssuedToken>,
-    pub(crate) aws: CredentialCache<SessionCredentials>,
 }
 
 /// What both gateways share, but for their own clients and caches.
@@ -195,16 +186,11 @@ impl<S> HttpService for S where
 
 impl Gateway {
     pub(crate) async fn start(surroundings: &Surroundings<'_>) -> Self {
-        let caches = Caches {
-            exchanged: surroundings.cache(),
-            cross_app: surroundings.cache(),
-            aws: surroundings.cache(),
-        };
         let clock = surroundings.realm.clock.clone();
         let inject = UpstreamInject::new("hub").unwrap().clock(clock.clone());
         let exchange = TokenExchange::builder(surroundings.endpoint(Role::Exchange))
             .audience(EXCHANGE_AUDIENCE)
-            .cache(caches.exchanged.clone())
+            .cache(surroundings.cache())
             .build()
             .unwrap();
         let [identity_provider, authorization_server] =
@@ -212,14 +198,14 @@ impl Gateway {
                 .map(|role| surroundings.endpoint(role));
         let cross_app = CrossAppAccess::builder("hub", identity_provider, authorization_server)
             .audience(CHAT)
-            .cache(caches.cross_app.clone())
+            .cache(surroundings.cache())
             .clock(clock.clone())
             .build()
             .unwrap();
         let aws = AwsSts::builder(REGION, surroundings.client(Role::Sts))
             .sts_endpoint(surroundings.url(Role::Sts))
             .fallback_role(ROLE)
-            .cache(caches.aws.clone())
+            .cache(surroundings.cache())
             .clock(clock)
             .build()
             .unwrap();
@@ -238,7 +224,6 @@ impl Gateway {
             sessions: Mutex::default(),
             number: AtomicU64::new(0),
             teardowns: AtomicU64::new(0),
-            caches,
             refreshes: Arc::clone(&refreshes),
         });
         let forwarding = Arc::clone(&inner);

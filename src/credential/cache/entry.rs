@@ -185,3 +185,18 @@ fn until(end: SystemTime, now: SystemTime) -> Duration {
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_makes_the_advisory_window_up_to_a_fifth_shorter() {
+        for (lifetime, windows) in [(400, [100, 90, 80]), (3600, [300, 270, 240])] {
+            for (random, window) in [0.0, 0.5, 1.0].into_iter().zip(windows) {
+                let windows = Windows::of(Duration::from_secs(lifetime), random);
+                assert_eq!(windows.advisory.as_secs(), window);
+            }
+        }
+    }
+}

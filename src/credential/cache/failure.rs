@@ -83,3 +83,20 @@ fn told_to_wait(error: AuthError, wait: Duration) -> AuthError {
         error
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f13_jitter_makes_a_pause_up_to_a_half_shorter() {
+        for (random, seconds) in [
+            (0.0, [1, 2, 4, 8, 16, 30, 30]),
+            (0.5, [1, 3, 6, 12, 24, 45, 45]),
+            (1.0, [2, 4, 8, 16, 32, 60, 60]),
+        ] {
+            let pauses = (1..=7).map(|in_a_row| back_off(in_a_row, None, random).as_secs());
+            assert_eq!(pauses.collect::<Vec<_>>(), seconds);
+        }
+    }
+}

@@ -62,7 +62,6 @@
 //!   setting the clock back nor suspending the machine makes it last longer.
 //! - **A cancelled caller harms nobody.** What obtains a credential is a task of its own, given up after 60 s.
 
-pub(crate) mod counters;
 pub(crate) mod entry;
 mod failure;
 pub(crate) mod key;
@@ -82,12 +81,11 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache, unsy
 use crate::{
     clock::{Clock, SystemClock},
     error::{AuthError, AuthErrorKind},
-    runtime::Mutex,
+    runtime::{Mutex, random},
     strategy::attempt::Attempt,
     telemetry::{self, Lookup, Lookups},
 };
 
-use counters::{CacheCounters, Counters};
 use entry::{Entry, Now, Obtained, Terms};
 use failure::{Failures, REFUSED_FOR};
 use key::CacheKey;
@@ -110,14 +108,12 @@ struct Inner<C> {
     failures: Failures,
     /// When a credential of each key was last rejected.
     rejections: Mutex<unsync::Cache<CacheKey, Attempt>>,
-    counters: Counters,
     lookups: Lookups,
     default_lifetime: Duration,
     clock: Arc<dyn Clock>,
-    random: Arc<dyn Fn() -> f64 + Send + Sync>,
 }
 
-type Store<C> = Cache<CacheKey, Entry<C>, UnitWeighter, DefaultHashBuilder, Evicted>;
+type Store<C> = Cache<CacheKey, Entry<C>, UnitWeighter, DefaultHashBuilder, Removed>;
 
 impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
     /// A cache for 16,384 credentials; one whose end is not known is kept for 5 minutes.
@@ -126,7 +122,6 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
             capacity: DEFAULT_CAPACITY,
             default_lifetime: DEFAULT_LIFETIME,
             clock: Arc::new(SystemClock),
-            random: Arc::new(fastrand::f64),
             credential: PhantomData,
         }
     }
@@ -234,11 +229,6 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
             true
         })
     }
-
-    /// What the cache has done so far.
-    pub fn counters(&self) -> CacheCounters {
-        self.inner.counters.read()
-    }
 }
 
 impl<C> Clone for CredentialCache<C> {
@@ -252,7 +242,7 @@ impl<C> Clone for CredentialCache<C> {
 impl<C> fmt::Debug for CredentialCache<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CredentialCache")
-            .field("counters", &self.inner.counters.read())
+            .field("default_lifetime", &self.inner.default_lifetime)
             .finish_non_exhaustive()
     }
 }
@@ -262,7 +252,6 @@ pub struct CredentialCacheBuilder<C> {
     capacity: usize,
     default_lifetime: Duration,
     clock: Arc<dyn Clock>,
-    random: Arc<dyn Fn() -> f64 + Send + Sync>,
     credential: PhantomData<fn() -> C>,
 }
 
@@ -286,13 +275,6 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
-        self
-    }
-
-    /// Sets where chance comes from, for windows and back-off: numbers between 0 and 1.
-    #[must_use]
-    pub fn random(mut self, random: impl Fn() -> f64 + Send + Sync + 'static) -> Self {
-        self.random = Arc::new(random);
         self
     }
 
@@ -320,16 +302,14 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
                     self.capacity as u64,
                     UnitWeighter,
                     DefaultHashBuilder::default(),
-                    Evicted,
+                    Removed,
                 ),
                 single_flight: SingleFlight::default(),
                 failures: Failures::new(self.capacity),
                 rejections: Mutex::new(unsync::Cache::new(self.capacity)),
-                counters: Counters::default(),
                 lookups: Lookups::default(),
                 default_lifetime: self.default_lifetime,
                 clock: self.clock,
-                random: self.random,
             }),
         }
     }
@@ -383,7 +363,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             Ok(obtained) => {
                 self.failures.forget(&key);
                 let credential = obtained.credential.clone();
-                let entry = Entry::new(obtained, terms, self.random());
+                let entry = Entry::new(obtained, terms, random());
                 match entry.filter(|entry| !entry.remaining(&now).is_zero()) {
                     Some(entry) => self.keep(key, entry),
                     None => self.with_stored(&key, |entry| entry.refresh_failed(&now, REFUSED_FOR)),
@@ -391,8 +371,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 Ok(credential)
             }
             Err(error) => {
-                let (error, delay) = self.failures.record(key, error, &now, self.random());
-                self.counters.failures.add(1);
+                let (error, delay) = self.failures.record(key, error, &now, random());
                 tracing::debug!(kind = ?error.kind(), ?delay, "a credential could not be obtained");
                 self.with_stored(&key, |entry| entry.refresh_failed(&now, delay));
                 match self.held(&key, &now) {
@@ -404,31 +383,22 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
     }
 
     fn keep(&self, key: CacheKey, entry: Entry<C>) {
-        let mut evicted = Vec::new();
-        self.store.insert_with_lifecycle(key, entry, &mut evicted);
-        if !evicted.is_empty() {
-            self.counters.evictions.add(evicted.len() as u64);
+        let mut removed = Vec::new();
+        self.store.insert_with_lifecycle(key, entry, &mut removed);
+        // The entry that this one replaces was not evicted.
+        let evicted = removed.iter().filter(|(other, _)| *other != key).count();
+        if evicted > 0 {
+            telemetry::evicted(evicted);
             tracing::debug!("the credential cache is full: one was dropped");
         }
     }
 
-    fn random(&self) -> f64 {
-        let random = (self.random)();
-        if (0.0..=1.0).contains(&random) {
-            random
-        } else {
-            0.0
-        }
-    }
-
     fn count_hit(&self) {
-        self.counters.hit();
         self.lookups.count(Lookup::Hit);
         tracing::trace!("a credential was at hand");
     }
 
     fn count_coalesced(&self) {
-        self.counters.coalesced.add(1);
         self.lookups.count(Lookup::Coalesced);
         tracing::trace!("waiting for a credential that is being obtained");
     }
@@ -450,15 +420,15 @@ impl<C> Held<C> {
     }
 }
 
-/// Gathers what is evicted, so that it is counted and dropped after the store is unlocked.
+/// Gathers removed entries, so that they are counted and dropped after the store is unlocked.
 #[derive(Clone)]
-struct Evicted;
+struct Removed;
 
-impl<C> Lifecycle<CacheKey, Entry<C>> for Evicted {
-    type RequestState = Vec<Entry<C>>;
+impl<C> Lifecycle<CacheKey, Entry<C>> for Removed {
+    type RequestState = Vec<(CacheKey, Entry<C>)>;
 
-    fn on_evict(&self, evicted: &mut Self::RequestState, _key: CacheKey, entry: Entry<C>) {
-        evicted.push(entry);
+    fn on_evict(&self, removed: &mut Self::RequestState, key: CacheKey, entry: Entry<C>) {
+        removed.push((key, entry));
     }
 }
 

@@ -17,7 +17,7 @@ use shuttle::{
 
 use crate::{
     secret::Secret,
-    shuttle_tests::{SwitchingClock, check, poll_at_most, switch},
+    shuttle_tests::{SwitchingClock, check, poll_at_most},
 };
 
 use super::{key::CacheScope, *};
@@ -41,10 +41,6 @@ impl Bench {
         Self {
             cache: CredentialCache::builder()
                 .clock(clock.clone())
-                .random(|| {
-                    switch();
-                    0.0
-                })
                 .build()
                 .unwrap(),
             clock,

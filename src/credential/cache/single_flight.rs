@@ -128,7 +128,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         });
         self.with_stored(&key, Entry::refresh_started);
         drop(running);
-        self.count_fetch(held.is_some());
+        tracing::debug!(early = held.is_some(), "obtaining a credential");
         let answer = match held {
             Some(held) if !held.must_wait() => {
                 self.count_hit();
@@ -144,16 +144,6 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             runtime,
             answer,
         }
-    }
-
-    fn count_fetch(&self, early: bool) {
-        let counter = if early {
-            &self.counters.refreshes
-        } else {
-            &self.counters.misses
-        };
-        counter.add(1);
-        tracing::debug!(early, "obtaining a credential");
     }
 }
 
