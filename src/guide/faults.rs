@@ -9,6 +9,8 @@
 //! crate, and checks that the named test fails by one of its assertions. `tests/faults/run F07 F18` does this for the
 //! named faults only. See [how the crate is tested](super::testing#the-faults-of-other-systems).
 //!
+//! <style>td:last-child code { white-space: normal; overflow-wrap: anywhere; }</style>
+//!
 //! | # | fault | file | test |
 //! | --- | --- | --- | --- |
 //! | F01 | the identity captured at the start of a session replaces the request's fresh identity | `token_refresh_end_to_end` | `f01_after_each_refresh_the_backend_sees_the_fresh_token_on_the_very_next_call` |

@@ -181,9 +181,9 @@
 //!
 //! # Next steps
 //!
-//! - Read the backends from a file: [`crate::config`].
-//! - Run several replicas: [`crate::guide::replicas`].
-//! - Watch spans and metrics: [`crate::telemetry`].
+//! - Read the backends from a file: [`config`](crate::config).
+//! - [Run several replicas](crate::guide::replicas).
+//! - Watch spans and metrics: [`telemetry`](crate::telemetry).
 //! - `cargo run --all-features --example gateway` runs the gateway with an identity provider, two MCP backends and a
 //!   client in one process. It prints a table of a user's day: a login, ten tool calls, two token expiries, a revoked
 //!   refresh token, a tampered redirect and a teardown.

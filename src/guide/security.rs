@@ -50,6 +50,8 @@
 //! the public API. A test whose name begins with `f` and a number belongs to a [fault](super::faults). One that begins
 //! with `i` and a number is a property test of an invariant.
 //!
+//! <style>td:last-child code { white-space: normal; overflow-wrap: anywhere; }</style>
+//!
 //! ## The invariants
 //!
 //! | promise | file | test |

@@ -44,7 +44,7 @@
 //! | --- | --- |
 //! | The outgoing request is a new one, and the identity stayed on the incoming request. | [Carry it over](crate::guide::gateway#2-carry-over-the-identity-and-few-headers). |
 //! | A layer above dropped the extensions. For example, a layer that follows redirects does so for another origin. | Check where the redirect leads. |
-//! | The MCP SDK's own `call_tool` was used. | Use `call_tool_as`, see [`crate::guide::rmcp`]. |
+//! | The MCP SDK's own `call_tool` was used. | Use `call_tool_as`, see [the guide for rmcp](crate::guide::rmcp). |
 //! | The policy does not cover this request, or the session was opened without an identity. | Choose a [policy](crate::FallbackPolicy) that covers it. `tower_identity_fallbacks_total` and the event "using the session's" show when the fallback fills a gap. |
 //! | A health check is not marked as one. | Add [`HealthCheck`](crate::HealthCheck) to its extensions. |
 //! | Incoming: the caller sent no bearer token. | Nothing, the answer asks the caller for one. |
@@ -78,7 +78,7 @@
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | The user's token was revoked, or the refresh token was used elsewhere. | Have the user log in. The events "the refresh token was refused" and "the user has to log in again" name the provider. If it happens often, another process uses the refresh tokens, see [`crate::guide::replicas`]. |
+//! | The user's token was revoked, or the refresh token was used elsewhere. | Have the user log in. The events "the refresh token was refused" and "the user has to log in again" name the provider. If it happens often, another process uses the refresh tokens, see [the guide for replicas](crate::guide::replicas). |
 //! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). |
 //! | AWS STS considers the user's token invalid or expired. | See [the answers of AWS STS](crate::AwsSts#what-comes-of-an-answer-of-aws-sts). |
 //!
