@@ -166,7 +166,9 @@ fn exchange(delay: Duration, asked: &Arc<AtomicUsize>) -> TokenExchange {
 
 async fn fill(strategy: &TokenExchange, identities: &[Identity]) {
     for identity in identities {
-        drop(strategy.authenticate(request(identity)).await.unwrap());
+        let mut request = request(identity);
+        let authenticating = strategy.authenticate(&mut request);
+        drop(authenticating.complete(request).await.unwrap());
     }
 }
 
@@ -359,7 +361,10 @@ fn cold_starts(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]
     let strategy = exchange(ISSUER_DELAY, &asked);
     let started = Instant::now();
     runtime.block_on(async {
-        let callers = (0..USERS).map(|_| strategy.authenticate(request(&identities[0])));
+        let callers = (0..USERS).map(|_| {
+            let mut request = request(&identities[0]);
+            strategy.authenticate(&mut request).complete(request)
+        });
         assert!(join_all(callers).await.iter().all(Result::is_ok));
     });
     println!(

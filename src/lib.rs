@@ -236,7 +236,7 @@ pub use crate::{
     identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken},
     origin::{InvalidOrigin, Origin},
     outgoing::{
-        auth::AuthLayer,
+        auth::layer::AuthLayer,
         headers::{CapturedHeaders, HeaderForwardLayer},
         identity::{FallbackPolicy, HealthCheck, IdentityLayer},
     },

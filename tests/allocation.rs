@@ -185,7 +185,7 @@ mod exchanged {
         AccessToken, Actor, Subject, TokenEndpoint, TokenExchange, strategy::TokenExchangeBuilder,
     };
 
-    use super::*;
+    use super::{support::authenticated::Authenticated, *};
 
     fn runtime() -> Runtime {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -209,7 +209,7 @@ mod exchanged {
     }
 
     async fn obtain(strategy: &TokenExchange, request: Request<String>) {
-        drop(strategy.authenticate(request).await.unwrap());
+        drop(strategy.authenticated(request).await.unwrap());
     }
 
     #[test]

@@ -59,9 +59,9 @@ struct Counting {
 }
 
 impl<B> Strategy<B> for Counting {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, _request: &mut Request<B>) -> Authenticating<B> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        request.into()
+        Authenticating::done()
     }
 }
 

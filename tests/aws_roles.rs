@@ -431,12 +431,15 @@ async fn no_expression_aborts_or_panics() {
             continue;
         };
         built += 1;
-        let request = aws.request(&user_with("alice", "t", claims.clone()));
+        let mut request = aws.request(&user_with("alice", "t", claims.clone()));
         // On half of the stack that a thread has by default.
         let evaluating = std::thread::Builder::new()
             .stack_size(1 << 20)
             .spawn(move || {
-                drop(tower_identity::Strategy::authenticate(&strategy, request));
+                drop(tower_identity::Strategy::authenticate(
+                    &strategy,
+                    &mut request,
+                ));
             });
         evaluating.unwrap().join().unwrap();
     }
@@ -549,7 +552,7 @@ proptest! {
         let strategy = builder.build().unwrap();
         let mut request = http::Request::get("https://mcp.example.com/").body(Body::default()).unwrap();
         request.extensions_mut().insert(user_with("alice", "t", Value::Object(claims)));
-        drop(tower_identity::Strategy::authenticate(&strategy, request));
+        drop(tower_identity::Strategy::authenticate(&strategy, &mut request));
     }
 }
 

@@ -23,10 +23,11 @@ use http_body_util::{BodyExt, Full};
 use proptest::{prelude::*, strategy::Strategy as Generator};
 use serde_json::Value;
 use support::{
+    authenticated::Authenticated,
     aws_stack::{Body, DEFAULT_ROLE, user},
     sigv4::{Arrived, MOST_SERVICES, Rules, S3, Signature, canonical_request},
 };
-use tower_identity::{AwsSts, Clock, ManualClock, Strategy, strategy::AwsStsBuilder};
+use tower_identity::{AwsSts, Clock, ManualClock, strategy::AwsStsBuilder};
 
 const ID: &str = "AKIDEXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
@@ -63,7 +64,7 @@ fn signed(strategy: &AwsSts, mut request: Request<Body>) -> Request<Body> {
         .enable_time()
         .build()
         .unwrap();
-    runtime.block_on(strategy.authenticate(request)).unwrap()
+    runtime.block_on(strategy.authenticated(request)).unwrap()
 }
 
 fn arrived(request: Request<Body>) -> Arrived {
@@ -257,7 +258,7 @@ fn signing_costs_at_most_4_allocations_more_than_aws_sigv4_called_directly() {
         let request = fresh();
         let mut signed = None;
         let layers = allocation_counter::measure(|| {
-            signed = strategy.authenticate(request).now_or_never();
+            signed = strategy.authenticated(request).now_or_never();
         });
         assert!(signed.unwrap().is_ok());
         let direct = allocation_counter::measure(|| drop(directly(&call, "aws-mcp")));

@@ -19,6 +19,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::json;
 use support::{
+    authenticated::Authenticated,
     aws_stack::{AwsStack, Body, DEFAULT_ROLE, REGION, http_client, user, user_with},
     log::Log,
     sigv4::{MOST_SERVICES, Signature},
@@ -506,7 +507,7 @@ async fn the_host_that_is_signed_is_the_one_that_is_sent() {
             .body(Body::default())
             .unwrap();
         request.extensions_mut().insert(alice.clone());
-        let signed = signer.authenticate(request).await.unwrap();
+        let signed = signer.authenticated(request).await.unwrap();
         assert_eq!(
             signed.headers().get_all("host").iter().collect::<Vec<_>>(),
             [host],
@@ -536,13 +537,13 @@ async fn a_relative_uri_is_signed_for_its_host_header() {
         .body(Body::default())
         .unwrap();
     request.extensions_mut().insert(alice.clone());
-    let signed = strategy.authenticate(request).await.unwrap();
+    let signed = strategy.authenticated(request).await.unwrap();
     assert_eq!(signed.headers()["host"], "mcp.example.com");
     assert_eq!(signed.uri(), "/mcp?a=b");
 
     let mut request = Request::get("/mcp").body(Body::default()).unwrap();
     request.extensions_mut().insert(alice);
-    let error = strategy.authenticate(request).await.unwrap_err();
+    let error = strategy.authenticated(request).await.unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Configuration);
 }
 
@@ -564,7 +565,7 @@ async fn a_query_that_grows_beyond_what_a_uri_can_be_is_refused_and_does_not_pan
         );
         let mut request = Request::get(uri).body(Body::default()).unwrap();
         request.extensions_mut().insert(user("alice", "t"));
-        let answer = strategy.authenticate(request).await;
+        let answer = strategy.authenticated(request).await;
         assert_eq!(
             answer.as_ref().err().map(|error| error.kind()),
             (!fits).then_some(AuthErrorKind::PayloadTooLarge)
@@ -581,7 +582,7 @@ async fn a_path_of_16_000_bytes_is_signed_and_one_byte_more_is_not() {
         let uri = format!("https://mcp.example.com/{path}");
         let mut request = Request::get(uri).body(Body::default()).unwrap();
         request.extensions_mut().insert(user("alice", "t"));
-        assert_eq!(strategy.authenticate(request).await.is_ok(), fits);
+        assert_eq!(strategy.authenticated(request).await.is_ok(), fits);
     }
 }
 
@@ -677,7 +678,7 @@ async fn trailers_are_passed_on() {
         })
         .build()
         .unwrap();
-    strategy.authenticate(request()).await.unwrap();
+    strategy.authenticated(request()).await.unwrap();
     let mut body = body.lock().unwrap().take().unwrap();
     let hint = body.size_hint();
     assert_eq!((hint.lower(), hint.upper()), (4, None));
@@ -708,7 +709,7 @@ async fn trailers_of_reqwests_body_are_passed_on() {
     let body = reqwest::Body::wrap(StreamBody::new(stream::iter(frames)));
     let signed = aws
         .strategy()
-        .authenticate(aws.request_with(&user("alice", "t"), body))
+        .authenticated(aws.request_with(&user("alice", "t"), body))
         .await
         .unwrap();
     let sent = signed.into_body().collect().await.unwrap();
@@ -744,7 +745,7 @@ async fn a_body_that_is_too_large_or_lies_is_refused_before_anything_is_sent() {
                 .headers_mut()
                 .insert("content-length", length.parse().unwrap());
         }
-        let error = strategy.authenticate(request).await.unwrap_err();
+        let error = strategy.authenticated(request).await.unwrap_err();
         assert_eq!(error.kind(), AuthErrorKind::PayloadTooLarge, "{number}");
     }
     assert_eq!(aws.sts.calls(), 0);
@@ -757,7 +758,7 @@ async fn a_body_that_is_too_large_or_lies_is_refused_before_anything_is_sent() {
         ..Frames::pieces([&b"abc"[..]])
     };
     aws.strategy()
-        .authenticate(aws.request_with(&user("alice", "t"), body))
+        .authenticated(aws.request_with(&user("alice", "t"), body))
         .await
         .unwrap();
 
@@ -789,7 +790,7 @@ async fn the_error_tells_a_body_that_is_too_large_from_one_that_lies() {
         (Frames::pieces([&b"abc"[..]]).saying(2), "not as long as"),
     ] {
         let request = aws.request_with(&user("alice", "t"), body);
-        let error = aws.strategy().authenticate(request).await.unwrap_err();
+        let error = aws.strategy().authenticated(request).await.unwrap_err();
         assert!(error.to_string().contains(said), "{error}");
     }
 }
@@ -805,7 +806,7 @@ async fn an_endless_body_is_given_up_at_10_mib() {
     };
     let error = aws
         .strategy()
-        .authenticate(aws.request_with(&user("alice", "t"), body))
+        .authenticated(aws.request_with(&user("alice", "t"), body))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::PayloadTooLarge);
@@ -836,7 +837,7 @@ async fn a_body_in_memory_is_passed_on_without_a_copy() {
     let bytes = Bytes::from(vec![b'a'; MIB]);
     let body: Body = Full::from(bytes.clone());
     let request = aws.request_with(&user("alice", "t"), body);
-    let signed = aws.strategy().authenticate(request).await.unwrap();
+    let signed = aws.strategy().authenticated(request).await.unwrap();
     let sent = signed.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(sent.as_ptr(), bytes.as_ptr());
 }
@@ -848,14 +849,15 @@ async fn a_request_is_signed_at_once_where_credentials_are_at_hand() {
     let alice = user("alice", "t");
     assert!(
         strategy
-            .authenticate(aws.request(&alice))
+            .authenticated(aws.request(&alice))
             .now_or_never()
             .is_none()
     );
     aws.call(&strategy, &alice).await.unwrap();
-    let signed = strategy.authenticate(aws.request(&alice));
-    assert_eq!(format!("{signed:?}"), "Authenticating(ready)");
-    assert!(signed.now_or_never().unwrap().is_ok());
+    let mut request = aws.request(&alice);
+    let signed = strategy.authenticate(&mut request);
+    assert_eq!(format!("{signed:?}"), "Authenticating(done)");
+    assert!(request.headers().contains_key("authorization"));
 }
 
 #[tokio::test]
@@ -1041,7 +1043,7 @@ async fn sts_is_the_regional_endpoint_in_every_partition() {
             .body(Body::default())
             .unwrap();
         request.extensions_mut().insert(user("alice", "t"));
-        strategy.authenticate(request).await.unwrap_err();
+        strategy.authenticated(request).await.unwrap_err();
         let asked = asked.lock().unwrap();
         assert_eq!(asked.len(), 1);
         assert_eq!(asked[0].to_string(), format!("https://{host}/"));
@@ -1082,9 +1084,9 @@ async fn f12_a_cancelled_caller_harms_nobody() {
     let alice = user("alice", "t");
     let gate = Arc::new(Semaphore::new(0));
     aws.sts.script([Behaviour::Gate(gate.clone())]);
-    let mut first = strategy.authenticate(aws.request(&alice));
+    let mut first = Box::pin(strategy.authenticated(aws.request(&alice)));
     assert!(futures_util::poll!(&mut first).is_pending());
-    let second = strategy.authenticate(aws.request(&alice));
+    let second = strategy.authenticated(aws.request(&alice));
     drop(first);
     gate.add_permits(1);
     second.await.unwrap();

@@ -153,7 +153,7 @@ impl Counting {
 }
 
 impl Strategy<String> for Counting {
-    fn authenticate(&self, request: Request<String>) -> Authenticating<String> {
+    fn authenticate(&self, request: &mut Request<String>) -> Authenticating<String> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.strategy.authenticate(request)
     }

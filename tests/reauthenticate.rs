@@ -13,6 +13,7 @@ use http::{Request, StatusCode, header::AUTHORIZATION};
 use hyper::body::Incoming;
 use serde_json::json;
 use support::{
+    authenticated::Authenticated,
     http_server::{self, HttpServer},
     issuer::{Behaviour, Issuer},
     token_stack::{
@@ -231,9 +232,9 @@ async fn another_users_rejection_does_not_save_a_token_that_is_asked_for_after_i
     };
     let sent = Attempt::now();
     Attempt::count_rejection();
-    let first = strategy.authenticate(request()).await.unwrap();
+    let first = strategy.authenticated(request()).await.unwrap();
     assert!(strategy.reject(&request(), sent));
-    let second = strategy.authenticate(request()).await.unwrap();
+    let second = strategy.authenticated(request()).await.unwrap();
     assert_ne!(
         first.headers()[AUTHORIZATION],
         second.headers()[AUTHORIZATION]

@@ -94,7 +94,9 @@ fn f33_no_value_shows_a_secret_in_its_debug() {
         .call(request(Method::POST, user()));
     let forwarding = built.layer(backend).call(request(Method::POST, user()));
     let custom = inject.clone();
-    let custom = strategy_fn(move |request: Request<String>| custom.authenticate(request));
+    let custom = strategy_fn(move |mut request: Request<String>| {
+        custom.authenticate(&mut request).complete(request)
+    });
 
     let all = [
         (

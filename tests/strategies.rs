@@ -8,9 +8,12 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request};
-use support::recording::{identity, request, upstream_token};
+use support::{
+    authenticated::Authenticated,
+    recording::{identity, request, upstream_token},
+};
 use tower_identity::{
-    AuthErrorKind, HeaderInjection, HealthCheck, Identity, ManualClock, Strategy, Unauthenticated,
+    AuthErrorKind, HeaderInjection, HealthCheck, Identity, ManualClock, Unauthenticated,
     UpstreamInject, strategy_fn,
 };
 
@@ -33,7 +36,7 @@ async fn upstream_inject_sends_the_token_of_its_provider_and_no_other() {
         .unwrap();
     let strategy = UpstreamInject::new("gitlab").unwrap();
     let request = strategy
-        .authenticate(request(Method::POST, identity))
+        .authenticated(request(Method::POST, identity))
         .await
         .unwrap();
     assert_eq!(request.headers()["authorization"], "Bearer glpat-1");
@@ -54,7 +57,7 @@ async fn upstream_inject_says_whether_identity_token_or_time_is_missing() {
         (Some(expiring(Duration::ZERO)), AuthErrorKind::Expired),
     ] {
         let error = strategy
-            .authenticate(request(Method::POST, identity))
+            .authenticated(request(Method::POST, identity))
             .await
             .unwrap_err();
         assert_eq!(error.kind(), kind);
@@ -73,13 +76,13 @@ async fn upstream_inject_sends_a_token_to_the_last_moment_and_not_beyond() {
     clock.advance(Duration::from_secs(3600) - Duration::from_nanos(1));
     assert!(
         strategy
-            .authenticate(request(Method::POST, user.clone()))
+            .authenticated(request(Method::POST, user.clone()))
             .await
             .is_ok()
     );
     clock.advance(Duration::from_nanos(1));
     let error = strategy
-        .authenticate(request(Method::POST, user))
+        .authenticated(request(Method::POST, user))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Expired);
@@ -89,7 +92,7 @@ async fn upstream_inject_sends_a_token_to_the_last_moment_and_not_beyond() {
 async fn upstream_inject_sends_a_token_whose_end_is_not_known() {
     let strategy = UpstreamInject::new("github").unwrap();
     let request = strategy
-        .authenticate(request(Method::POST, identity("user-1", "gho_1")))
+        .authenticated(request(Method::POST, identity("user-1", "gho_1")))
         .await
         .unwrap();
     assert_eq!(request.headers()["authorization"], "Bearer gho_1");
@@ -111,7 +114,7 @@ async fn header_injection_needs_no_user() {
     let mut probe = request(Method::GET, None);
     probe.extensions_mut().insert(HealthCheck);
     for request in [request(Method::POST, None), probe] {
-        let request = strategy.authenticate(request).await.unwrap();
+        let request = strategy.authenticated(request).await.unwrap();
         assert_eq!(request.headers()["x-api-key"], "k 1");
         assert!(request.headers()["x-api-key"].is_sensitive());
     }
@@ -122,7 +125,7 @@ async fn header_injection_reads_the_environment_at_construction() {
     // Cargo sets this one for every test.
     let strategy = HeaderInjection::from_env("x-version", "CARGO_PKG_VERSION").unwrap();
     let request = strategy
-        .authenticate(request(Method::GET, None))
+        .authenticated(request(Method::GET, None))
         .await
         .unwrap();
     assert_eq!(request.headers()["x-version"], env!("CARGO_PKG_VERSION"));
@@ -142,7 +145,7 @@ async fn unauthenticated_leaves_a_request_as_it_is() {
         "authorization",
         HeaderValue::from_static("Bearer callers-own"),
     );
-    let request = Unauthenticated.authenticate(plain).await.unwrap();
+    let request = Unauthenticated.authenticated(plain).await.unwrap();
     assert_eq!(request.headers().len(), 1);
     assert_eq!(request.headers()["authorization"], "Bearer callers-own");
 }
@@ -159,7 +162,7 @@ async fn a_closure_is_a_strategy_that_may_wait_and_hold_state() {
         }
     });
     let request = strategy
-        .authenticate(request(Method::POST, None))
+        .authenticated(request(Method::POST, None))
         .await
         .unwrap();
     assert_eq!(request.headers()["x-tenant"], "blue");

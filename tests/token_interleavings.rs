@@ -19,7 +19,10 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use serde_json::json;
-use support::token_stack::{at, clock, seconds, user_until};
+use support::{
+    authenticated::Authenticated,
+    token_stack::{at, clock, seconds, user_until},
+};
 use tokio::task::yield_now;
 use tower::service_fn;
 use tower_identity::{
@@ -175,7 +178,7 @@ async fn run(steps: Vec<Step>) {
                 let (strategy, issuer) = (strategies[backend].clone(), issuer.clone());
                 let started = clock.now();
                 calls.push(tokio::spawn(async move {
-                    let authenticating = strategy.authenticate(request(user));
+                    let authenticating = strategy.authenticated(request(user));
                     let Some(answer) = poll_at_most(polls, authenticating).await else {
                         return;
                     };

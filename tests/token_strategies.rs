@@ -1443,7 +1443,7 @@ fn a_hit_needs_no_runtime() {
     let mut request = Request::new(Full::<Bytes>::default());
     request.extensions_mut().insert(alice());
     assert_eq!(
-        format!("{:?}", strategy.authenticate(request)),
-        "Authenticating(ready)"
+        format!("{:?}", strategy.authenticate(&mut request)),
+        "Authenticating(done)"
     );
 }

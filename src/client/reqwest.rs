@@ -34,7 +34,7 @@
 //!
 //! reqwest follows redirects by itself, beneath the layers, and takes credentials in headers of their own (`x-api-key`)
 //! along to another host. [`ReqwestService::new`] switches that off; what should follow redirects belongs
-//! [above](crate::outgoing::auth#security) the layers.
+//! [above](crate::AuthLayer#security) the layers.
 //!
 //! It does not use the proxies of the environment (`HTTP_PROXY`), either: a request to a plain `http` origin, loopback
 //! included, would show its credential to them. Where proxies are meant, name them in the builder.

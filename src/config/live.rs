@@ -13,7 +13,7 @@ use tower::BoxError;
 use crate::{
     error::{AuthError, AuthErrorKind},
     origin::Origin,
-    outgoing::auth::AuthLayer,
+    outgoing::auth::layer::AuthLayer,
     strategy::{attempt::Attempt, authenticating::Authenticating, strategy::Strategy},
 };
 
@@ -160,7 +160,7 @@ impl<B> fmt::Debug for LiveOutgoingAuth<B> {
 struct Follower<B>(ArcSwap<Arc<dyn Strategy<B>>>);
 
 impl<B> Strategy<B> for Follower<B> {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         self.0.load().authenticate(request)
     }
 
@@ -176,7 +176,7 @@ impl<B> Strategy<B> for Follower<B> {
 struct NoLongerConfigured;
 
 impl<B> Strategy<B> for NoLongerConfigured {
-    fn authenticate(&self, _: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, _: &mut Request<B>) -> Authenticating<B> {
         AuthError::new(
             AuthErrorKind::Configuration,
             "the configuration was replaced by one without this backend; configure it again, or end its sessions",
@@ -192,8 +192,8 @@ mod tests {
     struct Renewable;
 
     impl Strategy<()> for Renewable {
-        fn authenticate(&self, request: Request<()>) -> Authenticating<()> {
-            request.into()
+        fn authenticate(&self, _: &mut Request<()>) -> Authenticating<()> {
+            Authenticating::done()
         }
 
         fn reject(&self, _: &Request<()>, _: Attempt) -> bool {

@@ -79,7 +79,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use tower::BoxError;
 
-use crate::{origin::Origin, outgoing::auth::AuthLayer, strategy::strategy::Strategy};
+use crate::{origin::Origin, outgoing::auth::layer::AuthLayer, strategy::strategy::Strategy};
 
 use super::{
     backend::BackendAuthConfig,

@@ -46,7 +46,7 @@ impl<B> Resources<B> {
     /// Starts resources with `client` for token endpoints and AWS STS.
     ///
     /// The client is one of its own, not the stack that the requests go through: see
-    /// [readiness](crate::outgoing::auth#readiness-is-held). It follows no redirects.
+    /// [readiness](crate::AuthLayer#readiness-is-held). It follows no redirects.
     pub fn builder<S, ResBody>(client: S) -> ResourcesBuilder<B>
     where
         S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,

@@ -1,6 +1,6 @@
 //! I write my own strategy.
 //!
-//! A [`Strategy`](crate::Strategy) takes a request, and gives it back with credentials or says why not. It is asked after
+//! A [`Strategy`](crate::Strategy) puts credentials onto a request, or says why not. It is asked after
 //! the origin was checked, and what it refuses is not sent.
 //!
 //! # 1. A closure may be enough
@@ -45,9 +45,9 @@
 //! }
 //!
 //! impl<B: Send + 'static> Strategy<B> for Tickets {
-//!     fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+//!     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
 //!         if request.extensions().get::<HealthCheck>().is_some() {
-//!             return request.into();
+//!             return Authenticating::done();
 //!         }
 //!         let Some(identity) = request.extensions().get::<Identity>() else {
 //!             return AuthError::new(AuthErrorKind::MissingIdentity, "a ticket is for a user").into();
@@ -57,11 +57,17 @@
 //!         };
 //!         let key = self.key(&users_token);
 //!         match self.cache.lookup(&key, None) {
-//!             Ok(Some(ticket)) => put(ticket, request).into(),
+//!             Ok(Some(ticket)) => {
+//!                 put(ticket, request);
+//!                 Authenticating::done()
+//!             }
 //!             Ok(None) => {
 //!                 let issuer = self.issuer.clone();
 //!                 let ticket = self.cache.obtain(key, None, || issue(issuer, users_token));
-//!                 Authenticating::pending(async move { Ok(put(ticket.await?, request)) })
+//!                 Authenticating::pending(async move |mut request: Request<B>| {
+//!                     put(ticket.await?, &mut request);
+//!                     Ok(request)
+//!                 })
 //!             }
 //!             Err(error) => error.into(),
 //!         }
@@ -81,9 +87,8 @@
 //!     }
 //! }
 //!
-//! fn put<B>(ticket: AccessToken, mut request: Request<B>) -> Request<B> {
+//! fn put<B>(ticket: AccessToken, request: &mut Request<B>) {
 //!     request.headers_mut().insert("authorization", ticket.authorization().clone());
-//!     request
 //! }
 //!
 //! async fn issue(_issuer: Arc<str>, _users_token: AccessToken) -> Result<Obtained<AccessToken>, AuthError> {
@@ -100,7 +105,7 @@
 //! let mut request = Request::new(());
 //! let identity = Identity::builder("user-1").token(AccessToken::new("eyJhbGciOiJFUzI1NiJ9")?).build()?;
 //! request.extensions_mut().insert(identity);
-//! let request = tickets.authenticate(request).await?;
+//! let request = tickets.authenticate(&mut request).complete(request).await?;
 //! assert_eq!(request.headers()["authorization"], "Bearer 2YotnFZFEjr1zCsicMWpAA");
 //! # Ok(())
 //! # }
@@ -112,12 +117,12 @@
 //!   application's own; never with some user's.
 //! - **Clones.** [`AuthService`](crate::AuthService) is cloned, and the strategy with it. State is in an `Arc`, or the whole
 //!   strategy is: `Arc<dyn Strategy<B>>` is a strategy.
-//! - **Ready or pending.** Convert the request or the error (`into()`) when the answer is at hand: nothing is allocated,
-//!   and the inner service is not cloned. [`Authenticating::pending`](crate::Authenticating::pending) boxes its future.
+//! - **Done or pending.** [`Authenticating::done`](crate::Authenticating::done) allocates nothing, and the inner service is
+//!   not cloned. [`Authenticating::pending`](crate::Authenticating::pending) boxes its closure and its future.
 //! - **The key.** Everything that is configured goes into the [`CacheScope`](crate::credential::cache::CacheScope), and the
 //!   user's token into the key. What is missing there is shared by those who should not share.
 //! - **The client.** Ask the issuer with a client of its own, not through the stack that waits for you:
-//!   [why](crate::outgoing::auth#readiness-is-held).
+//!   [why](crate::AuthLayer#readiness-is-held).
 //! - **The end.** Where the end of the user's token is known, give it to `lookup` and `obtain`: a subject that has expired
 //!   gets nothing.
 //! - **Errors.** Choose the [kind](crate::AuthErrorKind) by who can help: the caller (`Rejected`), time (`Unavailable`) or

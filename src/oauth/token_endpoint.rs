@@ -60,7 +60,7 @@
 //! - A redirect is an error here. A client that follows redirects by itself would send the form to a stranger before it
 //!   could be one: switch that off (reqwest's is on by default).
 //! - The client is one of its own, not the stack that the credentials are for: see
-//!   [readiness](crate::outgoing::auth#readiness-is-held).
+//!   [readiness](crate::AuthLayer#readiness-is-held).
 
 use std::{
     fmt,

@@ -16,9 +16,9 @@
 //! struct Numbers(Arc<AtomicU32>);
 //!
 //! impl<B> Strategy<B> for Numbers {
-//!     fn authenticate(&self, mut request: Request<B>) -> Authenticating<B> {
+//!     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
 //!         request.headers_mut().insert("x-number", self.0.load(Ordering::SeqCst).into());
-//!         request.into()
+//!         Authenticating::done()
 //!     }
 //!
 //!     fn reject(&self, _request: &Request<B>, _sent: Attempt) -> bool {

@@ -15,7 +15,7 @@ use crate::{
     identity::Identity,
     oauth::token_endpoint::TokenEndpoint,
     origin::Origin,
-    outgoing::{auth::AuthLayer, identity::IdentityLayer, reauthenticate::Reauthenticate},
+    outgoing::{auth::layer::AuthLayer, identity::IdentityLayer, reauthenticate::Reauthenticate},
     secret::AccessToken,
     strategy::token_exchange::TokenExchange,
 };

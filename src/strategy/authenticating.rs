@@ -1,107 +1,114 @@
-use std::{
-    fmt, future,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::{fmt, pin::Pin};
 
 use http::Request;
 
 use crate::error::AuthError;
 
-/// The future of [`Strategy::authenticate`](super::Strategy::authenticate): the request with its credentials.
+/// The result of [`Strategy::authenticate`](crate::Strategy::authenticate).
 ///
-/// Either the answer is [`ready`](Self::ready), and nothing was boxed, or it is [`pending`](Self::pending). A request
-/// or an [`AuthError`] converts into a ready one.
-#[must_use = "futures do nothing unless polled"]
+/// It is one of three:
+///
+/// - [`done`](Self::done): the credential is on the request, which can be sent. Nothing was allocated.
+/// - refused: `AuthError` converts into it (`error.into()`). The request must not be sent.
+/// - [`pending`](Self::pending): the work that obtains the credential. It takes the request and gives it back.
+///
+/// [`AuthLayer`](crate::AuthLayer) acts on it. Your own code needs [`complete`](Self::complete) to run a strategy by
+/// itself, for example in a test or in a strategy that wraps another.
+///
+/// ```
+/// use http::{HeaderValue, Request};
+/// use tower_identity::{Authenticating, Strategy};
+///
+/// struct Signed;
+///
+/// impl<B: Send + 'static> Strategy<B> for Signed {
+///     fn authenticate(&self, _request: &mut Request<B>) -> Authenticating<B> {
+///         Authenticating::pending(async |mut request: Request<B>| {
+///             // Ask the signing service here.
+///             let signature = HeaderValue::from_static("c2lnbmVk");
+///             request.headers_mut().insert("x-signature", signature);
+///             Ok(request)
+///         })
+///     }
+/// }
+///
+/// # futures_util::FutureExt::now_or_never(async {
+/// let mut request = Request::new("{}");
+/// let request = Signed.authenticate(&mut request).complete(request).await?;
+/// assert_eq!(request.headers()["x-signature"], "c2lnbmVk");
+/// # Ok::<(), tower_identity::AuthError>(())
+/// # }).unwrap().unwrap();
+/// ```
+#[must_use = "it says whether the request may be sent"]
 pub struct Authenticating<B> {
     state: State<B>,
 }
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a boxed request would be an allocation on the hot path"
-)]
-enum State<B> {
-    Ready(future::Ready<Result<Request<B>, AuthError>>),
-    Pending(PendingAuthentication<B>),
+pub(crate) enum State<B> {
+    Done,
+    Refused(AuthError),
+    Pending(Continuation<B>),
 }
 
-pub(crate) type PendingAuthentication<B> = BoxFuture<Result<Request<B>, AuthError>>;
+/// Takes the request, and gives it back with its credential.
+pub(crate) type Continuation<B> = Box<dyn FnOnce(Request<B>) -> PendingRequest<B> + Send>;
+
+pub(crate) type PendingRequest<B> =
+    Pin<Box<dyn Future<Output = Result<Request<B>, AuthError>> + Send>>;
 
 impl<B> Authenticating<B> {
-    /// The answer is at hand.
-    pub fn ready(answer: Result<Request<B>, AuthError>) -> Self {
-        Self {
-            state: State::Ready(future::ready(answer)),
-        }
+    /// The credential is on the request, or the request needs none.
+    #[inline]
+    pub fn done() -> Self {
+        Self { state: State::Done }
     }
 
-    /// The answer takes a while. The future is boxed.
+    /// The credential takes a while. `obtain` gets the request, and gives it back when the credential is on it.
     ///
-    /// ```
-    /// use http::{HeaderValue, Request};
-    /// use tower_identity::{Authenticating, Strategy};
-    ///
-    /// struct Signed;
-    ///
-    /// impl<B: Send + 'static> Strategy<B> for Signed {
-    ///     fn authenticate(&self, mut request: Request<B>) -> Authenticating<B> {
-    ///         Authenticating::pending(async move {
-    ///             // Ask the signing service here.
-    ///             request.headers_mut().insert("x-signature", HeaderValue::from_static("c2lnbmVk"));
-    ///             Ok(request)
-    ///         })
-    ///     }
-    /// }
-    /// ```
-    pub fn pending<F>(future: F) -> Self
+    /// The closure and its future are boxed.
+    pub fn pending<F, R>(obtain: F) -> Self
     where
-        F: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
+        F: FnOnce(Request<B>) -> R + Send + 'static,
+        R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
     {
+        let obtain: Continuation<B> = Box::new(|request| Box::pin(obtain(request)));
         Self {
-            state: State::Pending(Box::pin(future)),
+            state: State::Pending(obtain),
         }
     }
 
-    pub(crate) fn into_ready(
-        self,
-    ) -> Result<Result<Request<B>, AuthError>, PendingAuthentication<B>> {
+    /// Waits until the credential is on `request`, which must be the one that was passed to `authenticate`.
+    ///
+    /// # Errors
+    ///
+    /// The error with which the strategy refused the request, which is dropped.
+    pub async fn complete(self, request: Request<B>) -> Result<Request<B>, AuthError> {
         match self.state {
-            State::Ready(answer) => Ok(answer.into_inner()),
-            State::Pending(future) => Err(future),
+            State::Done => Ok(request),
+            State::Refused(error) => Err(error),
+            State::Pending(obtain) => obtain(request).await,
         }
     }
-}
 
-impl<B> Future for Authenticating<B> {
-    type Output = Result<Request<B>, AuthError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.state {
-            State::Ready(answer) => Pin::new(answer).poll(cx),
-            State::Pending(answer) => answer.as_mut().poll(cx),
-        }
-    }
-}
-
-impl<B> From<Request<B>> for Authenticating<B> {
-    fn from(request: Request<B>) -> Self {
-        Self::ready(Ok(request))
+    #[inline]
+    pub(crate) fn into_state(self) -> State<B> {
+        self.state
     }
 }
 
 impl<B> From<AuthError> for Authenticating<B> {
     fn from(error: AuthError) -> Self {
-        Self::ready(Err(error))
+        Self {
+            state: State::Refused(error),
+        }
     }
 }
 
 impl<B> fmt::Debug for Authenticating<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Ready(_) => "ready",
+            State::Done => "done",
+            State::Refused(_) => "refused",
             State::Pending(_) => "pending",
         };
         write!(f, "Authenticating({state})")

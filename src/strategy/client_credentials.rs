@@ -48,7 +48,7 @@ impl ClientCredentials {
 }
 
 impl<B: Send + 'static> Strategy<B> for ClientCredentials {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let tokens = &self.tokens;
         tokens.authenticate(request, |_| {
             tokens.endpoint.request_token(tokens.request.clone())

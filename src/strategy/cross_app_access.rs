@@ -92,7 +92,7 @@ impl CrossAppAccess {
 }
 
 impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let tokens = &self.inner.tokens;
         tokens.authenticate(request, |party| {
             let mut exchange = tokens.request.clone();

@@ -80,11 +80,11 @@ impl HeaderInjection {
 }
 
 impl<B> Strategy<B> for HeaderInjection {
-    fn authenticate(&self, mut request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         request
             .headers_mut()
             .insert(self.name.clone(), self.value.clone());
-        request.into()
+        Authenticating::done()
     }
 
     fn name(&self) -> &'static str {

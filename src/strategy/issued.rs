@@ -45,11 +45,10 @@ pub struct IssuedToken {
 }
 
 impl IssuedToken {
-    fn put_on<B>(self, mut request: Request<B>) -> Request<B> {
+    fn put_on<B>(self, request: &mut Request<B>) {
         request
             .headers_mut()
             .insert(AUTHORIZATION, self.authorization);
-        request
     }
 }
 
@@ -91,23 +90,26 @@ impl IssuedTokens {
     /// Puts a token onto the request: the one at hand, or the one that `ask` brings.
     pub(super) fn authenticate<B, R>(
         &self,
-        request: Request<B>,
+        request: &mut Request<B>,
         ask: impl FnOnce(&Party<'_>) -> R,
     ) -> Authenticating<B>
     where
         B: Send + 'static,
         R: Future<Output = Result<TokenResponse, AuthError>> + Send + 'static,
     {
-        if self.is_probe_of_user(&request) {
-            return request.into();
+        if self.is_probe_of_user(request) {
+            return Authenticating::done();
         }
-        let party = match self.holder.find(&request) {
+        let party = match self.holder.find(request) {
             Ok(party) => party,
             Err(error) => return self.holder.name_provider(error).into(),
         };
         let key = party.key(self.scope);
         match self.cache.lookup(&key, party.expires_at()) {
-            Ok(Some(token)) => return token.put_on(request).into(),
+            Ok(Some(token)) => {
+                token.put_on(request);
+                return Authenticating::done();
+            }
             Ok(None) => {}
             Err(error) => return self.holder.name_provider(error).into(),
         }
@@ -117,9 +119,12 @@ impl IssuedTokens {
             async move { Ok(obtained(answer.await?, skew)) }
         });
         let holder = self.holder.clone();
-        Authenticating::pending(async move {
+        Authenticating::pending(|mut request: Request<B>| async move {
             match obtaining.await {
-                Ok(token) => Ok(token.put_on(request)),
+                Ok(token) => {
+                    token.put_on(&mut request);
+                    Ok(request)
+                }
                 Err(error) => Err(holder.name_provider(error)),
             }
         })

@@ -54,7 +54,7 @@ impl OnBehalfOf {
 }
 
 impl<B: Send + 'static> Strategy<B> for OnBehalfOf {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let tokens = &self.tokens;
         tokens.authenticate(request, |party| {
             let mut exchange = tokens.request.clone();

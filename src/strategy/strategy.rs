@@ -8,12 +8,12 @@ use super::{attempt::Attempt, authenticating::Authenticating};
 
 /// Puts credentials onto a request, on behalf of the [`Identity`](crate::Identity) in its extensions.
 ///
-/// The request goes in by value and comes out by value, so a strategy that fails leaves no half-authenticated request
-/// behind. It is object safe: `Arc<dyn Strategy<B>>` is a `Strategy<B>`.
+/// It changes the request in place. [`AuthLayer`](crate::AuthLayer) owns the request and drops it when the strategy
+/// refuses, so no half-authenticated request leaves. It is object safe: `Arc<dyn Strategy<B>>` is a `Strategy<B>`.
 ///
 /// # What an implementation keeps to
 ///
-/// - It answers at once ([`Authenticating`] is then ready, and costs no allocation) when the credential is at hand.
+/// - It answers at once ([`Authenticating::done`], which costs no allocation) when the credential is at hand.
 /// - It is `Clone`, or goes into an `AuthLayer` in an `Arc`, as one that holds state does.
 /// - It replaces a credential header that is there, it never adds a second one.
 /// - If it acts for a user, it lets a [`HealthCheck`](crate::HealthCheck) pass without a credential.
@@ -22,7 +22,7 @@ use super::{attempt::Attempt, authenticating::Authenticating};
 /// - It obtains credentials in a task of its own, so that a caller who gives up does not take those of others along.
 pub trait Strategy<B>: Send + Sync {
     /// Authenticates `request`, or says why it cannot be.
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B>;
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B>;
 
     /// Gives up the credential that `request` was `sent` with, because the backend rejected it. Returns whether
     /// [`authenticate`](Self::authenticate) now finds another.
@@ -41,7 +41,7 @@ pub trait Strategy<B>: Send + Sync {
 }
 
 impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         (**self).authenticate(request)
     }
 
@@ -78,25 +78,33 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
 /// The future is boxed: one allocation for each request. A [`Strategy`] of your own type can avoid it.
 pub fn strategy_fn<F, B, R>(f: F) -> StrategyFn<F>
 where
-    F: Fn(Request<B>) -> R + Send + Sync,
+    F: Fn(Request<B>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
 {
-    StrategyFn { f }
+    StrategyFn { f: Arc::new(f) }
 }
 
 /// The strategy that [`strategy_fn`] makes.
-#[derive(Clone, Copy)]
 pub struct StrategyFn<F> {
-    f: F,
+    f: Arc<F>,
 }
 
 impl<B, F, R> Strategy<B> for StrategyFn<F>
 where
-    F: Fn(Request<B>) -> R + Send + Sync,
+    F: Fn(Request<B>) -> R + Send + Sync + 'static,
     R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
 {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
-        Authenticating::pending((self.f)(request))
+    fn authenticate(&self, _request: &mut Request<B>) -> Authenticating<B> {
+        let f = Arc::clone(&self.f);
+        Authenticating::pending(move |request| f(request))
+    }
+}
+
+impl<F> Clone for StrategyFn<F> {
+    fn clone(&self) -> Self {
+        Self {
+            f: Arc::clone(&self.f),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ use super::{
 /// # While a token is obtained
 ///
 /// The call waits, and holds the readiness of the service beneath: see
-/// [readiness](crate::outgoing::auth#readiness-is-held). The exchange is a task of its own, which goes on when the call is
+/// [readiness](crate::AuthLayer#readiness-is-held). The exchange is a task of its own, which goes on when the call is
 /// given up. The token client has to be one of its own as well.
 ///
 /// # Errors
@@ -84,7 +84,7 @@ impl TokenExchange {
 }
 
 impl<B: Send + 'static> Strategy<B> for TokenExchange {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let Inner {
             tokens,
             subject_type,

@@ -12,8 +12,8 @@ use super::{authenticating::Authenticating, strategy::Strategy};
 pub struct Unauthenticated;
 
 impl<B> Strategy<B> for Unauthenticated {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
-        request.into()
+    fn authenticate(&self, _request: &mut Request<B>) -> Authenticating<B> {
+        Authenticating::done()
     }
 
     fn name(&self) -> &'static str {

@@ -61,9 +61,9 @@ impl UpstreamInject {
 }
 
 impl<B> Strategy<B> for UpstreamInject {
-    fn authenticate(&self, mut request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         if request.extensions().get::<HealthCheck>().is_some() {
-            return request.into();
+            return Authenticating::done();
         }
         let Some(identity) = request.extensions().get::<Identity>() else {
             return self
@@ -96,7 +96,7 @@ impl<B> Strategy<B> for UpstreamInject {
         }
         let authorization = token.access_token().authorization().clone();
         request.headers_mut().insert(AUTHORIZATION, authorization);
-        request.into()
+        Authenticating::done()
     }
 
     fn name(&self) -> &'static str {

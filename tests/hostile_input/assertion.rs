@@ -53,7 +53,7 @@ pub(crate) fn check(input: &[u8]) {
     let mut request = Request::new(Full::<Bytes>::default());
     request.extensions_mut().insert(identity.build().unwrap());
 
-    let outcome = wait(async { strategy.authenticate(request).await });
+    let outcome = wait(async { strategy.authenticate(&mut request).complete(request).await });
 
     assert!(identity_provider.asked().len() <= 1);
     for (_, form) in authorization_server.asked() {

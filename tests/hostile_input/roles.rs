@@ -213,7 +213,7 @@ fn session(strategy: &AwsSts, identity: &Identity) -> Result<(String, String), A
         .body(Full::<Bytes>::default())
         .unwrap();
     request.extensions_mut().insert(identity.clone());
-    match wait(strategy.authenticate(request)) {
+    match wait(strategy.authenticate(&mut request).complete(request)) {
         Ok(request) => {
             let session = request.headers()["x-amz-security-token"].to_str().unwrap();
             let (role, name) = session.split_once("|").unwrap();

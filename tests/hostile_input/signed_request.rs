@@ -44,7 +44,7 @@ pub(crate) fn check(input: &[u8]) {
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers.clone();
             request.extensions_mut().insert(identity());
-            match wait(async { strategy.authenticate(request).await }) {
+            match wait(async { strategy.authenticate(&mut request).complete(request).await }) {
                 Ok(signed) => assert_is_signed(signed, &uri, &headers, &body, *rules),
                 Err(error) => {
                     assert_is_well_formed(&error);

@@ -49,7 +49,7 @@ pub(crate) fn check(input: &[u8]) {
         .unwrap();
     request.extensions_mut().insert(identity);
 
-    let outcome = wait(strategy.authenticate(request));
+    let outcome = wait(strategy.authenticate(&mut request).complete(request));
     assert_eq!(peer.asked().len(), 1, "it is asked once");
     match outcome {
         Ok(request) => {

@@ -1,6 +1,7 @@
 //! The fakes and helpers that the tests share.
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub(crate) mod authenticated;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod aws_stack;
 pub(crate) mod http_server;

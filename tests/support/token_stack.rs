@@ -23,6 +23,7 @@ use tower_identity::{
 };
 
 use super::{
+    authenticated::Authenticated,
     http_server::{self, HttpServer, ServerBody},
     issuer::Issuer,
 };
@@ -210,7 +211,7 @@ pub(crate) async fn token_for(
     if let Some(identity) = identity.into() {
         request.extensions_mut().insert(identity);
     }
-    let request = strategy.authenticate(request).await?;
+    let request = strategy.authenticated(request).await?;
     let authorization = &request.headers()["authorization"];
     assert!(authorization.is_sensitive());
     let value = authorization.to_str().unwrap();

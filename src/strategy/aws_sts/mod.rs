@@ -53,13 +53,13 @@ mod signer;
 
 use std::{
     borrow::Cow,
-    fmt,
+    fmt, mem,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response, request::Parts};
+use http::{Extensions, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use tower::{BoxError, Service};
@@ -147,7 +147,7 @@ impl AwsSts {
     /// Starts a strategy for this region, such as `eu-west-1`, that reaches AWS STS through `sts_client`.
     ///
     /// The client is one of its own, not the stack that the requests go through: see
-    /// [readiness](crate::outgoing::auth#readiness-is-held). It follows no redirects.
+    /// [readiness](crate::AuthLayer#readiness-is-held). It follows no redirects.
     pub fn builder<S, ResBody>(region: impl Into<String>, sts_client: S) -> AwsStsBuilder
     where
         S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
@@ -201,10 +201,10 @@ impl Inner {
 
     fn sign<B>(
         &self,
-        mut head: Parts,
+        request: &mut Request<B>,
         payload: Payload<B>,
         credentials: &SessionCredentials,
-    ) -> Result<Request<B>, AuthError>
+    ) -> Result<(), AuthError>
     where
         B: From<Bytes> + 'static,
     {
@@ -213,8 +213,9 @@ impl Inner {
             has_trailers: payload.has_trailers(),
         };
         self.signer
-            .sign(&mut head, &signed, credentials, self.clock.now())?;
-        Ok(Request::from_parts(head, self.bodies.body(payload)?))
+            .sign(request, &signed, credentials, self.clock.now())?;
+        *request.body_mut() = self.bodies.body(payload)?;
+        Ok(())
     }
 
     #[cold]
@@ -231,17 +232,17 @@ where
     B: Body + From<Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    fn authenticate(&self, request: Request<B>) -> Authenticating<B> {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let inner = &*self.inner;
         if request.extensions().get::<HealthCheck>().is_some() {
-            return request.into();
+            return Authenticating::done();
         }
         let at_hand = match inner.at_hand(request.extensions()) {
             Ok(at_hand) => at_hand,
             Err(error) => return inner.name_provider(error).into(),
         };
-        let (head, body) = request.into_parts();
-        let mut gathering = match Gathering::start(&head.headers, body) {
+        let body = mem::replace(request.body_mut(), B::from(Bytes::new()));
+        let mut gathering = match Gathering::start(request.headers(), body) {
             Ok(gathering) => gathering,
             Err(error) => return error.into(),
         };
@@ -250,20 +251,24 @@ where
         match (at_hand, gathered) {
             (_, Poll::Ready(Err(error))) => error.into(),
             (Some(credentials), Poll::Ready(Ok(payload))) => {
-                Authenticating::ready(inner.sign(head, payload, &credentials))
+                match inner.sign(request, payload, &credentials) {
+                    Ok(()) => Authenticating::done(),
+                    Err(error) => error.into(),
+                }
             }
             (_, gathered) => {
                 let inner = Arc::clone(&self.inner);
-                Authenticating::pending(async move {
+                Authenticating::pending(async move |mut request: Request<B>| {
                     let payload = match gathered {
                         Poll::Ready(payload) => payload?,
                         Poll::Pending => gathering.finish().await?,
                     };
-                    let credentials = inner.credentials(&head.extensions);
+                    let credentials = inner.credentials(request.extensions());
                     match credentials.await {
-                        Ok(credentials) => inner.sign(head, payload, &credentials),
-                        Err(error) => Err(inner.name_provider(error)),
+                        Ok(credentials) => inner.sign(&mut request, payload, &credentials)?,
+                        Err(error) => return Err(inner.name_provider(error)),
                     }
+                    Ok(request)
                 })
             }
         }

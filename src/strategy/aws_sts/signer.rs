@@ -12,12 +12,11 @@ use aws_sigv4::{
     sign::v4,
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri,
+    HeaderMap, HeaderName, HeaderValue, Request, Uri,
     header::{
         AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
-    request::Parts,
     uri::{Authority, Scheme},
 };
 use tracing::{Dispatch, dispatcher};
@@ -80,10 +79,10 @@ impl Signer {
         }
     }
 
-    /// Signs the head of a request with this payload, and makes it what is then to be sent.
-    pub(super) fn sign(
+    /// Signs a request with this payload, and makes its head what is then to be sent.
+    pub(super) fn sign<B>(
         &self,
-        head: &mut Parts,
+        request: &mut Request<B>,
         payload: &SignedPayload<'_>,
         credentials: &SessionCredentials,
         now: SystemTime,
@@ -92,20 +91,23 @@ impl Signer {
         if !remaining.is_ok_and(|remaining| remaining > SAFETY_MARGIN) {
             return Err(expired());
         }
-        clean(&mut head.headers, payload.has_trailers);
-        name_host(head)?;
-        let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        clean(request.headers_mut(), payload.has_trailers);
+        name_host(request)?;
+        let path_and_query = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
         if path_and_query.len() > MAX_PATH_AND_QUERY {
             return Err(AuthError::new(
                 AuthErrorKind::PayloadTooLarge,
                 "the path and query of the request are longer than the 16,000 bytes that can be signed",
             ));
         }
-        check_signed_headers(&head.headers)?;
-        let request = SignableRequest::new(
-            head.method.as_str(),
+        check_signed_headers(request.headers())?;
+        let signable = SignableRequest::new(
+            request.method().as_str(),
             Cow::Borrowed(path_and_query),
-            signed_headers(&head.headers),
+            signed_headers(request.headers()),
             SignableBody::Bytes(payload.bytes),
         )
         .map_err(unsignable)?;
@@ -119,9 +121,10 @@ impl Signer {
             .map_err(unsignable)?
             .into();
         // What is signed may be secret (a customer's encryption key), and aws-sigv4 shows it at TRACE.
-        let signed = dispatcher::with_default(&Dispatch::none(), || sign(request, &params))
+        let signed = dispatcher::with_default(&Dispatch::none(), || sign(signable, &params))
             .map_err(unsignable)?;
         let (signed, _) = signed.into_parts();
+        let headers = request.headers_mut();
         for (name, value) in signed.headers() {
             let (name, sensitive) = match name {
                 "authorization" => (AUTHORIZATION, true),
@@ -132,10 +135,9 @@ impl Signer {
             };
             let mut value = HeaderValue::from_str(value).map_err(unsignable)?;
             value.set_sensitive(sensitive);
-            head.headers.insert(name, value);
+            headers.insert(name, value);
         }
-        head.headers
-            .insert(AMZ_SECURITY_TOKEN, credentials.security_token().clone());
+        headers.insert(AMZ_SECURITY_TOKEN, credentials.security_token().clone());
         Ok(())
     }
 }
@@ -174,9 +176,10 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Makes the `host` header what HTTP clients make of the URI, so that what is signed is what is sent.
-fn name_host(head: &mut Parts) -> Result<(), AuthError> {
-    let (Some(scheme), Some(authority)) = (head.uri.scheme(), head.uri.authority()) else {
-        return if head.headers.contains_key(HOST) {
+fn name_host<B>(request: &mut Request<B>) -> Result<(), AuthError> {
+    let (Some(scheme), Some(authority)) = (request.uri().scheme(), request.uri().authority())
+    else {
+        return if request.headers().contains_key(HOST) {
             Ok(())
         } else {
             Err(AuthError::new(
@@ -204,9 +207,9 @@ fn name_host(head: &mut Parts) -> Result<(), AuthError> {
     let header = HeaderValue::from_str(&host).map_err(unsignable)?;
     if *host != *authority.as_str() {
         // HTTP/2 sends the authority as it is.
-        head.uri = with_authority(&head.uri, &host)?;
+        *request.uri_mut() = with_authority(request.uri(), &host)?;
     }
-    head.headers.insert(HOST, header);
+    request.headers_mut().insert(HOST, header);
     Ok(())
 }
 
