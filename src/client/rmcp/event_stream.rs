@@ -14,7 +14,7 @@ use tower::BoxError;
 
 use super::{
     TowerHttpError,
-    dead_ends::{DeadEnds, ResumePoint},
+    unresumable_points::{ResumePoint, UnresumablePoints},
 };
 
 /// How the events of a body are to be read.
@@ -23,7 +23,7 @@ pub(super) struct Events {
     /// Whether the SDK resumes a stream that has had no event id.
     pub(super) resumable_at_start: bool,
     pub(super) resume_point: ResumePoint,
-    pub(super) dead_ends: Arc<DeadEnds>,
+    pub(super) unresumable: Arc<UnresumablePoints>,
 }
 
 impl Events {
@@ -47,7 +47,7 @@ impl Events {
         match event {
             Ok(Sse { id: Some(id), .. }) => self.resume_point.last_event_id = Some(id.clone()),
             Err(error) if is_the_servers(error) && self.is_resumable() => {
-                self.dead_ends.add(&self.resume_point);
+                self.unresumable.add(&self.resume_point);
             }
             _ => {}
         }

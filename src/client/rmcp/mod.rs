@@ -70,12 +70,12 @@
 //! [`IdentityLayer`]: crate::IdentityLayer
 //! [`max_sse_event_size`]: ::rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig::max_sse_event_size
 
-mod dead_ends;
 mod event_stream;
 mod request;
 mod response;
 mod send_as;
 mod session_users;
+mod unresumable_points;
 
 use std::{collections::HashMap, fmt, future, sync::Arc};
 
@@ -94,10 +94,10 @@ use sse_stream::Sse;
 use tower::{BoxError, Service};
 
 use self::{
-    dead_ends::{DeadEnds, ResumePoint},
     event_stream::Events,
     request::RequestParts,
     session_users::SessionUsers,
+    unresumable_points::{ResumePoint, UnresumablePoints},
 };
 
 pub use self::send_as::{SendAs, with_identity};
@@ -119,7 +119,7 @@ const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
 pub struct TowerHttpClient<S> {
     service: S,
     users: Arc<SessionUsers>,
-    dead_ends: Arc<DeadEnds>,
+    unresumable: Arc<UnresumablePoints>,
 }
 
 impl<S> TowerHttpClient<S> {
@@ -129,7 +129,7 @@ impl<S> TowerHttpClient<S> {
         Self {
             service,
             users: Arc::default(),
-            dead_ends: Arc::default(),
+            unresumable: Arc::default(),
         }
     }
 
@@ -190,7 +190,7 @@ where
     ) -> impl Future<Output = Result<StreamableHttpPostResponse>> + Send {
         let service = self.service.clone();
         let users = self.users.clone();
-        let dead_ends = self.dead_ends.clone();
+        let unresumable = self.unresumable.clone();
         async move {
             let request = RequestParts {
                 uri: &uri,
@@ -208,7 +208,7 @@ where
                     session_id,
                     last_event_id: None,
                 },
-                dead_ends,
+                unresumable,
             };
             response::posted(response, &message, has_session, events).await
         }
@@ -262,7 +262,7 @@ where
         max_sse_event_size: usize,
     ) -> impl Future<Output = Result<BoxStream<'static, Result<Sse, SseError>>>> + Send {
         let service = self.service.clone();
-        let dead_ends = self.dead_ends.clone();
+        let unresumable = self.unresumable.clone();
         async move {
             let has_session = session_id.is_some();
             let request = RequestParts {
@@ -276,14 +276,14 @@ where
                 session_id,
                 last_event_id,
             };
-            if dead_ends.take(&resume_point) {
+            if unresumable.take(&resume_point) {
                 return Err(StreamableHttpError::ServerDoesNotSupportSse);
             }
             let events = Events {
                 max_event_size: max_sse_event_size,
                 resumable_at_start: true,
                 resume_point,
-                dead_ends,
+                unresumable,
             };
             response::streamed(send(service, request).await?, has_session, events)
         }

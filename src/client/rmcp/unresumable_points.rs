@@ -11,7 +11,7 @@ const MAX_POINTS: usize = 64;
 /// The SDK ends a stream at such an event only if its own clients found it. Any other error it answers with a reconnect,
 /// at once and without end, and the server with the same event.
 #[derive(Default)]
-pub(super) struct DeadEnds {
+pub(super) struct UnresumablePoints {
     /// Hashes: an event id may be as long as an event.
     points: Mutex<VecDeque<u64>>,
     hasher: RandomState,
@@ -24,7 +24,7 @@ pub(super) struct ResumePoint {
     pub(super) last_event_id: Option<String>,
 }
 
-impl DeadEnds {
+impl UnresumablePoints {
     pub(super) fn add(&self, point: &ResumePoint) {
         let point = self.hasher.hash_one(point);
         let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +38,7 @@ impl DeadEnds {
     pub(super) fn take(&self, point: &ResumePoint) -> bool {
         let point = self.hasher.hash_one(point);
         let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = points.iter().position(|&dead_end| dead_end == point);
+        let at = points.iter().position(|&known| known == point);
         at.and_then(|at| points.remove(at)).is_some()
     }
 }
@@ -55,14 +55,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_dead_ends_are_remembered_each_for_its_own_session() {
-        let dead_ends = DeadEnds::default();
+    fn only_the_last_points_are_kept_each_for_its_own_session() {
+        let unresumable = UnresumablePoints::default();
         for event in 0..MAX_POINTS * 2 {
-            dead_ends.add(&point("s1", event));
+            unresumable.add(&point("s1", event));
         }
-        assert_eq!(dead_ends.points.lock().unwrap().len(), MAX_POINTS);
-        assert!(!dead_ends.take(&point("s1", 0)));
-        assert!(!dead_ends.take(&point("s2", MAX_POINTS)));
-        assert!(dead_ends.take(&point("s1", MAX_POINTS)));
+        assert_eq!(unresumable.points.lock().unwrap().len(), MAX_POINTS);
+        assert!(!unresumable.take(&point("s1", 0)));
+        assert!(!unresumable.take(&point("s2", MAX_POINTS)));
+        assert!(unresumable.take(&point("s1", MAX_POINTS)));
     }
 }
