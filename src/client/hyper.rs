@@ -1,26 +1,34 @@
-//! A ready-made HTTPS client: hyper-util over rustls.
+//! A ready-made HTTPS client, built from hyper-util and rustls.
 //!
 //! ```
 //! use bytes::Bytes;
 //! use http_body_util::Full;
 //! use tower::Layer;
-//! use tower_identity::{AuthLayer, Origin, UpstreamInject, client::hyper::https_client};
+//! use tower_identity::{
+//!     AuthLayer, Origin, UpstreamInject, client::hyper::https_client,
+//! };
 //!
 //! let http_client = https_client::<Full<Bytes>>()?;
 //! let origin = Origin::try_from("https://mcp.example.com")?;
-//! let client = AuthLayer::new(origin, UpstreamInject::new("github")?).layer(http_client);
+//! let strategy = UpstreamInject::new("github")?;
+//! let client = AuthLayer::new(origin, strategy).layer(http_client);
 //! # Ok::<(), tower::BoxError>(())
 //! ```
 //!
-//! # What it does
+//! # Behaviour
 //!
-//! - HTTP/2 where the server offers it (by ALPN), else HTTP/1.1. Bodies stream, both ways.
-//! - TLS 1.2 and 1.3 by rustls with aws-lc-rs, whatever default provider the process has installed, if any.
-//! - `http` URIs are sent in plain text. Whether a credential may go there, [`Origin`](crate::Origin) decides.
-//! - A TCP connection has 10 seconds to come about. Nothing limits the TLS handshake, a response or its body, as an event
-//!   stream may stay open for hours: put tower's `TimeoutLayer` above, which ends with the response's headers.
-//! - Connections are kept for reuse until they have been idle for 90 seconds, hyper-util's default.
-//! - It follows no redirects. A relative URI is an error.
+//! - The client speaks HTTP/2 with a server that offers it (by ALPN), and HTTP/1.1 otherwise. Bodies stream in both
+//!   directions.
+//! - The client uses TLS 1.2 and 1.3 with rustls and aws-lc-rs, even if the process has installed another default
+//!   provider.
+//! - The client sends requests with an `http` URI in plain text. An [`Origin`](crate::Origin) decides whether a
+//!   credential may go there.
+//! - Establishing a TCP connection is limited to 10 seconds. The TLS handshake, the response and its body have no limit,
+//!   because an event stream may stay open for hours. Add tower's `TimeoutLayer` to limit the time until the headers of
+//!   the response arrive.
+//! - An idle connection is kept for reuse for 90 seconds, hyper-util's default.
+//! - The client follows no redirects.
+//! - A relative URI is an error.
 
 use std::{
     fmt, io,
@@ -45,18 +53,29 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An HTTPS client for requests with the body `B`.
 ///
-/// Cheap to clone; clones share the connections.
+/// [`https_client`] and [`https_client_with`] create it. See the [module](self) for its behaviour.
+///
+/// A clone is cheap and shares the connections.
 pub struct HttpsClient<B> {
     client: Client<HttpsConnector<HttpConnector>, B>,
 }
 
-/// A client that trusts the certificate authorities that the operating system trusts.
+/// Creates a client that trusts the operating system's certificate authorities.
 ///
-/// See the [module](self) for what it does. It reads the certificates now, so make one client and clone it.
+/// The function reads the certificates from disk. Call it once and clone the client.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use tower_identity::client::hyper::https_client;
+///
+/// let client = https_client::<Full<Bytes>>()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 ///
 /// # Errors
 ///
-/// When the system has no usable certificate authority; [`https_client_with`] takes your own.
+/// The function fails if the system has no usable certificate authority. Pass your own to [`https_client_with`].
 pub fn https_client<B>() -> io::Result<HttpsClient<B>>
 where
     B: Body + Send,
@@ -70,9 +89,37 @@ where
     Ok(https_client_with(config))
 }
 
-/// A client with your own TLS settings: a private certificate authority, a client certificate.
+/// Creates a client with your own TLS settings.
 ///
-/// The ALPN protocols in `config` are replaced by those that the client speaks.
+/// Use it for example for a private certificate authority or a client certificate. The client replaces the ALPN
+/// protocols in `config` with those that it speaks.
+///
+/// `config` is a type of rustls 0.23. A release of this crate that moves to another version of rustls changes it.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use tokio_rustls::rustls::{
+///     ClientConfig, RootCertStore, crypto::aws_lc_rs,
+///     pki_types::CertificateDer,
+/// };
+/// use tower_identity::client::hyper::{HttpsClient, https_client_with};
+///
+/// fn trusting(
+///     authority: CertificateDer<'static>,
+/// ) -> Result<HttpsClient<Full<Bytes>>, tokio_rustls::rustls::Error> {
+///     let mut roots = RootCertStore::empty();
+///     roots.add(authority)?;
+///     let provider = Arc::new(aws_lc_rs::default_provider());
+///     let config = ClientConfig::builder_with_provider(provider)
+///         .with_safe_default_protocol_versions()?
+///         .with_root_certificates(roots)
+///         .with_no_client_auth();
+///     Ok(https_client_with(config))
+/// }
+/// ```
 pub fn https_client_with<B>(mut config: ClientConfig) -> HttpsClient<B>
 where
     B: Body + Send,
@@ -154,14 +201,17 @@ impl fmt::Debug for HttpsFuture {
     }
 }
 
-/// The error of [`HttpsClient`]: a request got no response.
+/// The error of an [`HttpsClient`] whose request got no response.
+///
+/// The cause is its [`source`](std::error::Error::source), for example an [`io::Error`].
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct HttpsError(legacy::Error);
 
 impl HttpsError {
-    /// Whether no connection was established: the name was not resolved, the
-    /// server could not be reached, or the TLS handshake failed.
+    /// Returns whether the connection failed, so that the server did not receive the request.
+    ///
+    /// For example, the host name was not resolved, the server was unreachable or the TLS handshake failed.
     pub fn is_connect(&self) -> bool {
         self.0.is_connect()
     }

@@ -1,4 +1,4 @@
-//! [`ReqwestService`]: a [`reqwest::Client`] as the innermost service of a Tower stack.
+//! A [`reqwest::Client`] as the innermost service of a Tower stack.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -8,40 +8,16 @@
 //!     AuthLayer, Origin, UpstreamInject, client::reqwest::ReqwestService,
 //! };
 //!
-//! let http_client = ReqwestService::<Full<Bytes>>::new(reqwest::Client::builder())?;
+//! let builder = reqwest::Client::builder();
+//! let http_client = ReqwestService::<Full<Bytes>>::new(builder)?;
 //! let origin = Origin::try_from("https://mcp.example.com")?;
-//! let client = AuthLayer::new(origin, UpstreamInject::new("github")?).layer(http_client);
+//! let strategy = UpstreamInject::new("github")?;
+//! let client = AuthLayer::new(origin, strategy).layer(http_client);
 //! # Ok::<(), tower::BoxError>(())
 //! ```
 //!
-//! This crate turns on none of reqwest's features. For `https`, your own `Cargo.toml` chooses how:
-//! `reqwest = { version = "0.13", features = ["rustls"] }`.
-//!
-//! # What passes through
-//!
-//! - Bodies stream, both ways. A request body whose exact size is known is sent with its `content-length`. A body that is
-//!   not `Sync`, such as axum's, has to become one that is: with reqwest's feature `stream`,
-//!   `reqwest::Body::wrap_stream(body.into_data_stream())`.
-//! - reqwest reads the extensions of a request for its own settings (the timeout of a `reqwest::Request` that was
-//!   converted to an `http::Request`). A response has those of the connection, such as hyper's `HttpInfo`.
-//! - reqwest resolves the dot segments of a path (`/a/../b` is sent as `/b`), and adds `accept: */*` where there is no
-//!   `accept`.
-//! - A response with a status of 400 or above, or with a redirect, is a response, not an error.
-//! - An error has no URL: reqwest would show the whole of it, a secret in its query included.
-//! - A relative URI is an error for which [`reqwest::Error::is_builder`] is true.
-//!
-//! # Security
-//!
-//! reqwest follows redirects by itself, beneath the layers, and takes credentials in headers of their own (`x-api-key`)
-//! along to another host. [`ReqwestService::new`] switches that off; what should follow redirects belongs
-//! [above](crate::AuthLayer#security) the layers.
-//!
-//! It does not use the proxies of the environment (`HTTP_PROXY`), either: a request to a plain `http` origin, loopback
-//! included, would show its credential to them. Where proxies are meant, name them in the builder.
-//!
-//! The client's default headers are added beneath the layers, and no layer sees them: no `host` among them. A client with
-//! a cookie store keeps the cookies of all its users in one place. Give it none, unless the stack
-//! serves one user.
+//! This crate enables none of reqwest's features. To send requests to `https`, enable one of its TLS features in your
+//! own `Cargo.toml`, for example `reqwest = { version = "0.13", features = ["rustls"] }`.
 
 use std::{
     fmt,
@@ -62,40 +38,78 @@ use crate::sent_or_refused::SentOrRefused;
 
 /// A [`reqwest::Client`] as a Tower HTTP service.
 ///
-/// It sends requests with the body `B`: any that is `Send`, `Sync` and convertible to bytes. Where `B` does not follow
-/// from how the service is used, say it: `ReqwestService::<Full<Bytes>>::new(…)`.
+/// The service sends requests with any body `B` that is `Send` and whose data converts to [`Bytes`], for example
+/// `axum::body::Body`. Where the compiler cannot infer `B`, name it: `ReqwestService::<Full<Bytes>>::new(…)`.
 ///
-/// Cheap to clone; clones share the connections. See the [module](self) for what passes through.
+/// A clone is cheap and shares the connections.
+///
+/// # Requests and responses
+///
+/// - Bodies stream in both directions. A request body of known size is sent with a `content-length`.
+/// - reqwest reads its own settings from a request's extensions, for example the timeout of a `reqwest::Request` that was
+///   converted to an `http::Request`. A response's extensions describe the connection, for example hyper's `HttpInfo`.
+/// - reqwest resolves dot segments of a path, so `/a/../b` is sent as `/b`. It adds `accept: */*` to a request without an
+///   `accept` header.
+/// - A response with a redirect or a status of 400 or above is a response, not an error.
+///
+/// # Errors
+///
+/// The service fails with a [`reqwest::Error`] without a URL, because reqwest would show the whole URL, including a
+/// secret in its query. A relative URI is an error for which [`reqwest::Error::is_builder`] is true.
+///
+/// # Security
+///
+/// By default, reqwest follows redirects beneath the layers and sends headers such as `x-api-key` along to another host.
+/// [`ReqwestService::new`] disables that. To follow redirects, add a layer that does so above
+/// [`AuthLayer`](crate::AuthLayer#security).
+///
+/// [`ReqwestService::new`] also ignores the proxies of the environment (`HTTP_PROXY`), because a request with plain
+/// `http`, for example to loopback, would show its credential to them. Name a proxy in the builder to use it.
+///
+/// reqwest adds a client's default headers beneath the layers, so no layer can check them. Do not put `host` among them.
+/// A client with a cookie store shares the cookies of all its users. Use one only in a stack that serves one user.
 pub struct ReqwestService<B> {
     client: Client,
     body: PhantomData<fn(B)>,
 }
 
 impl<B> ReqwestService<B> {
-    /// Builds a client that follows no redirects and does not log what it sends, whatever `builder` says about it, and
-    /// that uses no proxies but those of `builder`.
+    /// Builds a client that follows no redirects and does not log what it sends.
+    ///
+    /// Both settings override those of `builder`. The client uses no proxies except those of `builder`.
     ///
     /// # Errors
     ///
-    /// What [`ClientBuilder::build`] says, when TLS or the resolver cannot be set up.
+    /// The error of [`ClientBuilder::build`], if TLS or the resolver cannot be set up.
     pub fn new(builder: ClientBuilder) -> Result<Self, reqwest::Error> {
         let client = builder
             .redirect(redirect::Policy::none())
             .connection_verbose(false)
-            // Any proxy of one's own, even this one that is never used, keeps reqwest from looking for others.
+            // A proxy of the builder keeps reqwest from using those of the environment. This one is never used.
             .proxy(Proxy::custom(|_| None::<Url>))
             .build()?;
         Ok(Self::from_client_without_redirects(client))
     }
 
-    /// Takes over a client that was built elsewhere with
-    /// [`redirect::Policy::none()`](reqwest::redirect::Policy::none).
+    /// Wraps an existing client that was built with [`redirect::Policy::none()`](reqwest::redirect::Policy::none).
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http_body_util::Full;
+    /// use tower_identity::client::reqwest::ReqwestService;
+    ///
+    /// let client = reqwest::Client::builder()
+    ///     .redirect(reqwest::redirect::Policy::none())
+    ///     .build()?;
+    /// let service =
+    ///     ReqwestService::<Full<Bytes>>::from_client_without_redirects(client);
+    /// # Ok::<(), reqwest::Error>(())
+    /// ```
     ///
     /// # Security
     ///
-    /// That it was built so is not checked, and cannot be: reqwest neither tells a client's policy nor lets a single
-    /// request override it. A client with another policy, the default one included, hands credential headers to
-    /// whatever host a backend redirects it to.
+    /// This function cannot check the client's policy, because reqwest does not reveal it. With any other policy,
+    /// including the default one, the client sends credential headers to every host that a backend redirects it to.
     pub fn from_client_without_redirects(client: Client) -> Self {
         Self {
             client,
@@ -103,12 +117,12 @@ impl<B> ReqwestService<B> {
         }
     }
 
-    /// The client that the requests are sent with.
+    /// The client that sends the requests.
     pub fn get_ref(&self) -> &Client {
         &self.client
     }
 
-    /// Returns the client that the requests are sent with.
+    /// Returns the client that sends the requests.
     pub fn into_inner(self) -> Client {
         self.client
     }

@@ -41,7 +41,7 @@
 //! | `type` | block | strategy | differs from ToolHive in |
 //! | --- | --- | --- | --- |
 //! | `unauthenticated` | | [`Unauthenticated`](crate::Unauthenticated) | |
-//! | `header_injection` | `headerInjection` | [`HeaderInjection`](crate::HeaderInjection) | [restricted names](crate::outgoing::headers#restricted-names) are refused |
+//! | `header_injection` | `headerInjection` | [`HeaderInjection`](crate::HeaderInjection) | [restricted names](crate::HeaderForwardLayer#restricted-names) are refused |
 //! | `token_exchange` | `tokenExchange` | [`TokenExchange`](crate::TokenExchange) | an `id_token` is the upstream provider's ID token; https, or loopback |
 //! | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
 //! | `aws_sts` | `awsSts` | [`AwsSts`](crate::AwsSts) | after a matcher that failed, no fallback role |

@@ -9,13 +9,29 @@ use tower::BoxError;
 
 use crate::origin::Origin;
 
-/// Why a request was not authenticated. It was not sent.
+/// The error of a request that could not be authenticated and was not sent.
 ///
-/// Programs look at [`kind`](Self::kind); people read `Display`, which says what was being done, for which backend and
-/// provider, and what to do next. The cause, where there is one, is the `source` and is not repeated in `Display`.
-/// Neither shows a secret.
+/// Programs match on [`kind`](Self::kind). `Display` is for people: it states the problem, the backend and provider, and
+/// a remedy. The cause, if there is one, is the [`source`](Error::source) and is not repeated in `Display`. Neither shows
+/// a secret.
 ///
-/// The layers' services have [`tower::BoxError`] as their error; [`AuthError::find_in`] gets this one back out of it.
+/// The services of the layers fail with a [`tower::BoxError`]. [`AuthError::find_in`] finds the `AuthError` in it.
+///
+/// A strategy creates an error like this:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_identity::{AuthError, AuthErrorKind};
+///
+/// let message = "the vault did not answer within 2 s; check its address";
+/// let error = AuthError::new(AuthErrorKind::Unavailable, message)
+///     .with_provider("github")
+///     .with_retry_after(Duration::from_secs(5));
+///
+/// let shown = format!("{message} (provider `github`)");
+/// assert_eq!(error.to_string(), shown);
+/// assert_eq!(error.to_response::<bytes::Bytes>().status(), 503);
+/// ```
 #[derive(Clone)]
 pub struct AuthError {
     inner: Arc<Inner>,
@@ -34,7 +50,9 @@ struct Inner {
 }
 
 impl AuthError {
-    /// An error of `kind`. The message says what went wrong and what to do next, and holds no secret.
+    /// Creates an error.
+    ///
+    /// `message` is for people. It states the problem and a remedy, and must not contain a secret.
     pub fn new(kind: AuthErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -50,35 +68,37 @@ impl AuthError {
         }
     }
 
-    /// Names the backend that the request was for. `AuthLayer` does it for every strategy.
+    /// Sets the backend of the request. [`AuthLayer`](crate::AuthLayer) does so for every strategy.
     #[must_use]
     pub fn with_backend(mut self, backend: Origin) -> Self {
         Arc::make_mut(&mut self.inner).backend = Some(backend);
         self
     }
 
-    /// Names the upstream provider whose token was wanted.
+    /// Sets the upstream provider whose token was needed.
     #[must_use]
     pub fn with_provider(mut self, provider: impl Into<String>) -> Self {
         Arc::make_mut(&mut self.inner).provider = Some(provider.into());
         self
     }
 
-    /// Adds the challenge (`WWW-Authenticate`, RFC 9110 §11.6.1) that tells the caller how to go on.
+    /// Sets the challenge (RFC 9110 §11.6.1) that [`to_response`](Self::to_response) sends as `WWW-Authenticate`.
+    ///
+    /// Only kinds with a default challenge send it.
     #[must_use]
     pub fn with_challenge(mut self, challenge: HeaderValue) -> Self {
         Arc::make_mut(&mut self.inner).challenge = Some(challenge);
         self
     }
 
-    /// Says after how long another try makes sense.
+    /// Sets the time to wait before trying again.
     #[must_use]
     pub fn with_retry_after(mut self, retry_after: Duration) -> Self {
         Arc::make_mut(&mut self.inner).retry_after = Some(retry_after);
         self
     }
 
-    /// Says to the caller what is wrong with what they sent, in place of what the kind says.
+    /// Sets the `error_description` of the response, in place of the kind's own.
     #[cfg(feature = "incoming")]
     #[must_use]
     pub(crate) fn with_description(mut self, description: &'static str) -> Self {
@@ -86,52 +106,63 @@ impl AuthError {
         self
     }
 
-    /// Adds the cause. It is shown to whoever walks the chain of errors, so it must not hold a secret.
+    /// Sets the cause, which becomes the [`source`](Error::source). It must not contain a secret.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
         Arc::make_mut(&mut self.inner).source = Some(Arc::from(source.into()));
         self
     }
 
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub fn kind(&self) -> AuthErrorKind {
         self.inner.kind
     }
 
-    /// The backend that the request was for.
+    /// The backend of the request.
     pub fn backend(&self) -> Option<&Origin> {
         self.inner.backend.as_ref()
     }
 
-    /// The upstream provider whose token was wanted.
+    /// The upstream provider whose token was needed.
     pub fn provider(&self) -> Option<&str> {
         self.inner.provider.as_deref()
     }
 
-    /// The challenge that came with a refusal.
+    /// The challenge that came with the failure, for example from an authorization server.
     pub fn challenge(&self) -> Option<&HeaderValue> {
         self.inner.challenge.as_ref()
     }
 
-    /// After how long another try makes sense.
+    /// The time to wait before trying again.
     pub fn retry_after(&self) -> Option<Duration> {
         self.inner.retry_after
     }
 
-    /// What a gateway answers to its own caller.
+    /// Creates the response that a gateway sends to its own caller.
     ///
     /// | kind | status | with |
     /// | --- | --- | --- |
     /// | `MissingIdentity` | 401 | `WWW-Authenticate: Bearer` without an error code (RFC 6750 §3.1) |
-    /// | `MissingToken`, `Expired`, `Rejected` | 401 | the carried challenge, else `Bearer error="invalid_token"` |
-    /// | `InsufficientScope` | 403 | the carried challenge, else `Bearer error="insufficient_scope"` |
+    /// | `MissingToken`, `Expired`, `Rejected` | 401 | the error's challenge, else `Bearer error="invalid_token"` |
+    /// | `InsufficientScope` | 403 | the error's challenge, else `Bearer error="insufficient_scope"` |
     /// | `PayloadTooLarge` | 413 | |
     /// | `Configuration` | 500 | |
     /// | `WrongOrigin` | 502 | |
-    /// | `Unavailable` | 503 | `Retry-After`, in whole seconds, rounded up; 1 where it is not known |
+    /// | `Unavailable` | 503 | `Retry-After` in whole seconds, rounded up, at least 1 |
     ///
-    /// The JSON body has `error` and `error_description`. It says nothing of what is inside: neither
-    /// [`message`](Self::new), nor the backend, nor the cause.
+    /// The JSON body has `error` and `error_description`. It does not contain the message, the backend or the cause.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::header::WWW_AUTHENTICATE;
+    /// use tower_identity::{AuthError, AuthErrorKind};
+    ///
+    /// let message = "the request carries no identity";
+    /// let error = AuthError::new(AuthErrorKind::MissingIdentity, message);
+    /// let response = error.to_response::<Bytes>();
+    /// assert_eq!(response.status(), 401);
+    /// assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
+    /// ```
     pub fn to_response<B: From<Bytes>>(&self) -> Response<B> {
         let Answer {
             status,
@@ -215,31 +246,32 @@ impl Error for AuthError {
     }
 }
 
-/// The kinds of [`AuthError`].
+/// The kind of an [`AuthError`].
+///
+/// [`AuthError::to_response`] maps each kind to a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AuthErrorKind {
-    /// The request carries no identity, and no fallback filled the gap.
+    /// The request carries no identity, and no fallback inserted one.
     MissingIdentity,
     /// The identity has no token of the kind that the strategy needs.
     MissingToken,
-    /// The token is known to have expired.
+    /// The identity's token has expired.
     Expired,
-    /// The credential was refused: the caller must log in again.
+    /// The credential was rejected. The caller must log in again.
     Rejected,
-    /// The credential is good, but not for this (RFC 6750 §3.1 `insufficient_scope`).
+    /// The credential is valid but does not permit this request (RFC 6750 §3.1, `insufficient_scope`).
     InsufficientScope,
-    /// The identity provider, the token service or a store cannot be asked. Trying again later may help.
+    /// An identity provider, a token service or a store is unavailable. A later attempt may succeed.
     Unavailable,
-    /// What was configured cannot work. Trying again does not help.
+    /// The configuration is wrong in a way that shows only when a request is sent. Another attempt fails too.
     Configuration,
-    /// The request goes elsewhere than the credential may.
+    /// The request goes to an origin that the credential is not for.
     WrongOrigin,
-    /// The payload is too large to be signed.
+    /// The payload is too large to sign.
     PayloadTooLarge,
 }
 
-/// What the caller is told.
 pub(crate) struct Answer {
     status: StatusCode,
     pub(crate) code: &'static str,

@@ -3,10 +3,10 @@ use std::{error::Error, io, sync::Arc};
 use super::AuthError;
 
 impl AuthError {
-    /// Finds the `AuthError` in an error or its sources, whatever other layers wrapped around it.
+    /// Finds the `AuthError` in an error or its sources, for example in a [`tower::BoxError`] of a layer.
     ///
-    /// It also finds one that [`Error::source`] skips: inside of an [`io::Error`], a `Box` or an `Arc`, and with the
-    /// feature `rmcp` inside of the errors of the MCP SDK.
+    /// This function also finds an `AuthError` that the chain of [`Error::source`] skips: inside an [`io::Error`], a
+    /// `Box` or an `Arc`, and with the feature `rmcp` inside an error of the MCP SDK.
     ///
     /// ```
     /// use std::io;

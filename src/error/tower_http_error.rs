@@ -1,25 +1,34 @@
 use rmcp::transport::streamable_http_client::StreamableHttpError;
 use tower::BoxError;
 
-/// Why a [`TowerHttpClient`](crate::client::rmcp::TowerHttpClient) has no answer of the server.
+/// The error of a [`TowerHttpClient`](crate::client::rmcp::TowerHttpClient) whose request got no answer of the server.
+///
+/// ```
+/// use tower_identity::{AuthError, client::rmcp::TowerHttpError};
+///
+/// fn failed_to_authenticate(error: &TowerHttpError) -> bool {
+///     AuthError::find_in(error).is_some()
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TowerHttpError {
-    /// The transport's URI, a token or a session id does not make a request.
+    /// The transport's URI, a token or a session id is not valid in an HTTP request.
     #[error("the MCP request cannot be made; check the transport's URI, token and headers")]
     InvalidRequest(#[source] BoxError),
-    /// The service failed: a strategy, the connection. [`AuthError::find_in`](crate::AuthError::find_in) tells which.
+    /// The service failed, for example a strategy or the connection.
     ///
-    /// It shows itself as what it was, because the SDK's errors show a cause, but do not hand it on as their source.
+    /// [`AuthError::find_in`](crate::AuthError::find_in) finds out which. `Display` shows the service's error, because
+    /// the SDK's errors display their cause but do not return it as their source.
     #[error(transparent)]
     Send(BoxError),
-    /// The body of the response broke off.
+    /// The connection failed while the body of a response arrived.
     #[error("the body of the MCP response broke off")]
     Body(#[source] BoxError),
-    /// An event of an event stream is larger than the transport's configuration allows.
+    /// An event of an event stream exceeds the limit of the transport's configuration.
     #[error("the MCP server sent an event of more than {max_size} bytes")]
     EventTooLarge {
-        /// The limit, in bytes.
+        /// The limit in bytes.
         max_size: usize,
     },
 }

@@ -1,5 +1,3 @@
-//! [`BindSubject`]: a session serves the user who opened it, and nobody else.
-
 use std::{
     fmt,
     pin::Pin,
@@ -18,26 +16,56 @@ use crate::{
     sent_or_refused::SentOrRefused,
 };
 
-/// Refuses the requests of a session whose identity is not that of the user who opened it: another subject, or the same
-/// subject of another issuer. Without an issuer, nobody but the session's own identity [is that
-/// user](Identity::is_same_user).
+/// Refuses requests of a session that do not come from the user who opened it.
 ///
-/// With it, to know the id of a session is not enough to use it. It is for either way: in front of a session's service,
-/// or in the outgoing stack beneath [`IdentityLayer`](crate::IdentityLayer). A request that is marked [`HealthCheck`] and
-/// has no identity passes.
+/// With this layer, knowing the id of a session is not enough to use it. A request passes if its identity has the same
+/// subject and issuer as the session's (see [`Identity::is_same_user`]). If the session's identity has no issuer, only
+/// that very identity passes. A request that is marked with [`HealthCheck`] and carries no identity passes too.
+///
+/// Use the layer in front of a session's service, or in an outgoing stack beneath an
+/// [`IdentityLayer`](crate::IdentityLayer).
+///
+/// ```
+/// use http::Request;
+/// use tower::{Layer, Service, service_fn};
+/// use tower_identity::{AuthError, AuthErrorKind, BindSubject, Identity};
+///
+/// # futures_util::FutureExt::now_or_never(async {
+/// let user = |subject: &str| {
+///     let builder = Identity::builder(subject);
+///     builder.issuer("https://idp.example.com").build()
+/// };
+/// let session = service_fn(async |_: Request<()>| Ok::<_, tower::BoxError>(()));
+/// let mut session = BindSubject::to(user("alice")?).layer(session);
+///
+/// let mut request = Request::new(());
+/// request.extensions_mut().insert(user("alice")?);
+/// session.call(request).await?;
+///
+/// let mut request = Request::new(());
+/// request.extensions_mut().insert(user("mallory")?);
+/// let refused = session.call(request).await.unwrap_err();
+/// let error = AuthError::find_in(refused.as_ref()).unwrap();
+/// assert_eq!(error.kind(), AuthErrorKind::InsufficientScope);
+/// # Ok::<(), tower::BoxError>(())
+/// # }).unwrap().unwrap();
+/// ```
 ///
 /// # Errors
 ///
-/// Its service fails with an [`AuthError`]: [`MissingIdentity`](AuthErrorKind::MissingIdentity) for a request without an
-/// identity, [`InsufficientScope`](AuthErrorKind::InsufficientScope) for another user's (403: to log in again does not
-/// help).
+/// The service fails with an [`AuthError`] of one of these kinds:
+///
+/// | kind | the request |
+/// | --- | --- |
+/// | [`MissingIdentity`](AuthErrorKind::MissingIdentity) | carries no identity |
+/// | [`InsufficientScope`](AuthErrorKind::InsufficientScope) | carries another user's identity. A gateway answers 403, since logging in again would not help. |
 #[derive(Clone, Debug)]
 pub struct BindSubject {
     session: Identity,
 }
 
 impl BindSubject {
-    /// A layer for the session that was opened with this identity.
+    /// Creates a layer for the session that the user of this identity opened.
     pub fn to(session: Identity) -> Self {
         Self { session }
     }
@@ -54,7 +82,7 @@ impl<S> Layer<S> for BindSubject {
     }
 }
 
-/// The service of [`BindSubject`].
+/// The service that [`BindSubject`] creates.
 #[derive(Clone, Debug)]
 pub struct BindSubjectService<S> {
     inner: S,

@@ -1,31 +1,3 @@
-//! [`TokenValidatorLayer`]: a request passes with an identity, or it does not pass.
-//!
-//! # What is accepted
-//!
-//! Exactly one `Authorization` header, with the scheme `Bearer` in any case (RFC 6750 §2.1). A token anywhere else, in the
-//! URL or in a form, is not looked for.
-//!
-//! # Precedence
-//!
-//! An [`Identity`] that a layer above put into the extensions is replaced: from here on, the request's identity is who its
-//! token says.
-//!
-//! # What is answered
-//!
-//! | the request has | answer |
-//! | --- | --- |
-//! | no credentials, or those of another scheme | 401, `WWW-Authenticate` without an error code (RFC 6750 §3.1) |
-//! | more than one `Authorization` header, or a token that is [refused](super::validator#what-comes-of-it) | 401 with `error="invalid_token"` and what is wrong |
-//! | a token that cannot be checked, because the issuer cannot be asked | 503 with `Retry-After` |
-//!
-//! `WWW-Authenticate` has `realm`, `resource_metadata` (RFC 9728 §5.1) and `scope` as they are configured. The JSON body has
-//! `error` and `error_description`. Nothing of what is inside is shown.
-//!
-//! # Security
-//!
-//! The `Authorization` header is removed from a request that passes, so that no proxy sends the caller's token on by
-//! accident. The identity has it for whom it is meant.
-
 use std::{
     fmt, future, mem,
     pin::Pin,
@@ -50,16 +22,73 @@ use super::validator::{
     validating::{PendingValidation, Validating},
 };
 
-/// Validates the bearer token of each request, and puts the [`Identity`] into its extensions.
+/// Validates the bearer token of each request and inserts the [`Identity`] into its extensions.
 ///
-/// See the [module](self) for what it answers instead.
+/// The layer answers a request whose token is missing or refused, and does not pass it on.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response, StatusCode, header::WWW_AUTHENTICATE};
+/// use http_body_util::Full;
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_identity::{Identity, KeySet, TokenValidator, TokenValidatorLayer};
+///
+/// # futures_util::FutureExt::now_or_never(async {
+/// # let keys = r#"{ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" }] }"#;
+/// let keys = KeySet::from_json(keys)?;
+/// let issuer = "https://issuer.example.com";
+/// let validator = TokenValidator::builder_with_keys(issuer, keys)
+///     .audience("https://gateway.example.com")
+///     .build()?;
+/// let gateway = service_fn(async |request: Request<()>| {
+///     let identity = request.extensions().get::<Identity>();
+///     let subject = identity.map(Identity::subject).unwrap_or_default();
+///     let greeting = Full::new(Bytes::from(format!("hello, {subject}")));
+///     Ok::<_, std::convert::Infallible>(Response::new(greeting))
+/// });
+/// let gateway = TokenValidatorLayer::new(validator).layer(gateway);
+///
+/// let response = gateway.oneshot(Request::new(())).await?;
+/// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+/// let challenge = &response.headers()[WWW_AUTHENTICATE];
+/// assert_eq!(challenge, r#"Bearer realm="https://gateway.example.com""#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap().unwrap();
+/// ```
+///
+/// # Accepted requests
+///
+/// A request needs exactly one `Authorization` header with the scheme `Bearer`, in upper or lower case (RFC 6750 §2.1).
+/// The layer does not look for tokens in the URL or in a form.
+///
+/// # Precedence
+///
+/// The layer replaces an [`Identity`] that an outer layer inserted, so that the identity beneath it always comes from the
+/// validated token.
+///
+/// # Answers
+///
+/// | the request has | answer |
+/// | --- | --- |
+/// | no credentials, or credentials of another scheme | 401 and a challenge without an error code (RFC 6750 §3.1) |
+/// | more than one `Authorization` header, or a token that the [`TokenValidator`] refuses | 401 and a challenge with `error="invalid_token"` and a description |
+/// | a token that cannot be checked, for example because the issuer is unreachable | 503 with `Retry-After` |
+///
+/// The challenge is the `WWW-Authenticate` header. It has `realm`, `resource_metadata` (RFC 9728 §5.1) and `scope` where
+/// they are configured. The JSON body has `error` and `error_description`. An answer reveals no internal detail, such as
+/// the address of the issuer.
+///
+/// # Security
+///
+/// The layer removes the `Authorization` header from a request that passes, so that a proxy does not send the caller's
+/// token on by accident. [`Identity::token`] returns the token for strategies that need it.
 #[derive(Clone, Debug)]
 pub struct TokenValidatorLayer {
     gate: Gate,
 }
 
 impl TokenValidatorLayer {
-    /// A layer that asks this validator.
+    /// Creates a layer that validates tokens with `validator`.
     pub fn new(validator: TokenValidator) -> Self {
         Self {
             gate: Gate {
@@ -71,11 +100,11 @@ impl TokenValidatorLayer {
         }
     }
 
-    /// Leaves the `Authorization` header on the requests that pass.
+    /// Keeps the `Authorization` header on requests that pass.
     ///
     /// # Security
     ///
-    /// What sends such a request on, sends the caller's token along, unless it removes the header itself.
+    /// A service beneath that forwards the request also forwards the caller's token, unless it removes the header.
     #[must_use]
     pub fn keep_authorization(mut self) -> Self {
         self.gate.admission.keeps_authorization = true;
@@ -94,9 +123,10 @@ impl<S> Layer<S> for TokenValidatorLayer {
     }
 }
 
-/// The service of [`TokenValidatorLayer`]. It answers itself, and adds no error.
+/// The service that [`TokenValidatorLayer`] creates.
 ///
-/// The answer's body is made of [`Bytes`], as `axum::body::Body` and `Full<Bytes>` can be.
+/// Its error is the inner service's, because a refusal is a response. The response body must be convertible from
+/// [`Bytes`], as `axum::body::Body` and `Full<Bytes>` are.
 #[derive(Clone, Debug)]
 pub struct TokenValidatorService<S> {
     inner: S,
@@ -162,7 +192,6 @@ impl Gate {
     }
 }
 
-/// How a request goes on.
 #[derive(Clone, Copy, Debug)]
 struct Admission {
     keeps_authorization: bool,
@@ -177,7 +206,6 @@ impl Admission {
     }
 }
 
-/// The token of the one `Authorization` header.
 fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {

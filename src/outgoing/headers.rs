@@ -1,52 +1,3 @@
-//! [`HeaderForwardLayer`]: headers that a backend wants besides the credential.
-//!
-//! ```
-//! use http::{HeaderMap, HeaderValue, Request};
-//! use tower::{Layer, Service, ServiceExt, service_fn};
-//! use tower_identity::{HeaderForwardLayer, Origin};
-//!
-//! # futures_util::FutureExt::now_or_never(async {
-//! let forward = HeaderForwardLayer::builder(Origin::try_from("https://mcp.example.com")?)
-//!     .header("x-api-version", "2")       // the same on every request
-//!     .capture("x-tenant")                // what the incoming request said
-//!     .build()?;
-//! let backend = service_fn(async |request: Request<()>| Ok::<_, tower::BoxError>(request.headers().clone()));
-//! let mut client = forward.layer(backend);
-//!
-//! let mut incoming = HeaderMap::new();
-//! incoming.insert("x-tenant", HeaderValue::from_static("blue"));
-//! incoming.insert("cookie", HeaderValue::from_static("session=1"));
-//!
-//! let mut request = Request::post("https://mcp.example.com/mcp").body(())?;
-//! request.extensions_mut().insert(forward.captured(&incoming));
-//! let sent = client.ready().await?.call(request).await?;
-//! assert_eq!(sent["x-api-version"], "2");
-//! assert_eq!(sent["x-tenant"], "blue");
-//! assert!(!sent.contains_key("cookie"));
-//! # Ok::<(), tower::BoxError>(())
-//! # }).unwrap().unwrap();
-//! ```
-//!
-//! # Precedence
-//!
-//! 1. A header that the request has already is left as it is.
-//! 2. A static header.
-//! 3. A captured header, from the [`CapturedHeaders`] in the request's extensions, if the layer names it. A name cannot
-//!    be both static and captured.
-//!
-//! # Restricted names
-//!
-//! These belong to the connection, the session or the credential, and never to whoever configures or sends headers:
-//! `host`, `content-length`, `authorization`, `cookie`, `expect`, `forwarded`, `via`, `x-forwarded`, `x-forwarded-*`,
-//! `x-real-ip`, `mcp-session-id`, and the hop-by-hop headers (RFC 9110 §7.6.1): `connection`, `keep-alive`, `te`,
-//! `trailer`, `transfer-encoding`, `upgrade`, `http2-settings`, `proxy-connection`, `proxy-authenticate`,
-//! `proxy-authorization`; each also with `_` for `-`. To configure one is an error; a captured one is dropped.
-//!
-//! # Security
-//!
-//! The values often are credentials. So the layer is bound to one [`Origin`], as
-//! [`AuthLayer`](super::AuthLayer) is, refuses requests for any other, and marks the values sensitive.
-
 use std::{
     borrow::Cow,
     fmt,
@@ -68,9 +19,64 @@ use crate::{
     sent_or_refused::SentOrRefused,
 };
 
-/// Puts static headers, and headers captured from the incoming request, onto the outgoing one.
+/// Adds headers that a backend wants besides the credential.
 ///
-/// See the [module](self) for the rules.
+/// A header is either static, the same on every request, or captured from the incoming request that a gateway serves.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, Request};
+/// use tower::{Layer, Service, ServiceExt, service_fn};
+/// use tower_identity::{HeaderForwardLayer, Origin};
+///
+/// # futures_util::FutureExt::now_or_never(async {
+/// let origin = Origin::try_from("https://mcp.example.com")?;
+/// let forward = HeaderForwardLayer::builder(origin)
+///     .header("x-api-version", "2")
+///     .capture("x-tenant")
+///     .build()?;
+/// let backend = service_fn(async |request: Request<()>| {
+///     Ok::<_, tower::BoxError>(request.headers().clone())
+/// });
+/// let mut client = forward.layer(backend);
+///
+/// let mut incoming = HeaderMap::new();
+/// incoming.insert("x-tenant", HeaderValue::from_static("blue"));
+/// incoming.insert("cookie", HeaderValue::from_static("session=1"));
+///
+/// let mut request = Request::post("https://mcp.example.com/mcp").body(())?;
+/// request.extensions_mut().insert(forward.captured(&incoming));
+/// let sent = client.ready().await?.call(request).await?;
+/// assert_eq!(sent["x-api-version"], "2");
+/// assert_eq!(sent["x-tenant"], "blue");
+/// assert!(!sent.contains_key("cookie"));
+/// # Ok::<(), tower::BoxError>(())
+/// # }).unwrap().unwrap();
+/// ```
+///
+/// # Precedence
+///
+/// 1. The layer never changes a header that the request already has.
+/// 2. Otherwise it adds the static header of that name.
+/// 3. Otherwise it adds the captured header from the [`CapturedHeaders`] in the request's extensions, if
+///    [`capture`](HeaderForwardBuilder::capture) named it. A name cannot be both static and captured.
+///
+/// # Restricted names
+///
+/// These headers belong to the connection, the session or the credential. Configuring one is an error, and a captured
+/// one is dropped:
+///
+/// - `authorization`, `cookie`, `host`, `content-length`, `expect`, `mcp-session-id`
+/// - `forwarded`, `via`, `x-forwarded`, `x-forwarded-*`, `x-real-ip`
+/// - the hop-by-hop headers (RFC 9110 §7.6.1): `connection`, `http2-settings`, `keep-alive`, `proxy-authenticate`,
+///   `proxy-authorization`, `proxy-connection`, `te`, `trailer`, `transfer-encoding`, `upgrade`
+///
+/// The same holds for each name with `_` in place of `-`, because servers behind CGI do not distinguish the two.
+///
+/// # Security
+///
+/// Header values often are credentials. The layer is therefore bound to one [`Origin`], as
+/// [`AuthLayer`](crate::AuthLayer) is. It refuses requests for any other origin with
+/// [`AuthErrorKind::WrongOrigin`](crate::AuthErrorKind::WrongOrigin) and marks the values as sensitive.
 #[derive(Clone)]
 pub struct HeaderForwardLayer {
     guard: OriginGuard,
@@ -83,7 +89,7 @@ struct Headers {
 }
 
 impl HeaderForwardLayer {
-    /// Starts a layer that forwards headers to `origin`.
+    /// Starts building a layer that forwards headers to `origin`.
     pub fn builder(origin: Origin) -> HeaderForwardBuilder {
         HeaderForwardBuilder {
             guard: OriginGuard::new(origin),
@@ -93,9 +99,9 @@ impl HeaderForwardLayer {
         }
     }
 
-    /// Picks from the headers of an incoming request those that this layer forwards.
+    /// Copies the headers that this layer forwards from those of an incoming request.
     ///
-    /// Put the result in the extensions of the outgoing request.
+    /// Insert the result into the extensions of the outgoing request.
     pub fn captured(&self, incoming: &HeaderMap) -> CapturedHeaders {
         let mut headers = HeaderMap::new();
         for name in &self.headers.captured {
@@ -203,7 +209,7 @@ impl HeaderForwardBuilder {
     /// # Errors
     ///
     /// [`Configuration`](AuthErrorKind::Configuration), for the first of: a name that is not a header's name
-    /// (RFC 9110 §5.1), a [restricted](self#restricted-names) one, a value that is empty, begins or ends with a space or
+    /// (RFC 9110 §5.1), a [restricted](HeaderForwardLayer#restricted-names) one, a value that is empty, begins or ends with a space or
     /// has a character outside of visible ASCII and space, a name that is there twice, static or captured.
     pub fn build(self) -> Result<HeaderForwardLayer, AuthError> {
         let Self {
@@ -249,9 +255,10 @@ impl fmt::Debug for HeaderForwardBuilder {
     }
 }
 
-/// Headers of an incoming request, on their way in the extensions of the outgoing one.
+/// Headers of an incoming request, carried in the extensions of an outgoing one.
 ///
-/// Made by [`HeaderForwardLayer::captured`], or from any `HeaderMap`: the layer takes out only what it names.
+/// [`HeaderForwardLayer::captured`] creates it. It can also be created from any `HeaderMap`, since
+/// [`HeaderForwardLayer`] forwards only the headers that its configuration names.
 #[derive(Clone)]
 pub struct CapturedHeaders {
     headers: Arc<HeaderMap>,
@@ -274,9 +281,10 @@ impl fmt::Debug for CapturedHeaders {
     }
 }
 
-/// The service of [`HeaderForwardLayer`].
+/// The service that [`HeaderForwardLayer`] creates.
 ///
-/// Its error is [`BoxError`]; [`AuthError::find_in`] tells a refused request from what is beneath.
+/// Its error is [`BoxError`]. [`AuthError::find_in`] finds out whether the layer refused the request or the inner service
+/// failed.
 #[derive(Clone)]
 pub struct HeaderForwardService<S> {
     inner: S,
@@ -370,7 +378,7 @@ pub(crate) fn header_value(
     })
 }
 
-/// See [restricted names](self#restricted-names).
+/// See [restricted names](HeaderForwardLayer#restricted-names).
 pub(crate) fn is_restricted(name: &HeaderName) -> bool {
     // Servers behind CGI and its heirs do not tell `_` from `-`.
     let name = name.as_str().replace('_', "-");

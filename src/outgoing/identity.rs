@@ -1,52 +1,3 @@
-//! [`IdentityLayer`]: the request's identity wins; the session's fills the gap.
-//!
-//! ```
-//! use http::{Method, Request};
-//! use tower::{Layer, Service, service_fn};
-//! use tower_identity::{FallbackPolicy, Identity, IdentityLayer};
-//!
-//! # futures_util::FutureExt::now_or_never(async {
-//! let at_log_in = Identity::builder("user-1").build()?;
-//! let backend = service_fn(async |request: Request<()>| {
-//!     let identity = request.extensions().get::<Identity>();
-//!     Ok::<_, std::convert::Infallible>(identity.map(|identity| identity.subject().to_owned()))
-//! });
-//! let mut client = IdentityLayer::new(at_log_in).fallback(FallbackPolicy::teardown()).layer(backend);
-//!
-//! let teardown = Request::delete("https://mcp.example.com/mcp").body(())?;
-//! assert_eq!(client.call(teardown).await?.as_deref(), Some("user-1"));
-//!
-//! let call = Request::post("https://mcp.example.com/mcp").body(())?;
-//! assert_eq!(client.call(call).await?, None);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! # }).unwrap().unwrap();
-//! ```
-//!
-//! # Precedence
-//!
-//! 1. An [`Identity`] in the request's extensions is never replaced or merged, whatever the layer holds.
-//! 2. A request marked [`HealthCheck`] has no user: nothing is inserted.
-//! 3. Otherwise the session's identity is inserted, if there is one and the [`FallbackPolicy`] allows it for this
-//!    request. A `tracing` event at debug level says so.
-//!
-//! # Which policy fits which client
-//!
-//! An MCP client makes calls that no user asked for: the handshake, the standalone event stream, notifications,
-//! answers to the server's own requests, and the teardown. Nobody attaches an identity to these.
-//!
-//! | client | policy |
-//! | --- | --- |
-//! | opens sessions, and speaks for one user on each (`rmcp`) | [`always`](FallbackPolicy::always), and [`follow_requests`](IdentityLayer::follow_requests) |
-//! | attaches an identity to each request itself, except when it closes the session | [`teardown`](FallbackPolicy::teardown) |
-//! | attaches an identity to each `POST`, but opens event streams and closes sessions by itself | [`methods`](FallbackPolicy::methods) with `GET` and `DELETE` |
-//! | is shared by several users | [`never`](FallbackPolicy::never) |
-//!
-//! # Security
-//!
-//! A layer that follows redirects to another origin drops the extensions, identity included. If it is above this layer,
-//! the fallback then fills the gap for a stranger's host. That does no harm above an
-//! [`AuthLayer`](super::AuthLayer), which refuses the request; do not use the identity beneath this layer without one.
-
 use std::{
     fmt, mem,
     sync::{Arc, PoisonError},
@@ -60,19 +11,75 @@ use crate::{
     identity::Identity, inner_service_accessors::inner_service_accessors, runtime::Mutex, telemetry,
 };
 
-/// Inserts a session's identity into the requests that carry none: into all of them, until a
-/// [policy](Self::fallback) says otherwise.
+/// Inserts a session's identity into requests that carry none.
 ///
-/// It costs no future, changes no error and cannot fail. See the [module](self) for the rules.
+/// By default the layer does so for every request without an identity. [`fallback`](Self::fallback) restricts it, for
+/// example to the request that closes the session. The layer cannot fail, adds no future and does not
+/// change the inner service's error.
+///
+/// ```
+/// use http::{Method, Request};
+/// use tower::{Layer, Service, service_fn};
+/// use tower_identity::{FallbackPolicy, Identity, IdentityLayer};
+///
+/// # futures_util::FutureExt::now_or_never(async {
+/// let backend = service_fn(async |request: Request<()>| {
+///     let identity = request.extensions().get::<Identity>();
+///     let subject = identity.map(|identity| identity.subject().to_owned());
+///     Ok::<_, std::convert::Infallible>(subject)
+/// });
+/// let at_login = Identity::builder("user-1").build()?;
+/// let mut client = IdentityLayer::new(at_login)
+///     .fallback(FallbackPolicy::teardown())
+///     .layer(backend);
+///
+/// let teardown = Request::delete("https://mcp.example.com/mcp").body(())?;
+/// assert_eq!(client.call(teardown).await?.as_deref(), Some("user-1"));
+///
+/// let call = Request::post("https://mcp.example.com/mcp").body(())?;
+/// assert_eq!(client.call(call).await?, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap().unwrap();
+/// ```
+///
+/// # Precedence
+///
+/// 1. The layer never replaces or merges an [`Identity`] that is in the request's extensions.
+/// 2. The layer inserts nothing into a request that is marked with [`HealthCheck`], because a probe has no user.
+/// 3. Otherwise the layer inserts the session's identity, if there is one and the [`FallbackPolicy`] allows it for this
+///    request. It then emits a `tracing` event at debug level.
+///
+/// # Which policy fits which client
+///
+/// An MCP client sends some requests on its own: the handshake, the standalone event stream, notifications, answers to
+/// requests of the server, and the teardown. The code that handles a user's request cannot attach an identity to these.
+///
+/// | client | policy |
+/// | --- | --- |
+/// | opens sessions and acts for one user on each (`rmcp`) | [`always`](FallbackPolicy::always) with [`follow_requests`](Self::follow_requests) |
+/// | attaches an identity to every request except the teardown | [`teardown`](FallbackPolicy::teardown) |
+/// | attaches an identity to each `POST`, but opens event streams and closes sessions on its own | [`methods`](FallbackPolicy::methods) with `GET` and `DELETE` |
+/// | is shared by several users | [`never`](FallbackPolicy::never) |
+///
+/// A gateway that attaches the caller's identity to each request wants [`teardown`](FallbackPolicy::teardown): with
+/// [`always`](FallbackPolicy::always), a request whose identity was forgotten goes out with the session's old one.
+///
+/// # Security
+///
+/// A layer that follows redirects drops the extensions, including the identity, when a redirect leads to another origin.
+/// If it is above this layer, the fallback then inserts the session's identity into a request for a foreign host. An
+/// [`AuthLayer`](crate::AuthLayer) beneath this layer refuses such a request. Without one, do not use the identity
+/// beneath this layer.
 #[derive(Clone, Debug)]
 pub struct IdentityLayer {
     session: Session,
 }
 
 impl IdentityLayer {
-    /// A layer for a session that was opened with this identity, if with any.
+    /// Creates a layer for the session of a user.
     ///
-    /// It is used where [`FallbackPolicy::always`] allows, until [`fallback`](Self::fallback) says otherwise.
+    /// `session` is the identity that opened the session. The policy is [`FallbackPolicy::always`] unless
+    /// [`fallback`](Self::fallback) sets another.
     pub fn new(session: impl Into<Option<Identity>>) -> Self {
         Self {
             session: Session {
@@ -85,8 +92,10 @@ impl IdentityLayer {
         }
     }
 
-    /// A layer for a client that only probes: it marks every request as a [`HealthCheck`], its handshake and its
-    /// teardown included, and inserts no identity.
+    /// Creates a layer for a client that only probes.
+    ///
+    /// The layer marks every request as a [`HealthCheck`], including the handshake and the teardown, and inserts no
+    /// identity.
     pub fn health_check() -> Self {
         let mut layer = Self::new(None);
         layer.session.health_check = true;
@@ -100,17 +109,17 @@ impl IdentityLayer {
         self
     }
 
-    /// Lets the fallback follow the newest identity that a request of the same user carried.
+    /// Makes the fallback use the newest identity that a request of the same user carried.
     ///
-    /// Hours into a session, the identity from log-in has expired; what the last request carried has not. With this, a
-    /// teardown or the reconnect of an event stream goes out with that one. Newest is what was
-    /// [built last](Identity::is_newer_than), so a replay of an old request does not turn it back. An identity of
-    /// another subject or issuer is never followed, and a session that was opened without an identity follows none.
+    /// Hours into a session the tokens from login have expired, but those of the last request have not. For example, a
+    /// teardown or the reconnect of an event stream then goes out with the tokens of the last request.
     ///
-    /// Identities are not merged: a newer one with fewer tokens replaces one with more. An identity without an issuer
-    /// follows nobody, because [who is the same user](Identity::is_same_user) cannot be told.
+    /// An identity is newer if it was [built later](Identity::is_newer_than), so replaying an old request does not bring
+    /// its identity back. The layer only follows an identity of the [same user](Identity::is_same_user), that is, of the
+    /// same subject and issuer. An identity without an issuer is therefore never followed. Identities are not merged: a
+    /// newer one with fewer tokens replaces an older one with more.
     ///
-    /// All services made by this layer and its clones follow together: use one layer for each session.
+    /// All services that this layer and its clones create share the newest identity, so use one layer for each session.
     #[must_use]
     pub fn follow_requests(mut self) -> Self {
         if let SessionIdentity::Captured(identity) = self.session.identity {
@@ -131,7 +140,7 @@ impl<S> Layer<S> for IdentityLayer {
     }
 }
 
-/// The service of [`IdentityLayer`].
+/// The service that [`IdentityLayer`] creates.
 #[derive(Clone, Debug)]
 pub struct IdentityService<S> {
     inner: S,
@@ -219,7 +228,17 @@ impl SessionIdentity {
     }
 }
 
-/// For which requests a session's identity may fill the gap.
+/// Selects the requests that may use the session's identity.
+///
+/// See [which policy fits which client](IdentityLayer#which-policy-fits-which-client).
+///
+/// ```
+/// use http::Method;
+/// use tower_identity::FallbackPolicy;
+///
+/// let policy = FallbackPolicy::methods([Method::GET, Method::DELETE]);
+/// let policy = FallbackPolicy::when(|request| request.uri().path() == "/mcp");
+/// ```
 #[derive(Clone)]
 pub struct FallbackPolicy {
     rule: Rule,
@@ -233,29 +252,31 @@ enum Rule {
 }
 
 impl FallbackPolicy {
-    /// For every request that carries no identity.
+    /// Allows every request that carries no identity.
     pub fn always() -> Self {
         Self { rule: Rule::Always }
     }
 
-    /// For none.
+    /// Allows no request.
     pub fn never() -> Self {
         Self::methods([])
     }
 
-    /// For requests with one of these methods.
+    /// Allows requests with one of these methods.
     pub fn methods(methods: impl IntoIterator<Item = Method>) -> Self {
         Self {
             rule: Rule::Methods(methods.into_iter().collect()),
         }
     }
 
-    /// For the `DELETE` that closes a session, and nothing else.
+    /// Allows only the `DELETE` that closes a session.
     pub fn teardown() -> Self {
         Self::methods([Method::DELETE])
     }
 
-    /// For requests for which `predicate` says `true`. It is asked only when there is a gap to fill.
+    /// Allows requests for which `predicate` returns `true`.
+    ///
+    /// The predicate is called only for requests that carry no identity.
     pub fn when(predicate: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         Self {
             rule: Rule::When(Arc::new(predicate)),
@@ -278,7 +299,7 @@ impl FallbackPolicy {
 }
 
 impl Default for FallbackPolicy {
-    /// [`FallbackPolicy::always`].
+    /// Returns [`FallbackPolicy::always`].
     fn default() -> Self {
         Self::always()
     }
@@ -297,10 +318,20 @@ impl fmt::Debug for FallbackPolicy {
     }
 }
 
-/// Marks a request, in its extensions, as a probe: it has no user.
+/// Marks a request as a probe that has no user.
 ///
-/// Strategies that act for a user let it pass without a credential, even if it carries an [`Identity`]; those that have
-/// a credential of their own (a fixed header) use it.
+/// Insert it into the request's extensions. Strategies that act for a user then send the request without a credential,
+/// even if it carries an [`Identity`]. Strategies whose credential belongs to no user, for example
+/// [`HeaderInjection`](crate::HeaderInjection), send theirs.
+///
+/// ```
+/// use http::Request;
+/// use tower_identity::HealthCheck;
+///
+/// let mut probe = Request::get("https://mcp.example.com/health").body(())?;
+/// probe.extensions_mut().insert(HealthCheck);
+/// # Ok::<(), http::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck;
 

@@ -38,7 +38,7 @@ impl HeaderInjection {
     /// # Errors
     ///
     /// [`Configuration`](AuthErrorKind::Configuration), when the name is not a header's name (RFC 9110 §5.1) or is
-    /// [restricted](crate::outgoing::headers#restricted-names) (`authorization` is not, here), or when the value is
+    /// [restricted](crate::HeaderForwardLayer#restricted-names) (`authorization` is not, here), or when the value is
     /// empty, begins or ends with a space, or has a character outside of visible ASCII and space.
     pub fn new(name: &str, value: impl Into<String>) -> Result<Self, AuthError> {
         let name = header_name(name)?;

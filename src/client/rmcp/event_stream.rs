@@ -17,17 +17,16 @@ use super::{
     unresumable_points::{ResumePoint, UnresumablePoints},
 };
 
-/// How the events of a body are to be read.
 pub(super) struct Events {
     pub(super) max_event_size: usize,
-    /// Whether the SDK resumes a stream that has had no event id.
+    /// Whether the SDK resumes a stream that had no event id yet.
     pub(super) resumable_at_start: bool,
     pub(super) resume_point: ResumePoint,
     pub(super) unresumable: Arc<UnresumablePoints>,
 }
 
 impl Events {
-    /// The events of `body`, as they arrive. They end with an error at one that is too large.
+    /// Returns the events of `body` as they arrive. They end with an error at an event that is too large.
     pub(super) fn of<B>(mut self, body: B) -> BoxStream<'static, Result<Sse, SseError>>
     where
         B: Body + Send + 'static,
@@ -46,7 +45,7 @@ impl Events {
     fn note(&mut self, event: &Result<Sse, SseError>) {
         match event {
             Ok(Sse { id: Some(id), .. }) => self.resume_point.last_event_id = Some(id.clone()),
-            Err(error) if is_the_servers(error) && self.is_resumable() => {
+            Err(error) if would_recur(error) && self.is_resumable() => {
                 self.unresumable.add(&self.resume_point);
             }
             _ => {}
@@ -58,8 +57,8 @@ impl Events {
     }
 }
 
-/// Whether the server would send the same again; a connection that broke may hold the next time.
-fn is_the_servers(error: &SseError) -> bool {
+/// A connection that broke may hold the next time. A bad event comes again.
+fn would_recur(error: &SseError) -> bool {
     match error {
         SseError::Body(error) => {
             matches!(
@@ -128,7 +127,7 @@ where
     }
 }
 
-/// Counts the bytes that a parser keeps of the event at hand: its lines, but not the comments among them.
+/// Counts the bytes that a parser keeps of the current event: its lines, but not its comments.
 struct EventMeter {
     max_size: usize,
     kept: usize,
@@ -148,7 +147,7 @@ impl EventMeter {
         }
     }
 
-    /// Where they do not fit, says how many bytes belong to the events before.
+    /// If the current event does not fit, returns how many bytes belong to the events before it.
     fn fits(&mut self, data: &[u8]) -> Result<(), usize> {
         let mut whole_events = 0;
         let mut read = 0;

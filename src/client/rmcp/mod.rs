@@ -1,74 +1,40 @@
-//! [`TowerHttpClient`]: a Tower stack as the HTTP client of the MCP Rust SDK ([`rmcp`]).
+//! A Tower stack as the HTTP client of the MCP Rust SDK ([`rmcp`]).
 //!
 //! ```no_run
+//! use bytes::Bytes;
 //! use http_body_util::Full;
 //! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use rmcp::transport::StreamableHttpClientTransport;
+//! use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 //! use rmcp::{ServiceExt, model::CallToolRequestParams};
-//! use rmcp::transport::{
-//!     StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig,
-//! };
 //! use tower::ServiceBuilder;
-//! use tower_identity::client::rmcp::{SendAs, TowerHttpClient};
-//! use tower_identity::{AuthLayer, Identity, IdentityLayer, Origin, UpstreamInject};
+//! use tower_identity::{
+//!     AuthLayer, Identity, IdentityLayer, Origin, UpstreamInject,
+//!     client::rmcp::{SendAs, TowerHttpClient},
+//! };
 //!
-//! # async fn session(session_identity: Identity, identity: Identity) -> Result<(), tower::BoxError> {
+//! # async fn session(
+//! #     session_identity: Identity,
+//! #     identity: Identity,
+//! # ) -> Result<(), tower::BoxError> {
+//! let http_client = Client::builder(TokioExecutor::new())
+//!     .build_http::<Full<Bytes>>();
+//! let origin = Origin::try_from("http://127.0.0.1:8000")?;
 //! let stack = ServiceBuilder::new()
 //!     .layer(IdentityLayer::new(session_identity).follow_requests())
-//!     .layer(AuthLayer::new(Origin::try_from("http://127.0.0.1:8000")?, UpstreamInject::new("github")?))
-//!     .service(Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>());
-//! let config = StreamableHttpClientTransportConfig::with_uri("http://127.0.0.1:8000/mcp");
-//! let transport = StreamableHttpClientTransport::with_client(TowerHttpClient::new(stack), config);
+//!     .layer(AuthLayer::new(origin, UpstreamInject::new("github")?))
+//!     .service(http_client);
+//! let transport = StreamableHttpClientTransport::with_client(
+//!     TowerHttpClient::new(stack),
+//!     StreamableHttpClientTransportConfig::with_uri("http://127.0.0.1:8000/mcp"),
+//! );
 //!
 //! let client = ().serve(transport).await?;
-//! let result = client.call_tool_as(identity, CallToolRequestParams::new("search")).await?;
+//! let search = CallToolRequestParams::new("search");
+//! let result = client.call_tool_as(identity, search).await?;
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! # Whose identity goes where
-//!
-//! | the SDK sends | identity |
-//! | --- | --- |
-//! | a request or notification with an [`Identity`] in its extensions ([`SendAs`], [`with_identity`]) | that one |
-//! | a replay of `initialize`, after the server lost the session | the newest that was seen of the message's user |
-//! | anything else: its own handshake, the event stream (`GET`) and its reconnects, answers to the server, a cancellation, the `DELETE` | none: [`IdentityLayer`] falls back to the session's |
-//!
-//! [`HealthCheck`] and [`CapturedHeaders`] in a message's extensions go the same way. The SDK's own typed helpers
-//! (`call_tool`, `list_tools`) send no extensions, so their requests fall under the last row.
-//!
-//! The last row needs [`FallbackPolicy::always`], the default: with a narrower policy the handshake goes out without a
-//! user. Most of it is sent long after log-in, so let the session [follow](crate::IdentityLayer::follow_requests) its requests:
-//! an event stream that is refused for a stale token is not opened again.
-//!
-//! # What is bounded
-//!
-//! The same as in the SDK's own clients: 16 MiB for a JSON response, 64 KiB for an error's, and for one event of an event
-//! stream what [`max_sse_event_size`] says. An event stream is passed on as it arrives. Time is not bounded here: a
-//! timeout is a layer's business.
-//!
-//! A stream ends at an event that is too large, and is not resumed there: the reconnect that the SDK tries at once is
-//! answered with [`ServerDoesNotSupportSse`](StreamableHttpError::ServerDoesNotSupportSse), which makes it give up.
-//!
-//! # Refusals
-//!
-//! | status | error |
-//! | --- | --- |
-//! | 401 with a challenge | [`AuthRequired`](StreamableHttpError::AuthRequired) |
-//! | 403 with a challenge | [`InsufficientScope`](StreamableHttpError::InsufficientScope), with the challenge's scope |
-//! | 404 on a session | [`SessionExpired`](StreamableHttpError::SessionExpired) |
-//! | 405 on `GET`, on `DELETE` | [`ServerDoesNotSupportSse`](StreamableHttpError::ServerDoesNotSupportSse), [`ServerDoesNotSupportDeleteSession`](StreamableHttpError::ServerDoesNotSupportDeleteSession) |
-//! | to a `POST`, any other but 401, 403 and 429, with a JSON-RPC error | that error, as the server's answer |
-//! | any other, 401 and 403 without a challenge that can be read included | [`HttpStatus`](StreamableHttpError::HttpStatus) |
-//!
-//! What fails beneath (a strategy, the connection) is a [`TowerHttpError`];
-//! [`AuthError::find_in`](crate::AuthError::find_in) finds an `AuthError` in it and in what the SDK wraps around it.
-//!
-//! [`CapturedHeaders`]: crate::CapturedHeaders
-//! [`FallbackPolicy::always`]: crate::FallbackPolicy::always
-//! [`HealthCheck`]: crate::HealthCheck
-//! [`Identity`]: crate::Identity
-//! [`IdentityLayer`]: crate::IdentityLayer
-//! [`max_sse_event_size`]: ::rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig::max_sse_event_size
 
 mod event_stream;
 mod request;
@@ -103,18 +69,66 @@ use self::{
 pub use self::send_as::{SendAs, with_identity};
 pub use crate::error::TowerHttpError;
 
-/// What the SDK uses where it is not told.
+/// The SDK's own default.
 const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
 
 /// A Tower HTTP service as the HTTP client of an MCP session.
 ///
-/// See the [module](self) for what it sends and what it answers.
+/// # Whose identity a request carries
+///
+/// | the SDK sends | identity |
+/// | --- | --- |
+/// | a request or notification with an [`Identity`] in its extensions (see [`SendAs`] and [`with_identity`]) | that one |
+/// | a replay of `initialize` with an [`Identity`], after the server lost the session | the newest one of the same user that the client has sent |
+/// | anything else: its own handshake, the event stream (`GET`) and its reconnects, answers to the server, a cancellation, the `DELETE` | none, so [`IdentityLayer`] inserts the session's |
+///
+/// [`HealthCheck`] and [`CapturedHeaders`] in a message's extensions are handled the same way. The SDK's own helpers, for
+/// example `call_tool` and `list_tools`, send no extensions, so their requests fall under the last row.
+///
+/// The last row needs [`FallbackPolicy::always`], which is the default. With a narrower policy the handshake carries no
+/// identity. Let the session [follow](crate::IdentityLayer::follow_requests) its requests, because most requests of the last
+/// row are sent long after login. For example, the SDK does not open an event stream again that was refused because of
+/// an expired token.
 ///
 /// # One client for each session
 ///
-/// Its clones remember, together, the newest identity of each user that sent an `initialize` with an identity, so that
-/// a replay of it does not bring the old one back. They never use one user's identity for another. They remember the
-/// last 64 users: more than that should not share a client.
+/// The clones of a client share the newest identity of each user whose `initialize` they sent, so that a replay does not
+/// use an old one. The client never uses one user's identity for another. It keeps the identities of the 64 users who
+/// opened a session last, so do not share a client among more users.
+///
+/// # Limits
+///
+/// The limits are those of the SDK's own clients: 16 MiB for a JSON response, 64 KiB for an error response and
+/// [`max_sse_event_size`] for one event of an event stream. An event stream is passed on as it arrives. The client has no
+/// time limit. Add a timeout layer to the stack if you need one.
+///
+/// The client ends an event stream at an event that is too large. It answers the SDK's attempt to resume the stream there
+/// with [`ServerDoesNotSupportSse`](StreamableHttpError::ServerDoesNotSupportSse), so that the SDK does not retry without
+/// end.
+///
+/// # Errors
+///
+/// A response with an error status becomes an error of the SDK:
+///
+/// | status | error |
+/// | --- | --- |
+/// | 401 with a challenge | [`AuthRequired`](StreamableHttpError::AuthRequired) |
+/// | 403 with a challenge | [`InsufficientScope`](StreamableHttpError::InsufficientScope) with the challenge's scope |
+/// | 404 for a request of a session | [`SessionExpired`](StreamableHttpError::SessionExpired) |
+/// | 405 for a `GET` | [`ServerDoesNotSupportSse`](StreamableHttpError::ServerDoesNotSupportSse) |
+/// | 405 for a `DELETE` | [`ServerDoesNotSupportDeleteSession`](StreamableHttpError::ServerDoesNotSupportDeleteSession) |
+/// | any other except 401, 403 and 429 for a `POST`, with a JSON-RPC error in the body | none: the JSON-RPC error is the server's answer |
+/// | any other, including 401 and 403 without a readable challenge | [`HttpStatus`](StreamableHttpError::HttpStatus) |
+///
+/// If the stack fails, for example a strategy or the connection, the error is a [`TowerHttpError`].
+/// [`AuthError::find_in`](crate::AuthError::find_in) finds an `AuthError` in it and in the SDK's errors.
+///
+/// [`CapturedHeaders`]: crate::CapturedHeaders
+/// [`FallbackPolicy::always`]: crate::FallbackPolicy::always
+/// [`HealthCheck`]: crate::HealthCheck
+/// [`Identity`]: crate::Identity
+/// [`IdentityLayer`]: crate::IdentityLayer
+/// [`max_sse_event_size`]: ::rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig::max_sse_event_size
 #[derive(Clone)]
 pub struct TowerHttpClient<S> {
     service: S,
@@ -123,8 +137,10 @@ pub struct TowerHttpClient<S> {
 }
 
 impl<S> TowerHttpClient<S> {
-    /// A client that sends through `service`, for example an HTTP client beneath an
-    /// [`IdentityLayer`](crate::IdentityLayer) and an [`AuthLayer`](crate::AuthLayer).
+    /// Creates a client that sends its requests through `service`.
+    ///
+    /// `service` is for example an HTTP client beneath an [`IdentityLayer`](crate::IdentityLayer) and an
+    /// [`AuthLayer`](crate::AuthLayer).
     pub fn new(service: S) -> Self {
         Self {
             service,
@@ -133,13 +149,12 @@ impl<S> TowerHttpClient<S> {
         }
     }
 
-    /// The service that the requests are sent through.
+    /// The service that sends the requests.
     pub fn get_ref(&self) -> &S {
         &self.service
     }
 
-    /// The service that the requests are sent through, mutably. Clones of this
-    /// client keep theirs.
+    /// The service that sends the requests, mutably. Clones of this client keep theirs.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.service
     }

@@ -28,7 +28,6 @@ use crate::{
 
 use super::{Result, TowerHttpError, session_users::SessionUsers};
 
-/// What every request of a session is made of.
 pub(super) struct RequestParts<'a> {
     pub(super) uri: &'a str,
     pub(super) session_id: Option<&'a str>,
@@ -95,7 +94,7 @@ impl RequestParts<'_> {
     }
 }
 
-/// The headers that the transport sets itself. It also sets `mcp-protocol-version`, but as a custom header.
+/// The transport sets these headers itself. It also sets `mcp-protocol-version`, but as a custom header.
 fn is_reserved(name: &HeaderName) -> bool {
     [ACCEPT.as_str(), HEADER_SESSION_ID, HEADER_LAST_EVENT_ID]
         .iter()
@@ -114,7 +113,6 @@ fn invalid(error: impl Into<BoxError>) -> TowerHttpError {
     TowerHttpError::InvalidRequest(error.into())
 }
 
-/// A message that carries nothing leaves a gap, for the layers beneath to fill.
 fn carry_extensions(
     message: &ClientJsonRpcMessage,
     users: &SessionUsers,

@@ -28,7 +28,6 @@ use super::{Result, TowerHttpError, event_stream::Events};
 const MAX_JSON_SIZE: usize = 16 * 1024 * 1024;
 const MAX_ERROR_SIZE: usize = 64 * 1024;
 
-/// What the response to a `POST` says to the message.
 pub(super) async fn posted<B>(
     response: Response<B>,
     message: &ClientJsonRpcMessage,
@@ -48,7 +47,7 @@ where
         }
         Err(error) => return Err(error),
     }
-    // Only a request waits for an answer: with any other message, a success without one is a success.
+    // Only a request expects an answer.
     let expects_answer = matches!(message, JsonRpcMessage::Request(_));
     let has_no_body = body.size_hint().exact() == Some(0);
     if matches!(head.status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT)
@@ -72,7 +71,6 @@ where
     }
 }
 
-/// The events of the response to a `GET`.
 pub(super) fn streamed<B>(
     response: Response<B>,
     has_session: bool,
@@ -94,7 +92,6 @@ where
     Ok(events.of(body))
 }
 
-/// What the response to a `DELETE` says.
 pub(super) fn deleted<B>(response: Response<B>) -> Result<()> {
     let (head, _) = response.into_parts();
     if head.status == StatusCode::METHOD_NOT_ALLOWED {
@@ -123,7 +120,7 @@ fn check(head: &Parts, has_session: bool) -> Result<()> {
     })
 }
 
-/// A refusal may have a JSON-RPC error as its body, which then is the server's answer.
+/// A JSON-RPC error in the body is the server's answer.
 async fn refused<B>(
     status: HttpStatusError,
     head: Parts,
@@ -151,8 +148,8 @@ where
         && !has_session
         && head.status.is_client_error()
     {
-        // A server that is older than `server/discover` refuses it without the request's id. The SDK goes on with
-        // `initialize` only if the refusal has it.
+        // A server that does not know `server/discover` refuses it without the request's id. The SDK goes on with
+        // `initialize` only if the error has the id.
         let error = match error {
             Some(ServerJsonRpcMessage::Error(error)) => error.error,
             _ => ErrorData::invalid_request(format!("server/discover: {status}"), None),
@@ -197,7 +194,7 @@ where
     if body.size_hint().lower() > max_size as u64 {
         return Err(too_large());
     }
-    // Copied as it comes: a million frames of one byte each would take far more than their bytes to keep.
+    // Copied, because keeping a million frames of one byte each takes far more than a million bytes.
     let mut bytes = Vec::new();
     let mut body = pin!(body);
     while let Some(frame) = body.frame().await {
@@ -213,7 +210,7 @@ where
     Ok(bytes)
 }
 
-/// All challenges (RFC 9110 §11.6.1), as if they had come in one header. One that is not text is left out.
+/// All challenges that are text (RFC 9110 §11.6.1), joined as if they had come in one header.
 fn challenge(headers: &HeaderMap) -> Option<String> {
     let challenges: Vec<_> = headers
         .get_all(WWW_AUTHENTICATE)

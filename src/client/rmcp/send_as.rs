@@ -11,29 +11,45 @@ use crate::identity::Identity;
 
 /// Sends the requests of an MCP session on behalf of a user.
 ///
-/// An MCP session is a [`Peer`], and so is what `serve` returns.
+/// [`Peer`], the handle of an MCP session, implements this trait. The value that the SDK's `serve` returns dereferences
+/// to it.
 ///
-/// The SDK's `call_tool` carries no identity. These do; the rest of what `call_tool` does on top (it answers a server
-/// that asks for input, and cancels the call when its future is dropped) they leave to you.
+/// The SDK's `call_tool` sends no identity. It also answers a server that asks for input, and cancels the call when its
+/// future is dropped. The methods of this trait do neither.
+///
+/// ```no_run
+/// use rmcp::{RoleClient, ServiceError, model::CallToolRequestParams};
+/// use rmcp::service::Peer;
+/// use tower_identity::{Identity, client::rmcp::SendAs};
+///
+/// # async fn search(
+/// #     peer: Peer<RoleClient>,
+/// #     identity: Identity,
+/// # ) -> Result<(), ServiceError> {
+/// let search = CallToolRequestParams::new("search");
+/// let result = peer.call_tool_as(identity, search).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait SendAs {
-    /// Sends any request, as the user of `identity`.
+    /// Sends a request as the user of `identity`.
     ///
     /// # Errors
     ///
-    /// As [`Peer::send_request`]. [`AuthError::find_in`](crate::AuthError::find_in) tells whether authentication
-    /// failed.
+    /// The errors of [`Peer::send_request`]. [`AuthError::find_in`](crate::AuthError::find_in) finds out whether
+    /// authentication failed.
     fn send_request_as(
         &self,
         identity: Identity,
         request: impl Into<ClientRequest> + Send,
     ) -> impl Future<Output = Result<ServerResult, ServiceError>> + Send;
 
-    /// Calls a tool, as the user of `identity`.
+    /// Calls a tool as the user of `identity`.
     ///
     /// # Errors
     ///
-    /// As [`send_request_as`](Self::send_request_as), and [`ServiceError::UnexpectedResponse`] when the server does not
-    /// answer with the tool's result, but asks for input or makes a task of the call.
+    /// The errors of [`send_request_as`](Self::send_request_as), and [`ServiceError::UnexpectedResponse`] if the server
+    /// does not answer with the tool's result, for example because it asks for input or turns the call into a task.
     fn call_tool_as(
         &self,
         identity: Identity,
@@ -64,18 +80,23 @@ impl SendAs for Peer<RoleClient> {
     }
 }
 
-/// Puts `identity` on a request or a notification, to be sent in the SDK's own way.
+/// Inserts `identity` into the extensions of a request or notification.
+///
+/// Use it to send a message with one of the SDK's own methods.
 ///
 /// ```no_run
 /// use rmcp::{RoleClient, ServiceError, model::{CallToolRequest, CallToolRequestParams}};
 /// use rmcp::service::{Peer, PeerRequestOptions};
 /// use tower_identity::{Identity, client::rmcp::with_identity};
 ///
-/// # async fn search(peer: Peer<RoleClient>, identity: Identity) -> Result<(), ServiceError> {
+/// # async fn search(
+/// #     peer: Peer<RoleClient>,
+/// #     identity: Identity,
+/// # ) -> Result<(), ServiceError> {
 /// let request = CallToolRequest::new(CallToolRequestParams::new("search"));
-/// let handle = peer
-///     .send_cancellable_request(with_identity(request, identity).into(), PeerRequestOptions::no_options())
-///     .await?;
+/// let request = with_identity(request, identity).into();
+/// let options = PeerRequestOptions::no_options();
+/// let handle = peer.send_cancellable_request(request, options).await?;
 /// handle.cancel(Some("the user went away".into())).await?;
 /// # Ok(())
 /// # }

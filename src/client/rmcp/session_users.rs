@@ -4,16 +4,16 @@ use crate::{identity::Identity, runtime::Mutex};
 
 const MAX_USERS: usize = 64;
 
-/// The newest identity seen of each user that opened a session, the user who opened one last at the end.
+/// The newest identity of each user who opened a session, in the order in which they opened their last one.
 #[derive(Default)]
 pub(super) struct SessionUsers {
     newest: Mutex<VecDeque<Identity>>,
 }
 
 impl SessionUsers {
-    /// Which identity an `initialize` leaves with that carries this one.
+    /// Returns the user's newest identity, to be sent with an `initialize` that carries `identity`.
     ///
-    /// The SDK replays the message that it saved at log-in: its identity may be hours old.
+    /// The SDK replays the message that it saved at login, whose identity may be hours old.
     pub(super) fn open(&self, identity: &Identity) -> Identity {
         let mut users = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = users
@@ -34,7 +34,7 @@ impl SessionUsers {
         newest
     }
 
-    /// Remembers the identity of any other message, if its user opened a session.
+    /// Keeps the identity of any other message if its user opened a session.
     pub(super) fn follow(&self, identity: &Identity) {
         let mut users = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(user) = users.iter_mut().find(|user| user.is_same_user(identity))
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_users_who_opened_a_session_last_are_remembered() {
+    fn only_the_users_who_opened_a_session_last_are_kept() {
         let users = SessionUsers::default();
         let identity = |n: usize| Identity::builder(format!("user-{n}")).build().unwrap();
         for n in 0..MAX_USERS * 2 {

@@ -6,18 +6,17 @@ use std::{
 
 const MAX_POINTS: usize = 64;
 
-/// The points at which an event stream is not to be resumed: the next event there is too large, or none at all.
+/// The points after which the next event is malformed or too large.
 ///
-/// The SDK ends a stream at such an event only if its own clients found it. Any other error it answers with a reconnect,
-/// at once and without end, and the server with the same event.
+/// The SDK recognizes such an event only in its own clients. After any other error it resumes the stream at once, and the
+/// server sends the same event again, without end.
 #[derive(Default)]
 pub(super) struct UnresumablePoints {
-    /// Hashes: an event id may be as long as an event.
+    /// Hashes, because an event id may be as long as an event.
     points: Mutex<VecDeque<u64>>,
     hasher: RandomState,
 }
 
-/// Where a reconnect resumes: in a session, after an event.
 #[derive(Hash)]
 pub(super) struct ResumePoint {
     pub(super) session_id: Option<Arc<str>>,
@@ -34,7 +33,7 @@ impl UnresumablePoints {
         points.push_back(point);
     }
 
-    /// Whether `point` is one. It is only once: a stream that is opened anew gets its chance.
+    /// Removes `point` and returns whether it was there, so that a stream that is opened anew gets its chance.
     pub(super) fn take(&self, point: &ResumePoint) -> bool {
         let point = self.hasher.hash_one(point);
         let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
