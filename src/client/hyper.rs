@@ -15,7 +15,7 @@
 //! # Ok::<(), tower::BoxError>(())
 //! ```
 //!
-//! # Behaviour
+//! # What it does
 //!
 //! - The client speaks HTTP/2 with a server that offers it (by ALPN), and HTTP/1.1 otherwise. Bodies stream in both
 //!   directions.
@@ -53,7 +53,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An HTTPS client for requests with the body `B`.
 ///
-/// [`https_client`] and [`https_client_with`] create it. See the [module](self) for its behaviour.
+/// [`https_client`] and [`https_client_with`] create it. See the [module](self) for what it does.
 ///
 /// A clone is cheap and shares the connections.
 pub struct HttpsClient<B> {

@@ -237,7 +237,7 @@ impl SessionIdentity {
 /// use tower_identity::FallbackPolicy;
 ///
 /// let policy = FallbackPolicy::methods([Method::GET, Method::DELETE]);
-/// let policy = FallbackPolicy::when(|request| request.uri().path() == "/mcp");
+/// let policy = FallbackPolicy::when(|parts| parts.uri.path() == "/mcp");
 /// ```
 #[derive(Clone)]
 pub struct FallbackPolicy {
