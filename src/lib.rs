@@ -143,8 +143,8 @@
 //! 5. **One user's credential never reaches another.** A cache key is made from the strategy's whole configuration and
 //!    the user's token.
 //! 6. **Secrets do not leak** through `Debug`, `Display`, an error and its sources, a `tracing` field, a URL or serde.
-//! 7. **A cancelled caller does not disturb others.** A credential is obtained apart from the request that asked for it
-//!    first.
+//! 7. **A cancelled caller does not disturb others.** Obtaining a credential goes on if the request that started it is
+//!    cancelled.
 //! 8. **No identity means no identity.** There is no empty or anonymous [`Identity`].
 //!
 //! The [threat model](crate::guide::security) names the tests that hold each promise.
@@ -166,7 +166,7 @@
 //! | `reqwest` | [`client::reqwest`]. |
 //! | `rmcp` | [`client::rmcp`]. |
 //! | `metrics` | Counters and histograms through the [`metrics`](https://docs.rs/metrics) facade, see [`telemetry`]. |
-//! | `full` | All of them. |
+//! | `full` | All of them. It needs Rust 1.94.1. |
 //!
 //! # Guides
 //!

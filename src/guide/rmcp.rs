@@ -2,7 +2,9 @@
 //!
 //! ```toml
 //! tower-identity = { version = "0.1", features = ["hyper", "rmcp"] }
-//! rmcp = { version = "3.9", features = ["client", "transport-streamable-http-client"] }
+//! rmcp = { version = "3.9", features = [
+//!     "client", "transport-streamable-http-client",
+//! ] }
 //! ```
 //!
 //! # 1. Build a stack for the session

@@ -37,17 +37,24 @@
 //!             return Authenticating::done();
 //!         }
 //!         let Some(identity) = request.extensions().get::<Identity>() else {
-//!             return AuthError::new(AuthErrorKind::MissingIdentity, "the backend wants to know the user").into();
+//!             return AuthError::new(
+//!                 AuthErrorKind::MissingIdentity,
+//!                 "the backend needs to know the user",
+//!             ).into();
 //!         };
 //!         let Ok(subject) = HeaderValue::from_str(identity.subject()) else {
-//!             return AuthError::new(AuthErrorKind::Rejected, "the subject cannot be a header value").into();
+//!             return AuthError::new(
+//!                 AuthErrorKind::Rejected,
+//!                 "the subject is not a valid header value",
+//!             ).into();
 //!         };
 //!         request.headers_mut().insert("x-subject", subject);
 //!         Authenticating::done()
 //!     }
 //! }
 //!
-//! let layer = AuthLayer::new(Origin::try_from("https://mcp.example.com")?, SubjectHeader);
+//! let origin = Origin::try_from("https://mcp.example.com")?;
+//! let layer = AuthLayer::new(origin, SubjectHeader);
 //! # use tower::Layer;
 //! # let _ = layer.layer(tower::service_fn(async |_: Request<()>| Ok::<_, tower::BoxError>(())));
 //! # Ok::<(), tower_identity::InvalidOrigin>(())
