@@ -13,7 +13,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis_server::RedisServer;
 use tower_identity::{
     AccessToken, RedisStore, Secret, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
-    upstream::{Provider, ProviderTokens, Refresher, Refreshing, SealingKey},
+    upstream::{Provider, ProviderTokens, Refresher, SealingKey, UpstreamFuture},
 };
 
 #[path = "../tests/support/redis.rs"]
@@ -27,7 +27,11 @@ const PROVIDERS: [&str; 2] = ["github", "google"];
 struct Never;
 
 impl Refresher for Never {
-    fn refresh(&self, _: &ProviderTokens, _: SystemTime) -> Refreshing {
+    fn refresh(
+        &self,
+        _: &ProviderTokens,
+        _: SystemTime,
+    ) -> UpstreamFuture<'static, ProviderTokens> {
         unreachable!("a good token was refreshed")
     }
 }

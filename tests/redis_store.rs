@@ -58,7 +58,7 @@ async fn only(store: &RedisStore) -> Result<Option<StoredTokens>, AuthError> {
 async fn holds(store: &RedisStore, name: &str) -> bool {
     let stored = only(store).await.unwrap();
     stored.is_some_and(|stored| {
-        stored.tokens.token().access_token().expose() == format!("access-{name}")
+        stored.tokens().token().access_token().expose() == format!("access-{name}")
     })
 }
 
@@ -173,7 +173,7 @@ async fn who_reads_redis_learns_neither_tokens_nor_the_sessions_id() {
     };
     let store = store_at(&server.url()).prefix("gateway:").build().unwrap();
     put(&store, "a").await.unwrap();
-    let version = only(&store).await.unwrap().unwrap().version;
+    let version = only(&store).await.unwrap().unwrap().version();
     let claim = Claim::new(version, GRACE);
     store.claim(SESSION, "github", &claim).await.unwrap();
 
@@ -400,7 +400,7 @@ async fn a_call_on_a_connection_that_was_dropped_is_made_once_more() {
         proxy.drop_connections();
         assert!(holds(&store, &name).await);
 
-        let version = only(&store).await.unwrap().unwrap().version;
+        let version = only(&store).await.unwrap().unwrap().version();
         proxy.drop_connections();
         let claimed = store
             .claim(SESSION, "github", &Claim::new(version, GRACE))
@@ -409,7 +409,7 @@ async fn a_call_on_a_connection_that_was_dropped_is_made_once_more() {
             panic!("not granted")
         };
         proxy.drop_connections();
-        let next = Settlement::Replace(Box::new(StoredTokens::new(tokens("next"))));
+        let next = Settlement::Replace(StoredTokens::new(tokens("next")));
         assert!(
             store
                 .settle(SESSION, "github", &lease, &next)
@@ -428,7 +428,7 @@ async fn f19_a_claim_whose_answer_was_lost_is_the_same_when_it_is_made_again() {
     let proxy = Proxy::to(&server).await;
     let store = impatient_store_at(&proxy.url());
     put(&store, "a").await.unwrap();
-    let version = only(&store).await.unwrap().unwrap().version;
+    let version = only(&store).await.unwrap().unwrap().version();
     let claim = Claim::new(version, GRACE);
     proxy.stall();
     assert_eq!(
@@ -470,7 +470,7 @@ async fn f17_tokens_that_were_refreshed_while_redis_was_down_are_used_and_stored
     server.restart();
     let patient = store_at(&server.url()).build().unwrap();
     until(async || {
-        let stored = only(&patient).await.unwrap().unwrap().tokens;
+        let stored = only(&patient).await.unwrap().unwrap().tokens().clone();
         stored.token().access_token().expose() == token
     })
     .await;
@@ -536,7 +536,7 @@ async fn f17_a_lease_that_runs_out_leaves_doubt_until_its_holder_is_back() {
     let token = bench.good(&loading.await.unwrap().unwrap());
     proxy.lead_to(&server);
     until(async || {
-        let stored = only(&patient).await.unwrap().unwrap().tokens;
+        let stored = only(&patient).await.unwrap().unwrap().tokens().clone();
         stored.token().access_token().expose() == token
     })
     .await;
@@ -569,7 +569,7 @@ async fn f18_a_holder_whose_lease_ran_out_and_was_taken_over_reads_what_the_othe
     until(async || only(&cut_off).await.is_ok()).await;
     gate.add_permits(1);
     assert_eq!(bench.good(&loading.await.unwrap().unwrap()), token);
-    let stored = only(&patient).await.unwrap().unwrap().tokens;
+    let stored = only(&patient).await.unwrap().unwrap().tokens().clone();
     assert_eq!(stored.token().access_token().expose(), token);
 }
 
@@ -616,7 +616,7 @@ async fn f17_a_fail_over_in_the_middle_of_a_refresh_spends_nothing_twice_and_los
     let () = second.ask(&format!("REPLICAOF 127.0.0.1 {}", replica.address().port()));
     proxy.lead_to(&replica);
     until(async || {
-        let stored = only(&patient).await.unwrap().unwrap().tokens;
+        let stored = only(&patient).await.unwrap().unwrap().tokens().clone();
         stored.token().access_token().expose() == token
     })
     .await;

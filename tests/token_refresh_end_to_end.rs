@@ -39,7 +39,7 @@ use tower_identity::{
     TokenValidator, TokenValidatorLayer, UpstreamInject, UpstreamToken, UpstreamTokenStore,
     UpstreamTokens,
     client::rmcp::{SendAs, TowerHttpClient},
-    upstream::{Provider, ProviderTokens, Refresher, Refreshing},
+    upstream::{Provider, ProviderTokens, Refresher, UpstreamFuture},
 };
 
 const SESSION: &str = "session-1";
@@ -52,7 +52,11 @@ struct ScriptedRefresher {
 }
 
 impl Refresher for ScriptedRefresher {
-    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing {
+    fn refresh(
+        &self,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, ProviderTokens> {
         let spent = self.spent.fetch_add(1, Ordering::SeqCst) + 1;
         let sent = tokens.refresh_token().unwrap().expose().to_owned();
         assert_eq!(sent, format!("refresh-{spent}"), "spent twice, or lost");

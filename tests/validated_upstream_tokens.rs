@@ -23,8 +23,8 @@ use tower_identity::{
     UpstreamTokens,
     incoming::TokenValidatorBuilder,
     upstream::{
-        Claim, Claimed, Lease, Provider, ProviderTokens, Refresher, Refreshing, Settlement,
-        StoreFuture, StoredTokens,
+        Claim, Claimed, Lease, Provider, ProviderTokens, Refresher, Settlement, StoredTokens,
+        UpstreamFuture,
     },
 };
 
@@ -37,7 +37,11 @@ struct Scripted {
 }
 
 impl Refresher for Scripted {
-    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing {
+    fn refresh(
+        &self,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, ProviderTokens> {
         let fails = *self.fails.lock().unwrap();
         let refresh_token = tokens.refresh_token().unwrap().expose().to_owned();
         Box::pin(async move {
@@ -59,25 +63,25 @@ fn tokens_of(token: &str, now: SystemTime) -> ProviderTokens {
 #[derive(Debug)]
 struct Broken;
 
-fn broken<T: Send + 'static>() -> StoreFuture<'static, T> {
+fn broken<T: Send + 'static>() -> UpstreamFuture<'static, T> {
     let error = AuthError::new(AuthErrorKind::Unavailable, "redis at 10.1.2.3 is down");
     Box::pin(async { Err(error) })
 }
 
 impl UpstreamTokenStore for Broken {
-    fn load<'a>(&'a self, _: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
+    fn load<'a>(&'a self, _: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
         broken()
     }
 
-    fn put<'a>(&'a self, _: &'a str, _: &'a str, _: &'a ProviderTokens) -> StoreFuture<'a, ()> {
+    fn put<'a>(&'a self, _: &'a str, _: &'a str, _: &'a ProviderTokens) -> UpstreamFuture<'a, ()> {
         broken()
     }
 
-    fn delete<'a>(&'a self, _: &'a str) -> StoreFuture<'a, ()> {
+    fn delete<'a>(&'a self, _: &'a str) -> UpstreamFuture<'a, ()> {
         broken()
     }
 
-    fn claim<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Claim) -> StoreFuture<'a, Claimed> {
+    fn claim<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Claim) -> UpstreamFuture<'a, Claimed> {
         broken()
     }
 
@@ -87,7 +91,7 @@ impl UpstreamTokenStore for Broken {
         _: &'a str,
         _: &'a Lease,
         _: Duration,
-    ) -> StoreFuture<'a, bool> {
+    ) -> UpstreamFuture<'a, bool> {
         broken()
     }
 
@@ -97,7 +101,7 @@ impl UpstreamTokenStore for Broken {
         _: &'a str,
         _: &'a Lease,
         _: &'a Settlement,
-    ) -> StoreFuture<'a, bool> {
+    ) -> UpstreamFuture<'a, bool> {
         broken()
     }
 }

@@ -42,7 +42,7 @@ impl LoadedTokens {
     pub(super) fn add(&mut self, provider: String, outcome: Result<StoredTokens, AuthError>) {
         match outcome {
             Ok(stored) => {
-                let token = stored.tokens.token().clone();
+                let token = stored.tokens().token().clone();
                 self.tokens.insert(provider, token);
             }
             Err(error) if error.kind() == AuthErrorKind::Rejected => {

@@ -1,5 +1,9 @@
 //! The tokens that users have elsewhere: loaded for each request, and refreshed before they expire.
 
+use std::pin::Pin;
+
+use crate::error::AuthError;
+
 mod loaded_tokens;
 mod provider;
 mod refresh;
@@ -11,11 +15,16 @@ pub(crate) mod upstream_tokens;
 
 pub use loaded_tokens::LoadedTokens;
 pub use provider::Provider;
-pub use refresher::{RefreshTokenGrant, Refresher, Refreshing};
+pub use refresher::{RefreshTokenGrant, Refresher};
 pub use store::{
-    Claim, Claimed, Lease, ProviderTokens, Settlement, StoreFuture, StoredTokens, Version,
+    Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, Version,
     memory::MemoryStoreBuilder,
 };
 #[cfg(feature = "redis")]
 pub use store::{redis::RedisStoreBuilder, sealing::SealingKey};
-pub use upstream_tokens::{IN_DOUBT_FOR, LoadingTokens};
+pub use upstream_tokens::LoadingTokens;
+
+/// The boxed future that the methods of an [`UpstreamTokenStore`](crate::UpstreamTokenStore) and a [`Refresher`] return.
+///
+/// The traits can be trait objects, so that their futures are boxed. `Box::pin(async move { … })` makes one.
+pub type UpstreamFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, AuthError>> + Send + 'a>>;

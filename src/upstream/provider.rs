@@ -99,7 +99,7 @@ impl Provider {
     }
 
     pub(super) fn freshness(&self, stored: &StoredTokens, now: SystemTime) -> Freshness {
-        let tokens = &stored.tokens;
+        let tokens = stored.tokens();
         let Some(expires_at) = self.expires_at(tokens) else {
             return Freshness::Settled;
         };
@@ -107,7 +107,7 @@ impl Provider {
             return Freshness::Expired;
         };
         let lifetime = expires_at.duration_since(tokens.issued_at());
-        let windows = Windows::of(lifetime.unwrap_or_default(), stored.version.jitter());
+        let windows = Windows::of(lifetime.unwrap_or_default(), stored.version().jitter());
         if remaining <= windows.mandatory {
             Freshness::Mandatory
         } else if remaining <= windows.advisory {

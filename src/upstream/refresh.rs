@@ -50,13 +50,13 @@ impl Refresh {
         match self.spend(&lease).await {
             Ok(tokens) => {
                 tracing::debug!(provider, "upstream tokens were refreshed");
-                let tokens = tokens.completed_by(&self.stored.tokens);
+                let tokens = tokens.completed_by(self.stored.tokens());
                 let id_token = self.provider.id_token_expires_at(&tokens);
                 if id_token.is_some_and(|end| remaining(end, self.now()).is_none()) {
                     return self.give_up(lease, id_token_not_renewed()).await;
                 }
                 let successor = StoredTokens::new(tokens);
-                let newer = self.conclude(lease, Settlement::Replace(Box::new(successor.clone())));
+                let newer = self.conclude(lease, Settlement::Replace(successor.clone()));
                 Ok(self.obtained(newer.await?.unwrap_or(successor)))
             }
             Err(error) if error.kind() == AuthErrorKind::Rejected => {
@@ -97,7 +97,7 @@ impl Refresh {
     /// Asks the provider, and renews the lease until it answers.
     async fn spend(&self, lease: &Lease) -> Result<ProviderTokens, AuthError> {
         let refresher = &self.provider.refresher;
-        let refreshing = refresher.refresh(&self.stored.tokens, self.now());
+        let refreshing = refresher.refresh(self.stored.tokens(), self.now());
         let refreshing = pin!(within(REFRESH_LIMIT, refreshing));
         let renewing = pin!(self.renew(lease));
         match select(refreshing, renewing).await {
@@ -123,12 +123,12 @@ impl Refresh {
         lease: Lease,
         error: AuthError,
     ) -> Result<Obtained<StoredTokens>, AuthError> {
-        let tokens = &self.stored.tokens;
+        let tokens = self.stored.tokens();
         let is_good = self.provider.expires_at(tokens);
         let is_good = is_good.is_some_and(|end| remaining(end, self.now()).is_some());
         let settlement = if is_good {
             let rest = ProviderTokens::new(tokens.token().clone(), tokens.issued_at());
-            Settlement::Replace(Box::new(StoredTokens::new(rest)))
+            Settlement::Replace(StoredTokens::new(rest))
         } else {
             Settlement::Remove
         };
@@ -190,7 +190,7 @@ impl Refresh {
     }
 
     fn obtained(&self, stored: StoredTokens) -> Obtained<StoredTokens> {
-        let expires_at = self.provider.expires_at(&stored.tokens);
+        let expires_at = self.provider.expires_at(stored.tokens());
         let obtained = Obtained::new(stored);
         match expires_at {
             Some(expires_at) => obtained.expires_at(expires_at),

@@ -1,15 +1,13 @@
 use std::{
     fmt,
-    pin::Pin,
     time::{Duration, SystemTime},
 };
 
 use crate::{
-    error::AuthError,
     identity::UpstreamToken,
     oauth::{request::TokenRequest, response::Lifetime, token_endpoint::TokenEndpoint},
     secret::Secret,
-    upstream::store::ProviderTokens,
+    upstream::{UpstreamFuture, store::ProviderTokens},
 };
 
 use super::upstream_tokens::UNKNOWN_LIFETIME;
@@ -25,11 +23,12 @@ pub trait Refresher: fmt::Debug + Send + Sync {
     ///
     /// - [`Rejected`](crate::AuthErrorKind::Rejected): the refresh token is void, and a log-in is needed.
     /// - All others: it was not spent. It is presented again later.
-    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing;
+    fn refresh(
+        &self,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, ProviderTokens>;
 }
-
-/// The future of [`Refresher::refresh`].
-pub type Refreshing = Pin<Box<dyn Future<Output = Result<ProviderTokens, AuthError>> + Send>>;
 
 /// Refreshes at an OAuth token endpoint (RFC 6749 §6).
 #[derive(Clone, Debug)]
@@ -60,7 +59,11 @@ impl RefreshTokenGrant {
 }
 
 impl Refresher for RefreshTokenGrant {
-    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing {
+    fn refresh(
+        &self,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, ProviderTokens> {
         let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
         let request = TokenRequest::refresh_token(refresh_token).scopes(&self.scopes);
         let response = self.endpoint.request_token(request);

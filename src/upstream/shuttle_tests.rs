@@ -21,8 +21,9 @@ use crate::{
 };
 
 use super::{
+    UpstreamFuture,
     provider::Provider,
-    refresher::{Refresher, Refreshing},
+    refresher::Refresher,
     store::{ProviderTokens, UpstreamTokenStore, memory::MemoryStore},
     upstream_tokens::UpstreamTokens,
 };
@@ -38,7 +39,11 @@ struct Github {
 }
 
 impl Refresher for Github {
-    fn refresh(&self, tokens: &ProviderTokens, now: SystemTime) -> Refreshing {
+    fn refresh(
+        &self,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, ProviderTokens> {
         let refresh_token = tokens.refresh_token().unwrap().expose().to_owned();
         let spent = Arc::clone(&self.spent);
         Box::pin(async move {

@@ -49,7 +49,7 @@
 //! | --- | --- |
 //! | the store cannot be asked | `Unavailable` at once, for the store bounds its time; nothing is spent. It is never taken for a busy holder |
 //! | the reply to a claim is lost | nothing is spent; the claim is taken back in the background |
-//! | the store fails after the refresh token was spent | those who wait get the new tokens, this process goes on serving them, and stores them as soon as it can, for [two minutes](IN_DOUBT_FOR) |
+//! | the store fails after the refresh token was spent | those who wait get the new tokens, this process goes on serving them, and stores them as soon as it can, for two minutes |
 //! | the issuer fails, or does not answer | `Unavailable`; the refresh token is presented again after the cache's back-off. An issuer that did spend it refuses, and a log-in is needed |
 //! | a holder dies before it spends, while it spends, or before it stores | the lease runs out. Nobody knows whether the refresh token was spent, so it is not presented again: `Unavailable` for the two minutes in which the holder may only seem dead, then the tokens are removed and a log-in is needed. With [`Provider::grace`], it is presented again at once |
 //! | a lease runs out while its holder works on | it may still store, if nobody claimed since; if somebody did, its fence is old: it is refused, and reads what the other stored |
@@ -85,8 +85,8 @@ use super::{
     store::{Claim, StoredTokens, UpstreamTokenStore},
 };
 
-/// For how long the holder of a lapsed lease may come back with what it brought: two minutes.
-pub const IN_DOUBT_FOR: Duration = Duration::from_secs(120);
+/// How long the holder of a lapsed lease may still settle it.
+pub(super) const IN_DOUBT_FOR: Duration = Duration::from_secs(120);
 
 const LEASE_TIME: Duration = Duration::from_secs(10);
 pub(super) const UNKNOWN_LIFETIME: Duration = Duration::from_secs(300);
@@ -234,7 +234,7 @@ impl Inner {
             tokens.add(name, outcome);
         }
         for (name, stored) in stored {
-            let expires_at = stored.tokens.token().expires_at();
+            let expires_at = stored.tokens().token().expires_at();
             let is_good = expires_at.is_none_or(|end| remaining(end, now).is_some());
             tokens.add(name, is_good.then_some(stored).ok_or_else(log_in_again));
         }
@@ -264,7 +264,7 @@ impl Inner {
             stored = match refreshed {
                 // Tokens that are issued at their end may be used once, now.
                 Ok(refreshed)
-                    if is_good(&refreshed) || refreshed.tokens.issued_at() >= asked_at =>
+                    if is_good(&refreshed) || refreshed.tokens().issued_at() >= asked_at =>
                 {
                     return Ok(refreshed);
                 }
@@ -286,11 +286,11 @@ impl Inner {
         provider: &Arc<Provider>,
         stored: &StoredTokens,
     ) -> Option<Obtaining<StoredTokens>> {
-        let refresh_token = stored.tokens.refresh_token()?;
+        let refresh_token = stored.tokens().refresh_token()?;
         let key = CacheScope::new("upstream-tokens")
             .field("session", session.as_bytes())
             .field("provider", &provider.name)
-            .field("version", stored.version.to_bytes())
+            .field("version", stored.version().to_bytes())
             .key(refresh_token.fingerprint());
         Some(self.refreshes.obtain(key, None, || {
             let refresh = Refresh {
@@ -298,11 +298,9 @@ impl Inner {
                 session: Arc::clone(session),
                 provider: Arc::clone(provider),
                 stored: stored.clone(),
-                claim: Claim {
-                    grace: provider.grace,
-                    in_doubt_for: IN_DOUBT_FOR,
-                    ..Claim::new(stored.version, self.lease_time)
-                },
+                claim: Claim::new(stored.version(), self.lease_time)
+                    .with_grace(provider.grace)
+                    .with_in_doubt_for(IN_DOUBT_FOR),
             };
             refresh.run()
         }))

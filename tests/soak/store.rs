@@ -12,7 +12,7 @@ use std::{
 use tower_identity::{
     RedisStore, UpstreamTokenStore,
     upstream::{
-        Claim, Claimed, Lease, ProviderTokens, SealingKey, Settlement, StoreFuture, StoredTokens,
+        Claim, Claimed, Lease, ProviderTokens, SealingKey, Settlement, StoredTokens, UpstreamFuture,
     },
 };
 
@@ -60,7 +60,7 @@ pub(crate) struct ObservedStore {
 }
 
 impl UpstreamTokenStore for ObservedStore {
-    fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
+    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
         self.store.load(session)
     }
 
@@ -69,11 +69,11 @@ impl UpstreamTokenStore for ObservedStore {
         session: &'a str,
         provider: &'a str,
         tokens: &'a ProviderTokens,
-    ) -> StoreFuture<'a, ()> {
+    ) -> UpstreamFuture<'a, ()> {
         self.store.put(session, provider, tokens)
     }
 
-    fn delete<'a>(&'a self, session: &'a str) -> StoreFuture<'a, ()> {
+    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
         self.store.delete(session)
     }
 
@@ -82,8 +82,8 @@ impl UpstreamTokenStore for ObservedStore {
         session: &'a str,
         provider: &'a str,
         claim: &'a Claim,
-    ) -> StoreFuture<'a, Claimed> {
-        self.refreshes.claims(claim.holder);
+    ) -> UpstreamFuture<'a, Claimed> {
+        self.refreshes.claims(claim.holder());
         self.store.claim(session, provider, claim)
     }
 
@@ -93,7 +93,7 @@ impl UpstreamTokenStore for ObservedStore {
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
-    ) -> StoreFuture<'a, bool> {
+    ) -> UpstreamFuture<'a, bool> {
         self.store.renew(session, provider, lease, time)
     }
 
@@ -103,7 +103,7 @@ impl UpstreamTokenStore for ObservedStore {
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
-    ) -> StoreFuture<'a, bool> {
+    ) -> UpstreamFuture<'a, bool> {
         self.store.settle(session, provider, lease, settlement)
     }
 }

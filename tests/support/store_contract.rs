@@ -37,7 +37,7 @@ fn describe(tokens: &ProviderTokens) -> String {
 }
 
 fn replace(name: &str) -> Settlement {
-    Settlement::Replace(Box::new(StoredTokens::new(tokens(name))))
+    Settlement::Replace(StoredTokens::new(tokens(name)))
 }
 
 struct Contract<'a> {
@@ -59,7 +59,7 @@ impl Contract<'_> {
             .put(self.session, "github", &tokens(name))
             .await
             .unwrap();
-        self.stored().await.unwrap().version
+        self.stored().await.unwrap().version()
     }
 
     async fn claim(&self, claim: &Claim) -> Claimed {
@@ -92,7 +92,7 @@ impl Contract<'_> {
 
     async fn holds(&self, name: &str) -> bool {
         let stored = self.stored().await;
-        stored.is_some_and(|stored| describe(&stored.tokens) == describe(&tokens(name)))
+        stored.is_some_and(|stored| describe(stored.tokens()) == describe(&tokens(name)))
     }
 }
 
@@ -123,9 +123,9 @@ async fn tokens_come_back_as_they_were_put(contract: Contract<'_>) {
 
     let loaded = store.load(session).await.unwrap();
     assert_eq!(loaded.keys().collect::<Vec<_>>(), ["bare", "github"]);
-    assert_eq!(describe(&loaded["bare"].tokens), describe(&bare));
-    assert_eq!(describe(&loaded["github"].tokens), describe(&tokens("a")));
-    assert_ne!(loaded["bare"].version, loaded["github"].version);
+    assert_eq!(describe(loaded["bare"].tokens()), describe(&bare));
+    assert_eq!(describe(loaded["github"].tokens()), describe(&tokens("a")));
+    assert_ne!(loaded["bare"].version(), loaded["github"].version());
 
     store.delete(session).await.unwrap();
     store.delete(session).await.unwrap();
@@ -149,7 +149,7 @@ async fn one_holder_at_a_time(contract: Contract<'_>) {
 
     assert!(contract.settle(&lease, &Settlement::Release).await);
     let next = contract.granted(&second).await;
-    assert!(next.fence > lease.fence);
+    assert!(next.fence() > lease.fence());
     assert!(!contract.renew(&lease, LONG).await);
     assert!(!contract.settle(&lease, &replace("late")).await);
     assert!(!contract.settle(&lease, &Settlement::Remove).await);
@@ -174,9 +174,9 @@ async fn a_settled_lease_is_over(contract: Contract<'_>) {
     let Claimed::Superseded(newer) = contract.claim(&claim).await else {
         panic!("the old version can be claimed");
     };
-    assert_eq!(describe(&newer.tokens), describe(&tokens("b")));
-    let next = contract.granted(&Claim::new(newer.version, LONG)).await;
-    assert!(next.fence > lease.fence);
+    assert_eq!(describe(newer.tokens()), describe(&tokens("b")));
+    let next = contract.granted(&Claim::new(newer.version(), LONG)).await;
+    assert!(next.fence() > lease.fence());
 }
 
 async fn a_refresh_does_not_undo_a_log_in(contract: Contract<'_>) {
@@ -219,36 +219,24 @@ async fn a_lapsed_lease_leaves_doubt(contract: Contract<'_>, pass: &Pass) {
 }
 
 async fn a_doubt_ends_with_the_tokens(contract: Contract<'_>, pass: &Pass) {
-    let claim = Claim {
-        in_doubt_for: 2 * SHORT,
-        ..Claim::new(contract.put("a").await, SHORT)
-    };
-    let lease = contract.granted(&claim).await;
+    let version = contract.put("a").await;
+    let claim = || Claim::new(version, SHORT).with_in_doubt_for(2 * SHORT);
+    let lease = contract.granted(&claim()).await;
     pass(3 * SHORT).await;
-    let other = Claim {
-        holder: 1,
-        ..claim.clone()
-    };
-    assert!(matches!(contract.claim(&other).await, Claimed::Gone));
+    assert!(matches!(contract.claim(&claim()).await, Claimed::Gone));
     assert!(contract.stored().await.is_none());
     assert!(!contract.settle(&lease, &replace("late")).await);
     assert!(contract.stored().await.is_none());
 }
 
 async fn a_grace_lets_another_try(contract: Contract<'_>, pass: &Pass) {
-    let claim = Claim {
-        grace: LONG,
-        ..Claim::new(contract.put("a").await, SHORT)
-    };
+    let version = contract.put("a").await;
+    let claim = Claim::new(version, SHORT).with_grace(LONG);
     let first = contract.granted(&claim).await;
     pass(SHORT).await;
-    let other = Claim {
-        holder: 1,
-        time: LONG,
-        ..claim.clone()
-    };
+    let other = Claim::new(version, LONG).with_grace(LONG);
     let second = contract.granted(&other).await;
-    assert!(second.fence > first.fence);
+    assert!(second.fence() > first.fence());
     assert!(!contract.renew(&first, LONG).await);
     assert!(
         !contract.settle(&first, &replace("first")).await,
@@ -271,10 +259,7 @@ async fn a_renewed_lease_lasts(contract: Contract<'_>, pass: &Pass) {
 async fn removal_compares(contract: Contract<'_>) {
     let lease = Claim::new(contract.put("a").await, LONG);
     let lease = contract.granted(&lease).await;
-    let elsewhere = Lease {
-        version: Version::random(),
-        ..lease
-    };
+    let elsewhere = Lease::new(Version::from_bytes([7; 16]), lease.fence());
     assert!(!contract.settle(&elsewhere, &Settlement::Remove).await);
     assert!(contract.holds("a").await);
     assert!(contract.settle(&lease, &Settlement::Remove).await);

@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Claim, Claimed, Lease, ProviderTokens, Settlement, StoreFuture, StoredTokens,
+    Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, UpstreamFuture,
     UpstreamTokenStore,
 };
 
@@ -92,7 +92,7 @@ impl fmt::Debug for MemoryStore {
 }
 
 impl UpstreamTokenStore for MemoryStore {
-    fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
+    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
         let tokens = self.inner.with_session(session, |rows| {
             rows.iter()
                 .map(|(provider, row)| (provider.clone(), row.stored.clone()))
@@ -106,7 +106,7 @@ impl UpstreamTokenStore for MemoryStore {
         session: &'a str,
         provider: &'a str,
         tokens: &'a ProviderTokens,
-    ) -> StoreFuture<'a, ()> {
+    ) -> UpstreamFuture<'a, ()> {
         let row = Row {
             stored: StoredTokens::new(tokens.clone()),
             claimed: None,
@@ -121,7 +121,7 @@ impl UpstreamTokenStore for MemoryStore {
         ready(())
     }
 
-    fn delete<'a>(&'a self, session: &'a str) -> StoreFuture<'a, ()> {
+    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
         self.inner.sessions.remove(session);
         ready(())
     }
@@ -131,7 +131,7 @@ impl UpstreamTokenStore for MemoryStore {
         session: &'a str,
         provider: &'a str,
         claim: &'a Claim,
-    ) -> StoreFuture<'a, Claimed> {
+    ) -> UpstreamFuture<'a, Claimed> {
         let claimed = self
             .inner
             .with_session(session, |rows| self.inner.claim(rows, provider, claim));
@@ -144,7 +144,7 @@ impl UpstreamTokenStore for MemoryStore {
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
-    ) -> StoreFuture<'a, bool> {
+    ) -> UpstreamFuture<'a, bool> {
         let until = later(self.inner.clock.monotonic(), time);
         let renewed = self.inner.with_session(session, |rows| {
             let hold = rows.get_mut(provider).and_then(|row| row.held_by(lease));
@@ -159,13 +159,13 @@ impl UpstreamTokenStore for MemoryStore {
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
-    ) -> StoreFuture<'a, bool> {
+    ) -> UpstreamFuture<'a, bool> {
         let settled = self.inner.with_session(session, |rows| {
             let Some(row) = rows.get_mut(provider) else {
                 return false;
             };
             if let Settlement::Replace(stored) = settlement
-                && row.stored.version == stored.version
+                && row.stored.version() == stored.version()
             {
                 return true;
             }
@@ -174,7 +174,7 @@ impl UpstreamTokenStore for MemoryStore {
             }
             match settlement {
                 Settlement::Replace(stored) => {
-                    row.stored = StoredTokens::clone(stored);
+                    row.stored = stored.clone();
                     row.claimed = None;
                 }
                 Settlement::Remove => drop(rows.remove(provider)),
@@ -201,25 +201,22 @@ impl Inner {
         let Some(row) = rows.get_mut(provider) else {
             return Claimed::Gone;
         };
-        if row.stored.version != claim.version {
+        if row.stored.version() != claim.version() {
             return Claimed::Superseded(row.stored.clone());
         }
         let now = self.clock.monotonic();
         let mut since = now;
         if let Some(hold) = &mut row.claimed {
-            if hold.holder == claim.holder {
-                hold.until = later(now, claim.time);
-                return Claimed::Granted(Lease {
-                    version: claim.version,
-                    fence: hold.fence,
-                });
+            if hold.holder == claim.holder() {
+                hold.until = later(now, claim.lease_time());
+                return Claimed::Granted(Lease::new(claim.version(), hold.fence));
             }
             if now < hold.until {
                 return Claimed::Held(hold.until.saturating_duration_since(now));
             }
             let claimed_for = now.saturating_duration_since(hold.since);
-            if claimed_for >= claim.grace {
-                let left = claim.in_doubt_for.saturating_sub(claimed_for);
+            if claimed_for >= claim.grace() {
+                let left = claim.in_doubt_for().saturating_sub(claimed_for);
                 if !left.is_zero() {
                     return Claimed::InDoubt(left);
                 }
@@ -230,24 +227,21 @@ impl Inner {
         }
         let fence = self.fences.fetch_add(1, Ordering::Relaxed);
         row.claimed = Some(Hold {
-            holder: claim.holder,
+            holder: claim.holder(),
             fence,
             since,
-            until: later(now, claim.time),
+            until: later(now, claim.lease_time()),
         });
-        Claimed::Granted(Lease {
-            version: claim.version,
-            fence,
-        })
+        Claimed::Granted(Lease::new(claim.version(), fence))
     }
 }
 
 impl Row {
     fn held_by(&mut self, lease: &Lease) -> Option<&mut Hold> {
-        let is_same_version = self.stored.version == lease.version;
+        let is_same_version = self.stored.version() == lease.version();
         self.claimed
             .as_mut()
-            .filter(|hold| is_same_version && hold.fence == lease.fence)
+            .filter(|hold| is_same_version && hold.fence == lease.fence())
     }
 }
 
@@ -292,6 +286,6 @@ fn later(now: Instant, time: Duration) -> Instant {
     now.checked_add(time).unwrap_or(now)
 }
 
-fn ready<'a, T: Send + 'a>(value: T) -> StoreFuture<'a, T> {
+fn ready<'a, T: Send + 'a>(value: T) -> UpstreamFuture<'a, T> {
     Box::pin(std::future::ready(Ok(value)))
 }

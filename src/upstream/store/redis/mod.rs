@@ -54,7 +54,7 @@ use crate::error::{AuthError, AuthErrorKind};
 pub use builder::RedisStoreBuilder;
 
 use super::{
-    Claim, Claimed, Lease, ProviderTokens, Settlement, StoreFuture, StoredTokens,
+    Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, UpstreamFuture,
     UpstreamTokenStore, Version,
     sealing::{Place, SealingKey, open, seal},
 };
@@ -97,7 +97,7 @@ impl fmt::Debug for RedisStore {
 }
 
 impl UpstreamTokenStore for RedisStore {
-    fn load<'a>(&'a self, session: &'a str) -> StoreFuture<'a, BTreeMap<String, StoredTokens>> {
+    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
         Box::pin(async move {
             let mut command = redis::cmd("HGETALL");
             command.arg(self.inner.key(session));
@@ -116,7 +116,7 @@ impl UpstreamTokenStore for RedisStore {
         session: &'a str,
         provider: &'a str,
         tokens: &'a ProviderTokens,
-    ) -> StoreFuture<'a, ()> {
+    ) -> UpstreamFuture<'a, ()> {
         Box::pin(async move {
             let stored = StoredTokens::new(tokens.clone());
             let mut command = self.inner.script(PUT, session, provider);
@@ -128,7 +128,7 @@ impl UpstreamTokenStore for RedisStore {
         })
     }
 
-    fn delete<'a>(&'a self, session: &'a str) -> StoreFuture<'a, ()> {
+    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
         Box::pin(async move {
             let mut command = redis::cmd("DEL");
             command.arg(self.inner.key(session));
@@ -142,15 +142,15 @@ impl UpstreamTokenStore for RedisStore {
         session: &'a str,
         provider: &'a str,
         claim: &'a Claim,
-    ) -> StoreFuture<'a, Claimed> {
+    ) -> UpstreamFuture<'a, Claimed> {
         Box::pin(async move {
             let mut command = self.inner.script(CLAIM, session, provider);
             command
-                .arg(&claim.version.to_bytes()[..])
-                .arg(format!("{:032x}", claim.holder))
-                .arg(milliseconds(claim.time))
-                .arg(milliseconds(claim.grace))
-                .arg(milliseconds(claim.in_doubt_for));
+                .arg(&claim.version().to_bytes()[..])
+                .arg(format!("{:032x}", claim.holder()))
+                .arg(milliseconds(claim.lease_time()))
+                .arg(milliseconds(claim.grace()))
+                .arg(milliseconds(claim.in_doubt_for()));
             let answer = self.inner.server.write(&command).await?;
             self.inner.claimed(session, provider, claim, answer)
         })
@@ -162,12 +162,12 @@ impl UpstreamTokenStore for RedisStore {
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
-    ) -> StoreFuture<'a, bool> {
+    ) -> UpstreamFuture<'a, bool> {
         Box::pin(async move {
             let mut command = self.inner.script(RENEW, session, provider);
             command
-                .arg(&lease.version.to_bytes()[..])
-                .arg(lease.fence)
+                .arg(&lease.version().to_bytes()[..])
+                .arg(lease.fence())
                 .arg(milliseconds(time));
             self.inner.server.ask(&command).await
         })
@@ -179,7 +179,7 @@ impl UpstreamTokenStore for RedisStore {
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
-    ) -> StoreFuture<'a, bool> {
+    ) -> UpstreamFuture<'a, bool> {
         Box::pin(async move {
             let (how, new) = match settlement {
                 Settlement::Replace(stored) => {
@@ -190,8 +190,8 @@ impl UpstreamTokenStore for RedisStore {
             };
             let mut command = self.inner.script(SETTLE, session, provider);
             command
-                .arg(&lease.version.to_bytes()[..])
-                .arg(lease.fence)
+                .arg(&lease.version().to_bytes()[..])
+                .arg(lease.fence())
                 .arg(how)
                 .arg(new)
                 .arg(milliseconds(self.inner.time_to_live));
@@ -222,14 +222,14 @@ impl Inner {
         provider: &str,
         stored: &StoredTokens,
     ) -> Result<Vec<u8>, AuthError> {
-        let version = stored.version;
+        let version = stored.version();
         let place = Place {
             session,
             provider,
             version,
         };
         let newest = self.keys.first().ok_or_else(unreadable)?;
-        let sealed = seal(&stored.tokens, &place, newest)?;
+        let sealed = seal(stored.tokens(), &place, newest)?;
         Ok([&version.to_bytes()[..], &sealed].concat())
     }
 
@@ -244,7 +244,7 @@ impl Inner {
             version,
         };
         let tokens = open(sealed, &place, &self.keys)?;
-        Ok(StoredTokens { tokens, version })
+        Ok(StoredTokens::with_version(tokens, version))
     }
 
     fn claimed(
@@ -259,10 +259,7 @@ impl Inner {
         let value = answer.next();
         let number = || value.clone().and_then(read_as).ok_or_else(unreadable);
         Ok(match word.as_str() {
-            "granted" => Claimed::Granted(Lease {
-                version: claim.version,
-                fence: number()?,
-            }),
+            "granted" => Claimed::Granted(Lease::new(claim.version(), number()?)),
             "held" => Claimed::Held(Duration::from_millis(number()?)),
             "in doubt" => Claimed::InDoubt(Duration::from_millis(number()?)),
             "superseded" => {

@@ -1,0 +1,132 @@
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use crate::{identity::UpstreamToken, secret::Secret};
+
+/// The tokens that a provider issued for a user, at a login or a refresh. A clone costs one reference count.
+#[derive(Clone)]
+pub struct ProviderTokens {
+    inner: Arc<Issued>,
+}
+
+#[derive(Clone)]
+struct Issued {
+    token: UpstreamToken,
+    refresh_token: Option<Secret>,
+    at: SystemTime,
+}
+
+impl ProviderTokens {
+    /// Tokens that were requested at `issued_at`. Without a refresh token they last until they expire.
+    pub fn new(token: UpstreamToken, issued_at: SystemTime) -> Self {
+        Self {
+            inner: Arc::new(Issued {
+                token,
+                refresh_token: None,
+                at: issued_at,
+            }),
+        }
+    }
+
+    /// Sets the refresh token (RFC 6749 §1.5).
+    #[must_use]
+    pub fn with_refresh_token(mut self, refresh_token: Secret) -> Self {
+        Arc::make_mut(&mut self.inner).refresh_token = Some(refresh_token);
+        self
+    }
+
+    /// The access token, and the ID token if there is one.
+    pub fn token(&self) -> &UpstreamToken {
+        &self.inner.token
+    }
+
+    /// The refresh token, if the provider issued one.
+    pub fn refresh_token(&self) -> Option<&Secret> {
+        self.inner.refresh_token.as_ref()
+    }
+
+    /// The time when the tokens were requested.
+    pub fn issued_at(&self) -> SystemTime {
+        self.inner.at
+    }
+
+    /// These tokens, completed by those that a refresh did not renew: RFC 6749 §6 lets the provider leave out a refresh
+    /// token that stays the same, OIDC Core §12.2 the ID token.
+    pub(in crate::upstream) fn completed_by(mut self, previous: &Self) -> Self {
+        let issued = Arc::make_mut(&mut self.inner);
+        if issued.refresh_token.is_none() {
+            issued.refresh_token = previous.refresh_token().cloned();
+        }
+        if issued.token.id_token().is_none()
+            && let Some(id_token) = previous.token().id_token()
+        {
+            issued.token = issued.token.clone().with_id_token(id_token.clone());
+        }
+        self
+    }
+}
+
+impl fmt::Debug for ProviderTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProviderTokens")
+            .field("token", self.token())
+            .field("refresh_token", &self.refresh_token())
+            .field("issued_at", &self.issued_at())
+            .finish()
+    }
+}
+
+/// A provider's tokens, as a store keeps them: with a version.
+#[derive(Clone, Debug)]
+pub struct StoredTokens {
+    tokens: ProviderTokens,
+    version: Version,
+}
+
+impl StoredTokens {
+    /// Tokens with a new version. A store does this in [`put`](super::UpstreamTokenStore::put).
+    pub fn new(tokens: ProviderTokens) -> Self {
+        Self::with_version(tokens, Version::random())
+    }
+
+    /// Tokens with the version that they were stored with.
+    pub fn with_version(tokens: ProviderTokens, version: Version) -> Self {
+        Self { tokens, version }
+    }
+
+    /// The tokens.
+    pub fn tokens(&self) -> &ProviderTokens {
+        &self.tokens
+    }
+
+    /// The version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+}
+
+/// Identifies stored tokens: 128 random bits. Equal versions mean equal tokens.
+///
+/// The same tokens that are stored twice have two versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version(u128);
+
+impl Version {
+    fn random() -> Self {
+        Self(fastrand::u128(..))
+    }
+
+    /// The version as bytes, for a store to keep.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// The version that [`to_bytes`](Self::to_bytes) returned.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// A number between 0 and 1 that is the same on all replicas.
+    pub(in crate::upstream) fn jitter(self) -> f64 {
+        (self.0 as u32) as f64 / f64::from(u32::MAX)
+    }
+}

@@ -1,0 +1,255 @@
+//! A store of one's own, written with nothing but the public API, keeps the contract of every store.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    future::ready,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::FutureExt;
+use support::store_contract;
+use tower_identity::{
+    AccessToken, Clock, ManualClock, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
+    upstream::{
+        Claim, Claimed, Lease, Provider, ProviderTokens, Refresher, Settlement, StoredTokens,
+        UpstreamFuture,
+    },
+};
+
+/// A table of rows, as a database would have it.
+#[derive(Debug)]
+struct OwnStore {
+    table: Mutex<Table>,
+    clock: Arc<ManualClock>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    rows: BTreeMap<(String, String), Row>,
+    last_fence: u64,
+}
+
+#[derive(Debug)]
+struct Row {
+    version: [u8; 16],
+    tokens: ProviderTokens,
+    claimed: Option<Claimant>,
+}
+
+#[derive(Debug)]
+struct Claimant {
+    holder: u128,
+    fence: u64,
+    since: SystemTime,
+    until: SystemTime,
+}
+
+impl Row {
+    fn new(stored: &StoredTokens) -> Self {
+        Self {
+            version: stored.version().to_bytes(),
+            tokens: stored.tokens().clone(),
+            claimed: None,
+        }
+    }
+
+    fn stored(&self) -> StoredTokens {
+        let version = tower_identity::upstream::Version::from_bytes(self.version);
+        StoredTokens::with_version(self.tokens.clone(), version)
+    }
+
+    fn is_held_by(&self, lease: &Lease) -> bool {
+        let fence = self.claimed.as_ref().map(|claimant| claimant.fence);
+        self.version == lease.version().to_bytes() && fence == Some(lease.fence())
+    }
+}
+
+impl OwnStore {
+    fn new(clock: Arc<ManualClock>) -> Self {
+        Self {
+            table: Mutex::default(),
+            clock,
+        }
+    }
+
+    fn claim_now(&self, key: &(String, String), claim: &Claim) -> Claimed {
+        let now = self.clock.now();
+        let table = &mut *self.table.lock().unwrap();
+        let Some(row) = table.rows.get_mut(key) else {
+            return Claimed::Gone;
+        };
+        if row.version != claim.version().to_bytes() {
+            return Claimed::Superseded(row.stored());
+        }
+        let mut since = now;
+        if let Some(claimant) = &mut row.claimed {
+            if claimant.holder == claim.holder() {
+                claimant.until = now + claim.lease_time();
+                return Claimed::Granted(Lease::new(claim.version(), claimant.fence));
+            }
+            if now < claimant.until {
+                return Claimed::Held(claimant.until.duration_since(now).unwrap());
+            }
+            let age = now.duration_since(claimant.since).unwrap();
+            if age >= claim.grace() {
+                if age < claim.in_doubt_for() {
+                    return Claimed::InDoubt(claim.in_doubt_for() - age);
+                }
+                table.rows.remove(key);
+                return Claimed::Gone;
+            }
+            since = claimant.since;
+        }
+        table.last_fence += 1;
+        row.claimed = Some(Claimant {
+            holder: claim.holder(),
+            fence: table.last_fence,
+            since,
+            until: now + claim.lease_time(),
+        });
+        Claimed::Granted(Lease::new(claim.version(), table.last_fence))
+    }
+
+    fn settle_now(&self, key: &(String, String), lease: &Lease, settlement: &Settlement) -> bool {
+        let rows = &mut self.table.lock().unwrap().rows;
+        let Some(row) = rows.get_mut(key) else {
+            return false;
+        };
+        if let Settlement::Replace(stored) = settlement
+            && row.version == stored.version().to_bytes()
+        {
+            return true;
+        }
+        if !row.is_held_by(lease) {
+            return false;
+        }
+        match settlement {
+            Settlement::Replace(stored) => *row = Row::new(stored),
+            Settlement::Remove => drop(rows.remove(key)),
+            Settlement::Release => row.claimed = None,
+        }
+        true
+    }
+}
+
+fn key(session: &str, provider: &str) -> (String, String) {
+    (session.to_owned(), provider.to_owned())
+}
+
+impl UpstreamTokenStore for OwnStore {
+    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
+        let table = self.table.lock().unwrap();
+        let rows = table.rows.iter().filter(|((of, _), _)| of == session);
+        let tokens = rows.map(|((_, provider), row)| (provider.clone(), row.stored()));
+        Box::pin(ready(Ok(tokens.collect())))
+    }
+
+    fn put<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        tokens: &'a ProviderTokens,
+    ) -> UpstreamFuture<'a, ()> {
+        let row = Row::new(&StoredTokens::new(tokens.clone()));
+        let rows = &mut self.table.lock().unwrap().rows;
+        rows.insert(key(session, provider), row);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
+        let rows = &mut self.table.lock().unwrap().rows;
+        rows.retain(|(of, _), _| of != session);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn claim<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        claim: &'a Claim,
+    ) -> UpstreamFuture<'a, Claimed> {
+        let claimed = self.claim_now(&key(session, provider), claim);
+        Box::pin(ready(Ok(claimed)))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        lease: &'a Lease,
+        time: Duration,
+    ) -> UpstreamFuture<'a, bool> {
+        let rows = &mut self.table.lock().unwrap().rows;
+        let row = rows.get_mut(&key(session, provider));
+        let held = row.filter(|row| row.is_held_by(lease));
+        let claimant = held.and_then(|row| row.claimed.as_mut());
+        let until = self.clock.now() + time;
+        let renewed = claimant.map(|claimant| claimant.until = until);
+        Box::pin(ready(Ok(renewed.is_some())))
+    }
+
+    fn settle<'a>(
+        &'a self,
+        session: &'a str,
+        provider: &'a str,
+        lease: &'a Lease,
+        settlement: &'a Settlement,
+    ) -> UpstreamFuture<'a, bool> {
+        let settled = self.settle_now(&key(session, provider), lease, settlement);
+        Box::pin(ready(Ok(settled)))
+    }
+}
+
+fn clock() -> Arc<ManualClock> {
+    let some_day = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    Arc::new(ManualClock::new(some_day))
+}
+
+#[tokio::test]
+async fn a_store_of_ones_own_keeps_the_contract() {
+    let clock = clock();
+    let store = OwnStore::new(clock.clone());
+    let pass = move |time| {
+        clock.advance(time);
+        async {}.boxed_local()
+    };
+    store_contract::check(&store, Box::new(pass)).await;
+}
+
+/// Issues tokens for an hour, and needs no token endpoint.
+#[derive(Debug)]
+struct OwnRefresher;
+
+impl Refresher for OwnRefresher {
+    fn refresh(
+        &self,
+        _tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, ProviderTokens> {
+        let token = UpstreamToken::new(AccessToken::new("refreshed").unwrap());
+        let token = token.with_expires_at(now + Duration::from_secs(3600));
+        Box::pin(ready(Ok(ProviderTokens::new(token, now))))
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_loaded_from_it_and_refreshed_by_a_refresher_of_ones_own() {
+    let clock = clock();
+    let store: Arc<dyn UpstreamTokenStore> = Arc::new(OwnStore::new(clock.clone()));
+    store
+        .put("session", "github", &store_contract::tokens("at-login"))
+        .await
+        .unwrap();
+    let github = Provider::new("github", OwnRefresher).unwrap();
+    let upstream = UpstreamTokens::new(store.clone(), [github]).clock(clock);
+
+    let tokens = upstream.load("session").await.unwrap();
+    let token = tokens.tokens()["github"].access_token();
+    assert_eq!(token.expose(), "refreshed");
+    let stored = store.load("session").await.unwrap();
+    let token = stored["github"].tokens().token().access_token();
+    assert_eq!(token.expose(), "refreshed");
+}
