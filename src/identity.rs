@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
-    error::AuthError,
+    error::{AuthError, BuildError, Faults},
     secret::{AccessToken, Secret},
 };
 
@@ -81,7 +81,8 @@ impl Identity {
             },
             upstream: BTreeMap::new(),
             unavailable: BTreeMap::new(),
-            invalid: None,
+            faults: Faults::new("Identity"),
+            upstreams: 0,
         }
     }
 
@@ -146,10 +147,12 @@ impl Identity {
         &self,
         upstream: BTreeMap<String, UpstreamToken>,
         unavailable: BTreeMap<String, AuthError>,
-    ) -> Result<Self, InvalidIdentity> {
-        if upstream.keys().any(|provider| provider.trim().is_empty()) {
-            return Err(InvalidIdentity::EmptyProvider);
-        }
+    ) -> Result<Self, BuildError> {
+        let mut faults = Faults::new("Identity");
+        upstream
+            .keys()
+            .for_each(|provider| faults.need_text("upstream", provider));
+        faults.check()?;
         Ok(Self::of(
             Arc::clone(&self.inner.user),
             upstream,
@@ -213,7 +216,9 @@ pub struct IdentityBuilder {
     user: User,
     upstream: BTreeMap<String, UpstreamToken>,
     unavailable: BTreeMap<String, AuthError>,
-    invalid: Option<InvalidIdentity>,
+    faults: Faults,
+    /// How many were added, for the name of a setting.
+    upstreams: usize,
 }
 
 impl IdentityBuilder {
@@ -250,12 +255,17 @@ impl IdentityBuilder {
     /// Adds the tokens of an upstream provider.
     pub fn upstream(mut self, provider: impl Into<String>, token: UpstreamToken) -> Self {
         let provider = provider.into();
-        if provider.trim().is_empty() {
-            self.invalid.get_or_insert(InvalidIdentity::EmptyProvider);
-        } else if self.upstream.insert(provider.clone(), token).is_some() {
-            self.invalid
-                .get_or_insert(InvalidIdentity::DuplicateProvider(provider));
+        let fault = if provider.trim().is_empty() {
+            Some("has no provider's name, give it one")
+        } else {
+            let earlier = self.upstream.insert(provider, token);
+            earlier.map(|_| "has a provider that was added before, remove one of the two")
+        };
+        if let Some(fault) = fault {
+            self.faults
+                .add(format!("upstream[{}]", self.upstreams), fault);
         }
+        self.upstreams += 1;
         self
     }
 
@@ -275,19 +285,22 @@ impl IdentityBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidIdentity`], when the subject, a given issuer or a provider's name is empty or blank, or when a
-    /// provider was added twice.
-    pub fn build(self) -> Result<Identity, InvalidIdentity> {
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `subject` is blank.
+    /// - `issuer` was set, and is blank.
+    /// - `upstream[0]` has a provider with a blank name, or one that was added before. The number counts the calls of
+    ///   [`upstream`](Self::upstream) from 0.
+    pub fn build(mut self) -> Result<Identity, BuildError> {
         if self.user.subject.trim().is_empty() {
-            return Err(InvalidIdentity::EmptySubject);
+            self.faults.add(
+                "subject",
+                "is empty, give it the `sub` claim; a user who is not known is `None`, not an empty identity",
+            );
         }
-        let is_blank = |issuer: &str| issuer.trim().is_empty();
-        if self.user.issuer.as_deref().is_some_and(is_blank) {
-            return Err(InvalidIdentity::EmptyIssuer);
-        }
-        if let Some(invalid) = self.invalid {
-            return Err(invalid);
-        }
+        self.faults
+            .need_text_if_set("issuer", self.user.issuer.as_deref());
+        self.faults.check()?;
         Ok(Identity::of(
             Arc::new(self.user),
             self.upstream,
@@ -369,24 +382,4 @@ impl fmt::Debug for UpstreamToken {
             .field("expires_at", &self.expires_at())
             .finish()
     }
-}
-
-/// Why an [`Identity`] cannot be built.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidIdentity {
-    /// The subject is empty or blank.
-    #[error(
-        "an identity needs a subject (the `sub` claim); a user who is not known is `None`, not an empty identity"
-    )]
-    EmptySubject,
-    /// An issuer was given, but it is empty or blank.
-    #[error("the issuer (the `iss` claim) is empty; leave it out if it is not known")]
-    EmptyIssuer,
-    /// The name of an upstream provider is empty or blank.
-    #[error("the name of an upstream provider is empty")]
-    EmptyProvider,
-    /// Two sets of tokens for one provider: which of them is meant cannot be told.
-    #[error("upstream provider `{0}` was added twice")]
-    DuplicateProvider(String),
 }

@@ -232,8 +232,8 @@ pub use crate::upstream::store::redis::RedisStore;
 #[doc(inline)]
 pub use crate::{
     clock::{Clock, ManualClock, SystemClock},
-    error::{AuthError, AuthErrorKind},
-    identity::{Identity, IdentityBuilder, InvalidIdentity, UpstreamToken},
+    error::{AuthError, AuthErrorKind, BuildError, InvalidSetting},
+    identity::{Identity, IdentityBuilder, UpstreamToken},
     origin::{InvalidOrigin, Origin},
     outgoing::{
         auth::layer::AuthLayer,

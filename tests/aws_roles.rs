@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use support::aws_stack::{AwsStack, Body, DEFAULT_ROLE, http_client, user, user_with};
 use tower_identity::{
-    AuthError, AuthErrorKind, AwsSts, RoleMapping, Subject, strategy::AwsStsBuilder,
+    AuthError, AuthErrorKind, AwsSts, BuildError, RoleMapping, Subject, strategy::AwsStsBuilder,
 };
 
 fn arn(name: &str) -> String {
@@ -25,9 +25,9 @@ fn builder() -> AwsStsBuilder {
     AwsSts::builder("eu-west-1", http_client::<Body>())
 }
 
-fn refusal(builder: AwsStsBuilder) -> AuthError {
+fn refusal(builder: AwsStsBuilder) -> BuildError {
     let error = builder.build().unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Configuration, "{error}");
+    assert_eq!(error.invalid_settings().len(), 1, "{error}");
     error
 }
 

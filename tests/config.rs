@@ -443,7 +443,7 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
             "github",
             "headerName",
             json!("a b"),
-            "headerInjection.headerName: has a character that it cannot have",
+            "headerInjection.headerName: has a character that the name of a header cannot have",
         ),
         (
             "github",
@@ -546,7 +546,7 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
             "aws",
             "service",
             json!("a b"),
-            "awsSts.service: is not the name of an AWS service",
+            "awsSts.service: is not the signing name of an AWS service",
         ),
         (
             "aws",
@@ -1253,7 +1253,7 @@ fn a_strategy_cannot_be_registered_as_a_type_of_the_crate_or_twice() {
     let own = || strategy_fn(async |request: Request<Body>| Ok(request));
     for name in ["obo", "token_exchange", "", " "] {
         let error = builder().strategy(name, own()).build().unwrap_err();
-        assert_eq!(error.kind(), AuthErrorKind::Configuration);
+        assert_eq!(error.invalid_settings()[0].setting(), "strategy[0]");
     }
     let twice = builder().strategy("own", own()).strategy("own", own());
     twice.build().unwrap_err();

@@ -943,12 +943,12 @@ fn settings_of_zero_are_refused() {
         .capacity(0)
         .build()
         .unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Configuration);
+    assert_eq!(error.invalid_settings()[0].setting(), "capacity");
     let error = CredentialCache::<u64>::builder()
         .default_lifetime(Duration::ZERO)
         .build()
         .unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Configuration);
+    assert_eq!(error.invalid_settings()[0].setting(), "default_lifetime");
 }
 
 #[tokio::test]

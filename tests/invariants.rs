@@ -14,8 +14,8 @@ use support::recording::{Arrival, RecordingService};
 use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneService};
 use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, AuthLayer, Authenticating, FallbackPolicy,
-    HeaderForwardLayer, HeaderInjection, HealthCheck, Identity, IdentityLayer, InvalidIdentity,
-    Origin, Strategy, Unauthenticated, UpstreamInject, UpstreamToken,
+    HeaderForwardLayer, HeaderInjection, HealthCheck, Identity, IdentityLayer, Origin, Strategy,
+    Unauthenticated, UpstreamInject, UpstreamToken,
 };
 
 const ORIGIN: &str = "https://mcp.example.com";
@@ -403,6 +403,7 @@ proptest! {
         if let Some(issuer) = issuer {
             builder = builder.issuer(issuer);
         }
-        prop_assert_eq!(builder.build().unwrap_err(), InvalidIdentity::EmptySubject);
+        let error = builder.build().unwrap_err();
+        prop_assert_eq!(error.invalid_settings()[0].setting(), "subject");
     }
 }

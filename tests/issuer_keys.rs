@@ -475,7 +475,7 @@ async fn given_keys_need_no_issuer() {
 
     for bad in ["", "{}", r#"{"keys":[]}"#] {
         let error = KeySet::from_json(bad).unwrap_err();
-        assert_eq!(error.kind(), AuthErrorKind::Configuration);
+        assert_eq!(error.invalid_settings()[0].setting(), "json");
     }
 }
 

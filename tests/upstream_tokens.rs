@@ -298,7 +298,7 @@ async fn memory_store_is_bounded() {
     }
     assert!((1..=10).contains(&kept), "{kept}");
     let refused = MemoryStore::builder().capacity(0).build().unwrap_err();
-    assert_eq!(refused.kind(), AuthErrorKind::Configuration);
+    assert_eq!(refused.invalid_settings()[0].setting(), "capacity");
 }
 
 #[tokio::test]
@@ -1040,5 +1040,5 @@ fn a_provider_needs_a_name() {
         |_: &ProviderTokens, _| -> UpstreamFuture<'static, ProviderTokens> { unreachable!() },
     );
     let error = Provider::new(" ", refresher).unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Configuration);
+    assert_eq!(error.invalid_settings()[0].setting(), "name");
 }

@@ -9,8 +9,8 @@ use tower::{BoxError, Service};
 use crate::{
     clock::{Clock, SystemClock},
     credential::cache::CredentialCache,
-    error::{AuthError, AuthErrorKind},
-    oauth::token_endpoint::TokenEndpointBuilder,
+    error::{BuildError, Faults},
+    oauth::{http_client::parse_url, token_endpoint::TokenEndpointBuilder},
     strategy::{
         aws_sts::{AwsSts, builder::AwsStsBuilder, credentials::SessionCredentials},
         issued::IssuedToken,
@@ -175,23 +175,32 @@ impl<B> ResourcesBuilder<B> {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when a strategy's name is blank, is a `type` that this crate has
-    /// a strategy for, or was given to two.
-    pub fn build(self) -> Result<Resources<B>, AuthError> {
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `strategy[0]` has a name that is blank, is a `type` that this crate has a strategy for, or was given to an
+    ///   earlier strategy. The number counts the calls of [`strategy`](Self::strategy) from 0.
+    /// - `sts_endpoint` is not an absolute `https` URL (or `http` on loopback).
+    pub fn build(self) -> Result<Resources<B>, BuildError> {
+        let mut faults = Faults::new("Resources");
         let mut strategies = BTreeMap::new();
-        for (name, strategy) in self.strategies {
-            let is_built_in = TYPES.iter().any(|(built_in, _)| *built_in == name);
-            if is_built_in || name.trim().is_empty() || strategies.contains_key(&name) {
-                return Err(AuthError::new(
-                    AuthErrorKind::Configuration,
-                    format!(
-                        "no strategy can be registered as `{}`: it is blank, taken, or a type of this crate",
-                        name.escape_debug()
-                    ),
-                ));
+        for (index, (name, strategy)) in self.strategies.into_iter().enumerate() {
+            let fault = if name.trim().is_empty() {
+                Some("has no name, give it one")
+            } else if TYPES.iter().any(|(built_in, _)| *built_in == name) {
+                Some("has the name of a type of this crate, choose another")
+            } else if strategies.insert(name, strategy).is_some() {
+                Some("has a name that an earlier strategy has, choose another")
+            } else {
+                None
+            };
+            if let Some(fault) = fault {
+                faults.add(format!("strategy[{index}]"), fault);
             }
-            strategies.insert(name, strategy);
         }
+        if let Some(endpoint) = &self.sts_endpoint {
+            faults.take("sts_endpoint", parse_url(endpoint, false));
+        }
+        faults.check()?;
         let tokens = self
             .tokens
             .unwrap_or_else(|| CredentialCache::builder().clock(self.clock.clone()).make());

@@ -1,8 +1,13 @@
 mod auth_error;
+mod build_error;
 mod find;
 #[cfg(feature = "rmcp")]
 mod tower_http_error;
 
 pub use auth_error::{AuthError, AuthErrorKind};
+pub(crate) use build_error::Faults;
+#[cfg(feature = "token-exchange")]
+pub(crate) use build_error::one_of;
+pub use build_error::{BuildError, InvalidSetting};
 #[cfg(feature = "rmcp")]
 pub use tower_http_error::TowerHttpError;

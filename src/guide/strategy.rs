@@ -17,7 +17,7 @@
 //!
 //! use http::Request;
 //! use tower_identity::{
-//!     AccessToken, AuthError, AuthErrorKind, Authenticating, CredentialCache,
+//!     AccessToken, AuthError, AuthErrorKind, Authenticating, BuildError, CredentialCache,
 //!     HealthCheck, Identity, Strategy, credential::{CacheKey, CacheScope, Obtained},
 //!     strategy::Attempt,
 //! };
@@ -31,7 +31,7 @@
 //! }
 //!
 //! impl Tickets {
-//!     fn new(issuer: &str) -> Result<Self, AuthError> {
+//!     fn new(issuer: &str) -> Result<Self, BuildError> {
 //!         Ok(Self {
 //!             issuer: issuer.into(),
 //!             scope: CacheScope::new("tickets").field("issuer", issuer),

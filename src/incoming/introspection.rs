@@ -11,7 +11,7 @@ use tower::{BoxError, Service};
 
 use crate::{
     clock::Clock,
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, BuildError, Faults},
     oauth::{
         client_auth::ClientAuth,
         http_client::{HttpClient, parse_url},
@@ -152,13 +152,17 @@ impl IntrospectionEndpointBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the URL is not an absolute `https` one (or `http` on
-    /// loopback), or has a fragment or user info; when the client's id is empty or blank.
-    pub fn build(self) -> Result<IntrospectionEndpoint, AuthError> {
-        let (uri, origin) = parse_url("an introspection endpoint", &self.url, self.insecure)?;
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `url` is not an absolute `https` URL (or `http` on loopback), or has a fragment or user info.
+    /// - `client_auth.client_id` is blank.
+    pub fn build(self) -> Result<IntrospectionEndpoint, BuildError> {
+        let mut faults = Faults::new("IntrospectionEndpoint");
+        let url = faults.take("url", parse_url(&self.url, self.insecure));
         if let Some(client_auth) = &self.client_auth {
-            client_auth.check()?;
+            client_auth.check(&mut faults);
         }
+        let (uri, origin) = faults.or(url)?;
         Ok(IntrospectionEndpoint {
             inner: Arc::new(Inner {
                 uri,

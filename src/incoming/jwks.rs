@@ -55,7 +55,7 @@ use crate::{
         entry::Obtained,
         key::{CacheKey, CacheScope},
     },
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, BuildError},
     oauth::http_client::{Answer, HttpClient, parse_url},
     runtime::Mutex,
 };
@@ -82,15 +82,9 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when it is not one, has more than 100 keys, or none that can
-    /// verify a token.
-    pub fn from_json(json: impl AsRef<[u8]>) -> Result<Self, AuthError> {
-        Self::parse(json.as_ref()).map_err(|fault| {
-            AuthError::new(
-                AuthErrorKind::Configuration,
-                format!("the given key set {fault}"),
-            )
-        })
+    /// [`BuildError`], when `json` is not a key set, has more than 100 keys, or has no key that can verify a token.
+    pub fn from_json(json: impl AsRef<[u8]>) -> Result<Self, BuildError> {
+        Self::parse(json.as_ref()).map_err(|fault| BuildError::of("KeySet", "json", fault))
     }
 
     /// `serde_json` quotes the text in its errors, so they go no further.
@@ -101,7 +95,7 @@ impl KeySet {
         }
 
         let Keys { keys } =
-            serde_json::from_slice(json).map_err(|_| "is no JSON Web Key Set (RFC 7517 §5)")?;
+            serde_json::from_slice(json).map_err(|_| "is not a JSON Web Key Set (RFC 7517 §5)")?;
         if keys.len() > MAX_KEYS {
             return Err("has more than 100 keys");
         }
@@ -248,6 +242,15 @@ impl Keys {
     }
 }
 
+/// Whether metadata can be found by an issuer's identifier. The error is a sentence whose subject is the identifier.
+pub(super) fn check_issuer(issuer: &str, insecure: bool) -> Result<(), &'static str> {
+    let (uri, _) = parse_url(issuer, insecure)?;
+    if uri.query().is_some() {
+        return Err("has a query, which an issuer's identifier cannot have (RFC 8414 §2)");
+    }
+    Ok(())
+}
+
 pub(super) struct IssuerKeys {
     fetcher: Arc<Fetcher>,
     /// Fetches once at a time, early, and with back-off. Its keys age out.
@@ -267,20 +270,14 @@ struct Fetcher {
 }
 
 impl IssuerKeys {
+    /// For an issuer that [may be one](check_issuer).
     pub(super) fn new(
         issuer: &str,
         insecure: bool,
         client: HttpClient,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, AuthError> {
-        let (uri, _) = parse_url("an issuer", issuer, insecure)?;
-        if uri.query().is_some() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "an issuer's identifier has no query (RFC 8414 §2); this one has",
-            ));
-        }
-        Ok(Self {
+    ) -> Self {
+        Self {
             fetcher: Arc::new(Fetcher {
                 issuer: issuer.to_owned(),
                 insecure,
@@ -290,11 +287,11 @@ impl IssuerKeys {
             cache: CredentialCache::builder()
                 .capacity(16)
                 .clock(Arc::clone(&clock))
-                .build()?,
+                .make(),
             key: CacheScope::new("jwks").key_for_client(),
             sought: Mutex::new(None),
             clock,
-        })
+        }
     }
 
     fn known(&self) -> Option<KeySet> {
@@ -381,11 +378,9 @@ impl Fetcher {
                 "has the metadata of another issuer (RFC 8414 §3.3); configure the `issuer` as its metadata has it",
             ));
         }
-        match parse_url("a key set", &metadata.jwks_uri, self.insecure) {
+        match parse_url(&metadata.jwks_uri, self.insecure) {
             Ok((uri, _)) => Ok(uri),
-            Err(error) => Err(self
-                .unavailable("names a `jwks_uri` that is not used")
-                .with_source(error)),
+            Err(fault) => Err(self.unavailable(format!("names a `jwks_uri` that {fault}"))),
         }
     }
 

@@ -20,7 +20,7 @@ use http_body_util::Full;
 use serde_json::json;
 use tower::Service;
 
-use crate::{error::AuthError, oauth::http_client::parse_url};
+use crate::oauth::http_client::parse_url;
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
@@ -41,13 +41,14 @@ struct Inner {
 }
 
 impl ProtectedResourceMetadata {
+    /// The error is a sentence whose subject is the resource's URL.
     pub(super) fn new(
         resource: &str,
         insecure: bool,
         issuer: &str,
         scopes: &[String],
-    ) -> Result<Self, AuthError> {
-        let (uri, origin) = parse_url("a protected resource", resource, insecure)?;
+    ) -> Result<Self, &'static str> {
+        let (uri, origin) = parse_url(resource, insecure)?;
         let path = match uri.path() {
             "/" => WELL_KNOWN.to_owned(),
             path => format!("{WELL_KNOWN}{path}"),

@@ -11,11 +11,8 @@ pub(crate) struct Challenge {
 }
 
 impl Challenge {
-    pub(crate) fn new(
-        realm: &str,
-        resource_metadata: Option<&str>,
-        scopes: &[String],
-    ) -> Result<Self, AuthError> {
+    /// The values are what a header [can have](is_sendable).
+    pub(crate) fn new(realm: &str, resource_metadata: Option<&str>, scopes: &[String]) -> Self {
         let scope = Some(scopes.join(" ")).filter(|scope| !scope.is_empty());
         let parameters = [
             ("realm", Some(realm)),
@@ -25,10 +22,10 @@ impl Challenge {
         let mut bare = "Bearer ".to_owned();
         for (name, value) in parameters {
             if let Some(value) = value {
-                push(&mut bare, name, value)?;
+                push(&mut bare, name, value);
             }
         }
-        Ok(Self { bare })
+        Self { bare }
     }
 
     /// Adds the challenge to an error whose answer has one.
@@ -48,8 +45,8 @@ impl Challenge {
             | AuthErrorKind::Rejected
             | AuthErrorKind::InsufficientScope => {
                 let answer = error.answer();
-                push(&mut challenge, "error", answer.code).ok()?;
-                push(&mut challenge, "error_description", answer.description).ok()?;
+                push(&mut challenge, "error", answer.code);
+                push(&mut challenge, "error_description", answer.description);
             }
             _ => return None,
         }
@@ -57,19 +54,17 @@ impl Challenge {
     }
 }
 
+/// Whether a challenge can have it as a value, in quotes.
+pub(crate) fn is_sendable(value: &str) -> bool {
+    value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 /// Adds `name="value"`, quoted (RFC 9110 §5.6.4).
-fn push(challenge: &mut String, name: &str, value: &str) -> Result<(), AuthError> {
-    if !value.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return Err(AuthError::new(
-            AuthErrorKind::Configuration,
-            format!("the `{name}` of a challenge has a character that a header cannot have"),
-        ));
-    }
+fn push(challenge: &mut String, name: &str, value: &str) {
     if challenge.ends_with('"') {
         challenge.push_str(", ");
     }
     let quoted = value.replace('\\', r"\\").replace('"', r#"\""#);
     // A `String` takes everything.
     let _ = write!(challenge, r#"{name}="{quoted}""#);
-    Ok(())
 }

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     credential::cache::key::CacheScope,
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, Faults},
     secret::{Secret, secret_header_value},
 };
 
@@ -86,18 +86,9 @@ impl ClientAuth {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), AuthError> {
-        if self.client_id.trim().is_empty() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "client authentication needs a client id; this one is empty",
-            ));
-        }
-        match &self.method {
-            #[cfg(feature = "private-key-jwt")]
-            Method::PrivateKeyJwt(key) => key.check(),
-            _ => Ok(()),
-        }
+    /// Checks it as the setting `client_auth`.
+    pub(crate) fn check(&self, faults: &mut Faults) {
+        faults.need_text("client_auth.client_id", &self.client_id);
     }
 
     #[cfg_attr(

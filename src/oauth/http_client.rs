@@ -14,7 +14,7 @@ use tower::{BoxError, Service};
 use zeroize::Zeroizing;
 
 use crate::{
-    error::{AuthError, AuthErrorKind},
+    error::AuthError,
     origin::{InvalidOrigin, Origin},
     runtime::within,
 };
@@ -87,24 +87,20 @@ impl Failure {
     }
 }
 
-/// The URL of `what`, and its origin: absolute, without a fragment or user info, and `https` unless it is loopback.
-pub(crate) fn parse_url(what: &str, url: &str, insecure: bool) -> Result<(Uri, Origin), AuthError> {
-    let invalid = |message: String| AuthError::new(AuthErrorKind::Configuration, message);
+/// A URL that requests are sent to, and its origin: absolute, without a fragment or user info, and `https` unless it is
+/// loopback or `insecure`.
+///
+/// The error says what is wrong as a sentence whose subject is the URL, and does not repeat it.
+pub(crate) fn parse_url(url: &str, insecure: bool) -> Result<(Uri, Origin), &'static str> {
     // `Uri` drops a fragment without a word.
     if url.contains('#') {
-        return Err(invalid(format!(
-            "the URL of {what} has no fragment (RFC 6749 §3.2); this one has"
-        )));
+        return Err("has a fragment, remove the `#` and all after it (RFC 6749 §3.2)");
     }
-    let uri = url.parse::<Uri>().map_err(|_| {
-        invalid(format!(
-            "the URL of {what} is one such as `https://idp.example.com/token`; this is none"
-        ))
-    })?;
+    let uri = url
+        .parse::<Uri>()
+        .map_err(|_| "is not a URL such as `https://idp.example.com/token`")?;
     let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
-        return Err(invalid(format!(
-            "the URL of {what} is absolute: it begins with `https://` and a host"
-        )));
+        return Err("is not an absolute URL, begin it with `https://` and a host");
     };
     let origin = format!("{scheme}://{authority}");
     let origin = if insecure {
@@ -114,11 +110,18 @@ pub(crate) fn parse_url(what: &str, url: &str, insecure: bool) -> Result<(Uri, O
     };
     match origin {
         Ok(origin) => Ok((uri, origin)),
-        Err(InvalidOrigin::Insecure) => Err(invalid(format!(
-            "plain http would show to the network what is exchanged with {what}; use https: plain http is for \
-             loopback, and for a network that is said to be trusted"
-        ))),
-        Err(error) => Err(invalid(format!("the URL of {what} cannot be used")).with_source(error)),
+        Err(InvalidOrigin::Insecure) => Err(
+            "is plain http, which shows to the network what is sent; use https, plain http is for loopback and for a \
+             network that is declared to be trusted",
+        ),
+        Err(InvalidOrigin::Scheme) => Err("does not begin with `https://` (or `http://`)"),
+        Err(InvalidOrigin::Port) => Err("has a port that is not a number from 1 to 65535"),
+        Err(InvalidOrigin::NotOnlyAnOrigin(_)) => {
+            Err("has user info, which is a credential; remove it")
+        }
+        Err(InvalidOrigin::NotAUri | InvalidOrigin::Host) => Err(
+            "has no usable host: it is a name in ASCII (`xn--…`), an IPv4 address, or an IPv6 address in brackets",
+        ),
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) mod token_endpoint;
 pub(crate) mod unverified_jwt;
 
 #[cfg(feature = "private-key-jwt")]
-pub use private_key_jwt::{PrivateKeyJwt, SigningAlgorithm};
+pub use private_key_jwt::{PrivateKeyJwt, PrivateKeyJwtBuilder, SigningAlgorithm};
 pub use request::{TokenRequest, TokenType};
 pub use response::{Lifetime, TokenResponse};
 pub use token_endpoint::{TokenEndpointBuilder, TokenResponseFuture};

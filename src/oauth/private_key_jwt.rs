@@ -12,44 +12,49 @@ use zeroize::Zeroizing;
 
 use crate::{
     credential::cache::key::CacheScope,
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, BuildError, Faults},
     secret::Secret,
 };
 
 /// For how long an assertion is good. It is used at once, and never again.
 const LIFETIME: Duration = Duration::from_secs(60);
 
-/// The key of [`ClientAuth::private_key_jwt`](super::ClientAuth::private_key_jwt), and what its assertions say.
+/// The private key of [`ClientAuth::private_key_jwt`](crate::ClientAuth::private_key_jwt), and what its assertions say.
 ///
 /// An assertion has the client's id as `iss` and `sub`, an `aud`, `iat`, an `exp` 60 s later and a random `jti`
 /// (RFC 7523 §3, OIDC Core §9).
+///
+/// ```no_run
+/// # fn example(pem: tower_identity::Secret) -> Result<(), tower_identity::BuildError> {
+/// use tower_identity::{
+///     ClientAuth,
+///     oauth::{PrivateKeyJwt, SigningAlgorithm},
+/// };
+///
+/// let key = PrivateKeyJwt::builder(SigningAlgorithm::Es256, &pem)
+///     .key_id("2026-01")
+///     .build()?;
+/// let client_auth = ClientAuth::private_key_jwt("gateway", key);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct PrivateKeyJwt {
     algorithm: SigningAlgorithm,
     key: EncodingKey,
     key_id: Option<String>,
     audience: Option<String>,
-    random: Arc<dyn Fn() -> Result<[u8; 16], BoxError> + Send + Sync>,
+    random: Arc<Random>,
 }
 
+type Random = dyn Fn() -> Result<[u8; 16], BoxError> + Send + Sync;
+
 impl PrivateKeyJwt {
-    /// Signs with the private key in `pem`: PKCS#8, or PKCS#1 for RSA.
-    ///
-    /// # Errors
-    ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when there is no private key for `algorithm` in `pem`.
-    pub fn from_pem(algorithm: SigningAlgorithm, pem: &Secret) -> Result<Self, AuthError> {
-        let pem = pem.expose().as_bytes();
-        let key = match algorithm {
-            SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => EncodingKey::from_rsa_pem(pem),
-            SigningAlgorithm::Es256 | SigningAlgorithm::Es384 => EncodingKey::from_ec_pem(pem),
-            SigningAlgorithm::EdDsa => EncodingKey::from_ed_pem(pem),
-        }
-        .map_err(|_| unusable(algorithm))?;
-        sign(algorithm, &key, b"")?;
-        Ok(Self {
+    /// Starts a key of the private key in `pem`: PKCS#8, or PKCS#1 for RSA.
+    pub fn builder(algorithm: SigningAlgorithm, pem: &Secret) -> PrivateKeyJwtBuilder {
+        PrivateKeyJwtBuilder {
             algorithm,
-            key,
+            pem: pem.clone(),
             key_id: None,
             audience: None,
             random: Arc::new(|| {
@@ -57,35 +62,7 @@ impl PrivateKeyJwt {
                 getrandom::fill(&mut bytes)?;
                 Ok(bytes)
             }),
-        })
-    }
-
-    /// Sets the `kid` by which the endpoint finds the public key.
-    #[must_use]
-    pub fn key_id(mut self, key_id: impl Into<String>) -> Self {
-        self.key_id = Some(key_id.into());
-        self
-    }
-
-    /// Sets the `aud`: by default the URL of the token endpoint; some want the issuer's identifier.
-    #[must_use]
-    pub fn audience(mut self, audience: impl Into<String>) -> Self {
-        self.audience = Some(audience.into());
-        self
-    }
-
-    /// Sets where the `jti` comes from: by default the operating system's random source.
-    ///
-    /// # Security
-    ///
-    /// No two calls may give the same, in this process or another, or the endpoint takes an assertion for a replay.
-    #[must_use]
-    pub fn random<F>(mut self, random: F) -> Self
-    where
-        F: Fn() -> Result<[u8; 16], BoxError> + Send + Sync + 'static,
-    {
-        self.random = Arc::new(random);
-        self
+        }
     }
 
     pub(super) fn describe(&self, scope: CacheScope) -> CacheScope {
@@ -101,18 +78,6 @@ impl PrivateKeyJwt {
             }
         }
         scope
-    }
-
-    pub(super) fn check(&self) -> Result<(), AuthError> {
-        let is_blank =
-            |text: &Option<String>| text.as_deref().is_some_and(|text| text.trim().is_empty());
-        if is_blank(&self.key_id) || is_blank(&self.audience) {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "the key id or the audience of a client assertion is empty; leave it out for the default",
-            ));
-        }
-        Ok(())
     }
 
     pub(super) fn assertion(
@@ -147,7 +112,12 @@ impl PrivateKeyJwt {
             URL_SAFE_NO_PAD.encode(header.to_string()),
             URL_SAFE_NO_PAD.encode(claims.to_string())
         );
-        let signature = sign(self.algorithm, &self.key, message.as_bytes())?;
+        let signature = sign(self.algorithm, &self.key, message.as_bytes()).ok_or_else(|| {
+            AuthError::new(
+                AuthErrorKind::Configuration,
+                "a client assertion could not be signed with the private key",
+            )
+        })?;
         Ok(Zeroizing::new(format!(
             "{message}.{}",
             URL_SAFE_NO_PAD.encode(signature)
@@ -165,7 +135,81 @@ impl fmt::Debug for PrivateKeyJwt {
     }
 }
 
-/// With which algorithm an assertion is signed (RFC 7518 §3.1, RFC 8037 §3.1).
+/// Builds a [`PrivateKeyJwt`].
+#[derive(Clone)]
+#[must_use = "nothing is checked before `build`"]
+pub struct PrivateKeyJwtBuilder {
+    algorithm: SigningAlgorithm,
+    pem: Secret,
+    key_id: Option<String>,
+    audience: Option<String>,
+    random: Arc<Random>,
+}
+
+impl PrivateKeyJwtBuilder {
+    /// Sets the `kid` by which the endpoint finds the public key. By default there is none.
+    pub fn key_id(mut self, key_id: impl Into<String>) -> Self {
+        self.key_id = Some(key_id.into());
+        self
+    }
+
+    /// Sets the `aud`. By default it is the URL of the token endpoint; some endpoints want the issuer's identifier.
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = Some(audience.into());
+        self
+    }
+
+    /// Sets where the `jti` comes from. By default it is the operating system's random source.
+    ///
+    /// # Security
+    ///
+    /// No two calls may return the same bytes, in this process or another, or the endpoint takes an assertion for a
+    /// replay.
+    pub fn random<F>(mut self, random: F) -> Self
+    where
+        F: Fn() -> Result<[u8; 16], BoxError> + Send + Sync + 'static,
+    {
+        self.random = Arc::new(random);
+        self
+    }
+
+    /// Makes the key.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `pem` has no private key that can sign with the algorithm.
+    /// - `key_id` or `audience` is blank.
+    pub fn build(self) -> Result<PrivateKeyJwt, BuildError> {
+        let mut faults = Faults::new("PrivateKeyJwt");
+        let key = read_key(self.algorithm, &self.pem);
+        if key.is_none() {
+            faults.add("pem", unusable(self.algorithm));
+        }
+        faults.need_text_if_set("key_id", self.key_id.as_deref());
+        faults.need_text_if_set("audience", self.audience.as_deref());
+        Ok(PrivateKeyJwt {
+            key: faults.or(key)?,
+            algorithm: self.algorithm,
+            key_id: self.key_id,
+            audience: self.audience,
+            random: self.random,
+        })
+    }
+}
+
+impl fmt::Debug for PrivateKeyJwtBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrivateKeyJwtBuilder")
+            .field("algorithm", &self.algorithm)
+            .field("key_id", &self.key_id)
+            .field("audience", &self.audience)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The algorithm that an assertion is signed with (RFC 7518 §3.1, RFC 8037 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SigningAlgorithm {
@@ -193,12 +237,19 @@ impl SigningAlgorithm {
     }
 }
 
+/// A key that has signed once, so that it can.
+fn read_key(algorithm: SigningAlgorithm, pem: &Secret) -> Option<EncodingKey> {
+    let pem = pem.expose().as_bytes();
+    let key = match algorithm {
+        SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => EncodingKey::from_rsa_pem(pem),
+        SigningAlgorithm::Es256 | SigningAlgorithm::Es384 => EncodingKey::from_ec_pem(pem),
+        SigningAlgorithm::EdDsa => EncodingKey::from_ed_pem(pem),
+    };
+    key.ok().filter(|key| sign(algorithm, key, b"").is_some())
+}
+
 /// Signs with aws-lc by name: `jsonwebtoken::encode` would use, and fix, the provider of the whole process.
-fn sign(
-    algorithm: SigningAlgorithm,
-    key: &EncodingKey,
-    message: &[u8],
-) -> Result<Vec<u8>, AuthError> {
+fn sign(algorithm: SigningAlgorithm, key: &EncodingKey, message: &[u8]) -> Option<Vec<u8>> {
     let jwt_algorithm = match algorithm {
         SigningAlgorithm::Rs256 => Algorithm::RS256,
         SigningAlgorithm::Ps256 => Algorithm::PS256,
@@ -206,19 +257,14 @@ fn sign(
         SigningAlgorithm::Es384 => Algorithm::ES384,
         SigningAlgorithm::EdDsa => Algorithm::EdDSA,
     };
-    (aws_lc::DEFAULT_PROVIDER.signer_factory)(&jwt_algorithm, key)
-        .ok()
-        .and_then(|signer| signer.try_sign(message).ok())
-        .ok_or_else(|| unusable(algorithm))
+    let signer = (aws_lc::DEFAULT_PROVIDER.signer_factory)(&jwt_algorithm, key).ok()?;
+    signer.try_sign(message).ok()
 }
 
 #[cold]
-fn unusable(algorithm: SigningAlgorithm) -> AuthError {
-    AuthError::new(
-        AuthErrorKind::Configuration,
-        format!(
-            "the private key for client assertions is no PEM of a key that can sign with {}",
-            algorithm.name()
-        ),
+fn unusable(algorithm: SigningAlgorithm) -> String {
+    format!(
+        "has no private key that can sign with {}, give the PEM of one (PKCS#8, or PKCS#1 for RSA)",
+        algorithm.name()
     )
 }

@@ -140,10 +140,9 @@ impl TokenRequest {
         }
     }
 
-    /// Whether what is asked for is a token that can be sent as a bearer token.
-    pub(crate) fn check_is_for_bearer(&self) -> Result<(), AuthError> {
+    pub(super) fn check_bearer(&self) -> Result<(), AuthError> {
         match self.requested_token_type {
-            None | Some(TokenType::AccessToken | TokenType::Jwt) => Ok(()),
+            None | Some(TokenType::AccessToken | TokenType::Jwt) => self.check_whole(),
             Some(TokenType::IdToken | TokenType::IdJag) => Err(AuthError::new(
                 AuthErrorKind::Configuration,
                 "the requested token type is no access token, so what is issued could not be sent as a bearer token",
@@ -151,19 +150,10 @@ impl TokenRequest {
         }
     }
 
-    pub(crate) fn has_scopes(&self) -> bool {
-        self.form.contains("scope")
-    }
-
     /// Adds all of its parameters to `scope`.
     pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
         let parameters = self.form.parameters.iter();
         parameters.fold(scope, |scope, (name, value)| scope.field(name, &**value))
-    }
-
-    pub(super) fn check_bearer(&self) -> Result<(), AuthError> {
-        self.check_is_for_bearer()?;
-        self.check_whole()
     }
 
     pub(super) fn check_assertion(&self) -> Result<(), AuthError> {
@@ -352,7 +342,8 @@ pub(crate) fn is_scope(scope: &str) -> bool {
             .all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
-fn is_absolute_uri(text: &str) -> bool {
+/// Whether it is an absolute URI without a fragment (RFC 8707 §2).
+pub(crate) fn is_absolute_uri(text: &str) -> bool {
     !text.contains('#')
         && match text.split_once(':') {
             // `Uri` knows schemes with an authority only; `urn:example:tool` is absolute, too.

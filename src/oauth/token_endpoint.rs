@@ -8,7 +8,7 @@
 //!     ClientAuth, Secret, TokenEndpoint, oauth::{TokenRequest, TokenType},
 //! };
 //!
-//! # async fn exchange(user_token: &str) -> Result<(), tower_identity::AuthError> {
+//! # async fn exchange(user_token: &str) -> Result<(), tower::BoxError> {
 //! # let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
 //! # let token_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
 //! let endpoint = TokenEndpoint::builder("https://idp.example.com/token", token_client)
@@ -79,7 +79,7 @@ use tower::{BoxError, Service};
 use crate::{
     clock::{Clock, SystemClock},
     credential::cache::key::CacheScope,
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, BuildError, Faults},
     oauth::http_client::{Answer, BoxFuture, Failure, HttpClient, is_json, parse_url},
     origin::Origin,
     secret::{AccessToken, Secret},
@@ -173,18 +173,6 @@ impl TokenEndpoint {
     pub(crate) fn has_confidential_client(&self) -> bool {
         let client_auth = self.inner.client_auth.as_ref();
         client_auth.is_some_and(ClientAuth::is_confidential)
-    }
-
-    pub(crate) fn check_confidential_client(&self, grant: &str) -> Result<(), AuthError> {
-        if self.has_confidential_client() {
-            return Ok(());
-        }
-        Err(AuthError::new(
-            AuthErrorKind::Configuration,
-            format!(
-                "{grant} is for clients with a secret or a key; set the endpoint's `client_auth` to one"
-            ),
-        ))
     }
 
     /// Adds to `scope` where it is and how the client authenticates there.
@@ -356,20 +344,24 @@ impl TokenEndpointBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the URL is not an absolute `https` one (or `http` on
-    /// loopback), or has a fragment (RFC 6749 §3.2) or user info; when the client's id is empty or blank, or its key
-    /// cannot sign; when the time limit is zero.
-    pub fn build(self) -> Result<TokenEndpoint, AuthError> {
-        let (uri, origin) = parse_url("a token endpoint", &self.url, self.insecure)?;
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `url` is not an absolute `https` URL (or `http` on loopback), or has a fragment (RFC 6749 §3.2) or user info.
+    /// - `client_auth.client_id` is blank.
+    /// - `time_limit` is zero.
+    pub fn build(self) -> Result<TokenEndpoint, BuildError> {
+        let mut faults = Faults::new("TokenEndpoint");
+        let url = faults.take("url", parse_url(&self.url, self.insecure));
         if let Some(client_auth) = &self.client_auth {
-            client_auth.check()?;
+            client_auth.check(&mut faults);
         }
         if self.time_limit.is_zero() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "the time limit of a token endpoint is zero, so no answer could be in time",
-            ));
+            faults.add(
+                "time_limit",
+                "is zero, so no answer could be in time; 30 s is the default",
+            );
         }
+        let (uri, origin) = faults.or(url)?;
         Ok(TokenEndpoint {
             inner: Arc::new(Inner {
                 uri,

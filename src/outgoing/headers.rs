@@ -1,5 +1,4 @@
 use std::{
-    borrow::Cow,
     fmt,
     pin::Pin,
     sync::Arc,
@@ -11,13 +10,15 @@ use pin_project_lite::pin_project;
 use tower::{BoxError, Layer, Service};
 
 use crate::{
-    error::{AuthError, AuthErrorKind},
+    error::{BuildError, Faults},
     inner_service_accessors::inner_service_accessors,
     origin::Origin,
     outgoing::origin_guard::OriginGuard,
     secret::secret_header_value,
     sent_or_refused::SentOrRefused,
 };
+
+const NAMED_TWICE: &str = "names a header that an earlier setting names, remove one of the two";
 
 /// Adds headers that a backend wants besides the credential.
 ///
@@ -95,7 +96,6 @@ impl HeaderForwardLayer {
             guard: OriginGuard::new(origin),
             fixed: Vec::new(),
             captured: Vec::new(),
-            invalid: None,
         }
     }
 
@@ -166,31 +166,24 @@ impl Headers {
 #[must_use = "nothing is checked before `build`"]
 pub struct HeaderForwardBuilder {
     guard: OriginGuard,
-    fixed: Vec<(HeaderName, HeaderValue)>,
-    captured: Vec<HeaderName>,
-    invalid: Option<AuthError>,
+    fixed: Vec<(
+        Result<HeaderName, &'static str>,
+        Result<HeaderValue, String>,
+    )>,
+    captured: Vec<Result<HeaderName, &'static str>>,
 }
 
 impl HeaderForwardBuilder {
     /// Adds a static header. Its value is kept as a secret.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
-        let header = forwardable_name(name).and_then(|name| {
-            let value = header_value(&name, value)?;
-            Ok((name, value))
-        });
-        match header {
-            Ok(header) => self.fixed.push(header),
-            Err(error) => self.refuse(error),
-        }
+        self.fixed
+            .push((forwardable_name(name), header_value(value)));
         self
     }
 
     /// Names a header to be captured from incoming requests.
     pub fn capture(mut self, name: &str) -> Self {
-        match forwardable_name(name) {
-            Ok(name) => self.captured.push(name),
-            Err(error) => self.refuse(error),
-        }
+        self.captured.push(forwardable_name(name));
         self
     }
 
@@ -208,42 +201,41 @@ impl HeaderForwardBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), for the first of: a name that is not a header's name
-    /// (RFC 9110 §5.1), a [restricted](HeaderForwardLayer#restricted-names) one, a value that is empty, begins or ends with a space or
-    /// has a character outside of visible ASCII and space, a name that is there twice, static or captured.
-    pub fn build(self) -> Result<HeaderForwardLayer, AuthError> {
-        let Self {
-            guard,
-            fixed,
-            captured,
-            invalid,
-        } = self;
-        if let Some(error) = invalid {
-            return Err(error);
+    /// [`BuildError`], when one of these settings is wrong. The number counts the calls of the setter from 0.
+    ///
+    /// - `header[0].name` or `capture[0]` is not a header's name (RFC 9110 §5.1), is a
+    ///   [restricted](HeaderForwardLayer#restricted-names) one, or was named before, by either setter.
+    /// - `header[0].value` is empty, begins or ends with a space, or has a character outside of visible ASCII and
+    ///   space.
+    pub fn build(self) -> Result<HeaderForwardLayer, BuildError> {
+        let mut faults = Faults::new("HeaderForwardLayer");
+        let mut fixed: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(self.fixed.len());
+        let mut captured: Vec<HeaderName> = Vec::with_capacity(self.captured.len());
+        for (index, (name, value)) in self.fixed.into_iter().enumerate() {
+            let name = faults.take(format!("header[{index}].name"), name);
+            let value = faults.take(format!("header[{index}].value"), value);
+            if let Some(name) = name.as_ref()
+                && fixed.iter().any(|(earlier, _)| earlier == name)
+            {
+                faults.add(format!("header[{index}].name"), NAMED_TWICE);
+            }
+            fixed.extend(name.zip(value));
         }
-        let mut names: Vec<_> = fixed
-            .iter()
-            .map(|(name, _)| name)
-            .chain(&captured)
-            .collect();
-        names.sort_unstable_by_key(|name| name.as_str());
-        if let Some(name) = names
-            .iter()
-            .zip(names.iter().skip(1))
-            .find_map(|(name, next)| (name == next).then_some(name))
-        {
-            return Err(configuration(format!(
-                "the header `{name}` is to be forwarded twice, and which one is meant cannot be told"
-            )));
+        for (index, name) in self.captured.into_iter().enumerate() {
+            let setting = format!("capture[{index}]");
+            let Some(name) = faults.take(setting.clone(), name) else {
+                continue;
+            };
+            if captured.contains(&name) || fixed.iter().any(|(fixed, _)| *fixed == name) {
+                faults.add(setting, NAMED_TWICE);
+            }
+            captured.push(name);
         }
+        faults.check()?;
         Ok(HeaderForwardLayer {
-            guard,
+            guard: self.guard,
             headers: Arc::new(Headers { fixed, captured }),
         })
-    }
-
-    fn refuse(&mut self, error: AuthError) {
-        self.invalid.get_or_insert(error);
     }
 }
 
@@ -283,8 +275,8 @@ impl fmt::Debug for CapturedHeaders {
 
 /// The service that [`HeaderForwardLayer`] creates.
 ///
-/// Its error is [`BoxError`]. [`AuthError::find_in`] finds out whether the layer refused the request or the inner service
-/// failed.
+/// Its error is [`BoxError`]. [`AuthError::find_in`](crate::AuthError::find_in) finds out whether the layer refused the
+/// request or the inner service failed.
 #[derive(Clone)]
 pub struct HeaderForwardService<S> {
     inner: S,
@@ -358,24 +350,19 @@ impl<F> fmt::Debug for HeaderForwardFuture<F> {
 }
 
 /// A name that cannot be one is not repeated: it may be the value, in the wrong place.
-pub(crate) fn header_name(name: &str) -> Result<HeaderName, AuthError> {
+pub(crate) fn header_name(name: &str) -> Result<HeaderName, &'static str> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-        configuration(
-            "a header's name is empty, or has a character that it cannot have (RFC 9110 §5.1)",
-        )
+        if name.is_empty() {
+            "is empty, give it a value"
+        } else {
+            "has a character that the name of a header cannot have (RFC 9110 §5.1)"
+        }
     })
 }
 
-/// The value of the header `name`, kept as a secret.
-pub(crate) fn header_value(
-    name: &HeaderName,
-    value: impl Into<String>,
-) -> Result<HeaderValue, AuthError> {
-    secret_header_value(value).map_err(|error| {
-        configuration(format!(
-            "the value of the header `{name}` cannot be sent: {error}"
-        ))
-    })
+/// The value of a header, kept as a secret.
+pub(crate) fn header_value(value: impl Into<String>) -> Result<HeaderValue, String> {
+    secret_header_value(value).map_err(|error| format!("cannot be sent: {error}"))
 }
 
 /// See [restricted names](HeaderForwardLayer#restricted-names).
@@ -407,17 +394,13 @@ pub(crate) fn is_restricted(name: &HeaderName) -> bool {
     ) || name.starts_with("x-forwarded-")
 }
 
-fn forwardable_name(name: &str) -> Result<HeaderName, AuthError> {
+fn forwardable_name(name: &str) -> Result<HeaderName, &'static str> {
     let name = header_name(name)?;
     if is_restricted(&name) {
-        return Err(configuration(format!(
-            "the header `{name}` cannot be forwarded: it belongs to the connection, the session or the credential; \
-             remove it, and let a strategy send the credential"
-        )));
+        return Err(
+            "is a header of the connection, the session or the credential and cannot be forwarded; remove it, and let a \
+             strategy send the credential",
+        );
     }
     Ok(name)
-}
-
-fn configuration(message: impl Into<Cow<'static, str>>) -> AuthError {
-    AuthError::new(AuthErrorKind::Configuration, message)
 }

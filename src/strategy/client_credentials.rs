@@ -4,15 +4,15 @@ use http::Request;
 
 use crate::{
     clock::Clock,
-    credential::cache::CredentialCache,
-    error::AuthError,
+    credential::cache::{CredentialCache, key::CacheScope},
+    error::{BuildError, Faults},
     oauth::{request::TokenRequest, token_endpoint::TokenEndpoint},
 };
 
 use super::{
     attempt::Attempt,
     authenticating::Authenticating,
-    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder, need_confidential_client},
     strategy::Strategy,
 };
 
@@ -22,7 +22,7 @@ use super::{
 /// that is there already is replaced. A clone is cheap, and is the same strategy.
 ///
 /// ```no_run
-/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::AuthError> {
+/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::ClientCredentials;
 ///
 /// let strategy = ClientCredentials::builder(endpoint).scopes(["tools:list"]).build()?;
@@ -42,7 +42,8 @@ impl ClientCredentials {
     /// Starts a strategy that gets its token at `endpoint`, as the client that is configured there.
     pub fn builder(endpoint: TokenEndpoint) -> ClientCredentialsBuilder {
         ClientCredentialsBuilder {
-            tokens: IssuedTokensBuilder::new(endpoint, TokenRequest::client_credentials()),
+            endpoint,
+            tokens: IssuedTokensBuilder::new(),
         }
     }
 }
@@ -76,39 +77,40 @@ impl fmt::Debug for ClientCredentials {
 /// Builds [`ClientCredentials`].
 #[must_use = "nothing is checked before `build`"]
 pub struct ClientCredentialsBuilder {
+    pub(super) endpoint: TokenEndpoint,
     pub(super) tokens: IssuedTokensBuilder,
 }
 
 impl ClientCredentialsBuilder {
     /// Adds the name of a service that the token is for. RFC 6749 has no such parameter; many issuers do.
     pub fn audience(mut self, audience: &str) -> Self {
-        self.tokens.request = self.tokens.request.audience(audience);
+        self.tokens.target.audience(audience);
         self
     }
 
     /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
     pub fn resource(mut self, resource: &str) -> Self {
-        self.tokens.request = self.tokens.request.resource(resource);
+        self.tokens.target.resource(resource);
         self
     }
 
-    /// Sets what the token should allow (RFC 6749 §3.3). None at all leaves it to the issuer.
+    /// Sets the scopes of the token (RFC 6749 §3.3). By default the issuer decides.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        self.tokens.request = self.tokens.request.scopes(scopes);
+        self.tokens.target.scopes(scopes);
         self
     }
 
-    /// Keeps the token in this cache, together with those of other strategies. By default there is one of its own.
+    /// Sets a cache to keep the token in, which several strategies can share. By default the strategy has its own.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
         self.tokens.cache = Some(cache);
         self
     }
 
-    /// Sets the clock of the strategy's own cache; a shared one has its own.
+    /// Sets the clock of the strategy's own cache. A shared cache has its own clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;
         self
@@ -118,27 +120,38 @@ impl ClientCredentialsBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](crate::AuthErrorKind::Configuration), when the endpoint has no client with a secret or a key
-    /// (RFC 6749 §4.4), an audience is empty, a resource is not absolute or has a fragment, a scope is not one word, or
-    /// scopes were set twice.
-    pub fn build(self) -> Result<ClientCredentials, AuthError> {
-        self.tokens.request.check()?;
-        self.tokens
-            .endpoint
-            .check_confidential_client("client credentials")?;
-        let scope = self.tokens.scope("client credentials");
-        let tokens = self.tokens.build(scope, Holder::Client)?;
-        Ok(ClientCredentials {
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `endpoint.client_auth` has neither a secret nor a key (RFC 6749 §4.4).
+    /// - `audience` is blank.
+    /// - `resource` is not an absolute URI, or has a fragment.
+    /// - `scopes` has a scope that is not one word, or was set twice.
+    pub fn build(self) -> Result<ClientCredentials, BuildError> {
+        let mut faults = Faults::new("ClientCredentials");
+        self.tokens.target.check(&mut faults);
+        need_confidential_client(Some(&self.endpoint), "the grant", &mut faults);
+        faults.check()?;
+        Ok(self.make())
+    }
+
+    /// Makes it of settings that are right.
+    pub(super) fn make(self) -> ClientCredentials {
+        let tokens = self.tokens.make(
+            self.endpoint,
+            TokenRequest::client_credentials(),
+            Holder::Client,
+            CacheScope::new("client credentials"),
+        );
+        ClientCredentials {
             tokens: Arc::new(tokens),
-        })
+        }
     }
 }
 
 impl fmt::Debug for ClientCredentialsBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientCredentialsBuilder")
-            .field("endpoint", &self.tokens.endpoint)
-            .field("request", &self.tokens.request)
+            .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
     }
 }

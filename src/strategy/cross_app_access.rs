@@ -4,8 +4,8 @@ use http::Request;
 
 use crate::{
     clock::Clock,
-    credential::cache::CredentialCache,
-    error::{AuthError, AuthErrorKind},
+    credential::cache::{CredentialCache, key::CacheScope},
+    error::{AuthError, AuthErrorKind, BuildError, Faults},
     oauth::{
         request::{TokenRequest, TokenType},
         response::TokenResponse,
@@ -36,7 +36,7 @@ use crate::oauth::unverified_jwt::UnverifiedJwt;
 /// # fn strategy(
 /// #     identity_provider: tower_identity::TokenEndpoint,
 /// #     authorization_server: tower_identity::TokenEndpoint,
-/// # ) -> Result<(), tower_identity::AuthError> {
+/// # ) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::CrossAppAccess;
 ///
 /// let strategy = CrossAppAccess::builder("okta", identity_provider, authorization_server)
@@ -79,15 +79,7 @@ impl CrossAppAccess {
         identity_provider: TokenEndpoint,
         authorization_server: TokenEndpoint,
     ) -> CrossAppAccessBuilder {
-        let request = TokenRequest::token_exchange().requested_token_type(TokenType::IdJag);
-        CrossAppAccessBuilder {
-            tokens: IssuedTokensBuilder::new(identity_provider, request),
-            subject: Subject::upstream_id_token(provider),
-            authorization_server,
-            issuer: None,
-            audience: None,
-            resources: Vec::new(),
-        }
+        CrossAppAccessBuilder::new(provider, Ok(identity_provider), Ok(authorization_server))
     }
 }
 
@@ -137,25 +129,40 @@ impl fmt::Debug for CrossAppAccess {
 /// Builds [`CrossAppAccess`].
 #[must_use = "nothing is checked before `build`"]
 pub struct CrossAppAccessBuilder {
-    /// Its endpoint is the identity provider's.
+    provider: String,
+    identity_provider: Result<TokenEndpoint, BuildError>,
+    authorization_server: Result<TokenEndpoint, BuildError>,
     tokens: IssuedTokensBuilder,
-    subject: Subject,
-    authorization_server: TokenEndpoint,
     issuer: Option<String>,
     audience: Option<String>,
-    resources: Vec<String>,
 }
 
 impl CrossAppAccessBuilder {
-    /// Sets for which authorization server the assertion is: its issuer identifier (RFC 8414 §2), to the letter. It is
-    /// needed.
+    /// An endpoint that could not be built is among the wrong settings.
+    pub(crate) fn new(
+        provider: impl Into<String>,
+        identity_provider: Result<TokenEndpoint, BuildError>,
+        authorization_server: Result<TokenEndpoint, BuildError>,
+    ) -> Self {
+        Self {
+            provider: provider.into(),
+            identity_provider,
+            authorization_server,
+            tokens: IssuedTokensBuilder::new(),
+            issuer: None,
+            audience: None,
+        }
+    }
+
+    /// Sets the authorization server that the assertion is for: its issuer identifier (RFC 8414 §2), to the letter. It
+    /// is required.
     pub fn audience(mut self, issuer: &str) -> Self {
         self.audience = Some(issuer.to_owned());
         self
     }
 
-    /// Sets who issues the assertion: the identity provider's issuer identifier. By default the `iss` of the user's ID
-    /// token.
+    /// Sets the issuer of the assertion: the identity provider's issuer identifier. By default the `iss` of the user's
+    /// ID token.
     pub fn issuer(mut self, issuer: &str) -> Self {
         self.issuer = Some(issuer.to_owned());
         self
@@ -163,28 +170,28 @@ impl CrossAppAccessBuilder {
 
     /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
     pub fn resource(mut self, resource: &str) -> Self {
-        self.tokens.request = self.tokens.request.resource(resource);
-        self.resources.push(resource.to_owned());
+        self.tokens.target.resource(resource);
         self
     }
 
-    /// Sets what the token should allow (RFC 6749 §3.3). None at all leaves it to the issuers.
+    /// Sets the scopes of the token (RFC 6749 §3.3). By default the issuers decide.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        self.tokens.request = self.tokens.request.scopes(scopes);
+        self.tokens.target.scopes(scopes);
         self
     }
 
-    /// Keeps the tokens in this cache, together with those of other strategies. By default there is one of its own.
+    /// Sets a cache to keep the tokens in, which several strategies can share. By default the strategy has its own.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
         self.tokens.cache = Some(cache);
         self
     }
 
-    /// Sets the clock that assertions are checked with, and that of the strategy's own cache; a shared one has its own.
+    /// Sets the clock that assertions are checked with, and that of the strategy's own cache. A shared cache has its own
+    /// clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;
         self
@@ -194,52 +201,70 @@ impl CrossAppAccessBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when there is no audience, it or the issuer is empty, a resource
-    /// is not absolute or has a fragment, a scope is not one word, scopes were set twice, or the name of the upstream
-    /// provider is blank.
-    pub fn build(mut self) -> Result<CrossAppAccess, AuthError> {
-        let audience = self.audience.ok_or_else(|| {
-            AuthError::new(
-                AuthErrorKind::Configuration,
-                "cross-app access needs the issuer identifier of the backend's authorization server as its audience",
-            )
-        })?;
-        if self.issuer.as_deref().is_some_and(str::is_empty) {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "the issuer of the assertions is empty; leave it out for the one of the ID token",
-            ));
-        }
-        self.tokens.request = self.tokens.request.audience(&audience);
-        self.tokens.request.check()?;
-        let scope = self.tokens.scope("cross-app access");
-        let scope = self.authorization_server.describe(scope);
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `provider`, the name of the upstream provider, is blank.
+    /// - `audience` is missing or blank.
+    /// - `issuer` is blank.
+    /// - `resource` is not an absolute URI, or has a fragment.
+    /// - `scopes` has a scope that is not one word, or was set twice.
+    pub fn build(mut self) -> Result<CrossAppAccess, BuildError> {
+        let mut faults = Faults::new("CrossAppAccess");
+        self.check(&mut faults);
+        let identity_provider = faults.take_built("identity_provider", self.identity_provider);
+        let authorization_server =
+            faults.take_built("authorization_server", self.authorization_server);
+        let ((identity_provider, authorization_server), audience) = faults.or(identity_provider
+            .zip(authorization_server)
+            .zip(self.audience))?;
+
+        let scope = authorization_server.describe(CacheScope::new("cross-app access"));
         let scope = match &self.issuer {
             Some(issuer) => scope.field("issuer", issuer),
             None => scope,
         };
         let expected = ExpectedAssertion {
             issuer: self.issuer,
-            audience,
-            resources: self.resources,
+            audience: audience.clone(),
+            resources: self.tokens.target.resources().to_vec(),
             clock: self.tokens.clock.clone(),
         };
+        self.tokens.target.audience(&audience);
+        let tokens = self.tokens.make(
+            identity_provider,
+            TokenRequest::token_exchange().requested_token_type(TokenType::IdJag),
+            Holder::user(Subject::upstream_id_token(self.provider)),
+            scope,
+        );
         Ok(CrossAppAccess {
             inner: Arc::new(Inner {
-                tokens: self.tokens.build(scope, Holder::user(self.subject))?,
-                authorization_server: self.authorization_server,
+                tokens,
+                authorization_server,
                 expected: Arc::new(expected),
             }),
         })
+    }
+
+    fn check(&self, faults: &mut Faults) {
+        faults.need_text("provider", &self.provider);
+        match &self.audience {
+            Some(audience) => faults.need_text("audience", audience),
+            None => faults.add(
+                "audience",
+                "is missing, give the issuer identifier of the backend's authorization server",
+            ),
+        }
+        faults.need_text_if_set("issuer", self.issuer.as_deref());
+        self.tokens.target.check(faults);
     }
 }
 
 impl fmt::Debug for CrossAppAccessBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CrossAppAccessBuilder")
-            .field("identity_provider", &self.tokens.endpoint)
+            .field("provider", &self.provider)
+            .field("identity_provider", &self.identity_provider)
             .field("authorization_server", &self.authorization_server)
-            .field("request", &self.tokens.request)
             .finish_non_exhaustive()
     }
 }

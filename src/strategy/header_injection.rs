@@ -1,9 +1,12 @@
-use std::{env, fmt};
+use std::{
+    env::{self, VarError},
+    fmt,
+};
 
 use http::{HeaderName, HeaderValue, Request, header::AUTHORIZATION};
 
 use crate::{
-    error::{AuthError, AuthErrorKind},
+    error::{BuildError, Faults},
     outgoing::headers::{header_name, header_value, is_restricted},
 };
 
@@ -24,7 +27,7 @@ use super::{authenticating::Authenticating, strategy::Strategy};
 ///
 /// let strategy = HeaderInjection::new("x-api-key", "4f3c2d1b")?;
 /// assert!(!format!("{strategy:?}").contains("4f3c2d1b"));
-/// # Ok::<(), tower_identity::AuthError>(())
+/// # Ok::<(), tower_identity::BuildError>(())
 /// ```
 #[derive(Clone)]
 pub struct HeaderInjection {
@@ -37,45 +40,57 @@ impl HeaderInjection {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the name is not a header's name (RFC 9110 §5.1) or is
-    /// [restricted](crate::HeaderForwardLayer#restricted-names) (`authorization` is not, here), or when the value is
-    /// empty, begins or ends with a space, or has a character outside of visible ASCII and space.
-    pub fn new(name: &str, value: impl Into<String>) -> Result<Self, AuthError> {
-        let name = header_name(name)?;
-        if is_restricted(&name) && name != AUTHORIZATION {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                format!(
-                    "the header `{name}` cannot be injected: it belongs to the connection or the session; choose the \
-                     one that the backend reads its credential from"
-                ),
-            ));
-        }
-        let value = header_value(&name, value)?;
-        Ok(Self { name, value })
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `name` is not a header's name (RFC 9110 §5.1), or is
+    ///   [restricted](crate::HeaderForwardLayer#restricted-names); `authorization` may be injected.
+    /// - `value` is empty, begins or ends with a space, or has a character outside of visible ASCII and space.
+    pub fn new(name: &str, value: impl Into<String>) -> Result<Self, BuildError> {
+        Self::make(name, Ok(value.into()), "value")
     }
 
-    /// Injects the header `name` with the value that the environment variable `variable` has now.
+    /// Injects the header `name` with the value that an environment variable has now.
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), as in [`new`](Self::new), and when the variable is not set or
-    /// not Unicode.
-    pub fn from_env(name: &str, variable: &str) -> Result<Self, AuthError> {
-        let value = env::var_os(variable).ok_or_else(|| {
-            AuthError::new(
-                AuthErrorKind::Configuration,
-                format!("the environment variable `{variable}`, meant for the header `{name}`, is not set"),
-            )
-        })?;
-        // `VarError` would show the value.
-        let value = value.into_string().map_err(|_| {
-            AuthError::new(
-                AuthErrorKind::Configuration,
-                format!("the environment variable `{variable}`, meant for the header `{name}`, is not Unicode"),
-            )
-        })?;
-        Self::new(name, value)
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `name`, as in [`new`](Self::new).
+    /// - `variable` is the name of a variable that is not set, is not Unicode, or has a value that
+    ///   [`new`](Self::new) refuses.
+    pub fn from_env(name: &str, variable: &str) -> Result<Self, BuildError> {
+        let value = match env::var(variable) {
+            Ok(value) => Ok(value),
+            Err(VarError::NotPresent) => Err("names an environment variable that is not set"),
+            Err(VarError::NotUnicode(_)) => {
+                Err("names an environment variable that is not Unicode")
+            }
+        };
+        Self::make(name, value, "variable")
+    }
+
+    fn make(
+        name: &str,
+        value: Result<String, &'static str>,
+        value_setting: &'static str,
+    ) -> Result<Self, BuildError> {
+        let mut faults = Faults::new("HeaderInjection");
+        let name = faults.take("name", header_name(name));
+        if name
+            .as_ref()
+            .is_some_and(|name| is_restricted(name) && name != AUTHORIZATION)
+        {
+            faults.add(
+                "name",
+                "is a header of the connection or the session and cannot be injected, choose the one that the backend \
+                 reads its credential from",
+            );
+        }
+        let value = faults
+            .take(value_setting, value)
+            .and_then(|value| faults.take(value_setting, header_value(value)));
+        let (name, value) = faults.or(name.zip(value))?;
+        Ok(Self { name, value })
     }
 }
 

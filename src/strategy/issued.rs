@@ -13,7 +13,7 @@ use crate::{
         entry::Obtained,
         key::{CacheKey, CacheScope},
     },
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, Faults},
     identity::Identity,
     oauth::{
         request::TokenRequest,
@@ -27,6 +27,7 @@ use super::{
     attempt::Attempt,
     authenticating::Authenticating,
     subject::{Actor, Subject, UserToken},
+    target::Target,
 };
 
 /// A token that was issued to a strategy, as a [`CredentialCache`] keeps it.
@@ -37,7 +38,7 @@ use super::{
 /// use tower_identity::{CredentialCache, strategy::IssuedToken};
 ///
 /// let cache = CredentialCache::<IssuedToken>::builder().capacity(1_000).build()?;
-/// # Ok::<(), tower_identity::AuthError>(())
+/// # Ok::<(), tower_identity::BuildError>(())
 /// ```
 #[derive(Clone)]
 pub struct IssuedToken {
@@ -157,16 +158,6 @@ impl Holder {
         }
     }
 
-    fn check(&self) -> Result<(), AuthError> {
-        match self {
-            Self::Client => Ok(()),
-            Self::User { subject, actor } => {
-                subject.check()?;
-                actor.as_ref().map_or(Ok(()), Actor::check)
-            }
-        }
-    }
-
     fn describe(&self, scope: CacheScope) -> CacheScope {
         match self {
             Self::Client => scope,
@@ -236,11 +227,10 @@ impl Party<'_> {
     }
 }
 
-/// What the builders of these strategies share.
+/// The settings that the builders of these strategies share.
 #[derive(Clone)]
 pub(super) struct IssuedTokensBuilder {
-    pub(super) endpoint: TokenEndpoint,
-    pub(super) request: TokenRequest,
+    pub(super) target: Target,
     /// One that is shared, where it is not to be the strategy's own.
     pub(super) cache: Option<CredentialCache<IssuedToken>>,
     pub(super) clock: Arc<dyn Clock>,
@@ -249,42 +239,52 @@ pub(super) struct IssuedTokensBuilder {
 }
 
 impl IssuedTokensBuilder {
-    pub(super) fn new(endpoint: TokenEndpoint, request: TokenRequest) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            endpoint,
-            request,
+            target: Target::default(),
             cache: None,
             clock: Arc::new(SystemClock),
             skew: Duration::ZERO,
         }
     }
 
-    /// All that is configured here, under the name of the strategy.
-    pub(super) fn scope(&self, strategy: &str) -> CacheScope {
-        let scope = self.endpoint.describe(CacheScope::new(strategy));
-        let scope = self.request.describe(scope);
-        if self.skew.is_zero() {
-            return scope;
-        }
-        scope.field("cache skew", self.skew.as_nanos().to_be_bytes())
-    }
-
-    /// `scope` has all of the configuration but the holder.
-    pub(super) fn build(
+    /// Makes them of settings that are right. `scope` has all of the configuration that is not here.
+    pub(super) fn make(
         self,
-        scope: CacheScope,
+        endpoint: TokenEndpoint,
+        request: TokenRequest,
         holder: Holder,
-    ) -> Result<IssuedTokens, AuthError> {
-        holder.check()?;
+        scope: CacheScope,
+    ) -> IssuedTokens {
+        let request = self.target.add_to(request);
+        let scope = request.describe(endpoint.describe(scope));
+        let scope = match self.skew.is_zero() {
+            true => scope,
+            false => scope.field("cache skew", self.skew.as_nanos().to_be_bytes()),
+        };
         let own_cache = || CredentialCache::builder().clock(self.clock).make();
-        Ok(IssuedTokens {
-            endpoint: self.endpoint,
-            request: self.request,
+        IssuedTokens {
+            endpoint,
+            request,
             scope: holder.describe(scope),
             holder,
             cache: self.cache.unwrap_or_else(own_cache),
             skew: self.skew,
-        })
+        }
+    }
+}
+
+/// Says under `endpoint` that its client has neither a secret nor a key, where a grant needs one.
+pub(super) fn need_confidential_client(
+    endpoint: Option<&TokenEndpoint>,
+    grant: &str,
+    faults: &mut Faults,
+) {
+    if endpoint.is_some_and(|endpoint| !endpoint.has_confidential_client()) {
+        faults.add(
+            "endpoint.client_auth",
+            format!("has no secret and no key, and {grant} needs one"),
+        );
     }
 }
 

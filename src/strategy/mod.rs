@@ -78,6 +78,8 @@ pub(crate) mod strategy;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod subject;
 #[cfg(feature = "token-exchange")]
+mod target;
+#[cfg(feature = "token-exchange")]
 pub(crate) mod token_exchange;
 pub(crate) mod unauthenticated;
 pub(crate) mod upstream_inject;

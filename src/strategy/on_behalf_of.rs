@@ -4,15 +4,15 @@ use http::Request;
 
 use crate::{
     clock::Clock,
-    credential::cache::CredentialCache,
-    error::{AuthError, AuthErrorKind},
+    credential::cache::{CredentialCache, key::CacheScope},
+    error::{BuildError, Faults},
     oauth::{request::TokenRequest, token_endpoint::TokenEndpoint},
 };
 
 use super::{
     attempt::Attempt,
     authenticating::Authenticating,
-    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder, need_confidential_client},
     strategy::Strategy,
     subject::Subject,
 };
@@ -24,7 +24,7 @@ use super::{
 /// application. A health check passes without a credential. A clone is cheap, and is the same strategy.
 ///
 /// ```no_run
-/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::AuthError> {
+/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::OnBehalfOf;
 ///
 /// let strategy = OnBehalfOf::builder(endpoint) // https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token
@@ -45,11 +45,7 @@ pub struct OnBehalfOf {
 impl OnBehalfOf {
     /// Starts a strategy that gets its tokens at `endpoint`.
     pub fn builder(endpoint: TokenEndpoint) -> OnBehalfOfBuilder {
-        let request = TokenRequest::jwt_bearer().parameter("requested_token_use", "on_behalf_of");
-        OnBehalfOfBuilder {
-            tokens: IssuedTokensBuilder::new(endpoint, request),
-            subject: Subject::own_token(),
-        }
+        OnBehalfOfBuilder::new(Ok(endpoint))
     }
 }
 
@@ -86,18 +82,28 @@ impl fmt::Debug for OnBehalfOf {
 /// Builds [`OnBehalfOf`].
 #[must_use = "nothing is checked before `build`"]
 pub struct OnBehalfOfBuilder {
+    endpoint: Result<TokenEndpoint, BuildError>,
     tokens: IssuedTokensBuilder,
     subject: Subject,
 }
 
 impl OnBehalfOfBuilder {
-    /// Sets what the token should allow, and with it for which API it is. At least one is needed.
+    /// An endpoint that could not be built is among the wrong settings.
+    pub(crate) fn new(endpoint: Result<TokenEndpoint, BuildError>) -> Self {
+        Self {
+            endpoint,
+            tokens: IssuedTokensBuilder::new(),
+            subject: Subject::own_token(),
+        }
+    }
+
+    /// Sets the scopes of the token, which also say the API that it is for. At least one is required.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        self.tokens.request = self.tokens.request.scopes(scopes);
+        self.tokens.target.scopes(scopes);
         self
     }
 
@@ -107,20 +113,20 @@ impl OnBehalfOfBuilder {
         self
     }
 
-    /// Sets how long before its end a token that is kept is given up. By default it is used to its end, and renewed before
-    /// as [`CredentialCache`] says.
+    /// Sets how long before its end a cached token is given up. By default it is used to its end, and renewed before as
+    /// [`CredentialCache`] says.
     pub fn cache_skew(mut self, skew: Duration) -> Self {
         self.tokens.skew = skew;
         self
     }
 
-    /// Keeps the tokens in this cache, together with those of other strategies. By default there is one of its own.
+    /// Sets a cache to keep the tokens in, which several strategies can share. By default the strategy has its own.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
         self.tokens.cache = Some(cache);
         self
     }
 
-    /// Sets the clock of the strategy's own cache; a shared one has its own.
+    /// Sets the clock of the strategy's own cache. A shared cache has its own clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;
         self
@@ -130,39 +136,50 @@ impl OnBehalfOfBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the endpoint has no client with a secret or a key, there is
-    /// no scope, one is not one word, scopes were set twice, the subject is an ID token, or the name of an upstream
-    /// provider is blank.
-    pub fn build(self) -> Result<OnBehalfOf, AuthError> {
-        self.tokens.request.check()?;
-        self.tokens
-            .endpoint
-            .check_confidential_client("the on-behalf-of flow")?;
-        if !self.tokens.request.has_scopes() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "the on-behalf-of flow needs a scope, such as `https://graph.microsoft.com/.default`; there is none",
-            ));
-        }
-        if self.subject.is_id_token() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "the on-behalf-of flow exchanges an access token, and an ID token was chosen",
-            ));
-        }
-        let scope = self.tokens.scope("on behalf of");
-        let tokens = self.tokens.build(scope, Holder::user(self.subject))?;
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `endpoint.client_auth` has neither a secret nor a key.
+    /// - `scopes` is missing, has a scope that is not one word, or was set twice.
+    /// - `subject` is an ID token, or `subject.provider`, the name of an upstream provider, is blank.
+    pub fn build(self) -> Result<OnBehalfOf, BuildError> {
+        let mut faults = Faults::new("OnBehalfOf");
+        self.check(&mut faults);
+        let endpoint = faults.take_built("endpoint", self.endpoint);
+        need_confidential_client(endpoint.as_ref(), "the on-behalf-of flow", &mut faults);
+        let tokens = self.tokens.make(
+            faults.or(endpoint)?,
+            TokenRequest::jwt_bearer().parameter("requested_token_use", "on_behalf_of"),
+            Holder::user(self.subject),
+            CacheScope::new("on behalf of"),
+        );
         Ok(OnBehalfOf {
             tokens: Arc::new(tokens),
         })
+    }
+
+    fn check(&self, faults: &mut Faults) {
+        self.tokens.target.check(faults);
+        if !self.tokens.target.has_scopes() {
+            faults.add(
+                "scopes",
+                "is missing, give at least one, such as `https://graph.microsoft.com/.default`",
+            );
+        }
+        if self.subject.is_id_token() {
+            faults.add(
+                "subject",
+                "is an ID token, and the on-behalf-of flow exchanges an access token",
+            );
+        }
+        self.subject.check("subject", faults);
     }
 }
 
 impl fmt::Debug for OnBehalfOfBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OnBehalfOfBuilder")
-            .field("endpoint", &self.tokens.endpoint)
-            .field("request", &self.tokens.request)
+            .field("endpoint", &self.endpoint)
+            .field("subject", &self.subject)
             .finish_non_exhaustive()
     }
 }

@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use crate::{
     credential::cache::key::CacheScope,
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, Faults},
     identity::Identity,
     oauth::{
         request::TokenType,
@@ -55,13 +55,10 @@ impl Subject {
         Self { source, token_type }
     }
 
-    pub(super) fn check(&self) -> Result<(), AuthError> {
-        match self.provider() {
-            Some(provider) if provider.trim().is_empty() => Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "a user's upstream token needs the name of its provider; this one is empty",
-            )),
-            _ => Ok(()),
+    /// Checks it as this setting.
+    pub(super) fn check(&self, setting: &str, faults: &mut Faults) {
+        if let Some(provider) = self.provider() {
+            faults.need_text(format!("{setting}.provider"), provider);
         }
     }
 
@@ -185,10 +182,10 @@ impl Actor {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), AuthError> {
+    pub(super) fn check(&self, faults: &mut Faults) {
         match &self.source {
-            ActorSource::User(token) => token.check(),
-            ActorSource::Supplied { .. } => Ok(()),
+            ActorSource::User(token) => token.check("actor", faults),
+            ActorSource::Supplied { .. } => {}
         }
     }
 

@@ -4,8 +4,8 @@ use http::Request;
 
 use crate::{
     clock::Clock,
-    credential::cache::CredentialCache,
-    error::AuthError,
+    credential::cache::{CredentialCache, key::CacheScope},
+    error::{BuildError, Faults},
     oauth::{
         request::{TokenRequest, TokenType},
         token_endpoint::TokenEndpoint,
@@ -28,7 +28,7 @@ use super::{
 /// already is replaced. A clone is cheap, and is the same strategy.
 ///
 /// ```no_run
-/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::AuthError> {
+/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::{Subject, TokenExchange};
 ///
 /// let strategy = TokenExchange::builder(endpoint)
@@ -74,12 +74,7 @@ struct Inner {
 impl TokenExchange {
     /// Starts a strategy that exchanges tokens at `endpoint`.
     pub fn builder(endpoint: TokenEndpoint) -> TokenExchangeBuilder {
-        TokenExchangeBuilder {
-            tokens: IssuedTokensBuilder::new(endpoint, TokenRequest::token_exchange()),
-            probe: TokenRequest::client_credentials(),
-            subject: Subject::own_token(),
-            actor: None,
-        }
+        TokenExchangeBuilder::new(Ok(endpoint))
     }
 }
 
@@ -134,36 +129,50 @@ impl fmt::Debug for TokenExchange {
 /// Builds a [`TokenExchange`].
 #[must_use = "nothing is checked before `build`"]
 pub struct TokenExchangeBuilder {
+    endpoint: Result<TokenEndpoint, BuildError>,
     tokens: IssuedTokensBuilder,
-    probe: TokenRequest,
+    requested_token_type: Option<TokenType>,
     subject: Subject,
     actor: Option<Actor>,
 }
 
 impl TokenExchangeBuilder {
+    /// An endpoint that could not be built is among the wrong settings.
+    pub(crate) fn new(endpoint: Result<TokenEndpoint, BuildError>) -> Self {
+        Self {
+            endpoint,
+            tokens: IssuedTokensBuilder::new(),
+            requested_token_type: None,
+            subject: Subject::own_token(),
+            actor: None,
+        }
+    }
+
     /// Adds the name of a service that the token is for (RFC 8693 §2.1).
-    pub fn audience(self, audience: &str) -> Self {
-        self.target(|request| request.audience(audience))
+    pub fn audience(mut self, audience: &str) -> Self {
+        self.tokens.target.audience(audience);
+        self
     }
 
     /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
-    pub fn resource(self, resource: &str) -> Self {
-        self.target(|request| request.resource(resource))
+    pub fn resource(mut self, resource: &str) -> Self {
+        self.tokens.target.resource(resource);
+        self
     }
 
-    /// Sets what the token should allow (RFC 6749 §3.3). None at all leaves it to the issuer.
-    pub fn scopes<I>(self, scopes: I) -> Self
+    /// Sets the scopes of the token (RFC 6749 §3.3). By default the issuer decides.
+    pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        let scopes: Vec<_> = scopes.into_iter().collect();
-        self.target(|request| request.scopes(scopes.iter().map(AsRef::as_ref)))
+        self.tokens.target.scopes(scopes);
+        self
     }
 
-    /// Sets what kind of token is wanted: an access token or a JWT. By default it is left to the issuer.
+    /// Sets the type of the token: an access token or a JWT. By default the issuer decides.
     pub fn requested_token_type(mut self, token_type: TokenType) -> Self {
-        self.tokens.request = self.tokens.request.requested_token_type(token_type);
+        self.requested_token_type = Some(token_type);
         self
     }
 
@@ -173,19 +182,19 @@ impl TokenExchangeBuilder {
         self
     }
 
-    /// Sets who acts for the user (RFC 8693 §1.1, delegation). By default nobody does.
+    /// Sets the party that acts for the user (RFC 8693 §1.1, delegation). By default there is none.
     pub fn actor(mut self, actor: Actor) -> Self {
         self.actor = Some(actor);
         self
     }
 
-    /// Keeps the tokens in this cache, together with those of other strategies. By default there is one of its own.
+    /// Sets a cache to keep the tokens in, which several strategies can share. By default the strategy has its own.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
         self.tokens.cache = Some(cache);
         self
     }
 
-    /// Sets the clock of the strategy's own cache; a shared one has its own.
+    /// Sets the clock of the strategy's own cache. A shared cache has its own clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;
         self
@@ -195,53 +204,70 @@ impl TokenExchangeBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](crate::AuthErrorKind::Configuration), when an audience is empty, a resource is not absolute or
-    /// has a fragment, a scope is not one word, scopes were set twice, the requested token could not be sent as a bearer
-    /// token, or the name of an upstream provider is blank.
-    pub fn build(self) -> Result<TokenExchange, AuthError> {
-        self.tokens.request.check()?;
-        self.tokens.request.check_is_for_bearer()?;
-        let probes = if self.tokens.endpoint.has_confidential_client() {
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `audience` is blank.
+    /// - `resource` is not an absolute URI, or has a fragment.
+    /// - `scopes` has a scope that is not one word, or was set twice.
+    /// - `requested_token_type` cannot be sent as a bearer token: an ID token or an ID-JAG.
+    /// - `subject.provider` or `actor.provider`, the name of an upstream provider, is blank.
+    pub fn build(self) -> Result<TokenExchange, BuildError> {
+        let mut faults = Faults::new("TokenExchange");
+        self.check(&mut faults);
+        let endpoint = faults.take_built("endpoint", self.endpoint);
+        let endpoint = faults.or(endpoint)?;
+
+        let probes = endpoint.has_confidential_client().then(|| {
             let probes = ClientCredentialsBuilder {
-                tokens: IssuedTokensBuilder {
-                    request: self.probe,
-                    ..self.tokens.clone()
-                },
+                endpoint: endpoint.clone(),
+                tokens: self.tokens.clone(),
             };
-            Some(probes.build()?)
-        } else {
-            None
-        };
-        let scope = self.tokens.scope("token exchange");
+            probes.make()
+        });
+        let mut request = TokenRequest::token_exchange();
+        if let Some(token_type) = self.requested_token_type {
+            request = request.requested_token_type(token_type);
+        }
         Ok(TokenExchange {
             inner: Arc::new(Inner {
                 subject_type: self.subject.token_type(),
                 actor_type: self.actor.as_ref().map(Actor::token_type),
-                tokens: self.tokens.build(
-                    scope,
+                tokens: self.tokens.make(
+                    endpoint,
+                    request,
                     Holder::User {
                         subject: self.subject,
                         actor: self.actor,
                     },
-                )?,
+                    CacheScope::new("token exchange"),
+                ),
                 probes,
             }),
         })
     }
 
-    /// What the token is for, which is the same for a user and a probe.
-    fn target(mut self, set: impl Fn(TokenRequest) -> TokenRequest) -> Self {
-        self.tokens.request = set(self.tokens.request);
-        self.probe = set(self.probe);
-        self
+    fn check(&self, faults: &mut Faults) {
+        self.tokens.target.check(faults);
+        match self.requested_token_type {
+            None | Some(TokenType::AccessToken | TokenType::Jwt) => {}
+            Some(TokenType::IdToken | TokenType::IdJag) => faults.add(
+                "requested_token_type",
+                "cannot be sent as a bearer token, ask for an access token or a JWT",
+            ),
+        }
+        self.subject.check("subject", faults);
+        if let Some(actor) = &self.actor {
+            actor.check(faults);
+        }
     }
 }
 
 impl fmt::Debug for TokenExchangeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenExchangeBuilder")
-            .field("endpoint", &self.tokens.endpoint)
-            .field("request", &self.tokens.request)
+            .field("endpoint", &self.endpoint)
+            .field("subject", &self.subject)
+            .field("actor", &self.actor)
             .finish_non_exhaustive()
     }
 }

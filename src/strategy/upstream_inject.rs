@@ -4,7 +4,7 @@ use http::{Request, header::AUTHORIZATION};
 
 use crate::{
     clock::{Clock, SystemClock},
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, BuildError, Faults},
     identity::Identity,
     outgoing::identity::HealthCheck,
 };
@@ -32,15 +32,12 @@ impl UpstreamInject {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the name is empty or blank.
-    pub fn new(provider: impl Into<String>) -> Result<Self, AuthError> {
+    /// [`BuildError`], when `provider` is blank.
+    pub fn new(provider: impl Into<String>) -> Result<Self, BuildError> {
         let provider = provider.into();
-        if provider.trim().is_empty() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "upstream injection needs the name of an upstream provider; this one is empty",
-            ));
-        }
+        let mut faults = Faults::new("UpstreamInject");
+        faults.need_text("provider", &provider);
+        faults.check()?;
         Ok(Self {
             provider: provider.into(),
             clock: Arc::new(SystemClock),

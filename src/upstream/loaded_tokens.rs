@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    error::{AuthError, AuthErrorKind},
-    identity::{Identity, InvalidIdentity, UpstreamToken},
+    error::{AuthError, AuthErrorKind, BuildError},
+    identity::{Identity, UpstreamToken},
     upstream::store::StoredTokens,
 };
 
@@ -35,7 +35,7 @@ impl LoadedTokens {
         &self.failed
     }
 
-    pub(crate) fn into_identity(self, user: &Identity) -> Result<Identity, InvalidIdentity> {
+    pub(crate) fn into_identity(self, user: &Identity) -> Result<Identity, BuildError> {
         user.with_upstream(self.tokens, self.failed)
     }
 

@@ -5,7 +5,7 @@ use std::{
 
 use crate::{
     credential::cache::entry::Windows,
-    error::{AuthError, AuthErrorKind},
+    error::{BuildError, Faults},
     oauth::unverified_jwt::UnverifiedJwt,
     upstream::store::{ProviderTokens, StoredTokens},
 };
@@ -27,18 +27,15 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the name is blank.
+    /// [`BuildError`], when `name` is blank.
     pub fn new(
         name: impl Into<String>,
         refresher: impl Refresher + 'static,
-    ) -> Result<Self, AuthError> {
+    ) -> Result<Self, BuildError> {
         let name = name.into();
-        if name.trim().is_empty() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "the name of an upstream provider is empty; a session's tokens are found by it",
-            ));
-        }
+        let mut faults = Faults::new("Provider");
+        faults.need_text("name", &name);
+        faults.check()?;
         Ok(Self {
             name,
             refresher: Arc::new(refresher),

@@ -9,7 +9,7 @@
 //!     upstream::{Provider, RefreshTokenGrant},
 //! };
 //!
-//! # async fn load(session: &str) -> Result<(), tower_identity::AuthError> {
+//! # async fn load(session: &str) -> Result<(), tower::BoxError> {
 //! # let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
 //! # let token_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
 //! let endpoint = TokenEndpoint::builder("https://github.example.com/token", token_client)

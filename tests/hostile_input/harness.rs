@@ -18,7 +18,7 @@ use http_body_util::Full;
 use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 use tower::Service;
-use tower_identity::{AuthError, AuthErrorKind, ManualClock};
+use tower_identity::{AuthError, AuthErrorKind, BuildError, ManualClock};
 
 /// Waits on a runtime of this thread. Its time is paused, so that a time-out takes none.
 pub(crate) fn wait<F: Future>(future: F) -> F::Output {
@@ -185,6 +185,16 @@ pub(crate) fn assert_shows_nothing_of(input: &[u8], text: &str, public: &[&str])
     let shown: HashSet<&[u8]> = private.as_bytes().windows(PART).collect();
     let shows = input.windows(PART).find(|part| shown.contains(part));
     assert_eq!(shows.map(String::from_utf8_lossy), None, "{text}");
+}
+
+/// Rules for every error of a builder, whatever is wrong.
+pub(crate) fn assert_names_settings(error: &BuildError) {
+    assert!(!error.invalid_settings().is_empty());
+    let text = error.to_string();
+    assert!(!text.chars().any(char::is_control), "{text:?}");
+    for invalid in error.invalid_settings() {
+        assert!(text.contains(invalid.setting()) && text.contains(invalid.message()));
+    }
 }
 
 /// What every error keeps to, whatever it is about.

@@ -1,9 +1,9 @@
 //! A text as an origin, as a token, and as the URL of an endpoint.
 
 use http::Uri;
-use tower_identity::{AccessToken, AuthErrorKind, Origin, Secret, TokenEndpoint};
+use tower_identity::{AccessToken, Origin, Secret, TokenEndpoint};
 
-use crate::harness::{Peer, assert_is_well_formed, assert_shows_nothing_of, shown};
+use crate::harness::{Peer, assert_names_settings, assert_shows_nothing_of, shown};
 
 pub(crate) fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
@@ -76,8 +76,7 @@ fn check_endpoint(url: &str) {
             assert!(!url.contains('#'));
         }
         Err(error) => {
-            assert_eq!(error.kind(), AuthErrorKind::Configuration);
-            assert_is_well_formed(&error);
+            assert_names_settings(&error);
             assert_shows_nothing_of(
                 url.as_bytes(),
                 &shown(&error),

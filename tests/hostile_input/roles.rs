@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use tower_identity::{AccessToken, AuthErrorKind, AwsSts, Identity, RoleMapping, Strategy};
 
 use crate::harness::{
-    self, Peer, assert_is_well_formed, assert_shows_nothing_of, shown, split, wait,
+    self, Peer, assert_is_well_formed, assert_names_settings, assert_shows_nothing_of, shown,
+    split, wait,
 };
 
 const DEFAULT_ROLE: &str = "arn:aws:iam::123456789012:role/Default";
@@ -34,8 +35,7 @@ pub(crate) fn check_expression(input: &[u8]) {
             );
         }
         Err(error) => {
-            assert_eq!(error.kind(), AuthErrorKind::Configuration);
-            assert_is_well_formed(&error);
+            assert_names_settings(&error);
         }
     }
 }
@@ -161,8 +161,7 @@ pub(crate) fn check_names(input: &[u8]) {
                 let _ = chosen_role(&strategy, &claims);
             }
             Err(error) => {
-                assert_eq!(error.kind(), AuthErrorKind::Configuration);
-                assert_is_well_formed(&error);
+                assert_names_settings(&error);
             }
         }
     }

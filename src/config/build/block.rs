@@ -3,7 +3,6 @@ use crate::{
         error::{Faults, with_causes},
         resources::Resources,
     },
-    error::AuthError,
     oauth::{client_auth::ClientAuth, token_endpoint::TokenEndpoint},
     secret::Secret,
 };
@@ -125,7 +124,11 @@ impl<B> Block<'_, B> {
         Some(value)
     }
 
-    pub(super) fn check<T>(&mut self, name: &str, outcome: Result<T, AuthError>) -> Option<T> {
+    pub(super) fn check<T, E: std::error::Error + 'static>(
+        &mut self,
+        name: &str,
+        outcome: Result<T, E>,
+    ) -> Option<T> {
         match outcome {
             Ok(built) => Some(built),
             Err(error) => {
@@ -136,7 +139,10 @@ impl<B> Block<'_, B> {
     }
 
     /// What a strategy makes of members that are right each by itself.
-    pub(super) fn build<T>(&mut self, outcome: Result<T, AuthError>) -> Option<T> {
+    pub(super) fn build<T, E: std::error::Error + 'static>(
+        &mut self,
+        outcome: Result<T, E>,
+    ) -> Option<T> {
         if !self.faults.is_empty() {
             return None;
         }

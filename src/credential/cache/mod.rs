@@ -80,7 +80,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache, unsy
 
 use crate::{
     clock::{Clock, SystemClock},
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, BuildError, Faults},
     runtime::{Mutex, random},
     strategy::attempt::Attempt,
     telemetry::{self, Lookup, Lookups},
@@ -282,14 +282,19 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the capacity or the default lifetime is zero.
-    pub fn build(self) -> Result<CredentialCache<C>, AuthError> {
-        if self.capacity == 0 || self.default_lifetime.is_zero() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "a credential cache needs a capacity and a default lifetime of more than zero",
-            ));
+    /// [`BuildError`], when `capacity` or `default_lifetime` is zero.
+    pub fn build(self) -> Result<CredentialCache<C>, BuildError> {
+        let mut faults = Faults::new("CredentialCache");
+        if self.capacity == 0 {
+            faults.add("capacity", "is zero, so nothing could be kept");
         }
+        if self.default_lifetime.is_zero() {
+            faults.add(
+                "default_lifetime",
+                "is zero, so nothing could be kept; 5 minutes is the default",
+            );
+        }
+        faults.check()?;
         Ok(self.make())
     }
 

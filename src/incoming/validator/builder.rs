@@ -2,14 +2,17 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     clock::{Clock, SystemClock},
-    error::{AuthError, AuthErrorKind},
+    error::{BuildError, Faults, one_of},
     incoming::{
         introspection::IntrospectionEndpoint,
-        jwks::{IssuerKeys, KeySet, Keys},
+        jwks::{IssuerKeys, KeySet, Keys, check_issuer},
         metadata::ProtectedResourceMetadata,
         validator::validated_tokens::ValidatedTokens,
     },
-    oauth::{challenge::Challenge, http_client::HttpClient, request::is_scope},
+    oauth::{
+        challenge::{Challenge, is_sendable},
+        http_client::HttpClient,
+    },
     upstream::upstream_tokens::UpstreamTokens,
 };
 
@@ -107,7 +110,7 @@ impl TokenValidatorBuilder {
 
     /// Lets a caller pass who has to log in again to some upstream providers, without the tokens of those.
     ///
-    /// A strategy that wants one of them then fails with [`MissingToken`](AuthErrorKind::MissingToken).
+    /// A strategy that wants one of them then fails with [`MissingToken`](crate::AuthErrorKind::MissingToken).
     pub fn admit_without_upstream_login(mut self) -> Self {
         self.login_required = LoginRequired::Admitted;
         self
@@ -155,40 +158,21 @@ impl TokenValidatorBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when there is no audience, or one that is blank; when the issuer or
-    /// the resource is not an absolute `https` URL (or `http` on loopback) without a fragment, and the issuer one without a
-    /// query (with given keys, any name of the issuer will do); when a scope is none (RFC 6749 §3.3); when a character of
-    /// the challenge cannot be sent.
-    pub fn build(self) -> Result<TokenValidator, AuthError> {
-        let invalid = |message: &'static str| AuthError::new(AuthErrorKind::Configuration, message);
-        let is_blank = |text: &String| text.trim().is_empty();
-        let Some(first_audience) = self.audiences.first() else {
-            return Err(invalid(
-                "a token validator needs an audience; without one, a token for anybody would do",
-            ));
-        };
-        if self.audiences.iter().any(is_blank) || is_blank(&self.issuer) {
-            return Err(invalid(
-                "the issuer or an audience of a token validator is empty",
-            ));
-        }
-        if !self.scopes.iter().all(|scope| is_scope(scope)) {
-            return Err(invalid(
-                "a scope is a word of visible ASCII without quotes and backslashes (RFC 6749 §3.3)",
-            ));
-        }
-        let metadata = match &self.resource {
-            Some(resource) => Some(ProtectedResourceMetadata::new(
-                resource,
-                self.insecure,
-                &self.issuer,
-                &self.scopes,
-            )?),
-            None => None,
-        };
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `issuer` is not an absolute `https` URL (or `http` on loopback) without a fragment or query. With given keys it
+    ///   only has to have a name.
+    /// - `audience` is missing or blank.
+    /// - `resource` is not an absolute `https` URL (or `http` on loopback) without a fragment.
+    /// - `scopes` has a scope that is not one word (RFC 6749 §3.3).
+    /// - `realm`, which by default is the first audience, has a character that a header cannot have.
+    pub fn build(self) -> Result<TokenValidator, BuildError> {
+        let mut faults = Faults::new("TokenValidator");
+        let metadata = self.check(&mut faults);
+        let realm = self.realm.as_ref().or(self.audiences.first());
+        let realm = faults.or(realm.cloned())?;
         let metadata_url = metadata.as_ref().map(ProtectedResourceMetadata::url);
-        let realm = self.realm.as_ref().unwrap_or(first_audience);
-        let challenge = Challenge::new(realm, metadata_url, &self.scopes)?;
+        let challenge = Challenge::new(&realm, metadata_url, &self.scopes);
         let keys = match self.source {
             Source::Given(keys) => Keys::Given(keys),
             Source::Issuer(client) => Keys::Issuer(IssuerKeys::new(
@@ -196,7 +180,7 @@ impl TokenValidatorBuilder {
                 self.insecure,
                 client,
                 Arc::clone(&self.clock),
-            )?),
+            )),
         };
         Ok(TokenValidator {
             inner: Arc::new(Inner {
@@ -219,7 +203,42 @@ impl TokenValidatorBuilder {
             }),
         })
     }
+
+    fn check(&self, faults: &mut Faults) -> Option<ProtectedResourceMetadata> {
+        match self.source {
+            Source::Given(_) => faults.need_text("issuer", &self.issuer),
+            Source::Issuer(_) => {
+                faults.take("issuer", check_issuer(&self.issuer, self.insecure));
+            }
+        }
+        if self.audiences.is_empty() {
+            faults.add(
+                "audience",
+                "is missing, give one, or a token for anybody would do",
+            );
+        }
+        faults.need_texts("audience", &self.audiences);
+        match (&self.realm, self.audiences.first()) {
+            (Some(realm), _) if !is_sendable(realm) => faults.add("realm", NOT_SENDABLE),
+            (None, Some(audience)) if !is_sendable(audience) => faults.add(
+                one_of("audience", &self.audiences, 0),
+                format!("{NOT_SENDABLE}, set another `realm`"),
+            ),
+            _ => {}
+        }
+        faults.need_scopes(&self.scopes);
+        let resource = self.resource.as_ref()?;
+        let metadata =
+            ProtectedResourceMetadata::new(resource, self.insecure, &self.issuer, &self.scopes);
+        let metadata = faults.take("resource", metadata)?;
+        if !is_sendable(metadata.url()) {
+            faults.add("resource", NOT_SENDABLE);
+        }
+        Some(metadata)
+    }
 }
+
+const NOT_SENDABLE: &str = "has a character that the challenge's header cannot have";
 
 impl fmt::Debug for TokenValidatorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,7 +11,7 @@
 //!     upstream::Provider,
 //! };
 //!
-//! # fn example(providers: Vec<Provider>) -> Result<(), tower_identity::AuthError> {
+//! # fn example(providers: Vec<Provider>) -> Result<(), tower_identity::BuildError> {
 //! # let jwks_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
 //! # let app = tower::service_fn(async |_: Request<()>| {
 //! #     Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))

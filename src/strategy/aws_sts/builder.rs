@@ -3,7 +3,7 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 use crate::{
     clock::{Clock, SystemClock},
     credential::cache::{CredentialCache, key::CacheScope},
-    error::{AuthError, AuthErrorKind},
+    error::{BuildError, Faults},
     oauth::http_client::{HttpClient, parse_url},
     strategy::subject::Subject,
 };
@@ -158,50 +158,30 @@ impl AwsStsBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when
+    /// [`BuildError`], when one of these settings is wrong:
     ///
-    /// - the region or the service could not be part of a host's name or a signature;
-    /// - a role is not the ARN of an IAM role, or there is neither a role mapping nor a fallback role;
-    /// - a matcher does not compile, or is not one [that can be bounded](RoleMapping#cel-expressions);
-    /// - the name of a claim, a claim value or the name of an upstream provider is empty;
-    /// - the session duration is not 15 minutes to 12 hours in whole seconds;
-    /// - the endpoint is not an absolute `https` URL (or `http` on loopback).
-    pub fn build(self) -> Result<AwsSts, AuthError> {
-        check_name(
-            "region",
-            &self.region,
-            |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'),
-        )?;
-        check_name("service", &self.service, |byte| {
-            byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
-        })?;
-        self.session_names.check()?;
-        self.subject.check()?;
-        let session_duration = session_seconds(self.session_duration)?;
-        if let Some(endpoint) = &self.sts_endpoint {
-            parse_url("AWS STS", endpoint, false).map_err(|error| {
-                invalid("the endpoint of AWS STS cannot be used").with_source(error)
-            })?;
-        }
-        let scope = self.subject.describe(CacheScope::new("aws sts"), "subject");
-        let scope = scope
-            .field("region", &self.region)
-            .field("service", &self.service)
-            .field("session name claim", &self.session_names.claim)
-            .field(
-                "replace unfit",
-                [u8::from(self.session_names.replace_unfit)],
-            )
-            .field("session duration", session_duration.to_be_bytes());
-        let scope = match &self.sts_endpoint {
-            Some(endpoint) => scope.field("sts endpoint", endpoint),
-            None => scope,
-        };
+    /// - `region` or `service` could not be part of a host's name or a signature.
+    /// - `role_mapping` is missing, and `fallback_role` too.
+    /// - `role_mapping[0].claim` is blank, `role_mapping[0].matcher` does not compile or is not one
+    ///   [that can be bounded](RoleMapping#cel-expressions), `role_mapping[0].role` is not the ARN of an IAM role. The
+    ///   number is the place of the mapping among those that were added.
+    /// - `fallback_role` is not the ARN of an IAM role.
+    /// - `role_claim`, `session_name_claim` or `subject.provider`, the name of an upstream provider, is blank.
+    /// - `session_duration` is not 15 minutes to 12 hours in whole seconds.
+    /// - `sts_endpoint` is not an absolute `https` URL (or `http` on loopback).
+    pub fn build(self) -> Result<AwsSts, BuildError> {
+        let mut faults = Faults::new("AwsSts");
+        self.check(&mut faults);
+        let session_duration =
+            faults.take("session_duration", session_seconds(self.session_duration));
+        let scope = self.scope();
+        let roles = RoleMapper::new(self.roles, &scope, &mut faults);
+        let (roles, session_duration) = faults.or(Some(roles).zip(session_duration))?;
         let own_cache = || CredentialCache::builder().clock(self.clock.clone()).make();
         let cache = self.cache.unwrap_or_else(own_cache);
         Ok(AwsSts {
             inner: Arc::new(Inner {
-                roles: RoleMapper::new(self.roles, scope)?,
+                roles,
                 session_names: self.session_names,
                 subject: self.subject,
                 sts: Sts::new(
@@ -218,6 +198,48 @@ impl AwsStsBuilder {
             }),
         })
     }
+
+    /// Checks what is neither a role nor the duration of a session.
+    fn check(&self, faults: &mut Faults) {
+        if !is_name(&self.region, is_region_byte) {
+            faults.add(
+                "region",
+                "is not the name of an AWS region, such as `eu-west-1`",
+            );
+        }
+        if !is_name(&self.service, is_service_byte) {
+            faults.add(
+                "service",
+                "is not the signing name of an AWS service, such as `aws-mcp`",
+            );
+        }
+        faults.need_text("session_name_claim", &self.session_names.claim);
+        self.subject.check("subject", faults);
+        if let Some(endpoint) = &self.sts_endpoint {
+            faults.take("sts_endpoint", parse_url(endpoint, false));
+        }
+    }
+
+    /// All of the configuration but the role.
+    fn scope(&self) -> CacheScope {
+        let scope = self.subject.describe(CacheScope::new("aws sts"), "subject");
+        let scope = scope
+            .field("region", &self.region)
+            .field("service", &self.service)
+            .field("session name claim", &self.session_names.claim)
+            .field(
+                "replace unfit",
+                [u8::from(self.session_names.replace_unfit)],
+            )
+            .field(
+                "session duration",
+                self.session_duration.as_secs().to_be_bytes(),
+            );
+        match &self.sts_endpoint {
+            Some(endpoint) => scope.field("sts endpoint", endpoint),
+            None => scope,
+        }
+    }
 }
 
 impl fmt::Debug for AwsStsBuilder {
@@ -233,28 +255,24 @@ impl fmt::Debug for AwsStsBuilder {
     }
 }
 
-fn check_name(what: &str, name: &str, fits: impl Fn(u8) -> bool) -> Result<(), AuthError> {
-    if (1..=63).contains(&name.len())
+fn is_name(name: &str, fits: fn(u8) -> bool) -> bool {
+    (1..=63).contains(&name.len())
         && name.bytes().all(fits)
         && !name.starts_with('-')
         && !name.ends_with('-')
-    {
-        return Ok(());
-    }
-    Err(AuthError::new(
-        AuthErrorKind::Configuration,
-        format!("`{}` is not the name of an AWS {what}", name.escape_debug()),
-    ))
 }
 
-fn session_seconds(duration: Duration) -> Result<i32, AuthError> {
+fn is_region_byte(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')
+}
+
+fn is_service_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
+fn session_seconds(duration: Duration) -> Result<i32, &'static str> {
     let seconds = i32::try_from(duration.as_secs()).ok();
     seconds
         .filter(|_| SESSION_DURATIONS.contains(&duration) && duration.subsec_nanos() == 0)
-        .ok_or_else(|| invalid("the session duration is not 900 to 43,200 s, in whole seconds"))
-}
-
-#[cold]
-fn invalid(message: &'static str) -> AuthError {
-    AuthError::new(AuthErrorKind::Configuration, message)
+        .ok_or("is not 900 to 43,200 s, in whole seconds")
 }

@@ -59,7 +59,7 @@ const MAX_TOKEN: usize = 20_000;
 /// use tower_identity::{CredentialCache, strategy::SessionCredentials};
 ///
 /// let cache = CredentialCache::<SessionCredentials>::builder().capacity(1_000).build()?;
-/// # Ok::<(), tower_identity::AuthError>(())
+/// # Ok::<(), tower_identity::BuildError>(())
 /// ```
 #[derive(Clone)]
 pub struct SessionCredentials {

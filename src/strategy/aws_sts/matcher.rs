@@ -5,6 +5,7 @@
 //! large enough for it, and is then checked against what is known to be bounded.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::LazyLock,
@@ -17,8 +18,6 @@ use cel::{
 };
 use regex::RegexBuilder;
 use serde_json::{Map, Value};
-
-use crate::error::{AuthError, AuthErrorKind};
 
 const MAX_SOURCE: usize = 1024;
 const MAX_BRACKETS: usize = 128;
@@ -93,28 +92,22 @@ pub(super) struct Matcher {
 pub(super) struct NotEvaluated;
 
 impl Matcher {
-    /// # Errors
-    ///
-    /// `Configuration`, when `source` is not an expression, or not one that is known to be bounded.
-    pub(super) fn compile(source: &str) -> Result<Self, AuthError> {
-        check_source(source).map_err(invalid)?;
+    /// Compiles an expression that is known to be bounded. The error is a sentence whose subject is the expression.
+    pub(super) fn compile(source: &str) -> Result<Self, Cow<'static, str>> {
+        check_source(source)?;
         let source = source.to_owned();
         let parsing = thread::Builder::new()
             .name("cel".into())
             .stack_size(LARGE_STACK)
             .spawn(move || {
-                let program = Program::compile(&source).map_err(|errors| {
-                    invalid("it does not compile").with_source(on_one_line(&errors))
-                })?;
-                let depth = check_syntax(program.expression()).map_err(invalid)?;
+                let program = Program::compile(&source).map_err(|errors| positions(&errors))?;
+                let depth = check_syntax(program.expression())?;
                 Ok(Self { program, depth })
             })
-            .map_err(|error| {
-                invalid("no thread could be started to compile it").with_source(error)
-            })?;
+            .map_err(|_| "cannot be compiled, because no thread could be started")?;
         parsing
             .join()
-            .unwrap_or_else(|_| Err(invalid("compiling it panicked")))
+            .unwrap_or(Err("cannot be compiled, because its parser panicked".into()))
     }
 
     pub(super) fn matches(&self, claims: &BoundClaims) -> Result<bool, NotEvaluated> {
@@ -210,14 +203,14 @@ fn bound(value: &Value) -> CelValue {
 
 fn check_source(source: &str) -> Result<(), &'static str> {
     if source.trim().is_empty() {
-        return Err("it is empty");
+        return Err("is empty");
     }
     if source.len() > MAX_SOURCE {
-        return Err("it is longer than 1,024 bytes");
+        return Err("is longer than 1,024 bytes");
     }
     let brackets = source.bytes().filter(|byte| b"([{".contains(byte)).count();
     if brackets > MAX_BRACKETS {
-        return Err("it has more than 128 opening brackets");
+        return Err("has more than 128 opening brackets");
     }
     Ok(())
 }
@@ -242,7 +235,7 @@ fn check_syntax(root: &IdedExpr) -> Result<usize, &'static str> {
     while let Some(node) = pending.pop() {
         depth = depth.max(node.depth);
         if depth > MAX_DEPTH {
-            return Err("it is nested more than 64 deep, or is a chain of more than 64 operators");
+            return Err("is nested more than 64 deep, or is a chain of more than 64 operators");
         }
         let mut enter = |in_macro, expression| {
             pending.push(Node {
@@ -253,7 +246,7 @@ fn check_syntax(root: &IdedExpr) -> Result<usize, &'static str> {
         };
         match &node.expression.expr {
             Expr::Unspecified | Expr::Struct(_) => {
-                return Err("it has a message, and there are none here");
+                return Err("has a message, and there are none here");
             }
             Expr::Literal(_) => {}
             Expr::Ident(name) => names.push(name.as_str()),
@@ -272,7 +265,7 @@ fn check_syntax(root: &IdedExpr) -> Result<usize, &'static str> {
             }
             Expr::Call(call) => {
                 if !FUNCTIONS.contains(&call.func_name.as_str()) {
-                    return Err("it calls a function that there is not, or not here");
+                    return Err("calls a function that there is not, or not here");
                 }
                 if call.func_name == MATCHES {
                     check_pattern(call.args.last())?;
@@ -283,12 +276,12 @@ fn check_syntax(root: &IdedExpr) -> Result<usize, &'static str> {
             Expr::Comprehension(comprehension) => {
                 if node.in_macro {
                     return Err(
-                        "it has an `exists`, `all` or `filter` inside of another, or of what another goes through",
+                        "has an `exists`, `all` or `filter` inside of another, or of what another goes through",
                     );
                 }
                 if is_map(&comprehension.loop_step, &comprehension.iter_var) {
                     return Err(
-                        "it uses `map`; `exists`, `exists_one`, `all` and `filter` may be used",
+                        "uses `map`; `exists`, `exists_one`, `all` and `filter` may be used",
                     );
                 }
                 variables.insert(comprehension.iter_var.as_str());
@@ -310,7 +303,7 @@ fn check_syntax(root: &IdedExpr) -> Result<usize, &'static str> {
     if names.iter().all(is_known) {
         Ok(depth)
     } else {
-        Err("it has another variable than `claims`")
+        Err("has another variable than `claims`")
     }
 }
 
@@ -337,30 +330,22 @@ fn is_map(step: &IdedExpr, member: &str) -> bool {
 fn check_pattern(pattern: Option<&IdedExpr>) -> Result<(), &'static str> {
     let Some(Expr::Literal(LiteralValue::String(pattern))) = pattern.map(|pattern| &pattern.expr)
     else {
-        return Err("the pattern of `matches` is not a text that is written out");
+        return Err("has a `matches` whose pattern is not a text that is written out");
     };
     RegexBuilder::new(pattern.inner())
         .size_limit(MAX_REGEX)
         .build()
         .map(drop)
-        .map_err(|_| "the pattern of `matches` is not a regular expression, or is a large one")
+        .map_err(|_| "has a `matches` whose pattern is not a regular expression, or is a large one")
 }
 
-/// Where each error is and what it is, without the picture of the source that `cel` draws below.
+/// Where each error is. Its text quotes the source, so it goes no further.
 #[cold]
-fn on_one_line(errors: &ParseErrors) -> String {
-    let errors = errors.errors.iter().map(|error| {
+fn positions(errors: &ParseErrors) -> String {
+    let positions = errors.errors.iter().map(|error| {
         let (line, column) = error.pos;
-        format!("line {line}, column {column}: {}", error.msg)
+        format!("line {line}, column {column}")
     });
-    let text = errors.collect::<Vec<_>>().join("; ");
-    text.replace(char::is_control, " ")
-}
-
-#[cold]
-fn invalid(fault: &'static str) -> AuthError {
-    AuthError::new(
-        AuthErrorKind::Configuration,
-        format!("the matcher of a role mapping cannot be used: {fault}"),
-    )
+    let positions = positions.collect::<Vec<_>>().join("; ");
+    format!("does not compile: {positions}")
 }

@@ -95,7 +95,7 @@ use signer::{SignedPayload, Signer};
 ///
 /// ```no_run
 /// # use bytes::Bytes; use http_body_util::Full; use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-/// # fn strategy() -> Result<(), tower_identity::AuthError> {
+/// # fn strategy() -> Result<(), tower_identity::BuildError> {
 /// # let sts_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
 /// use tower_identity::{AwsSts, RoleMapping};
 ///

@@ -1,10 +1,10 @@
-use std::{cell::OnceCell, fmt};
+use std::{borrow::Cow, cell::OnceCell, fmt};
 
 use serde_json::{Map, Value};
 
 use crate::{
     credential::cache::key::CacheScope,
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, Faults},
     identity::Identity,
 };
 
@@ -125,53 +125,48 @@ pub(super) struct Role {
 }
 
 impl RoleMapper {
-    /// `scope` has all of the configuration but the role.
-    pub(super) fn new(settings: RoleSettings, scope: CacheScope) -> Result<Self, AuthError> {
-        let role = |arn: &str| {
-            let arn = RoleArn::parse(arn)?;
-            Ok(Role {
+    /// `scope` has all of the configuration but the role. What is wrong is left out, and among the faults.
+    pub(super) fn new(settings: RoleSettings, scope: &CacheScope, faults: &mut Faults) -> Self {
+        let role = |setting: Cow<'static, str>, arn: &str, faults: &mut Faults| {
+            let arn = faults.take(setting, RoleArn::parse(arn))?;
+            Some(Role {
                 scope: scope.field("role", arn.as_str()),
                 arn,
             })
         };
-        let RoleSettings {
-            claim,
-            mut mappings,
-            fallback,
-            fallback_after_failed_matcher,
-        } = settings;
-        if claim.is_empty() {
-            return Err(invalid("the name of the role claim is empty"));
+        faults.need_text("role_claim", &settings.claim);
+        if settings.mappings.is_empty() && settings.fallback.is_none() {
+            faults.add(
+                "role_mapping",
+                "is missing, add one or set `fallback_role`, or nobody could have a role",
+            );
         }
-        if mappings.is_empty() && fallback.is_none() {
-            return Err(invalid(
-                "there is no role mapping and no fallback role, so nobody could have a role",
-            ));
+        let mut rules = Vec::with_capacity(settings.mappings.len());
+        for (index, mapping) in settings.mappings.into_iter().enumerate() {
+            let setting = |part: &str| format!("role_mapping[{index}].{part}");
+            let test = match mapping.condition {
+                Condition::Claim(value) => {
+                    faults.need_text(setting("claim"), &value);
+                    Some(Test::Claim(value))
+                }
+                Condition::Matcher(source) => faults
+                    .take(setting("matcher"), Matcher::compile(&source))
+                    .map(Test::Matcher),
+            };
+            let role = role(setting("role").into(), &mapping.role, faults);
+            if let Some((test, role)) = test.zip(role) {
+                rules.push((mapping.priority, Rule { test, role }));
+            }
         }
         // Stable: among equals the order stays.
-        mappings.sort_by_key(|mapping| (mapping.priority.is_none(), mapping.priority));
-        let rules = mappings
-            .into_iter()
-            .map(|mapping| {
-                let test = match mapping.condition {
-                    Condition::Claim(value) if value.is_empty() => {
-                        return Err(invalid("the claim value of a role mapping is empty"));
-                    }
-                    Condition::Claim(value) => Test::Claim(value),
-                    Condition::Matcher(source) => Test::Matcher(Matcher::compile(&source)?),
-                };
-                Ok(Rule {
-                    test,
-                    role: role(&mapping.role)?,
-                })
-            })
-            .collect::<Result<_, AuthError>>()?;
-        Ok(Self {
-            claim,
-            rules,
-            fallback: fallback.as_deref().map(role).transpose()?,
-            fallback_after_failed_matcher,
-        })
+        rules.sort_by_key(|(priority, _)| (priority.is_none(), *priority));
+        let fallback = settings.fallback.as_deref();
+        Self {
+            claim: settings.claim,
+            rules: rules.into_iter().map(|(_, rule)| rule).collect(),
+            fallback: fallback.and_then(|arn| role("fallback_role".into(), arn, faults)),
+            fallback_after_failed_matcher: settings.fallback_after_failed_matcher,
+        }
     }
 
     pub(super) fn role_of(&self, identity: &Identity) -> Result<&Role, AuthError> {
@@ -223,9 +218,4 @@ fn no_role(matcher_failed: bool) -> AuthError {
             "no role mapping applies to the user, and there is no fallback role; check their claims and the mappings"
         },
     )
-}
-
-#[cold]
-fn invalid(message: &'static str) -> AuthError {
-    AuthError::new(AuthErrorKind::Configuration, message)
 }

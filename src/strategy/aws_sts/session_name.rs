@@ -22,16 +22,6 @@ pub(super) struct SessionNames {
 }
 
 impl SessionNames {
-    pub(super) fn check(&self) -> Result<(), AuthError> {
-        if self.claim.is_empty() {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "the name of the session name claim is empty",
-            ));
-        }
-        Ok(())
-    }
-
     /// The user's session name, which AWS shows in its logs and in the ARN of the session.
     pub(super) fn name_of<'a>(&self, identity: &'a Identity) -> Result<Cow<'a, str>, AuthError> {
         let value = match identity.claims().get(&self.claim) {

@@ -12,7 +12,7 @@ use quick_cache::sync::Cache;
 
 use crate::{
     clock::{Clock, SystemClock},
-    error::{AuthError, AuthErrorKind},
+    error::BuildError,
     runtime::Mutex,
 };
 
@@ -270,13 +270,11 @@ impl MemoryStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the capacity is zero.
-    pub fn build(self) -> Result<MemoryStore, AuthError> {
+    /// [`BuildError`], when `capacity` is zero.
+    pub fn build(self) -> Result<MemoryStore, BuildError> {
         if self.capacity == 0 {
-            return Err(AuthError::new(
-                AuthErrorKind::Configuration,
-                "a store for upstream tokens needs a capacity of more than zero",
-            ));
+            let fault = "is zero, so no tokens could be kept";
+            return Err(BuildError::of("MemoryStore", "capacity", fault));
         }
         Ok(MemoryStore::with(self.capacity, self.clock))
     }

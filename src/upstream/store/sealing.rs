@@ -11,7 +11,7 @@ use chacha20poly1305::{
 use zeroize::Zeroizing;
 
 use crate::{
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, BuildError},
     identity::UpstreamToken,
     secret::{AccessToken, Secret},
 };
@@ -43,13 +43,14 @@ impl SealingKey {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when it is not the Base64 of 32 bytes.
-    pub fn from_base64(key: &str) -> Result<Self, AuthError> {
+    /// [`BuildError`], when `key` is not the Base64 of 32 bytes.
+    pub fn from_base64(key: &str) -> Result<Self, BuildError> {
         let decoded = Zeroizing::new(STANDARD.decode(key.trim()).unwrap_or_default());
         let bytes = <[u8; 32]>::try_from(decoded.as_slice()).map_err(|_| {
-            AuthError::new(
-                AuthErrorKind::Configuration,
-                "a sealing key is 32 random bytes in Base64; make one with `openssl rand -base64 32`",
+            BuildError::of(
+                "SealingKey",
+                "key",
+                "is not the Base64 of 32 random bytes, make one with `openssl rand -base64 32`",
             )
         })?;
         Ok(Self::new(bytes))

@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use redis::Client;
 
-use crate::error::{AuthError, AuthErrorKind};
+use crate::error::{BuildError, Faults};
 
 use super::{Inner, RedisStore, milliseconds, server::Server};
 use crate::upstream::store::sealing::SealingKey;
@@ -75,20 +75,29 @@ impl RedisStoreBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when the URL is none for Redis, or a time is below a
-    /// millisecond.
-    pub fn build(self) -> Result<RedisStore, AuthError> {
-        let invalid = |message: &'static str| AuthError::new(AuthErrorKind::Configuration, message);
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `url` is not a URL of Redis.
+    /// - `time_to_live` or `response_limit` is below a millisecond.
+    pub fn build(self) -> Result<RedisStore, BuildError> {
+        let mut faults = Faults::new("RedisStore");
         // The error may quote the URL, which may hold a password.
         let client = Client::open(self.url).map_err(|_| {
-            invalid("the URL of the token store is one such as `redis://127.0.0.1:6379/0`; this is none, or asks for TLS, which is not enabled")
-        })?;
-        let shortest = self.time_to_live.min(self.response_limit);
-        if milliseconds(shortest) == 0 {
-            return Err(invalid(
-                "a token store keeps sessions and waits for answers for some time; one of the two is set to zero",
-            ));
+            "is not a URL such as `redis://127.0.0.1:6379/0`, or asks for TLS, which is not enabled"
+        });
+        let client = faults.take("url", client);
+        for (setting, time) in [
+            ("time_to_live", self.time_to_live),
+            ("response_limit", self.response_limit),
+        ] {
+            if milliseconds(time) == 0 {
+                faults.add(
+                    setting,
+                    "is below a millisecond, so nothing could be kept or answered",
+                );
+            }
         }
+        let client = faults.or(client)?;
         Ok(RedisStore {
             inner: Arc::new(Inner {
                 server: Server::new(client, self.response_limit, self.replicas),

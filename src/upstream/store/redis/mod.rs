@@ -8,7 +8,7 @@
 //! ```no_run
 //! use tower_identity::{RedisStore, UpstreamTokens, upstream::SealingKey};
 //!
-//! # fn build(provider: tower_identity::upstream::Provider) -> Result<(), tower_identity::AuthError> {
+//! # fn build(provider: tower_identity::upstream::Provider) -> Result<(), tower_identity::BuildError> {
 //! let key = SealingKey::from_base64(&std::env::var("UPSTREAM_TOKEN_KEY").unwrap_or_default())?;
 //! let store = RedisStore::builder("redis://127.0.0.1/", key).build()?;
 //! let upstream = UpstreamTokens::new(store, [provider]);
