@@ -4,9 +4,14 @@
 //! use bytes::Bytes;
 //! use http_body_util::Full;
 //! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-//! use rmcp::transport::StreamableHttpClientTransport;
-//! use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
-//! use rmcp::{ServiceExt, model::CallToolRequestParams};
+//! use rmcp::{
+//!     ServiceExt,
+//!     model::CallToolRequestParams,
+//!     transport::{
+//!         StreamableHttpClientTransport,
+//!         streamable_http_client::StreamableHttpClientTransportConfig,
+//!     },
+//! };
 //! use tower::ServiceBuilder;
 //! use tower_identity::{
 //!     AuthLayer, Identity, IdentityLayer, Origin, UpstreamInject,

@@ -85,8 +85,11 @@ impl SendAs for Peer<RoleClient> {
 /// Use it to send a message with one of the SDK's own methods.
 ///
 /// ```no_run
-/// use rmcp::{RoleClient, ServiceError, model::{CallToolRequest, CallToolRequestParams}};
-/// use rmcp::service::{Peer, PeerRequestOptions};
+/// use rmcp::{
+///     RoleClient, ServiceError,
+///     model::{CallToolRequest, CallToolRequestParams},
+///     service::{Peer, PeerRequestOptions},
+/// };
 /// use tower_identity::{Identity, client::rmcp::with_identity};
 ///
 /// # async fn search(
