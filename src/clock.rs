@@ -1,27 +1,58 @@
-//! Time, injected: what expires is compared with a [`Clock`], so that a test never waits for an expiry.
-//!
-//! # Security
-//!
-//! A clock tells the time twice. The time of day can be set back, and then what has expired looks fresh; the monotonic
-//! time cannot, but on some systems it stands still while the machine sleeps. What is kept here for later is fresh only
-//! if both say so.
-
 use std::{
+    cell::RefCell,
     fmt,
-    sync::{Mutex, PoisonError},
+    marker::PhantomData,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
 /// Tells the time.
+///
+/// Tokens, credentials, keys and leases expire by a clock, so that a test moves the clock instead of waiting.
+///
+/// # Setting the clock
+///
+/// A part takes its clock when it is made:
+///
+/// 1. the clock that was given to it with `clock(…)`;
+/// 2. otherwise the [`DefaultClock`] of the thread on which its builder (or the part itself, where it has no builder)
+///    was made;
+/// 3. otherwise the [`SystemClock`].
+///
+/// A test therefore sets the clock once, and does not give it to each part:
+///
+/// ```
+/// use std::{sync::Arc, time::{Duration, SystemTime}};
+/// use tower_identity::{DefaultClock, ManualClock, UpstreamInject};
+///
+/// let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH));
+/// let _default = DefaultClock::set(clock.clone());
+///
+/// // All of these now tell the time by `clock`.
+/// let github = UpstreamInject::new("github")?;
+/// let slack = UpstreamInject::new("slack")?;
+///
+/// clock.advance(Duration::from_secs(3600));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Parts are never asked for the clock of the parts that they are made of. For example, a `TokenValidator` and its
+/// `UpstreamTokens` have the same clock if both were made under one default, or if both were given it.
+///
+/// # Security
+///
+/// A clock tells the time twice. The time of day can be set back, and then an expired credential looks fresh. The
+/// monotonic time cannot be set back, but on some systems it stands still while the machine sleeps. A cached credential
+/// is therefore used only if it is fresh by both times.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// The time of day now.
+    /// The time of day.
     fn now(&self) -> SystemTime;
 
-    /// The time now that never goes back, whatever is done to the time of day.
+    /// The monotonic time, which setting the time of day does not change.
     fn monotonic(&self) -> Instant;
 }
 
-/// The machine's clock.
+/// The system's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -35,7 +66,49 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is moved: for tests, yours as well as ours.
+thread_local! {
+    static DEFAULT: RefCell<Option<Arc<dyn Clock>>> = const { RefCell::new(None) };
+}
+
+/// Keeps a clock as the default of this thread, until it is dropped. Then the previous default is back.
+///
+/// It is meant for tests. See [`Clock`](trait@Clock#setting-the-clock) for the parts that take it. Only parts that are
+/// made on this thread do: make them in the test itself, not in a task that another thread may run.
+#[derive(Debug)]
+#[must_use = "the clock is the default only until this value is dropped"]
+pub struct DefaultClock {
+    previous: Option<Arc<dyn Clock>>,
+    /// It belongs to its thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl DefaultClock {
+    /// Makes `clock` the default.
+    pub fn set(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            previous: DEFAULT.replace(Some(clock)),
+            not_send: PhantomData,
+        }
+    }
+
+    /// The default of this thread, or the system's clock.
+    pub(crate) fn get() -> Arc<dyn Clock> {
+        let default = DEFAULT.try_with(|default| default.borrow().clone());
+        default
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| Arc::new(SystemClock))
+    }
+}
+
+impl Drop for DefaultClock {
+    fn drop(&mut self) {
+        let previous = self.previous.take();
+        let _ = DEFAULT.try_with(|default| default.replace(previous));
+    }
+}
+
+/// A clock for tests: it stands still until it is moved.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -67,14 +140,14 @@ impl ManualClock {
         }
     }
 
-    /// Moves the clock forward. It stops at the last time that the platform can express.
+    /// Moves both times forward. A time that the platform cannot express leaves them where they are.
     pub fn advance(&self, by: Duration) {
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         times.now = times.now.checked_add(by).unwrap_or(times.now);
         times.monotonic = times.monotonic.checked_add(by).unwrap_or(times.monotonic);
     }
 
-    /// Sets the time of day alone, forward or back: what an administrator does to it, and a machine that slept.
+    /// Sets the time of day alone, forward or back. An administrator can do this, and a machine that slept does it.
     pub fn set(&self, now: SystemTime) {
         self.times
             .lock()

@@ -100,7 +100,8 @@
 //! | [`TokenEndpoint`] | Calls an OAuth token endpoint. |
 //! | [`ClientAuth`] | Authenticates this application to the endpoint. |
 //! | [`CredentialCache`] | Keeps a credential per user, and renews it before it expires. |
-//! | [`Clock`], [`SystemClock`], [`ManualClock`] | The time, and a clock for tests. |
+//! | [`Clock`], [`SystemClock`] | The time. |
+//! | [`ManualClock`], [`DefaultClock`] | A clock for tests, and how to set it once for all parts. |
 //! | **Upstream tokens** | feature `incoming` |
 //! | [`UpstreamTokens`] | Loads and refreshes the tokens that a user has at other providers. |
 //! | [`UpstreamTokenStore`] | The trait for stores of these tokens. |
@@ -231,7 +232,7 @@ pub use crate::strategy::aws_sts::{AwsSts, role_mapper::RoleMapping};
 pub use crate::upstream::store::redis::RedisStore;
 #[doc(inline)]
 pub use crate::{
-    clock::{Clock, ManualClock, SystemClock},
+    clock::{Clock, DefaultClock, ManualClock, SystemClock},
     error::{AuthError, AuthErrorKind, BuildError, InvalidSetting},
     identity::{Identity, IdentityBuilder, UpstreamToken},
     origin::{InvalidOrigin, Origin},

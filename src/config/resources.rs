@@ -7,7 +7,7 @@ use http_body_util::Full;
 use tower::{BoxError, Service};
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, DefaultClock},
     credential::cache::CredentialCache,
     error::{BuildError, Faults},
     oauth::{http_client::parse_url, token_endpoint::TokenEndpointBuilder},
@@ -63,7 +63,7 @@ impl<B> Resources<B> {
             aws_sts: Box::new(move |region| AwsSts::builder(region, sts_client.clone())),
             sts_endpoint: None,
             environment: Box::new(|variable| std::env::var(variable).ok()),
-            clock: Arc::new(SystemClock),
+            clock: DefaultClock::get(),
             tokens: None,
             sessions: None,
             strategies: Vec::new(),

@@ -77,7 +77,7 @@ use http_body_util::Full;
 use tower::{BoxError, Service};
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, DefaultClock},
     credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind, BuildError, Faults},
     oauth::http_client::{Answer, BoxFuture, Failure, HttpClient, is_json, parse_url},
@@ -130,7 +130,7 @@ impl TokenEndpoint {
             insecure: false,
             client_auth: None,
             time_limit: TIME_LIMIT,
-            clock: Arc::new(SystemClock),
+            clock: DefaultClock::get(),
             client: HttpClient::new(client),
         }
     }

@@ -7,7 +7,7 @@ use std::{
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, DefaultClock},
     credential::cache::{
         CredentialCache,
         entry::Obtained,
@@ -243,7 +243,7 @@ impl IssuedTokensBuilder {
         Self {
             target: Target::default(),
             cache: None,
-            clock: Arc::new(SystemClock),
+            clock: DefaultClock::get(),
             skew: Duration::ZERO,
         }
     }

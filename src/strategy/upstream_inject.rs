@@ -3,7 +3,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use http::{Request, header::AUTHORIZATION};
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, DefaultClock},
     error::{AuthError, AuthErrorKind, BuildError, Faults},
     identity::Identity,
     outgoing::identity::HealthCheck,
@@ -40,7 +40,7 @@ impl UpstreamInject {
         faults.check()?;
         Ok(Self {
             provider: provider.into(),
-            clock: Arc::new(SystemClock),
+            clock: DefaultClock::get(),
         })
     }
 

@@ -73,7 +73,7 @@ use std::{
 use futures_util::future::join_all;
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, DefaultClock},
     credential::cache::{CredentialCache, key::CacheScope, single_flight::Obtaining},
     error::{AuthError, AuthErrorKind},
 };
@@ -126,7 +126,7 @@ impl UpstreamTokens {
                     .collect(),
                 refreshes: CredentialCache::builder().make(),
                 lease_time: LEASE_TIME,
-                clock: Arc::new(SystemClock),
+                clock: DefaultClock::get(),
             }),
         }
     }

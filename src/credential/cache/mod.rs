@@ -79,7 +79,7 @@ use std::{
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache, unsync};
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, DefaultClock},
     error::{AuthError, AuthErrorKind, BuildError, Faults},
     runtime::{Mutex, random},
     strategy::attempt::Attempt,
@@ -121,7 +121,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         CredentialCacheBuilder {
             capacity: DEFAULT_CAPACITY,
             default_lifetime: DEFAULT_LIFETIME,
-            clock: Arc::new(SystemClock),
+            clock: DefaultClock::get(),
             credential: PhantomData,
         }
     }

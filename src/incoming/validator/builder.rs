@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, DefaultClock},
     error::{BuildError, Faults, one_of},
     incoming::{
         introspection::IntrospectionEndpoint,
@@ -60,7 +60,7 @@ impl TokenValidatorBuilder {
             realm: None,
             resource: None,
             scopes: Vec::new(),
-            clock: Arc::new(SystemClock),
+            clock: DefaultClock::get(),
         }
     }
 

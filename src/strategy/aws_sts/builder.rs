@@ -1,7 +1,7 @@
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, DefaultClock},
     credential::cache::{CredentialCache, key::CacheScope},
     error::{BuildError, Faults},
     oauth::http_client::{HttpClient, parse_url},
@@ -61,7 +61,7 @@ impl AwsStsBuilder {
             subject: Subject::own_token(),
             bodies,
             cache: None,
-            clock: Arc::new(SystemClock),
+            clock: DefaultClock::get(),
             sts_client,
         }
     }

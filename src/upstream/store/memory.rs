@@ -11,7 +11,7 @@ use std::{
 use quick_cache::sync::Cache;
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, DefaultClock},
     error::BuildError,
     runtime::Mutex,
 };
@@ -55,14 +55,14 @@ struct Hold {
 impl MemoryStore {
     /// A store for 16,384 sessions.
     pub fn new() -> Self {
-        Self::with(DEFAULT_CAPACITY, Arc::new(SystemClock))
+        Self::with(DEFAULT_CAPACITY, DefaultClock::get())
     }
 
     /// Starts a store.
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder {
             capacity: DEFAULT_CAPACITY,
-            clock: Arc::new(SystemClock),
+            clock: DefaultClock::get(),
         }
     }
 
