@@ -74,8 +74,8 @@
 //!
 //! # Next steps
 //!
-//! - See [which request carries which identity](crate::client::rmcp::TowerHttpClient#which-identity-a-request-carries).
-//! - See [which error of the SDK each status becomes](crate::client::rmcp::TowerHttpClient#refusals).
+//! - See [which request carries which identity](crate::client::rmcp::TowerHttpClient#whose-identity-a-request-carries).
+//! - See [which error of the SDK each status becomes](crate::client::rmcp::TowerHttpClient#errors).
 //! - Do not set the transport's own `auth_header`, because the strategy replaces it.
 //! - `cargo run --all-features --example session_refresh` shows a session whose token is refreshed twice. With `--
 //!   --stale` it shows what happens if a captured identity wins.
