@@ -115,7 +115,7 @@
 //! | [`client::rmcp::TowerHttpClient`] | A Tower stack as the HTTP client of the MCP Rust SDK. |
 //! | **Errors** | |
 //! | [`AuthError`], [`AuthErrorKind`] | A request was not authenticated, and was not sent. |
-//! | [`BuildError`] | Lists every wrong setting of a builder. |
+//! | [`BuildError`], [`InvalidSetting`] | Names every wrong setting of a builder. |
 //! | [`InvalidOrigin`], [`InvalidSecret`] | A string is not a valid origin, token or secret. |
 //!
 //! # Namespaces

@@ -33,8 +33,8 @@
 //!
 //! # A `BuildError`
 //!
-//! A builder refused its settings. The [`BuildError`](crate::BuildError) lists every wrong setting by name, all of them
-//! at once.
+//! The settings of a builder or constructor cannot work. The text of the [`BuildError`](crate::BuildError) names the
+//! type and every wrong setting, and says what is wrong with each of them. It shows no configured value.
 //!
 //! # `MissingIdentity`
 //!
