@@ -16,6 +16,9 @@ use tower_identity::{
     upstream::{Provider, ProviderTokens, Refresher, SealingKey, UpstreamFuture},
 };
 
+#[path = "../tests/support/peers.rs"]
+#[allow(dead_code, reason = "the bench needs one peer")]
+mod peers;
 #[path = "../tests/support/redis.rs"]
 #[allow(dead_code, reason = "the bench needs no faults")]
 mod redis_server;

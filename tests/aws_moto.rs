@@ -6,17 +6,17 @@
 mod support;
 
 use std::{
-    env,
-    io::{self, Write as _},
-    net::TcpListener,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use support::aws_stack::{Body, http_client, user, user_with};
+use support::{
+    aws_stack::{Body, http_client, user, user_with},
+    peers,
+};
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, layer::layer_fn};
 use tower_identity::{AuthLayer, AwsSts, Identity, Origin, RoleMapping};
 
@@ -30,29 +30,11 @@ struct Moto {
 
 impl Moto {
     async fn start() -> Option<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let mut command = Command::new("moto_server");
+        let mut command = peers::required(peers::MOTO)?;
+        let port = peers::free_port();
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        let server = match command.stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
-            Ok(server) => server,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                assert!(
-                    env::var_os("CI").is_none(),
-                    "moto_server is not on the PATH"
-                );
-                // Not by `eprintln!`: what a test that passes prints so is not shown.
-                let _ = writeln!(
-                    io::stderr(),
-                    "!!! NOT TESTED against moto: `moto_server` is not on the PATH (pip install 'moto[server]')"
-                );
-                return None;
-            }
-            Err(error) => panic!("moto_server does not start: {error}"),
-        };
+        let server = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let server = server.spawn().unwrap();
         let mut moto = Self {
             server,
             url: format!("http://127.0.0.1:{port}"),

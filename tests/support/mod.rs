@@ -14,6 +14,8 @@ pub(crate) mod key_pair;
 pub(crate) mod log;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;
+#[cfg(feature = "token-exchange")]
+pub(crate) mod peers;
 pub(crate) mod recording;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;

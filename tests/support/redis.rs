@@ -2,9 +2,9 @@
 
 use std::{
     env, fs,
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
-    path::PathBuf,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream as StdStream},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -18,9 +18,12 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
+use super::peers;
+
 pub(crate) struct RedisServer {
     address: SocketAddr,
     directory: PathBuf,
+    program: PathBuf,
     options: Vec<String>,
     process: Option<Child>,
 }
@@ -36,51 +39,47 @@ impl RedisServer {
     }
 
     pub(crate) fn start_with(options: &[&str]) -> Option<Self> {
-        let found = Command::new("redis-server")
-            .arg("--version")
-            .stdout(Stdio::null())
-            .status();
-        if found.is_err() {
-            assert!(
-                env::var_os("CI").is_none(),
-                "there is no redis-server, and CI is set"
-            );
-            let test = thread::current().name().unwrap_or_default().to_owned();
-            // Not by `eprintln!`: what a test that passes prints so is not shown.
-            let _ = writeln!(
-                io::stderr(),
-                "!!! {test} DID NOT RUN: there is no `redis-server`; install it (apt-get install redis-server)"
-            );
-            return None;
-        }
-        let listener = StdListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let directory = env::temp_dir().join(format!(
-            "tower-identity-redis-{}-{}",
-            std::process::id(),
-            address.port()
-        ));
+        Self::start_peer(peers::REDIS, options)
+    }
+
+    /// Starts [`peers::REDIS`], or [`peers::REDIS_6_2`].
+    pub(crate) fn start_peer(peer: &str, options: &[&str]) -> Option<Self> {
+        let program = peers::required(peer)?.get_program().into();
+        Some(Self::launch(program, peers::free_port(), |_| {
+            let common = ["--bind", "127.0.0.1", "--save", ""].iter();
+            common.chain(options).map(|&option| option.into()).collect()
+        }))
+    }
+
+    /// Starts `program` on a port, with the options that `options` makes for its directory.
+    pub(super) fn launch(
+        program: PathBuf,
+        port: u16,
+        options: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Self {
+        let name = format!("tower-identity-redis-{}-{port}", std::process::id());
+        let directory = env::temp_dir().join(name);
         fs::create_dir_all(&directory).unwrap();
         let mut server = Self {
-            address,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            program,
+            options: options(&directory),
             directory,
-            options: options.iter().map(|&option| option.into()).collect(),
             process: None,
         };
         server.restart();
-        Some(server)
+        server
     }
 
     /// Starts it again, with the data that it kept.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let process = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--port"])
+        let process = Command::new(&self.program)
+            .args(&self.options)
+            .arg("--port")
             .arg(self.address.port().to_string())
             .arg("--dir")
             .arg(&self.directory)
-            .args(&self.options)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -105,6 +104,24 @@ impl RedisServer {
         self.kill();
         fs::remove_dir_all(&self.directory).unwrap();
         fs::create_dir_all(&self.directory).unwrap();
+    }
+
+    /// Writes a snapshot, which is what it has after its next start unless it keeps a log (`appendonly`).
+    pub(crate) fn save_snapshot(&self) {
+        self.ask::<()>("SAVE");
+    }
+
+    /// Answers writes with `READONLY` from now on: it is the replica of a server that is not there.
+    pub(crate) fn make_read_only(&self) {
+        self.ask::<()>("REPLICAOF 127.0.0.1 1");
+    }
+
+    pub(crate) fn make_writable(&self) {
+        self.ask::<()>("REPLICAOF NO ONE");
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

