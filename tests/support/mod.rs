@@ -14,6 +14,8 @@ pub(crate) mod key_pair;
 pub(crate) mod log;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;
+#[cfg(feature = "incoming")]
+pub(crate) mod oidc_provider;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod peers;
 pub(crate) mod recording;

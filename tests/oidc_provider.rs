@@ -1,0 +1,479 @@
+//! What the crate does with an OpenID provider that nobody here wrote: npm's oidc-provider.
+//!
+//! `tests/peers/install` installs it. Where it is missing the tests say so and test nothing; with `CI` set they fail.
+
+mod support;
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use support::{
+    key_pair::{ED25519, KeyPair, P256, RSA},
+    oidc_provider::{LoggedIn, OidcProvider},
+};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_identity::{
+    AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, Clock, Identity,
+    IntrospectionEndpoint, ManualClock, MemoryStore, Origin, Secret, Strategy, TokenEndpoint,
+    TokenExchange, TokenValidator, TokenValidatorLayer, UpstreamTokenStore, UpstreamTokens,
+    client::hyper::{HttpsClient, https_client},
+    delegation_chain,
+    oauth::{PrivateKeyJwt, SigningAlgorithm, TokenRequest, TokenType},
+    upstream::{Provider, RefreshTokenGrant},
+};
+
+const GATEWAY: &str = "https://gateway.example.com/";
+const OPAQUE: &str = "https://opaque.example.com/";
+const BACKEND: &str = "https://backend.example.com/";
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// RFC 6749 §2.3.1 has both encoded as in a form before they are joined by a colon.
+const CONFIDENTIAL: &str = "client:1";
+const SECRET: &str = "a b+c%d:/?&=";
+
+async fn provider() -> Option<OidcProvider> {
+    let with_key = |key: KeyPair| {
+        json!({
+            "client_id": key.id,
+            "token_endpoint_auth_method": "private_key_jwt",
+            "token_endpoint_auth_signing_alg": key.header()["alg"],
+            "jwks": { "keys": [key.public()] },
+        })
+    };
+    let resource = |algorithm: &str| json!({ "alg": algorithm });
+    OidcProvider::start(json!({
+        "clients": [
+            { "client_id": "browser", "token_endpoint_auth_method": "none" },
+            { "client_id": CONFIDENTIAL, "client_secret": SECRET },
+            {
+                "client_id": "posting",
+                "client_secret": SECRET,
+                "token_endpoint_auth_method": "client_secret_post",
+            },
+            with_key(RSA),
+            with_key(P256),
+            with_key(ED25519),
+        ],
+        "resources": {
+            GATEWAY: resource("RS256"),
+            "https://es256.example.com/": resource("ES256"),
+            "https://eddsa.example.com/": resource("EdDSA"),
+            OPAQUE: { "format": "opaque" },
+            BACKEND: { "alg": "ES256", "audience": "backend", "scope": "read write" },
+        },
+    }))
+    .await
+}
+
+fn client() -> HttpsClient<Full<Bytes>> {
+    https_client().unwrap()
+}
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(SystemTime::now()))
+}
+
+fn secret(text: &str) -> Secret {
+    Secret::new(text).unwrap()
+}
+
+fn confidential() -> ClientAuth {
+    ClientAuth::basic(CONFIDENTIAL, secret(SECRET))
+}
+
+fn endpoint(provider: &OidcProvider, client_auth: ClientAuth) -> TokenEndpoint {
+    TokenEndpoint::builder(provider.token_endpoint(), client())
+        .client_auth(client_auth)
+        .build()
+        .unwrap()
+}
+
+fn validator(provider: &OidcProvider, audience: &str) -> TokenValidator {
+    TokenValidator::builder(provider.issuer(), client())
+        .audience(audience)
+        .build()
+        .unwrap()
+}
+
+/// What a backend that validates tokens for `audience` gets to see of a request that leaves through `strategy`.
+async fn arrives<A>(
+    provider: &OidcProvider,
+    audience: &str,
+    strategy: A,
+    user: Option<Identity>,
+) -> Value
+where
+    A: Strategy<Full<Bytes>> + Clone + Send + Sync + 'static,
+{
+    let app = service_fn(async |request: Request<Full<Bytes>>| {
+        let identity = request.extensions().get::<Identity>().unwrap();
+        let chain = delegation_chain(identity).unwrap();
+        let actors = chain.iter().map(|actor| actor.subject());
+        let seen = json!({
+            "subject": identity.subject(),
+            "scope": identity.claims().get("scope"),
+            "client": identity.claims().get("client_id"),
+            "actors": actors.collect::<Vec<_>>(),
+        });
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(seen.to_string()))))
+    });
+    let backend = TokenValidatorLayer::new(validator(provider, audience)).layer(app);
+    let origin = Origin::try_from(BACKEND).unwrap();
+    let mut request = Request::get(BACKEND).body(Full::default()).unwrap();
+    if let Some(user) = user {
+        request.extensions_mut().insert(user);
+    }
+    let response = AuthLayer::new(origin, strategy).layer(backend);
+    let response = response.oneshot(request).await.unwrap();
+    assert_eq!(
+        response.status(),
+        StatusCode::OK,
+        "{:?}",
+        response.headers()
+    );
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_admitted_with_the_keys_that_discovery_leads_to_and_only_where_it_is_meant() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    for audience in [
+        GATEWAY,
+        "https://es256.example.com/",
+        "https://eddsa.example.com/",
+    ] {
+        let user = provider
+            .log_in("browser", "alice", "openid read", audience)
+            .await;
+        let identity = validator(&provider, audience).validate(&user.access_token);
+        let identity = identity.await.unwrap();
+        assert_eq!(identity.subject(), "alice");
+        assert_eq!(identity.issuer(), Some(provider.issuer()));
+        assert_eq!(identity.claims()["scope"], "read");
+
+        let elsewhere = validator(&provider, "https://other.example.com/");
+        let refused = elsewhere.validate(&user.access_token).await.unwrap_err();
+        assert_eq!(refused.kind(), AuthErrorKind::Rejected);
+        // An ID token says who logged in, and is no permission to call anything.
+        let id_token = user.id_token.unwrap();
+        let refused = validator(&provider, audience).validate(&id_token).await;
+        assert_eq!(refused.unwrap_err().kind(), AuthErrorKind::Rejected);
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_of_keys_is_followed_and_a_key_that_was_withdrawn_is_no_longer_trusted() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let clock = clock();
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(GATEWAY)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let token = async || {
+        let user = provider.log_in("browser", "alice", "openid", GATEWAY).await;
+        user.access_token
+    };
+    let first = token().await;
+    validator.validate(&first).await.unwrap();
+
+    provider.rotate_keys(true).await;
+    let second = token().await;
+    clock.advance(Duration::from_secs(60));
+    validator.validate(&second).await.unwrap();
+    validator.validate(&first).await.unwrap();
+
+    provider.rotate_keys(false).await;
+    let third = token().await;
+    clock.advance(Duration::from_secs(60));
+    validator.validate(&third).await.unwrap();
+    clock.advance(Duration::from_secs(60));
+    for withdrawn in [first, second] {
+        let refused = validator.validate(&withdrawn).await.unwrap_err();
+        assert_eq!(refused.kind(), AuthErrorKind::Rejected);
+    }
+}
+
+#[tokio::test]
+async fn an_opaque_token_is_admitted_by_introspection_until_it_is_revoked() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let introspection = |client_auth| {
+        IntrospectionEndpoint::builder(provider.introspection_endpoint(), client())
+            .client_auth(client_auth)
+            .build()
+            .unwrap()
+    };
+    let validator = |client_auth| {
+        TokenValidator::builder(provider.issuer(), client())
+            .audience(OPAQUE)
+            .introspection(introspection(client_auth))
+            .build()
+            .unwrap()
+    };
+    let user = provider
+        .log_in("browser", "alice", "openid read", OPAQUE)
+        .await;
+    for client_auth in [
+        confidential(),
+        assertion(ED25519),
+        ClientAuth::post("posting", secret(SECRET)),
+    ] {
+        let identity = validator(client_auth).validate(&user.access_token).await;
+        let identity = identity.unwrap();
+        assert_eq!(identity.subject(), "alice");
+        assert_eq!(identity.claims()["client_id"], "browser");
+    }
+    provider.revoke("browser", &user.access_token).await;
+    let refused = validator(confidential()).validate(&user.access_token).await;
+    assert_eq!(refused.unwrap_err().kind(), AuthErrorKind::Rejected);
+}
+
+#[tokio::test]
+async fn each_way_of_client_authentication_gets_the_application_a_token_that_the_backend_admits() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let mut ways = vec![
+        (CONFIDENTIAL, confidential()),
+        ("posting", ClientAuth::post("posting", secret(SECRET))),
+    ];
+    ways.extend([RSA, P256, ED25519].map(|key| (key.id, assertion(key))));
+    for (client_id, client_auth) in ways {
+        let strategy = ClientCredentials::builder(endpoint(&provider, client_auth))
+            .resource(BACKEND)
+            .scopes(["read"])
+            .build()
+            .unwrap();
+        let seen = arrives(&provider, "backend", strategy, None).await;
+        let expected = json!({
+            "subject": client_id, "client": client_id, "scope": "read", "actors": [],
+        });
+        assert_eq!(seen, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_secret_and_a_key_that_is_not_registered_are_the_operators_to_mend() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let anothers = PrivateKeyJwt::builder(SigningAlgorithm::Es256, &pem("p256"))
+        .build()
+        .unwrap();
+    for client_auth in [
+        ClientAuth::basic(CONFIDENTIAL, secret("wrong")),
+        ClientAuth::basic("nobody", secret(SECRET)),
+        ClientAuth::private_key_jwt("ed25519", anothers),
+    ] {
+        let request = TokenRequest::client_credentials().resource(BACKEND);
+        let refused = endpoint(&provider, client_auth)
+            .request_token(request)
+            .await;
+        assert_eq!(refused.unwrap_err().kind(), AuthErrorKind::Configuration);
+    }
+}
+
+#[tokio::test]
+async fn each_refresh_token_is_spent_once_however_many_requests_wait_and_the_family_lives_on() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let (upstream, clock, first) = logged_in(&provider).await;
+    let mut before = first.access_token;
+    for refreshes in 1..=3 {
+        clock.advance(HOUR);
+        let loads = join_all((0..20).map(|_| upstream.load("session"))).await;
+        let mut tokens = loads.into_iter().map(|loaded| {
+            let loaded = loaded.unwrap();
+            loaded.tokens()["idp"].access_token().expose().to_owned()
+        });
+        let token = tokens.next().unwrap();
+        assert!(tokens.all(|other| other == token), "all get the same one");
+        assert_ne!(token, before);
+        let identity = validator(&provider, GATEWAY)
+            .validate(&token)
+            .await
+            .unwrap();
+        assert_eq!(identity.subject(), "alice");
+        assert_eq!(
+            provider.count("grant.success", "refresh_token").await,
+            refreshes
+        );
+        before = token;
+    }
+    assert_eq!(provider.count("grant.error", "refresh_token").await, 0);
+    assert_eq!(provider.count("grant.revoked", "refresh_token").await, 0);
+}
+
+#[tokio::test]
+async fn a_family_that_a_stolen_refresh_token_killed_sends_the_user_to_log_in() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let (upstream, clock, first) = logged_in(&provider).await;
+    clock.advance(HOUR);
+    upstream.load("session").await.unwrap();
+
+    let (status, said) = provider
+        .token(&[
+            ("grant_type", "refresh_token"),
+            ("client_id", "browser"),
+            ("refresh_token", &first.refresh_token),
+        ])
+        .await;
+    assert_eq!(
+        (status, &said["error"]),
+        (StatusCode::BAD_REQUEST, &json!("invalid_grant"))
+    );
+    assert_eq!(provider.count("grant.revoked", "refresh_token").await, 1);
+
+    clock.advance(HOUR);
+    let loaded = upstream.load("session").await.unwrap();
+    assert!(loaded.login_required().contains("idp"), "{loaded:?}");
+    assert!(loaded.tokens().is_empty());
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_rotate_is_asked_with_the_same_refresh_token_again() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    provider.set(json!({ "rotateRefreshTokens": false })).await;
+    let (upstream, clock, _) = logged_in(&provider).await;
+    for _ in 0..2 {
+        clock.advance(HOUR);
+        let loaded = upstream.load("session").await.unwrap();
+        assert!(loaded.tokens().contains_key("idp"), "{loaded:?}");
+    }
+    assert_eq!(provider.count("grant.success", "refresh_token").await, 2);
+}
+
+#[tokio::test]
+async fn a_users_token_is_exchanged_for_one_that_the_backend_admits_as_theirs() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let alice = provider
+        .log_in("browser", "alice", "openid read", GATEWAY)
+        .await;
+    let identity = validator(&provider, GATEWAY)
+        .validate(&alice.access_token)
+        .await;
+    let identity = identity.unwrap();
+    let by_resource = TokenExchange::builder(endpoint(&provider, confidential())).resource(BACKEND);
+    let by_audience =
+        TokenExchange::builder(endpoint(&provider, assertion(RSA))).audience("backend");
+    for (builder, client_id) in [(by_resource, CONFIDENTIAL), (by_audience, RSA.id)] {
+        let strategy = builder.scopes(["read"]).build().unwrap();
+        let seen = arrives(&provider, "backend", strategy, Some(identity.clone())).await;
+        let expected = json!({
+            "subject": "alice", "client": client_id, "scope": "read", "actors": [],
+        });
+        assert_eq!(seen, expected);
+    }
+}
+
+#[tokio::test]
+async fn who_acts_for_the_user_is_in_the_exchanged_token() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let alice = provider.log_in("browser", "alice", "openid", GATEWAY).await;
+    let agent = provider.log_in("browser", "agent", "openid", GATEWAY).await;
+    let identity = validator(&provider, GATEWAY)
+        .validate(&alice.access_token)
+        .await;
+    let strategy = TokenExchange::builder(endpoint(&provider, confidential()))
+        .resource(BACKEND)
+        .actor(tower_identity::Actor::supplied(
+            TokenType::AccessToken,
+            move || secret(&agent.access_token),
+        ))
+        .build()
+        .unwrap();
+    let seen = arrives(&provider, "backend", strategy, Some(identity.unwrap())).await;
+    assert_eq!(
+        (&seen["subject"], &seen["actors"]),
+        (&json!("alice"), &json!(["agent"]))
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_the_provider_does_not_know_is_not_exchanged_and_nothing_leaves() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let strategy = TokenExchange::builder(endpoint(&provider, confidential()))
+        .resource(BACKEND)
+        .build()
+        .unwrap();
+    let unknown = Identity::builder("alice")
+        .token(tower_identity::AccessToken::new("unknown").unwrap())
+        .build()
+        .unwrap();
+    let backend = service_fn(
+        async |_: Request<Full<Bytes>>| -> Result<Response<()>, Infallible> { panic!("it left") },
+    );
+    let origin = Origin::try_from(BACKEND).unwrap();
+    let mut request = Request::get(BACKEND).body(Full::default()).unwrap();
+    request.extensions_mut().insert(unknown);
+    AuthLayer::new(origin, strategy)
+        .layer(backend)
+        .oneshot(request)
+        .await
+        .unwrap_err();
+    assert_eq!(provider.count("grant.error", TOKEN_EXCHANGE).await, 1);
+}
+
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+/// Alice's tokens in a store, as they are an hour before they expire.
+async fn logged_in(provider: &OidcProvider) -> (UpstreamTokens, Arc<ManualClock>, LoggedIn) {
+    let clock = clock();
+    let grant = RefreshTokenGrant::new(endpoint(provider, ClientAuth::none("browser")));
+    let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
+    let tokens = provider
+        .log_in("browser", "alice", "openid read", GATEWAY)
+        .await;
+    let stored = tokens.tokens(clock.now());
+    store.put("session", "idp", &stored).await.unwrap();
+    let idp = Provider::new("idp", grant).unwrap();
+    let upstream = UpstreamTokens::new(store, [idp]).clock(clock.clone());
+    (upstream, clock, tokens)
+}
+
+fn assertion(key: KeyPair) -> ClientAuth {
+    let algorithm = match key.id {
+        "rsa" => SigningAlgorithm::Rs256,
+        "p256" => SigningAlgorithm::Es256,
+        _ => SigningAlgorithm::EdDsa,
+    };
+    let private = PrivateKeyJwt::builder(algorithm, &pem(key.id))
+        .key_id(key.id)
+        .build()
+        .unwrap();
+    ClientAuth::private_key_jwt(key.id, private)
+}
+
+fn pem(key: &str) -> Secret {
+    let file = format!(
+        "{}/tests/support/keys/{key}.pem",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    secret(&std::fs::read_to_string(file).unwrap())
+}
