@@ -21,6 +21,8 @@ pub(crate) mod peers;
 pub(crate) mod recording;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(feature = "redis")]
+pub(crate) mod redis_fleet;
 #[cfg(feature = "incoming")]
 pub(crate) mod rotating_issuer;
 #[cfg(feature = "aws-sts")]
