@@ -255,7 +255,6 @@ pub use crate::{
 pub use crate::{
     credential::cache::CredentialCache,
     oauth::{client_auth::ClientAuth, token_endpoint::TokenEndpoint},
-    outgoing::reauthenticate::Reauthenticate,
     strategy::{
         client_credentials::ClientCredentials,
         cross_app_access::CrossAppAccess,

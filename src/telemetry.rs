@@ -220,7 +220,6 @@ pub(crate) fn evicted(count: usize) {
 }
 
 /// The backend rejected a credential, and the strategy has another.
-#[cfg(feature = "token-exchange")]
 pub(crate) fn forced_refresh(strategy: &'static str) {
     #[cfg(feature = "metrics")]
     counter!("tower_identity_forced_refreshes_total", "strategy" => strategy).increment(1);

@@ -26,9 +26,9 @@ use support::{
     sts::Behaviour,
 };
 use tokio::sync::Semaphore;
-use tower::{BoxError, ServiceBuilder, ServiceExt, retry::RetryLayer};
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_identity::{
-    AccessToken, AuthErrorKind, AwsSts, HealthCheck, Identity, IdentityLayer, Reauthenticate,
+    AccessToken, AuthErrorKind, AuthLayer, AwsSts, HealthCheck, Identity, IdentityLayer,
     RoleMapping, Secret, Strategy, Subject, UpstreamToken, strategy::GatheredBody,
 };
 
@@ -1066,11 +1066,7 @@ async fn a_rejected_session_is_replaced_and_the_call_sent_once_more() {
     };
     let client = ServiceBuilder::new()
         .layer(IdentityLayer::new(None))
-        .layer(RetryLayer::new(Reauthenticate::new(strategy.clone())))
-        .layer(tower_identity::AuthLayer::new(
-            aws.service.origin(),
-            strategy,
-        ))
+        .layer(AuthLayer::new(aws.service.origin(), strategy).retry_rejected())
         .service(service);
     let answer = client.oneshot(aws.request(&alice)).await.unwrap();
     assert_eq!(answer.status(), 200);

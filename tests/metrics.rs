@@ -20,11 +20,11 @@ use support::{
     recording::{RecordingService, request, request_to},
     token_stack::{Backend, endpoint, http_client, send, user},
 };
-use tower::{Layer, ServiceBuilder, ServiceExt, retry::RetryLayer};
+use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AuthError, AuthErrorKind, AuthLayer, Authenticating, CredentialCache, HeaderInjection,
-    IdentityLayer, ManualClock, Origin, Reauthenticate, Secret, Strategy, TokenExchange,
-    Unauthenticated, UpstreamInject,
+    IdentityLayer, ManualClock, Origin, Secret, Strategy, TokenExchange, Unauthenticated,
+    UpstreamInject,
     credential::{CacheScope, Obtained},
     strategy_fn,
 };
@@ -68,8 +68,7 @@ async fn what_happens_is_counted_under_the_documented_names() {
     let strategy: Arc<dyn Strategy<_>> = Arc::new(exchange(&issuer));
     let client = ServiceBuilder::new()
         .layer(IdentityLayer::new(user("alice", "token-of-alice")))
-        .layer(RetryLayer::new(Reauthenticate::new(strategy.clone())))
-        .layer(AuthLayer::new(backend.server.origin(), strategy))
+        .layer(AuthLayer::new(backend.server.origin(), strategy).retry_rejected())
         .service(http_client());
     let send = |identity| send(&client, backend.request(identity));
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use serde_json::json;
@@ -26,9 +26,8 @@ use support::{
 use tokio::task::yield_now;
 use tower::service_fn;
 use tower_identity::{
-    AuthErrorKind, Clock, CredentialCache, Identity, ManualClock, Strategy as _, TokenEndpoint,
-    TokenExchange,
-    strategy::{Attempt, IssuedToken},
+    AuthErrorKind, Clock, CredentialCache, Identity, ManualClock, TokenEndpoint, TokenExchange,
+    strategy::{IssuedToken, Rejection},
 };
 
 const USERS: usize = 3;
@@ -168,6 +167,7 @@ async fn run(steps: Vec<Step>) {
             .unwrap()
     });
     let mut calls = Vec::new();
+    let sent = Arc::new(Mutex::new(BTreeMap::new()));
     for step in steps {
         match step {
             Step::Call {
@@ -176,6 +176,7 @@ async fn run(steps: Vec<Step>) {
                 polls,
             } => {
                 let (strategy, issuer) = (strategies[backend].clone(), issuer.clone());
+                let sent = sent.clone();
                 let started = clock.now();
                 calls.push(tokio::spawn(async move {
                     let authenticating = strategy.authenticated(request(user));
@@ -194,6 +195,8 @@ async fn run(steps: Vec<Step>) {
                             let is_good = minted.asked_at + seconds(LIFETIME) > started;
                             assert!(is_good || minted.answered_at >= started, "it had expired");
                             assert!(at(subject_end(user)) > started, "its subject had expired");
+                            let (request, ()) = request.into_parts();
+                            sent.lock().unwrap().insert((user, backend), request);
                         }
                         Err(error) => assert!(matches!(
                             error.kind(),
@@ -205,7 +208,10 @@ async fn run(steps: Vec<Step>) {
                 }));
             }
             Step::Reject { user, backend } => {
-                strategies[backend].reject(&request(user), Attempt::now());
+                let last = sent.lock().unwrap().get(&(user, backend)).cloned();
+                if let Some(last) = last {
+                    reject(&strategies[backend], &last);
+                }
             }
             Step::Advance(by) => clock.advance(seconds(by)),
             Step::Fail(code) => issuer.lock().unwrap().failures.push_back(code),
@@ -220,6 +226,12 @@ async fn run(steps: Vec<Step>) {
         call.await.unwrap();
     }
     assert_eq!(issuer.lock().unwrap().asked_twice_at_once, None);
+}
+
+fn reject(strategy: &TokenExchange, sent: &Parts) -> Rejection {
+    let response = Response::builder().status(401).body(()).unwrap();
+    let (response, ()) = response.into_parts();
+    tower_identity::Strategy::<()>::rejected(strategy, sent, &response)
 }
 
 async fn poll_at_most<F: Future>(polls: Option<usize>, future: F) -> Option<F::Output> {

@@ -6,7 +6,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::Request;
+use http::{Request, request, response};
 use http_body::Body;
 use tower::BoxError;
 
@@ -14,7 +14,7 @@ use crate::{
     error::{AuthError, AuthErrorKind},
     origin::Origin,
     outgoing::auth::layer::AuthLayer,
-    strategy::{attempt::Attempt, authenticating::Authenticating, strategy::Strategy},
+    strategy::{authenticating::Authenticating, rejection::Rejection, strategy::Strategy},
 };
 
 use super::{error::ConfigError, outgoing_auth::OutgoingAuthConfig, resources::Resources};
@@ -164,8 +164,8 @@ impl<B> Strategy<B> for Follower<B> {
         self.0.load().authenticate(request)
     }
 
-    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
-        self.0.load().reject(request, sent)
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        self.0.load().rejected(sent, response)
     }
 
     fn name(&self) -> &'static str {
@@ -187,6 +187,8 @@ impl<B> Strategy<B> for NoLongerConfigured {
 
 #[cfg(test)]
 mod tests {
+    use http::Response;
+
     use super::*;
 
     struct Renewable;
@@ -196,8 +198,8 @@ mod tests {
             Authenticating::done()
         }
 
-        fn reject(&self, _: &Request<()>, _: Attempt) -> bool {
-            true
+        fn rejected(&self, _: &request::Parts, _: &response::Parts) -> Rejection {
+            Rejection::AnotherCredential
         }
 
         fn name(&self) -> &'static str {
@@ -209,12 +211,15 @@ mod tests {
     fn a_rejection_and_a_name_are_those_of_the_strategy_of_the_moment() {
         let strategy: Arc<dyn Strategy<()>> = Arc::new(Renewable);
         let follower = Follower(ArcSwap::from_pointee(strategy));
-        let request = Request::new(());
-        assert!(follower.reject(&request, Attempt::now()));
+        let (sent, ()) = Request::new(()).into_parts();
+        let response = Response::builder().status(401).body(()).unwrap();
+        let (response, ()) = response.into_parts();
+        let rejection = || follower.rejected(&sent, &response);
+        assert_eq!(rejection(), Rejection::AnotherCredential);
         assert_eq!(follower.name(), "renewable");
 
         follower.0.store(Arc::new(Arc::new(NoLongerConfigured)));
-        assert!(!follower.reject(&request, Attempt::now()));
+        assert_eq!(rejection(), Rejection::NothingHelps);
         assert_eq!(follower.name(), "custom");
     }
 }

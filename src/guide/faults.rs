@@ -45,8 +45,8 @@
 //! | F18 | two replicas refresh at the same time, and the loser deletes the winner's tokens | `upstream_tokens` | `f18_the_loser_of_a_race_reads_the_winners_tokens_and_removes_nothing` |
 //! | F19 | a store that is down is mistaken for one whose lock is held | `upstream_tokens` | `f19_a_store_that_is_down_is_no_busy_holder` |
 //! | F20 | `invalid_grant` causes hundreds of immediate retries | `token_strategies` | `f20_a_rejected_subject_is_tried_once_in_ten_seconds` |
-//! | F21 | each of many simultaneous 401s forces a separate refresh | `reauthenticate` | `f21_calls_rejected_with_the_same_token_cause_one_refresh` |
-//! | F22 | a request is retried after each 401, with the same token | `reauthenticate` | `f22_a_second_401_goes_to_the_caller` |
+//! | F21 | each of many simultaneous 401s forces a separate refresh | `retry_rejected` | `f21_calls_rejected_with_the_same_token_cause_one_refresh` |
+//! | F22 | a request is retried after each 401, with the same token | `retry_rejected` | `f22_a_second_401_goes_to_the_caller` |
 //! | F23 | AWS credentials expire before the request arrives | `aws_sts` | `f23_credentials_do_not_sign_within_5_s_of_their_end` |
 //! | F23-window | … although fresh ones are available | `aws_sts` | `f23_credentials_about_to_expire_are_not_used_where_fresh_ones_can_be_had` |
 //! | F24 | STS is called for each request, until it throttles | `aws_sts` | `f24_sts_is_asked_once_per_user_role_session_name_and_lifetime` |

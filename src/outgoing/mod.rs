@@ -10,9 +10,7 @@ pub(crate) mod auth;
 pub(crate) mod headers;
 pub(crate) mod identity;
 mod origin_guard;
-#[cfg(feature = "token-exchange")]
-pub(crate) mod reauthenticate;
 
-pub use auth::{AuthFuture, AuthService};
+pub use auth::{AuthFuture, AuthService, NoRetry, RetryFuture, RetryRejected};
 pub use headers::{HeaderForwardBuilder, HeaderForwardFuture, HeaderForwardService};
 pub use identity::IdentityService;

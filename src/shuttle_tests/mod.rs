@@ -52,7 +52,7 @@ pub(crate) fn switch() {
     AtomicBool::new(false).load(SeqCst);
 }
 
-/// The caches and the count of rejections are none of shuttle's: the scheduler switches where time is read, around them.
+/// The caches are none of shuttle's: the scheduler switches where time is read, around them.
 #[derive(Debug)]
 pub(crate) struct SwitchingClock(ManualClock);
 

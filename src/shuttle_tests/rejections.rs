@@ -9,13 +9,13 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::Full;
 use shuttle::future::{block_on, spawn, yield_now};
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt, retry::RetryLayer, service_fn};
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::{
     identity::Identity,
     oauth::token_endpoint::TokenEndpoint,
     origin::Origin,
-    outgoing::{auth::layer::AuthLayer, identity::IdentityLayer, reauthenticate::Reauthenticate},
+    outgoing::{auth::layer::AuthLayer, identity::IdentityLayer},
     secret::AccessToken,
     strategy::token_exchange::TokenExchange,
 };
@@ -101,11 +101,13 @@ fn client(
 {
     ServiceBuilder::new()
         .layer(IdentityLayer::new(None))
-        .layer(RetryLayer::new(Reauthenticate::new(strategy.clone())))
-        .layer(AuthLayer::new(
-            Origin::try_from("https://mcp.example.com").unwrap(),
-            strategy,
-        ))
+        .layer(
+            AuthLayer::new(
+                Origin::try_from("https://mcp.example.com").unwrap(),
+                strategy,
+            )
+            .retry_rejected(),
+        )
         .service(service_fn(backend))
 }
 

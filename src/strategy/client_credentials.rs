@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc};
 
-use http::Request;
+use http::{Request, request, response};
 
 use crate::{
     clock::Clock,
@@ -10,9 +10,9 @@ use crate::{
 };
 
 use super::{
-    attempt::Attempt,
     authenticating::Authenticating,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder, need_confidential_client},
+    rejection::Rejection,
     strategy::Strategy,
 };
 
@@ -56,8 +56,8 @@ impl<B: Send + 'static> Strategy<B> for ClientCredentials {
         })
     }
 
-    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
-        self.tokens.reject(request, sent)
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        self.tokens.rejected(sent, response)
     }
 
     fn name(&self) -> &'static str {

@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use http::Request;
+use http::{Request, request, response};
 
 use crate::{
     clock::Clock,
@@ -14,9 +14,9 @@ use crate::{
 };
 
 use super::{
-    attempt::Attempt,
     authenticating::Authenticating,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    rejection::Rejection,
     strategy::Strategy,
     subject::Subject,
 };
@@ -107,8 +107,8 @@ impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
         })
     }
 
-    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
-        self.inner.tokens.reject(request, sent)
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        self.inner.tokens.rejected(sent, response)
     }
 
     fn name(&self) -> &'static str {

@@ -4,7 +4,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderValue, Request, header::AUTHORIZATION};
+use http::{
+    Extensions, HeaderValue, Request, StatusCode, header::AUTHORIZATION, request, response,
+};
 
 use crate::{
     clock::{Clock, DefaultClock},
@@ -24,8 +26,8 @@ use crate::{
 };
 
 use super::{
-    attempt::Attempt,
     authenticating::Authenticating,
+    rejection::Rejection,
     subject::{Actor, Subject, UserToken},
     target::Target,
 };
@@ -98,10 +100,10 @@ impl IssuedTokens {
         B: Send + 'static,
         R: Future<Output = Result<TokenResponse, AuthError>> + Send + 'static,
     {
-        if self.is_probe_of_user(request) {
+        if self.is_probe_of_user(request.extensions()) {
             return Authenticating::done();
         }
-        let party = match self.holder.find(request) {
+        let party = match self.holder.find(request.extensions()) {
             Ok(party) => party,
             Err(error) => return self.holder.name_provider(error).into(),
         };
@@ -131,22 +133,22 @@ impl IssuedTokens {
         })
     }
 
-    /// Drops the token that was rejected, unless it has been replaced since. Returns whether a request like this one gets
-    /// another now.
-    pub(super) fn reject<B>(&self, request: &Request<B>, sent: Attempt) -> bool {
-        if self.is_probe_of_user(request) {
-            return false;
+    /// Drops the token that was rejected, unless it has been replaced since.
+    pub(super) fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        if response.status != StatusCode::UNAUTHORIZED || self.is_probe_of_user(&sent.extensions) {
+            return Rejection::of(response);
         }
-        let Ok(party) = self.holder.find(request) else {
-            return false;
+        let Ok(party) = self.holder.find(&sent.extensions) else {
+            return Rejection::NothingHelps;
         };
-        self.cache.reject(&party.key(self.scope), sent);
-        true
+        self.cache.invalidate(&party.key(self.scope), |token| {
+            sent.headers.get(AUTHORIZATION) == Some(&token.authorization)
+        });
+        Rejection::AnotherCredential
     }
 
-    fn is_probe_of_user<B>(&self, request: &Request<B>) -> bool {
-        matches!(self.holder, Holder::User { .. })
-            && request.extensions().get::<HealthCheck>().is_some()
+    fn is_probe_of_user(&self, extensions: &Extensions) -> bool {
+        matches!(self.holder, Holder::User { .. }) && extensions.get::<HealthCheck>().is_some()
     }
 }
 
@@ -168,17 +170,14 @@ impl Holder {
         }
     }
 
-    fn find<'a, B>(&self, request: &'a Request<B>) -> Result<Party<'a>, AuthError> {
+    fn find<'a>(&self, extensions: &'a Extensions) -> Result<Party<'a>, AuthError> {
         let Self::User { subject, actor } = self else {
             return Ok(Party {
                 subject: None,
                 actor: None,
             });
         };
-        let identity = request
-            .extensions()
-            .get::<Identity>()
-            .ok_or_else(no_identity)?;
+        let identity = extensions.get::<Identity>().ok_or_else(no_identity)?;
         Ok(Party {
             subject: Some(subject.find(identity)?),
             actor: match actor {

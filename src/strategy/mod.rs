@@ -60,7 +60,6 @@
 //! # Ok::<(), tower_identity::InvalidOrigin>(())
 //! ```
 
-pub(crate) mod attempt;
 pub(crate) mod authenticating;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod aws_sts;
@@ -73,6 +72,7 @@ pub(crate) mod header_injection;
 pub(crate) mod issued;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod on_behalf_of;
+pub(crate) mod rejection;
 #[expect(clippy::module_inception, reason = "the trait is the room's own")]
 pub(crate) mod strategy;
 #[cfg(feature = "token-exchange")]
@@ -84,7 +84,6 @@ pub(crate) mod token_exchange;
 pub(crate) mod unauthenticated;
 pub(crate) mod upstream_inject;
 
-pub use attempt::Attempt;
 #[cfg(feature = "aws-sts")]
 pub use aws_sts::{builder::AwsStsBuilder, credentials::SessionCredentials, payload::GatheredBody};
 #[cfg(feature = "token-exchange")]
@@ -95,6 +94,7 @@ pub use cross_app_access::CrossAppAccessBuilder;
 pub use issued::IssuedToken;
 #[cfg(feature = "token-exchange")]
 pub use on_behalf_of::OnBehalfOfBuilder;
+pub use rejection::Rejection;
 pub use strategy::StrategyFn;
 #[cfg(feature = "token-exchange")]
 pub use token_exchange::TokenExchangeBuilder;

@@ -1,10 +1,10 @@
 use std::{fmt, sync::Arc};
 
-use http::Request;
+use http::{Request, request, response};
 
 use crate::error::AuthError;
 
-use super::{attempt::Attempt, authenticating::Authenticating};
+use super::{authenticating::Authenticating, rejection::Rejection};
 
 /// Puts credentials onto a request, on behalf of the [`Identity`](crate::Identity) in its extensions.
 ///
@@ -24,14 +24,18 @@ pub trait Strategy<B>: Send + Sync {
     /// Authenticates `request`, or says why it cannot be.
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B>;
 
-    /// Gives up the credential that `request` was `sent` with, because the backend rejected it. Returns whether
-    /// [`authenticate`](Self::authenticate) now finds another.
+    /// Says whether `response` rejects the credential that left with `sent`, and what may help.
     ///
-    /// If one of this user's was given up after `sent`, what is at hand has replaced it already, and is kept. By default
-    /// there is no other.
-    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
-        let _ = (request, sent);
-        false
+    /// `sent` is the request as it was sent, with its credential and its extensions. A strategy that keeps credentials
+    /// drops this one, by value: if another caller had it replaced meanwhile, the replacement stays. It returns
+    /// [`AnotherCredential`](Rejection::AnotherCredential) only if the next [`authenticate`](Self::authenticate) does
+    /// not send the same credential again.
+    ///
+    /// [`AuthLayer`](crate::AuthLayer) asks this after [`retry_rejected`](crate::AuthLayer::retry_rejected), for
+    /// responses with a status of 400 to 499. By default no other credential helps: [`Rejection::of`].
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        let _ = sent;
+        Rejection::of(response)
     }
 
     /// What [spans and metrics](crate::telemetry) call it: one name for all of its kind.
@@ -45,8 +49,8 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
         (**self).authenticate(request)
     }
 
-    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
-        (**self).reject(request, sent)
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        (**self).rejected(sent, response)
     }
 
     fn name(&self) -> &'static str {

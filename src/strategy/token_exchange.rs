@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc};
 
-use http::Request;
+use http::{Request, request, response};
 
 use crate::{
     clock::Clock,
@@ -14,10 +14,10 @@ use crate::{
 };
 
 use super::{
-    attempt::Attempt,
     authenticating::Authenticating,
     client_credentials::{ClientCredentials, ClientCredentialsBuilder},
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    rejection::Rejection,
     strategy::Strategy,
     subject::{Actor, Subject},
 };
@@ -103,12 +103,12 @@ impl<B: Send + 'static> Strategy<B> for TokenExchange {
         })
     }
 
-    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
         match &self.inner.probes {
-            Some(probes) if request.extensions().get::<HealthCheck>().is_some() => {
-                probes.reject(request, sent)
+            Some(probes) if sent.extensions.get::<HealthCheck>().is_some() => {
+                Strategy::<B>::rejected(probes, sent, response)
             }
-            _ => self.inner.tokens.reject(request, sent),
+            _ => self.inner.tokens.rejected(sent, response),
         }
     }
 

@@ -15,15 +15,11 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tower::{
-    BoxError, Layer, ServiceBuilder, ServiceExt, retry::RetryLayer, service_fn,
-    util::BoxCloneSyncService,
-};
+use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_identity::{
     AuthError, AuthLayer, AwsSts, BindSubject, ClientAuth, CredentialCache, CrossAppAccess,
-    FallbackPolicy, Identity, IdentityLayer, Origin, Reauthenticate, Secret, Strategy,
-    TokenEndpoint, TokenExchange, TokenValidator, TokenValidatorLayer, UpstreamInject,
-    UpstreamTokens,
+    FallbackPolicy, Identity, IdentityLayer, Origin, Secret, TokenEndpoint, TokenExchange,
+    TokenValidator, TokenValidatorLayer, UpstreamInject, UpstreamTokens,
     incoming::BindSubjectService,
     outgoing::IdentityService,
     upstream::{Provider, RefreshTokenGrant},
@@ -33,7 +29,9 @@ use super::{
     backends::{Backend, INJECTED},
     faults::{Faults, Part},
     issuers::{EXCHANGE_AUDIENCE, Issuer, ROLE, Role},
-    passage::{Asked, Body, Entering, Leaving, Passage, TokenClient, http_client, kind_name},
+    passage::{
+        Asked, Body, Entering, EnteringAgain, Leaving, Passage, TokenClient, http_client, kind_name,
+    },
     realm::{CHAT, Realm},
     settings::TOKEN_LIMIT,
     store::{ObservedStore, RefreshCount, redis_store},
@@ -118,9 +116,9 @@ impl Surroundings<'_> {
             .unwrap()
     }
 
-    fn stack<A>(&self, backend: Backend, strategy: A) -> Entering<impl HttpService>
+    fn stack<L>(&self, backend: Backend, layer: impl FnOnce(Origin) -> L) -> Entering<L::Service>
     where
-        A: Strategy<Body> + Clone + Send + Sync + 'static,
+        L: Layer<Leaving>,
     {
         let passage = Arc::clone(&self.passages[backend.index()]);
         let leaving = Leaving {
@@ -130,7 +128,7 @@ impl Surroundings<'_> {
         };
         let origin = self.origins[backend.index()].clone();
         Entering {
-            inner: AuthLayer::new(origin, strategy).layer(leaving),
+            inner: layer(origin).layer(leaving),
             backend,
             passage,
         }
@@ -158,32 +156,6 @@ impl Surroundings<'_> {
     }
 }
 
-trait HttpService:
-    tower::Service<
-        Request<Body>,
-        Response = Response<Incoming>,
-        Error = BoxError,
-        Future: Send + 'static,
-    > + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<S> HttpService for S where
-    S: tower::Service<
-            Request<Body>,
-            Response = Response<Incoming>,
-            Error = BoxError,
-            Future: Send + 'static,
-        > + Clone
-        + Send
-        + Sync
-        + 'static
-{
-}
-
 impl Gateway {
     pub(crate) async fn start(surroundings: &Surroundings<'_>) -> Self {
         let clock = surroundings.realm.clock.clone();
@@ -209,17 +181,26 @@ impl Gateway {
             .clock(clock)
             .build()
             .unwrap();
-        let retrying = RetryLayer::new(Reauthenticate::new(exchange.clone()))
-            .layer(surroundings.stack(Backend::Exchange, exchange));
+        let exchange = EnteringAgain {
+            strategy: exchange,
+            backend: Backend::Exchange,
+            passage: Arc::clone(&surroundings.passages[Backend::Exchange.index()]),
+        };
         let refreshes = Arc::new(RefreshCount::default());
         let inner = Arc::new(Inner {
             realm: Arc::clone(&surroundings.realm),
             origins: surroundings.origins.clone(),
             stacks: [
-                Stack::new(surroundings.stack(Backend::Upstream, inject)),
-                Stack::new(retrying),
-                Stack::new(surroundings.stack(Backend::CrossApp, cross_app)),
-                Stack::new(surroundings.stack(Backend::Aws, aws)),
+                Stack::new(
+                    surroundings.stack(Backend::Upstream, |origin| AuthLayer::new(origin, inject)),
+                ),
+                Stack::new(surroundings.stack(Backend::Exchange, |origin| {
+                    AuthLayer::new(origin, exchange).retry_rejected()
+                })),
+                Stack::new(surroundings.stack(Backend::CrossApp, |origin| {
+                    AuthLayer::new(origin, cross_app)
+                })),
+                Stack::new(surroundings.stack(Backend::Aws, |origin| AuthLayer::new(origin, aws))),
             ],
             sessions: Mutex::default(),
             number: AtomicU64::new(0),

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response};
+use http::{Extensions, HeaderValue, Request, Response, request, response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -21,7 +21,10 @@ use hyper_util::{
 };
 use tokio::time::timeout;
 use tower::{BoxError, Service};
-use tower_identity::{AuthError, AuthErrorKind, Clock, Identity, ManualClock};
+use tower_identity::{
+    AuthError, AuthErrorKind, Authenticating, Clock, Identity, ManualClock, Strategy,
+    strategy::Rejection,
+};
 
 use super::{
     backends::{Backend, LEFT_AT},
@@ -108,7 +111,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let has_left = Arc::new(AtomicBool::new(false));
-        let has_subject = has_subject(self.backend, &request);
+        let has_subject = has_subject(self.backend, request.extensions());
         let mut visit = Visit {
             passage: Arc::clone(&self.passage),
             has_left: Arc::clone(&has_left),
@@ -128,8 +131,8 @@ where
     }
 }
 
-fn has_subject(backend: Backend, request: &Request<Body>) -> bool {
-    let identity = request.extensions().get::<Identity>();
+fn has_subject(backend: Backend, extensions: &Extensions) -> bool {
+    let identity = extensions.get::<Identity>();
     match backend {
         Backend::Upstream => false,
         Backend::Exchange | Backend::Aws => identity.and_then(Identity::token).is_some(),
@@ -137,6 +140,39 @@ fn has_subject(backend: Backend, request: &Request<Body>) -> bool {
             let upstream = identity.and_then(|identity| identity.upstream("hub"));
             upstream.is_some_and(|upstream| upstream.id_token().is_some())
         }
+    }
+}
+
+/// A strategy beneath [`Entering`]: what is sent once more enters once more.
+#[derive(Clone)]
+pub(crate) struct EnteringAgain<A> {
+    pub(crate) strategy: A,
+    pub(crate) backend: Backend,
+    pub(crate) passage: Arc<Passage>,
+}
+
+impl<A: Strategy<Body>> Strategy<Body> for EnteringAgain<A> {
+    fn authenticate(&self, request: &mut Request<Body>) -> Authenticating<Body> {
+        self.strategy.authenticate(request)
+    }
+
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        let rejection = self.strategy.rejected(sent, response);
+        if rejection == Rejection::AnotherCredential {
+            self.passage.entered.fetch_add(1, Relaxed);
+            let has_subject = has_subject(self.backend, &sent.extensions);
+            self.passage
+                .had_subject
+                .fetch_add(has_subject.into(), Relaxed);
+            if let Some(HasLeft(has_left)) = sent.extensions.get() {
+                has_left.store(false, Relaxed);
+            }
+        }
+        rejection
+    }
+
+    fn name(&self) -> &'static str {
+        self.strategy.name()
     }
 }
 

@@ -72,17 +72,16 @@ pub(crate) mod single_flight;
 use std::{
     fmt,
     marker::PhantomData,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache, unsync};
+use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache};
 
 use crate::{
     clock::{Clock, DefaultClock},
     error::{AuthError, AuthErrorKind, BuildError, Faults},
-    runtime::{Mutex, random},
-    strategy::attempt::Attempt,
+    runtime::random,
     telemetry::{self, Lookup, Lookups},
 };
 
@@ -106,8 +105,6 @@ struct Inner<C> {
     store: Store<C>,
     single_flight: SingleFlight<C>,
     failures: Failures,
-    /// When a credential of each key was last rejected.
-    rejections: Mutex<unsync::Cache<CacheKey, Attempt>>,
     lookups: Lookups,
     default_lifetime: Duration,
     clock: Arc<dyn Clock>,
@@ -212,23 +209,6 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         }
         removed.is_some()
     }
-
-    /// Drops the credential under `key`, because the backend rejected what a request was `sent` with. If one was dropped
-    /// after that, what is at hand has replaced it, and stays. Returns whether one was dropped.
-    ///
-    /// A request may be `sent` with a credential that was obtained while it waited: that is dropped, too.
-    pub fn reject(&self, key: &CacheKey, sent: Attempt) -> bool {
-        let rejections = &self.inner.rejections;
-        let mut rejections = rejections.lock().unwrap_or_else(PoisonError::into_inner);
-        if rejections.get(key).is_some_and(|last| *last > sent) {
-            return false;
-        }
-        self.invalidate(key, |_| {
-            // Before it is gone: what is sent with the next one is sent after this.
-            rejections.insert(*key, Attempt::count_rejection());
-            true
-        })
-    }
 }
 
 impl<C> Clone for CredentialCache<C> {
@@ -311,7 +291,6 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
                 ),
                 single_flight: SingleFlight::default(),
                 failures: Failures::new(self.capacity),
-                rejections: Mutex::new(unsync::Cache::new(self.capacity)),
                 lookups: Lookups::default(),
                 default_lifetime: self.default_lifetime,
                 clock: self.clock,

@@ -8,12 +8,9 @@ use http::Request;
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
-use crate::{
-    error::AuthError,
-    origin::Origin,
-    strategy::authenticating::PendingRequest,
-    telemetry::{AuthenticationSpan, Requests},
-};
+use crate::error::AuthError;
+
+use super::authenticator::Obtaining;
 
 pin_project! {
     /// The future of [`AuthService`](super::AuthService).
@@ -32,7 +29,7 @@ pin_project! {
     enum State<S, F, B> {
         // It is boxed so that a request whose credential is known moves less.
         Obtaining {
-            obtaining: Box<Obtaining<S, B>>,
+            call: Box<Waiting<S, B>>,
         },
         Sent {
             #[pin]
@@ -45,26 +42,9 @@ pin_project! {
 }
 
 /// A request whose credential is being obtained, and the service that was found ready for it.
-pub(super) struct Obtaining<S, B> {
-    pub(super) request: PendingRequest<B>,
-    pub(super) inner: S,
-    pub(super) backend: Origin,
-    pub(super) strategy: &'static str,
-    pub(super) span: AuthenticationSpan,
-    pub(super) requests: Requests,
-}
-
-impl<S, B> Obtaining<S, B> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request<B>, AuthError>> {
-        let entered = self.span.enter();
-        let polled = self.request.as_mut().poll(cx);
-        drop(entered);
-        let outcome = ready!(polled);
-        self.span.end(&outcome);
-        self.requests
-            .count(&self.backend, || self.strategy, &outcome);
-        Poll::Ready(outcome.map_err(|error| error.with_backend(self.backend.clone())))
-    }
+struct Waiting<S, B> {
+    obtaining: Obtaining<B>,
+    inner: S,
 }
 
 impl<S, B> AuthFuture<S, B>
@@ -78,10 +58,10 @@ where
         }
     }
 
-    pub(super) fn obtaining(obtaining: Obtaining<S, B>) -> Self {
+    pub(super) fn obtaining(obtaining: Obtaining<B>, inner: S) -> Self {
         Self {
             state: State::Obtaining {
-                obtaining: Box::new(obtaining),
+                call: Box::new(Waiting { obtaining, inner }),
             },
         }
     }
@@ -106,14 +86,16 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProjection::Obtaining { obtaining } => match ready!(obtaining.poll(cx)) {
-                    Ok(request) => State::Sent {
-                        future: obtaining.inner.call(request),
-                    },
-                    Err(error) => State::Refused {
-                        error: future::ready(error),
-                    },
-                },
+                StateProjection::Obtaining { call } => {
+                    match ready!(Pin::new(&mut call.obtaining).poll(cx)) {
+                        Ok(request) => State::Sent {
+                            future: call.inner.call(request),
+                        },
+                        Err(error) => State::Refused {
+                            error: future::ready(error),
+                        },
+                    }
+                }
                 StateProjection::Sent { future } => return future.poll(cx).map_err(Into::into),
                 StateProjection::Refused { error } => {
                     return Pin::new(error).poll(cx).map(|error| Err(error.into()));

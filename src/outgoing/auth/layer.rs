@@ -1,23 +1,18 @@
 use std::{
-    fmt,
+    fmt, mem,
     task::{Context, Poll},
 };
 
 use http::Request;
 use tower::{BoxError, Layer, Service};
 
-use crate::{
-    error::AuthError,
-    origin::Origin,
-    outgoing::origin_guard::OriginGuard,
-    strategy::{
-        authenticating::{Continuation, State},
-        strategy::Strategy,
-    },
-    telemetry::{AuthenticationSpan, Requests},
-};
+use crate::{origin::Origin, strategy::strategy::Strategy};
 
-use super::future::{AuthFuture, Obtaining};
+use super::{
+    authenticator::{Authentication, Authenticator},
+    future::AuthFuture,
+    retry::RetryRejected,
+};
 
 /// Puts credentials onto the requests for one [`Origin`], and refuses all others.
 ///
@@ -60,25 +55,132 @@ use super::future::{AuthFuture, Obtaining};
 /// is kept: a concurrency permit beneath stays taken, and is given back when the request is refused. So a strategy must
 /// not send its own requests through the same limited stack, or a limit of one would wait for itself.
 ///
+/// # Retrying rejected credentials
+///
+/// A backend may reject a credential before its end, for example because it was revoked. After
+/// [`retry_rejected`](Self::retry_rejected) the layer then sends the request once more, with a fresh credential:
+///
+/// 1. The strategy [says](crate::Strategy::rejected) that the response rejects the credential, and that another may be
+///    accepted. All strategies with issued credentials (`TokenExchange`, `ClientCredentials`, `OnBehalfOf`,
+///    `CrossAppAccess`, `AwsSts`) do so for a 401. They drop the rejected credential from their cache, unless it was
+///    replaced meanwhile. Strategies that would send the same again, such as [`UpstreamInject`](crate::UpstreamInject),
+///    do not. A 403 goes to the caller as it is, because another credential would not have more scope.
+/// 2. The layer authenticates the copy that it kept of the request, waits until the inner service is ready, and sends
+///    it.
+/// 3. The second response goes to the caller, even if it is a rejection again.
+///
+/// When no fresh credential can be obtained, the call fails with the [`AuthError`](crate::AuthError) that says why.
+///
+/// If many calls are rejected with the same credential, it is replaced once, and all of them go on with the new one.
+///
+/// ```
+/// use http::{Request, Response, StatusCode, header::AUTHORIZATION};
+/// use tower::{Layer, Service, ServiceExt, service_fn};
+/// use tower_identity::{AuthLayer, Authenticating, Origin, Strategy, strategy::Rejection};
+///
+/// # use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
+/// /// Sends a number, and the next one after a rejection.
+/// #[derive(Clone, Default)]
+/// struct Numbers(Arc<AtomicU32>);
+///
+/// impl<B> Strategy<B> for Numbers {
+///     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
+///         let number = self.0.load(Ordering::SeqCst);
+///         request.headers_mut().insert(AUTHORIZATION, number.into());
+///         Authenticating::done()
+///     }
+///
+///     fn rejected(
+///         &self,
+///         _sent: &http::request::Parts,
+///         response: &http::response::Parts,
+///     ) -> Rejection {
+///         if response.status != StatusCode::UNAUTHORIZED {
+///             return Rejection::of(response);
+///         }
+///         self.0.fetch_add(1, Ordering::SeqCst);
+///         Rejection::AnotherCredential
+///     }
+/// }
+///
+/// # futures_util::FutureExt::now_or_never(async {
+/// let backend = service_fn(async |request: Request<String>| {
+///     let mut response = Response::new(());
+///     if request.headers()[AUTHORIZATION] == "0" {
+///         *response.status_mut() = StatusCode::UNAUTHORIZED;
+///     }
+///     Ok::<_, tower::BoxError>(response)
+/// });
+/// let origin = Origin::try_from("https://mcp.example.com")?;
+/// let mut client = AuthLayer::new(origin, Numbers::default())
+///     .retry_rejected()
+///     .layer(backend);
+///
+/// let request = Request::post("https://mcp.example.com/mcp").body(String::from("{}"))?;
+/// let response = client.ready().await?.call(request).await?;
+/// assert_eq!(response.status(), StatusCode::OK);
+/// # Ok::<(), tower::BoxError>(())
+/// # }).unwrap().unwrap();
+/// ```
+///
 /// [`AuthErrorKind::WrongOrigin`]: crate::AuthErrorKind::WrongOrigin
 /// [`FollowRedirect`]: https://docs.rs/tower-http/latest/tower_http/follow_redirect/index.html
 #[derive(Clone)]
-pub struct AuthLayer<A> {
-    guard: OriginGuard,
-    strategy: A,
-    requests: Requests,
+pub struct AuthLayer<A, R = NoRetry> {
+    authenticator: Authenticator<A>,
+    retry: R,
 }
+
+/// An [`AuthLayer`] that sends each request once.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRetry;
 
 impl<A> AuthLayer<A> {
     /// A layer that has `strategy` authenticate requests for `origin`.
     pub fn new(origin: Origin, strategy: A) -> Self {
         Self {
-            guard: OriginGuard::new(origin),
-            strategy,
-            requests: Requests::default(),
+            authenticator: Authenticator::new(origin, strategy),
+            retry: NoRetry,
         }
     }
 
+    /// Sends a request once more when the backend rejects its credential and the strategy has another:
+    /// [what is retried](Self#retrying-rejected-credentials).
+    ///
+    /// Each request is cloned before it is sent, with its body and its extensions. The response of the inner service
+    /// must be an [`http::Response`].
+    #[must_use]
+    pub fn retry_rejected<B: Clone>(self) -> AuthLayer<A, RetryRejected<B>> {
+        self.retry_rejected_with(|body| Some(body.clone()))
+    }
+
+    /// Like [`retry_rejected`](Self::retry_rejected), for a body that `clone_body` copies. A request is not retried
+    /// when `clone_body` returns `None`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "reqwest")]
+    /// # fn layer<A>(
+    /// #     layer: tower_identity::AuthLayer<A>,
+    /// # ) -> tower_identity::AuthLayer<A, tower_identity::outgoing::RetryRejected<reqwest::Body>> {
+    /// // The bytes of a stream are not known, so it is not retried.
+    /// layer.retry_rejected_with(|body: &reqwest::Body| {
+    ///     body.as_bytes().map(|bytes| bytes.to_vec().into())
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn retry_rejected_with<B>(
+        self,
+        clone_body: fn(&B) -> Option<B>,
+    ) -> AuthLayer<A, RetryRejected<B>> {
+        AuthLayer {
+            authenticator: self.authenticator,
+            retry: RetryRejected::new(clone_body),
+        }
+    }
+}
+
+impl<A, R> AuthLayer<A, R> {
     /// Lets requests with a relative URI pass: the client beneath sends whatever it is given to this layer's origin.
     ///
     /// # Security
@@ -86,41 +188,70 @@ impl<A> AuthLayer<A> {
     /// That it does so is not checked, and cannot be.
     #[must_use]
     pub fn client_fixes_origin(mut self) -> Self {
-        self.guard = self.guard.client_fixes_origin();
+        self.authenticator = self.authenticator.client_fixes_origin();
         self
     }
 }
 
-impl<S, A: Clone> Layer<S> for AuthLayer<A> {
-    type Service = AuthService<S, A>;
+impl<S, A: Clone, R: Clone> Layer<S> for AuthLayer<A, R> {
+    type Service = AuthService<S, A, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
         AuthService {
             inner,
-            guard: self.guard.clone(),
-            strategy: self.strategy.clone(),
-            requests: self.requests.clone(),
+            authenticator: self.authenticator.clone(),
+            retry: self.retry.clone(),
         }
     }
 }
 
-impl<A> fmt::Debug for AuthLayer<A> {
+impl<A, R> fmt::Debug for AuthLayer<A, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthLayer")
-            .field("origin", self.guard.origin())
+            .field("origin", self.authenticator.origin())
             .finish_non_exhaustive()
     }
 }
 
 /// The service of [`AuthLayer`].
 ///
-/// Its error is [`BoxError`]; [`AuthError::find_in`] tells whether authentication failed, or what is beneath.
+/// Its error is [`BoxError`]; [`AuthError::find_in`](crate::AuthError::find_in) tells whether authentication failed, or
+/// the inner service.
 #[derive(Clone)]
-pub struct AuthService<S, A> {
-    inner: S,
-    guard: OriginGuard,
-    strategy: A,
-    requests: Requests,
+pub struct AuthService<S, A, R = NoRetry> {
+    pub(super) inner: S,
+    pub(super) authenticator: Authenticator<A>,
+    pub(super) retry: R,
+}
+
+impl<S, A, R> AuthService<S, A, R> {
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, without this one.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: Clone, A, R> AuthService<S, A, R> {
+    /// Takes the inner service that was found ready, and leaves a clone that is not.
+    pub(super) fn take_ready(&mut self) -> S {
+        let clone = self.inner.clone();
+        mem::replace(&mut self.inner, clone)
+    }
+
+    /// A call that is not made would keep the readiness until the next one.
+    pub(super) fn give_readiness_back(&mut self) {
+        self.inner = self.inner.clone();
+    }
 }
 
 impl<S, A, B> Service<Request<B>> for AuthService<S, A>
@@ -138,88 +269,24 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match self.authenticate(&mut request) {
+        match self.authenticator.authenticate(&mut request) {
             Authentication::Done => AuthFuture::sent(self.inner.call(request)),
             Authentication::Refused(error) => {
-                // A call that is not made would keep the readiness until the next one.
-                self.inner = self.inner.clone();
+                self.give_readiness_back();
                 AuthFuture::refused(error)
             }
-            Authentication::Pending { obtain, span } => {
-                // The clone was not polled ready: it stays behind, and the instance that was takes the request.
-                let clone = self.inner.clone();
-                let inner = std::mem::replace(&mut self.inner, clone);
-                AuthFuture::obtaining(Obtaining {
-                    request: obtain(request),
-                    inner,
-                    backend: self.guard.origin().clone(),
-                    strategy: self.strategy.name(),
-                    span,
-                    requests: self.requests.clone(),
-                })
+            Authentication::Pending(pending) => {
+                AuthFuture::obtaining(pending.start(request), self.take_ready())
             }
         }
     }
 }
 
-enum Authentication<B> {
-    Done,
-    Refused(AuthError),
-    Pending {
-        obtain: Continuation<B>,
-        span: AuthenticationSpan,
-    },
-}
-
-impl<S, A> AuthService<S, A> {
-    fn authenticate<B>(&self, request: &mut Request<B>) -> Authentication<B>
-    where
-        A: Strategy<B>,
-    {
-        let backend = self.guard.origin();
-        let strategy = || self.strategy.name();
-        if let Err(error) = self.guard.check(request) {
-            let span = AuthenticationSpan::new(backend, strategy);
-            return Authentication::Refused(self.refusal(span, strategy, error));
-        }
-        let mut span = AuthenticationSpan::new(backend, strategy);
-        let entered = span.enter();
-        let state = self.strategy.authenticate(request).into_state();
-        drop(entered);
-        match state {
-            State::Done => {
-                span.end(&AUTHENTICATED);
-                self.requests.count(backend, strategy, &AUTHENTICATED);
-                Authentication::Done
-            }
-            State::Refused(error) => Authentication::Refused(self.refusal(span, strategy, error)),
-            State::Pending(obtain) => Authentication::Pending { obtain, span },
-        }
-    }
-
-    #[cold]
-    fn refusal(
-        &self,
-        mut span: AuthenticationSpan,
-        strategy: impl FnOnce() -> &'static str,
-        error: AuthError,
-    ) -> AuthError {
-        let backend = self.guard.origin();
-        let outcome = Err::<(), _>(error.clone());
-        span.end(&outcome);
-        self.requests.count(backend, strategy, &outcome);
-        error.with_backend(backend.clone())
-    }
-}
-
-/// A request that leaves, as it is counted.
-const AUTHENTICATED: Result<(), AuthError> = Ok(());
-
-impl<S: fmt::Debug, A> fmt::Debug for AuthService<S, A> {
+impl<S: fmt::Debug, A, R> fmt::Debug for AuthService<S, A, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthService")
             .field("inner", &self.inner)
-            .field("origin", self.guard.origin())
+            .field("origin", self.authenticator.origin())
             .finish_non_exhaustive()
     }
 }

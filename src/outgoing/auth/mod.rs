@@ -1,7 +1,10 @@
 //! `AuthLayer`: the origin is checked, then a strategy puts credentials onto the request.
 
+mod authenticator;
 mod future;
 pub(crate) mod layer;
+mod retry;
 
 pub use future::AuthFuture;
-pub use layer::AuthService;
+pub use layer::{AuthService, NoRetry};
+pub use retry::{RetryFuture, RetryRejected};

@@ -59,7 +59,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response};
+use http::{Extensions, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use http_body_util::Full;
 use tower::{BoxError, Service};
@@ -75,8 +75,8 @@ use crate::{
 };
 
 use super::{
-    attempt::Attempt,
     authenticating::Authenticating,
+    rejection::Rejection,
     strategy::Strategy,
     subject::{Subject, UserToken},
 };
@@ -86,7 +86,7 @@ use credentials::{AssumeRole, SessionCredentials, Sts};
 use payload::{BodyFactories, Gathering, Payload};
 use role_mapper::{Role, RoleMapper};
 use session_name::SessionNames;
-use signer::{SignedPayload, Signer};
+use signer::{AMZ_SECURITY_TOKEN, SignedPayload, Signer};
 
 /// Signs requests to AWS as the user, in a role that their claims choose.
 ///
@@ -274,16 +274,21 @@ where
         }
     }
 
-    fn reject(&self, request: &Request<B>, sent: Attempt) -> bool {
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
         let inner = &*self.inner;
-        if request.extensions().get::<HealthCheck>().is_some() {
-            return false;
+        let extensions = &sent.extensions;
+        if response.status != StatusCode::UNAUTHORIZED || extensions.get::<HealthCheck>().is_some()
+        {
+            return Rejection::of(response);
         }
-        let Ok(session) = inner.session(request.extensions()) else {
-            return false;
+        let Ok(session) = inner.session(extensions) else {
+            return Rejection::NothingHelps;
         };
-        inner.cache.reject(&session.key, sent);
-        true
+        let token = sent.headers.get(AMZ_SECURITY_TOKEN);
+        inner.cache.invalidate(&session.key, |credentials| {
+            token == Some(credentials.security_token())
+        });
+        Rejection::AnotherCredential
     }
 
     fn name(&self) -> &'static str {

@@ -34,7 +34,7 @@ const MAX_PATH_AND_QUERY: usize = 16_000;
 const AMZ_PREFIX: &str = "x-amz-";
 const AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
-const AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
+pub(super) const AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 
 const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,

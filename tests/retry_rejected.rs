@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use futures_util::future::join_all;
-use http::{Request, StatusCode, header::AUTHORIZATION};
+use http::{Request, StatusCode, header::AUTHORIZATION, request};
 use hyper::body::Incoming;
 use serde_json::json;
 use support::{
@@ -22,12 +22,12 @@ use support::{
     },
 };
 use tokio::sync::Barrier;
-use tower::{ServiceBuilder, retry::RetryLayer};
+use tower::ServiceBuilder;
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CrossAppAccess,
-    HeaderInjection, Identity, IdentityLayer, OnBehalfOf, Origin, Reauthenticate, Strategy,
-    TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken, oauth::TokenType,
-    strategy::Attempt,
+    HeaderInjection, Identity, IdentityLayer, OnBehalfOf, Origin, Strategy, TokenEndpoint,
+    TokenExchange, UpstreamInject, UpstreamToken, oauth::TokenType, outgoing::RetryRejected,
+    strategy::Rejection,
 };
 
 fn alice() -> Identity {
@@ -63,14 +63,13 @@ fn sent(tokens: &[String]) -> Vec<Vec<String>> {
         .collect()
 }
 
-fn stack<A>(origin: Origin, strategy: A, policy: Reauthenticate<A, Body>) -> impl HttpService
+fn stack<A>(layer: AuthLayer<A, RetryRejected<Body>>) -> impl HttpService
 where
     A: Strategy<Body> + Clone + Send + Sync + 'static,
 {
     ServiceBuilder::new()
         .layer(IdentityLayer::new(None))
-        .layer(RetryLayer::new(policy))
-        .layer(AuthLayer::new(origin, strategy))
+        .layer(layer)
         .service(http_client())
 }
 
@@ -78,8 +77,7 @@ fn client<A>(backend: &Backend, strategy: A) -> impl HttpService
 where
     A: Strategy<Body> + Clone + Send + Sync + 'static,
 {
-    let policy = Reauthenticate::new(strategy.clone());
-    stack(backend.server.origin(), strategy, policy)
+    stack(AuthLayer::new(backend.server.origin(), strategy).retry_rejected())
 }
 
 #[tokio::test]
@@ -176,8 +174,7 @@ async fn f21_calls_rejected_with_the_same_token_cause_one_refresh() {
                 .await
                 .unwrap();
         }
-        let policy = Reauthenticate::new(strategy.clone());
-        let client = stack(server.origin(), strategy, policy);
+        let client = stack(AuthLayer::new(server.origin(), strategy).retry_rejected());
         let calls = (0..CALLERS).map(|_| {
             let client = client.clone();
             let mut request = Request::post(server.uri("/mcp"))
@@ -201,45 +198,54 @@ async fn f21_calls_rejected_with_the_same_token_cause_one_refresh() {
 
 #[tokio::test]
 async fn f21_a_late_rejection_does_not_drop_what_replaced_the_token() {
-    let (issuer, backend) = (issuer().await, Backend::start().await);
-    let strategy = exchange(&issuer);
-    let client = client(&backend, strategy.clone());
-    send(&client, backend.request(alice())).await.unwrap();
-    let late = Attempt::now();
-    backend.reject(&minted("alice", 1));
-    send(&client, backend.request(alice())).await.unwrap();
-    assert_eq!(issuer.requests().len(), 2);
-
-    assert!(strategy.reject(&backend.request(alice()), late));
-    send(&client, backend.request(alice())).await.unwrap();
-    assert_eq!(issuer.requests().len(), 2);
-    assert_eq!(
-        backend.authorizations().last(),
-        sent(&[minted("alice", 2)]).last()
-    );
-}
-
-#[tokio::test]
-async fn another_users_rejection_does_not_save_a_token_that_is_asked_for_after_it() {
     let issuer = issuer().await;
     let strategy = exchange(&issuer);
-    let request = || {
+    let send = || async {
         let mut request = Request::get("https://mcp.example.com/mcp")
             .body(Body::default())
             .unwrap();
         request.extensions_mut().insert(alice());
-        request
+        let sent = strategy.authenticated(request).await.unwrap();
+        sent.into_parts().0
     };
-    let sent = Attempt::now();
-    Attempt::count_rejection();
-    let first = strategy.authenticated(request()).await.unwrap();
-    assert!(strategy.reject(&request(), sent));
-    let second = strategy.authenticated(request()).await.unwrap();
-    assert_ne!(
-        first.headers()[AUTHORIZATION],
-        second.headers()[AUTHORIZATION]
-    );
+    let reject = |sent: &request::Parts| {
+        let (response, _) = unauthorized().into_parts();
+        let rejection = Strategy::<Body>::rejected(&strategy, sent, &response);
+        assert_eq!(rejection, Rejection::AnotherCredential);
+    };
+    let (first, also_first) = (send().await, send().await);
+    reject(&first);
+    let second = send().await;
+    assert_ne!(first.headers[AUTHORIZATION], second.headers[AUTHORIZATION]);
+
+    reject(&also_first);
+    reject(&first);
+    let third = send().await;
+    assert_eq!(second.headers[AUTHORIZATION], third.headers[AUTHORIZATION]);
     assert_eq!(issuer.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn another_users_rejection_does_not_save_a_token_that_is_rejected_after_it() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let client = client(&backend, exchange(&issuer));
+    let bob = user("bob", "token-of-bob");
+    for identity in [alice(), bob.clone()] {
+        send(&client, backend.request(identity)).await.unwrap();
+    }
+    backend.reject(&minted("bob", 2));
+    backend.reject(&minted("alice", 1));
+    for identity in [bob, alice()] {
+        let answer = send(&client, backend.request(identity)).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    let replaced = [
+        minted("bob", 2),
+        minted("bob", 3),
+        minted("alice", 1),
+        minted("alice", 4),
+    ];
+    assert_eq!(backend.authorizations()[2..], sent(&replaced));
 }
 
 #[tokio::test]
@@ -283,12 +289,13 @@ async fn a_strategy_that_would_send_the_same_again_is_not_retried() {
 }
 
 #[test]
-fn f33_a_policy_does_not_show_its_strategy() {
+fn f33_a_layer_that_retries_does_not_show_its_strategy() {
     let strategy = HeaderInjection::new("authorization", "Bearer same").unwrap();
-    let policy = Reauthenticate::<_, Body>::new(strategy);
+    let origin = Origin::try_from("https://mcp.example.com").unwrap();
+    let layer = AuthLayer::new(origin, strategy).retry_rejected::<Body>();
     assert_eq!(
-        format!("{policy:?}"),
-        "Reauthenticate { is_retry: false, .. }"
+        format!("{layer:?}"),
+        "AuthLayer { origin: Origin(https://mcp.example.com), .. }"
     );
 }
 
@@ -297,8 +304,8 @@ async fn a_body_that_cannot_be_cloned_is_not_retried() {
     let (issuer, backend) = (issuer().await, Backend::start().await);
     backend.reject(&minted("alice", 1));
     let strategy = exchange(&issuer);
-    let policy = Reauthenticate::with_body(strategy.clone(), |_: &Body| None);
-    let client = stack(backend.server.origin(), strategy, policy);
+    let layer = AuthLayer::new(backend.server.origin(), strategy);
+    let client = stack(layer.retry_rejected_with(|_| None));
     let answer = send(&client, backend.request(alice())).await.unwrap();
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(backend.server.requests().len(), 1);
@@ -318,8 +325,7 @@ async fn a_403_for_want_of_scope_is_handed_up_with_its_challenge() {
     })
     .await;
     let strategy = exchange(&issuer);
-    let policy = Reauthenticate::new(strategy.clone());
-    let client = stack(server.origin(), strategy, policy);
+    let client = stack(AuthLayer::new(server.origin(), strategy).retry_rejected());
     let mut request = Request::post(server.uri("/mcp"))
         .body(Body::from("{}"))
         .unwrap();
@@ -391,11 +397,7 @@ async fn f32_a_401_to_a_probe_is_its_answer_and_retried_only_with_the_clients_ow
 
     let server = HttpServer::start(async |_: Request<Incoming>| unauthorized()).await;
     let strategy = exchange(&issuer);
-    let client = stack(
-        server.origin(),
-        strategy.clone(),
-        Reauthenticate::new(strategy),
-    );
+    let client = stack(AuthLayer::new(server.origin(), strategy).retry_rejected());
     let mut probe = backend.probe();
     *probe.uri_mut() = server.uri("/mcp").parse().unwrap();
     let answer = send(&client, probe).await.unwrap();

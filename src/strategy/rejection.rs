@@ -1,0 +1,54 @@
+use http::{StatusCode, header::WWW_AUTHENTICATE, response::Parts};
+
+/// Says whether a response rejects the credential of its request, and what may help.
+///
+/// [`Strategy::rejected`](crate::Strategy::rejected) returns it.
+// AWS names its errors in the body. When that is needed: a variant that asks for the first bytes, and a provided method
+// of `Strategy` that gets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// The response does not reject the credential.
+    NotRejected,
+    /// The response rejects the credential, and the strategy has no other to send.
+    NothingHelps,
+    /// The response rejects the credential, and the next call of [`authenticate`](crate::Strategy::authenticate) puts
+    /// another onto the request, or obtains one.
+    AnotherCredential,
+    /// The credential is valid, and its scope is not sufficient.
+    MoreScope,
+}
+
+impl Rejection {
+    /// Reads the response as RFC 6750 §3.1 describes it, for a strategy that has no other credential to send.
+    ///
+    /// | response | result |
+    /// | --- | --- |
+    /// | 401 | [`NothingHelps`](Self::NothingHelps) |
+    /// | 403 with the error `insufficient_scope` in `WWW-Authenticate` | [`MoreScope`](Self::MoreScope) |
+    /// | any other | [`NotRejected`](Self::NotRejected) |
+    ///
+    /// ```
+    /// use http::Response;
+    /// use tower_identity::strategy::Rejection;
+    ///
+    /// let (response, ()) = Response::builder().status(401).body(())?.into_parts();
+    /// assert_eq!(Rejection::of(&response), Rejection::NothingHelps);
+    /// # Ok::<(), http::Error>(())
+    /// ```
+    pub fn of(response: &Parts) -> Self {
+        match response.status {
+            StatusCode::UNAUTHORIZED => Self::NothingHelps,
+            StatusCode::FORBIDDEN if has_error(response, b"insufficient_scope") => Self::MoreScope,
+            _ => Self::NotRejected,
+        }
+    }
+}
+
+fn has_error(response: &Parts, error: &[u8]) -> bool {
+    let mut challenges = response.headers.get_all(WWW_AUTHENTICATE).iter();
+    challenges.any(|challenge| {
+        let mut windows = challenge.as_bytes().windows(error.len());
+        windows.any(|window| window == error)
+    })
+}
