@@ -37,6 +37,8 @@ URL.parse ??= (url, base) => (URL.canParse(url, base) ? new URL(url, base) : nul
 const packages = createRequire(path.resolve('package.json'));
 const load = (name) => import(pathToFileURL(packages.resolve(name)).href);
 const { Provider, errors } = await load('oidc-provider');
+const { checkDpopRequired, checkMtlsCert, validateDpop } = await load('oidc-provider/lib/helpers/grants.js');
+const { applyDpopBinding } = await load('oidc-provider/lib/helpers/grant_common.js');
 const { createLocalJWKSet, jwtVerify } = await load('jose');
 
 const TYPE = 'urn:ietf:params:oauth:token-type:';
@@ -219,7 +221,10 @@ async function interact(request, response) {
 
 // RFC 8693.
 async function exchange(ctx) {
-  const { client, params } = ctx.oidc;
+  const { client, params, provider } = ctx.oidc;
+  const proof = await validateDpop(provider, ctx);
+  const certificate = checkMtlsCert(provider, ctx);
+  checkDpopRequired(provider, ctx, proof);
   const issued = params.requested_token_type ?? `${TYPE}access_token`;
   if (![`${TYPE}access_token`, `${TYPE}jwt`].includes(issued)) {
     throw new errors.InvalidRequest('requested_token_type is not supported');
@@ -238,6 +243,8 @@ async function exchange(ctx) {
     const refused = [...token.scopes].filter((scope) => !token.resourceServer.scopes.has(scope));
     if (refused.length) throw new errors.InvalidScope('requested scope is not allowed', refused.join(' '));
   }
+  if (certificate) token.setThumbprint('x5t', certificate);
+  await applyDpopBinding(provider, ctx, proof, token);
   const before = subject.act && { act: subject.act };
   ctx.state.claims = actor ? { act: { sub: actor.sub, ...before } } : before;
   ctx.body = {
