@@ -14,10 +14,10 @@ use std::{
 ///
 /// A part takes its clock when it is made:
 ///
-/// 1. the clock that was given to it with `clock(…)`;
-/// 2. otherwise the [`DefaultClock`] of the thread on which its builder (or the part itself, where it has no builder)
-///    was made;
-/// 3. otherwise the [`SystemClock`].
+/// 1. The clock that was given to it with `clock(…)`.
+/// 2. Otherwise the [`DefaultClock`] of the thread on which its builder (or the part itself, where it has no builder)
+///    was made.
+/// 3. Otherwise the [`SystemClock`].
 ///
 /// A test therefore sets the clock once, and does not give it to each part:
 ///

@@ -1,4 +1,8 @@
-//! Obtaining credentials, and keeping them.
+//! Obtaining credentials for users, and caching them.
+//!
+//! [`CredentialCache`](crate::CredentialCache) is the cache. This module has the types that its methods take and return:
+//! a [`CacheKey`] is made by a [`CacheScope`] of a user's [`Fingerprint`], a fetch returns [`Obtained`], and
+//! [`Obtaining`] is the future of a credential.
 
 pub(crate) mod cache;
 

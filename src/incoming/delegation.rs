@@ -1,5 +1,3 @@
-//! [`delegation_chain`]: who acts for the user.
-
 use serde_json::{Map, Value};
 
 use crate::{
@@ -9,21 +7,24 @@ use crate::{
 
 const MAX_ACTORS: usize = 8;
 
-/// Who acts for the user (the `act` claim, RFC 8693 §4.1): the one who acts now first, then those who acted before.
+/// Returns the parties that act for the user (the `act` claim, RFC 8693 §4.1), the current one first.
 ///
-/// For a decision about access, only the first one counts; the others are for the record.
+/// Use only the first one for access decisions. The others acted before, and are for the record.
 ///
 /// # Errors
 ///
-/// [`Rejected`](AuthErrorKind::Rejected), when an `act` is no object, its `sub` or `iss` is no text, or more than 8 are
-/// nested. [`TokenValidator`](super::TokenValidator) has refused such a token already.
+/// [`Rejected`](AuthErrorKind::Rejected), if an `act` is not an object, its `sub` or `iss` is not a string, or more than
+/// 8 are nested. [`TokenValidator`](crate::TokenValidator) refuses such a token.
 ///
 /// ```
 /// use serde_json::json;
 /// use tower_identity::{Identity, delegation_chain};
 ///
-/// let claims = json!({ "sub": "user-1", "act": { "sub": "agent", "act": { "sub": "gateway" } } });
-/// let identity = Identity::builder("user-1").claims(claims.as_object().unwrap().clone()).build()?;
+/// let act = json!({ "sub": "agent", "act": { "sub": "gateway" } });
+/// let claims = json!({ "sub": "user-1", "act": act });
+/// let identity = Identity::builder("user-1")
+///     .claims(claims.as_object().unwrap().clone())
+///     .build()?;
 ///
 /// let actors = delegation_chain(&identity)?;
 /// let subjects: Vec<_> = actors.iter().map(|actor| actor.subject()).collect();
@@ -61,17 +62,17 @@ pub struct ActingParty<'a> {
 }
 
 impl<'a> ActingParty<'a> {
-    /// Its `sub`.
+    /// The party's `sub`.
     pub fn subject(&self) -> Option<&'a str> {
         self.claims.get("sub").and_then(Value::as_str)
     }
 
-    /// Its `iss`. Without one, the token's issuer knows the subject.
+    /// The party's `iss`. Without one, the subject is one of the token's issuer.
     pub fn issuer(&self) -> Option<&'a str> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
-    /// All that is said of it, its own `act` included.
+    /// All claims about the party, including a nested `act`.
     pub fn claims(&self) -> &'a Map<String, Value> {
         self.claims
     }

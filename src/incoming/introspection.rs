@@ -1,5 +1,3 @@
-//! [`IntrospectionEndpoint`]: what an opaque token stands for is asked of its issuer (RFC 7662).
-
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -22,16 +20,38 @@ use crate::{
 
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// An introspection endpoint (RFC 7662 §2), with the client that reaches it and the way it authenticates there.
+/// An introspection endpoint (RFC 7662 §2): it says what an opaque token stands for.
 ///
-/// A [`TokenValidator`](super::TokenValidator) that has one asks it about each token that is no JWT. The answer's
-/// members are the claims: `active` has to be `true`, `sub` and `aud` are required, `iss`, `exp`, `nbf` and `iat` are
-/// checked where they are present.
+/// A [`TokenValidator`](crate::TokenValidator) with such an endpoint asks it about each
+/// token that is not a JWT. The members of the response are the claims. `active` must be
+/// `true`, `sub` and `aud` are required, and `iss`, `exp`, `nbf` and `iat` are checked if
+/// they are present.
+///
+/// ```no_run
+/// # use bytes::Bytes;
+/// # use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower_identity::{ClientAuth, IntrospectionEndpoint, Secret, TokenValidator};
+///
+/// # fn example(secret: Secret) -> Result<(), tower_identity::BuildError> {
+/// # let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// let url = "https://issuer.example.com/introspect";
+/// let endpoint = IntrospectionEndpoint::builder(url, client.clone())
+///     .client_auth(ClientAuth::basic("gateway", secret))
+///     .build()?;
+/// let validator = TokenValidator::builder("https://issuer.example.com", client)
+///     .audience("https://gateway.example.com")
+///     .introspection(endpoint)
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Security
 ///
-/// The token leaves in the body, to this URL alone. What the endpoint sends is not shown. A redirect is an error; a
-/// client that follows redirects by itself would send the token to a stranger first, so switch that off.
+/// The token is sent in the body, to this URL alone. Errors do not show the response. A
+/// redirect is an error. Switch redirects off in the client: a client that follows them
+/// would send the token to another host.
 #[derive(Clone)]
 pub struct IntrospectionEndpoint {
     inner: Arc<Inner>,
@@ -45,7 +65,7 @@ struct Inner {
 }
 
 impl IntrospectionEndpoint {
-    /// Starts an endpoint at `url` that is reached through `client`. Each call uses a clone of it.
+    /// Starts an endpoint at `url`. A clone of `client` sends each request.
     pub fn builder<S, ResBody>(url: impl Into<String>, client: S) -> IntrospectionEndpointBuilder
     where
         S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
@@ -64,7 +84,7 @@ impl IntrospectionEndpoint {
         }
     }
 
-    /// What is said of the token. `None`, when it is not, or no longer, active.
+    /// The claims about the token, or `None` if it is not active.
     pub(super) async fn introspect(
         &self,
         token: &str,
@@ -132,17 +152,17 @@ pub struct IntrospectionEndpointBuilder {
 }
 
 impl IntrospectionEndpointBuilder {
-    /// Sets how the client authenticates. By default it does not say who it is.
+    /// Sets how the application authenticates to the endpoint. By default it does not.
     pub fn client_auth(mut self, client_auth: ClientAuth) -> Self {
         self.client_auth = Some(client_auth);
         self
     }
 
-    /// Lets the scheme be plain `http` on any host.
+    /// Allows plain `http` for any host.
     ///
     /// # Security
     ///
-    /// Whoever can read the network can then read the users' tokens. It is meant for a network that is itself trusted.
+    /// Anyone who can read the network can then read the users' tokens. Use it only in a trusted network.
     pub fn insecure(mut self) -> Self {
         self.insecure = true;
         self

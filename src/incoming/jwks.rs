@@ -1,32 +1,3 @@
-//! [`KeySet`]: the keys that an issuer signs with, and how they are kept up to date.
-//!
-//! # Where keys come from
-//!
-//! The issuer's metadata says where its key set is: `/.well-known/openid-configuration` (OIDC Discovery §4), and where
-//! there is none, `/.well-known/oauth-authorization-server` (RFC 8414 §3). Nothing that a token names is ever fetched.
-//!
-//! # When they are fetched
-//!
-//! | when | who waits |
-//! | --- | --- |
-//! | no key is known yet | the callers, for one fetch |
-//! | the keys' last quarter, at most 5 minutes, before they age out | nobody: one fetch, in the background |
-//! | they have aged out, because the issuer could not be asked | nobody: the known keys stay, and it is tried again with a growing pause |
-//! | a token names a key that is not known | that caller, for one fetch; not more than one such fetch each 10 s |
-//!
-//! They age after the `max-age` of the answer (RFC 9111 §5.2.2.1), at least 5 minutes and at most a day; without one,
-//! after an hour.
-//!
-//! # What is refused
-//!
-//! Each answer has 10 s. Metadata that names another issuer, a key set at a URL that is neither `https` nor loopback, a redirect, an answer
-//! of more than 1 MiB, a set of more than 100 keys, and one with no key that can be used. What was known before stays.
-//!
-//! # Security
-//!
-//! Known keys outlive an outage of the issuer, however long it is. Whoever can keep this process from the issuer can so
-//! keep a key alive that the issuer has withdrawn, and a warning says each time that it could not be asked.
-
 use std::{
     fmt,
     sync::{Arc, PoisonError},
@@ -69,9 +40,31 @@ const LONGEST_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The public keys of an issuer (RFC 7517 §5) that can verify a token.
 ///
-/// A key that cannot is left out: one of another use than signatures, of an algorithm or a type that is not among
-/// RS256 to RS512, PS256 to PS512, ES256, ES384 and EdDSA with Ed25519, a symmetric one above all. With its `alg`, a key
-/// verifies that algorithm alone; without, those of its type and curve.
+/// With a key set, a [`TokenValidator`](crate::TokenValidator) needs no connection to
+/// the issuer, for example in a test:
+///
+/// ```
+/// use tower_identity::{KeySet, TokenValidator};
+///
+/// let keys = KeySet::from_json(
+///     r#"{ "keys": [{
+///         "kty": "OKP",
+///         "crv": "Ed25519",
+///         "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+///     }] }"#,
+/// )?;
+/// let issuer = "https://issuer.example.com";
+/// let validator = TokenValidator::builder_with_keys(issuer, keys)
+///     .audience("https://gateway.example.com")
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A key that cannot verify a token is left out: a key whose use is not signatures, and
+/// a key of another algorithm or type than RS256 to RS512, PS256 to PS512, ES256, ES384
+/// and EdDSA with Ed25519. In particular, symmetric keys are left out. A key with an
+/// `alg` verifies that algorithm alone. A key without one verifies the algorithms of its
+/// type and curve.
 #[derive(Clone)]
 pub struct KeySet {
     keys: Arc<[Key]>,
@@ -106,7 +99,7 @@ impl KeySet {
         Ok(Self { keys })
     }
 
-    /// What becomes of a signature. `Unknown` may be cured by newer keys.
+    /// The outcome for a signature. Newer keys may change `Unknown`.
     pub(super) fn verify(
         &self,
         algorithm: Algorithm,
@@ -192,7 +185,7 @@ impl Key {
     }
 }
 
-/// What a key of this type and curve can verify.
+/// The algorithms that a key of this type and curve can verify.
 fn algorithms(parameters: &AlgorithmParameters) -> Option<&'static [Algorithm]> {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
 
@@ -265,7 +258,7 @@ struct Fetcher {
     issuer: String,
     insecure: bool,
     client: HttpClient,
-    /// What was fetched last. It does not age out.
+    /// The keys that were fetched last. They do not age out.
     latest: ArcSwapOption<KeySet>,
 }
 
@@ -311,8 +304,8 @@ impl IssuerKeys {
         Ok(Some(keys).filter(|keys| !is_seen(keys)))
     }
 
-    /// Gives up the keys that were seen, at most once each 10 s. The lock is held until they are gone: who comes meanwhile
-    /// would take them for the newest.
+    /// Drops the keys that were seen, at most once in 10 s. The lock is held until they are gone, because a caller that
+    /// came meanwhile would take them for the newest.
     fn seek(&self, is_seen: impl FnOnce(&KeySet) -> bool) {
         let now = self.clock.monotonic();
         let mut sought = self.sought.lock().unwrap_or_else(PoisonError::into_inner);

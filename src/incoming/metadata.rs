@@ -1,5 +1,3 @@
-//! [`ProtectedResourceMetadata`]: where a caller learns who issues the tokens for this resource.
-
 use std::{
     convert::Infallible,
     fmt,
@@ -24,11 +22,14 @@ use crate::oauth::http_client::parse_url;
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
-/// Answers with the metadata of a protected resource (RFC 9728 §3), to anyone: it has to be beside
-/// [`TokenValidatorLayer`](super::TokenValidatorLayer), not behind it.
+/// A service that tells callers which issuer's tokens a resource accepts (protected
+/// resource metadata, RFC 9728 §3).
 ///
-/// [`TokenValidator::resource_metadata`](super::TokenValidator::resource_metadata) makes it. It answers `GET` and `HEAD`
-/// of its own [`path`](Self::path), pages of other origins included (CORS), and 404 everywhere else.
+/// [`TokenValidator::resource_metadata`](crate::TokenValidator::resource_metadata) creates
+/// it. Anyone may read the metadata: route its [`path`](Self::path) to this service, and
+/// not through [`TokenValidatorLayer`](crate::TokenValidatorLayer). It answers `GET` and
+/// `HEAD` for that path, also for web pages of other origins (CORS), and 404 for any other
+/// path.
 #[derive(Clone)]
 pub struct ProtectedResourceMetadata {
     inner: Arc<Inner>,
@@ -74,13 +75,13 @@ impl ProtectedResourceMetadata {
         })
     }
 
-    /// Its URL, which challenges name as `resource_metadata`: the resource's, with the well-known path inserted between
-    /// host and path (RFC 9728 §3.1).
+    /// The URL of the metadata, which challenges name as `resource_metadata`: the URL of the resource, with the well-known
+    /// path between host and path (RFC 9728 §3.1).
     pub fn url(&self) -> &str {
         &self.inner.url
     }
 
-    /// The path of its URL, for a router.
+    /// The path of the URL, for a router.
     pub fn path(&self) -> &str {
         &self.inner.path
     }

@@ -1,8 +1,13 @@
-//! Requests that arrive: validating their tokens, and binding sessions to users.
+//! Validating incoming requests: a caller's token becomes an [`Identity`](crate::Identity).
 //!
-//! [`TokenValidatorLayer`](crate::TokenValidatorLayer) validates the caller's token and inserts an
-//! [`Identity`](crate::Identity) into the request. [`BindSubject`](crate::BindSubject) then ties a session to the user who
-//! opened it.
+//! [`TokenValidatorLayer`](crate::TokenValidatorLayer) does this with a [`TokenValidator`](crate::TokenValidator), which
+//! gets keys from the issuer or from a [`KeySet`](crate::KeySet), and asks an
+//! [`IntrospectionEndpoint`](crate::IntrospectionEndpoint) about opaque tokens.
+//! [`ProtectedResourceMetadata`](crate::ProtectedResourceMetadata) tells callers which issuer to use,
+//! [`BindSubject`](crate::BindSubject) keeps a session to the user who opened it, and
+//! [`delegation_chain`](crate::delegation_chain) reads who acts for the user.
+//!
+//! This module has their builders, services and futures.
 
 pub(crate) mod bind_subject;
 pub(crate) mod delegation;

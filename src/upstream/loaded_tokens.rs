@@ -6,7 +6,9 @@ use crate::{
     upstream::store::StoredTokens,
 };
 
-/// What a session has for a request. Each provider is in one of the three.
+/// The upstream tokens that [`UpstreamTokens::load`](crate::UpstreamTokens::load) returns.
+///
+/// A provider has either valid tokens, or needs a login, or failed.
 #[derive(Clone, Debug, Default)]
 pub struct LoadedTokens {
     tokens: BTreeMap<String, UpstreamToken>,
@@ -15,22 +17,22 @@ pub struct LoadedTokens {
 }
 
 impl LoadedTokens {
-    /// The tokens that are good now, by provider.
+    /// The valid tokens, by provider.
     pub fn tokens(&self) -> &BTreeMap<String, UpstreamToken> {
         &self.tokens
     }
 
-    /// The tokens that are good now, by provider, and nothing else.
+    /// Like [`tokens`](Self::tokens), without a clone.
     pub fn into_tokens(self) -> BTreeMap<String, UpstreamToken> {
         self.tokens
     }
 
-    /// The providers that the user has to log in to again.
+    /// The providers at which the user must log in again.
     pub fn login_required(&self) -> &BTreeSet<String> {
         &self.login_required
     }
 
-    /// The providers whose tokens could not be refreshed, though a log-in is not known to help.
+    /// The providers whose tokens could not be refreshed, with the error. A login need not help.
     pub fn failed(&self) -> &BTreeMap<String, AuthError> {
         &self.failed
     }

@@ -1,4 +1,11 @@
-//! The tokens that users have elsewhere: loaded for each request, and refreshed before they expire.
+//! The tokens that users have at upstream providers: loading, refreshing and storing them.
+//!
+//! [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens of a session from an
+//! [`UpstreamTokenStore`](crate::UpstreamTokenStore), which is a [`MemoryStore`](crate::MemoryStore), a `RedisStore` or
+//! one that you write. Each [`Provider`] has a [`Refresher`], for example a [`RefreshTokenGrant`].
+//!
+//! A store's methods take and return [`ProviderTokens`], [`StoredTokens`] with their [`Version`], and for refreshes
+//! [`Claim`], [`Claimed`], [`Lease`] and [`Settlement`].
 
 use std::pin::Pin;
 

@@ -12,7 +12,9 @@ use crate::{
 
 use super::{refresher::Refresher, upstream_tokens::UNKNOWN_LIFETIME};
 
-/// An upstream provider whose tokens a session holds.
+/// A provider of upstream tokens, and how its tokens are refreshed.
+///
+/// For an example see [`UpstreamTokens`](crate::UpstreamTokens).
 #[derive(Clone, Debug)]
 pub struct Provider {
     pub(super) name: String,
@@ -23,7 +25,7 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// A provider that every session needs, and how its tokens are refreshed.
+    /// A provider named `name`, for whose tokens every session needs a login unless it is [optional](Self::optional).
     ///
     /// # Errors
     ///
@@ -45,31 +47,32 @@ impl Provider {
         })
     }
 
-    /// Sets for how long the provider accepts a refresh token once more after it was spent. By default not at all.
+    /// Sets how long the provider accepts a used refresh token once more. By default it does not.
     ///
-    /// Many do, under names such as grace period, reuse interval or rotation overlap, so that an answer that was lost can
-    /// be asked for again. Then a replica that dies in the middle of a refresh costs nobody a log-in.
+    /// Many providers do, so that a client can ask for a lost answer again. They call it grace period, reuse interval or
+    /// rotation overlap. With it, no user must log in because a replica died in the middle of a refresh.
     ///
     /// # Security
     ///
-    /// A provider that does not allow it takes a refresh token that comes twice for a theft, and revokes whatever came
-    /// of the same log-in (RFC 9700 §4.14.2).
+    /// A provider without a grace period takes a second use of a refresh token for theft, and revokes all tokens of the
+    /// same login (RFC 9700 §4.14.2). Set this only if the provider's documentation says so.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Lets a session be without this provider's tokens.
+    /// Makes the provider optional: a session without its tokens needs no login.
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 
-    /// Says that this provider's ID token is sent: the tokens are refreshed before the `exp` of the ID token too (F36).
+    /// Says that a strategy sends this provider's ID token. The tokens are then refreshed before the `exp` of the ID token
+    /// too.
     ///
-    /// Where a refresh does not renew it, a log-in is needed when it has expired.
+    /// If a refresh does not renew the ID token, the user must log in again when it has expired.
     #[must_use]
     pub fn uses_id_token(mut self) -> Self {
         self.uses_id_token = true;

@@ -12,17 +12,56 @@ use crate::{
 
 use super::upstream_tokens::UNKNOWN_LIFETIME;
 
-/// Gets new tokens for the ones that are about to expire: [`RefreshTokenGrant`], or your own for a provider that speaks
-/// something else than OAuth.
+/// Refreshes a provider's tokens.
+///
+/// [`RefreshTokenGrant`] does so at an OAuth token endpoint. Implement this trait for a provider with another protocol:
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use tower_identity::{
+///     AccessToken, AuthError, AuthErrorKind, Secret, UpstreamToken,
+///     upstream::{ProviderTokens, Refresher, UpstreamFuture},
+/// };
+///
+/// /// Sends the refresh token to the provider. Returns its answer.
+/// async fn call_provider(
+///     _refresh_token: Option<Secret>,
+/// ) -> Result<String, AuthError> {
+///     Ok("2YotnFZFEjr1zCsicMWpAA".to_owned())
+/// }
+///
+/// #[derive(Debug)]
+/// struct MyProvider;
+///
+/// impl Refresher for MyProvider {
+///     fn refresh(
+///         &self,
+///         tokens: &ProviderTokens,
+///         now: SystemTime,
+///     ) -> UpstreamFuture<'static, ProviderTokens> {
+///         let refresh_token = tokens.refresh_token().cloned();
+///         Box::pin(async move {
+///             let answer = call_provider(refresh_token).await?;
+///             let token = AccessToken::new(answer).map_err(|error| {
+///                 AuthError::new(AuthErrorKind::Unavailable, "an invalid token")
+///                     .with_source(error)
+///             })?;
+///             let token = UpstreamToken::new(token)
+///                 .with_expires_at(now + Duration::from_secs(3600));
+///             Ok(ProviderTokens::new(token, now))
+///         })
+///     }
+/// }
+/// ```
 pub trait Refresher: fmt::Debug + Send + Sync {
-    /// Spends the refresh token of `tokens`. What is issued is dated `now`.
+    /// Uses the refresh token of `tokens`. The new tokens are issued at `now`.
     ///
-    /// What is not renewed is left out of the answer, and kept: the refresh token and the ID token.
+    /// If the new tokens lack a refresh token or an ID token, the old one stays.
     ///
     /// # Errors
     ///
-    /// - [`Rejected`](crate::AuthErrorKind::Rejected): the refresh token is void, and a log-in is needed.
-    /// - All others: it was not spent. It is presented again later.
+    /// - [`Rejected`](crate::AuthErrorKind::Rejected), if the refresh token is void. The user must log in again.
+    /// - Any other kind, if the refresh token was not used. It is sent again later.
     fn refresh(
         &self,
         tokens: &ProviderTokens,
@@ -30,7 +69,9 @@ pub trait Refresher: fmt::Debug + Send + Sync {
     ) -> UpstreamFuture<'static, ProviderTokens>;
 }
 
-/// Refreshes at an OAuth token endpoint (RFC 6749 §6).
+/// Refreshes tokens at an OAuth token endpoint (RFC 6749 §6).
+///
+/// A new access token without `expires_in` counts as valid for 5 minutes.
 #[derive(Clone, Debug)]
 pub struct RefreshTokenGrant {
     endpoint: TokenEndpoint,
@@ -38,7 +79,7 @@ pub struct RefreshTokenGrant {
 }
 
 impl RefreshTokenGrant {
-    /// Refreshes at `endpoint`, with the scopes of the log-in.
+    /// Refreshes at `endpoint`, for the scopes of the login.
     pub fn new(endpoint: TokenEndpoint) -> Self {
         Self {
             endpoint,
@@ -46,7 +87,7 @@ impl RefreshTokenGrant {
         }
     }
 
-    /// Asks for these scopes at each refresh: none that the log-in did not grant.
+    /// Sets the scopes to ask for at each refresh. They must be among those of the login.
     #[must_use]
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where

@@ -1,66 +1,3 @@
-//! [`UpstreamTokens`]: the tokens of a session, fresh for each request and on every replica.
-//!
-//! ```no_run
-//! # use bytes::Bytes;
-//! # use http_body_util::Full;
-//! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-//! use tower_identity::{
-//!     ClientAuth, MemoryStore, Secret, TokenEndpoint, UpstreamTokens,
-//!     upstream::{Provider, RefreshTokenGrant},
-//! };
-//!
-//! # async fn load(session: &str) -> Result<(), tower::BoxError> {
-//! # let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
-//! # let token_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-//! let endpoint = TokenEndpoint::builder("https://github.example.com/token", token_client)
-//!     .client_auth(ClientAuth::basic("gateway", secret))
-//!     .build()?;
-//! let github = Provider::new("github", RefreshTokenGrant::new(endpoint))?;
-//! let upstream = UpstreamTokens::new(MemoryStore::new(), [github]);
-//!
-//! let tokens = upstream.load(session).await?;
-//! let token = tokens.tokens().get("github");
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # What a request gets
-//!
-//! The store is asked once for all providers, and what has to be refreshed is refreshed side by side. The windows are
-//! those of the [credential cache](crate::credential::cache#when-a-credential-is-renewed), counted from when the tokens
-//! were issued. An expired token is never handed out.
-//!
-//! | a provider's tokens | the request |
-//! | --- | --- |
-//! | good | gets them |
-//! | in the advisory window | gets them, and a refresh starts in the background |
-//! | in the mandatory window | waits for the refresh; gets the old ones if it fails |
-//! | expired | waits for the refresh |
-//! | expired, without a refresh token; or not there, and not [optional](Provider::optional) | [`login_required`](LoadedTokens::login_required) |
-//! | expired, the refresh token is refused (`invalid_grant`) | `login_required`; they are removed |
-//! | expired, the refresh fails in another way | [`failed`](LoadedTokens::failed), with the error; other providers are not touched |
-//!
-//! # What happens when something breaks
-//!
-//! A refresh token is spent by one at a time: one refresh in this process, and across replicas whoever holds the
-//! [lease](super::store#how-one-refresh-at-a-time-is-kept). A refresh goes on without the request that started it.
-//!
-//! | what breaks | what happens |
-//! | --- | --- |
-//! | the store cannot be asked | `Unavailable` at once, for the store bounds its time; nothing is spent. It is never taken for a busy holder |
-//! | the reply to a claim is lost | nothing is spent; the claim is taken back in the background |
-//! | the store fails after the refresh token was spent | those who wait get the new tokens, this process goes on serving them, and stores them as soon as it can, for two minutes |
-//! | the issuer fails, or does not answer | `Unavailable`; the refresh token is presented again after the cache's back-off. An issuer that did spend it refuses, and a log-in is needed |
-//! | a holder dies before it spends, while it spends, or before it stores | the lease runs out. Nobody knows whether the refresh token was spent, so it is not presented again: `Unavailable` for the two minutes in which the holder may only seem dead, then the tokens are removed and a log-in is needed. With [`Provider::grace`], it is presented again at once |
-//! | a lease runs out while its holder works on | it may still store, if nobody claimed since; if somebody did, its fence is old: it is refused, and reads what the other stored |
-//! | two refresh at once all the same, and the loser is refused by the issuer | the loser removes nothing (it compares), and reads the winner's tokens |
-//! | the user logs in, or out, during a refresh | the log-in's tokens stay, the deleted session stays deleted |
-//! | the store loses its data | every provider needs a log-in |
-//!
-//! # Security
-//!
-//! Neither the session's id nor a token is shown in an error or an event.
-
 use std::{
     collections::BTreeMap,
     fmt,
@@ -92,9 +29,76 @@ const LEASE_TIME: Duration = Duration::from_secs(10);
 pub(super) const UNKNOWN_LIFETIME: Duration = Duration::from_secs(300);
 const MAX_SUCCESSORS: usize = 3;
 
-/// Loads the upstream tokens of a session, and refreshes them before they expire.
+/// Loads the upstream tokens of a session for each request, and refreshes them before
+/// they expire.
 ///
-/// A clone is the same. See the [module](self) for what it promises.
+/// A clone shares the store and the refreshes. Give it to a
+/// [`TokenValidator`](crate::TokenValidator), or load tokens yourself:
+///
+/// ```no_run
+/// # use bytes::Bytes;
+/// # use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower_identity::{
+///     ClientAuth, MemoryStore, Secret, TokenEndpoint, UpstreamTokens,
+///     upstream::{Provider, RefreshTokenGrant},
+/// };
+///
+/// # async fn load(session: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// # let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
+/// # let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// let url = "https://github.example.com/token";
+/// let endpoint = TokenEndpoint::builder(url, client)
+///     .client_auth(ClientAuth::basic("gateway", secret))
+///     .build()?;
+/// let github = Provider::new("github", RefreshTokenGrant::new(endpoint))?;
+/// let upstream = UpstreamTokens::new(MemoryStore::new(), [github]);
+///
+/// let session = upstream.load(session).await?;
+/// let token = session.tokens().get("github");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # The tokens of a request
+///
+/// One call to the store loads the tokens of all providers. Tokens that need a refresh
+/// are refreshed concurrently. The refresh windows are those of the
+/// [credential cache](crate::CredentialCache#when-a-credential-is-renewed), counted
+/// from the time at which the tokens were issued. An expired token is never returned.
+///
+/// | a provider's tokens | the request |
+/// | --- | --- |
+/// | valid | gets them |
+/// | in the advisory window | gets them, and a refresh starts in the background |
+/// | in the mandatory window | waits for the refresh, and gets the old tokens if it fails |
+/// | expired | waits for the refresh |
+/// | expired and without a refresh token, or missing and not [optional](Provider::optional) | finds the provider in [`login_required`](LoadedTokens::login_required) |
+/// | expired, and the provider refused the refresh token (`invalid_grant`) | finds the provider in `login_required`, and the tokens are removed |
+/// | expired, and the refresh failed in another way | finds the error in [`failed`](LoadedTokens::failed). Other providers are not affected |
+///
+/// # What happens when something breaks
+///
+/// A refresh token is used by one party at a time. In one process, one refresh runs
+/// per provider and session. Across replicas, the holder of the
+/// [lease](crate::UpstreamTokenStore#one-refresh-at-a-time) refreshes. A refresh runs
+/// to its end even if the request that started it is cancelled.
+///
+/// | event | effect |
+/// | --- | --- |
+/// | the store cannot be reached | `Unavailable` at once, because the store limits its time. No refresh token is used. A failing store is never mistaken for a busy lease holder |
+/// | the reply to a claim is lost | no refresh token is used. The claim is released in the background |
+/// | the store fails after the refresh token was used | waiting requests get the new tokens. This process keeps serving them, and tries to store them for two minutes |
+/// | the provider fails, or does not answer | `Unavailable`. The refresh token is sent again after the cache's back-off. A provider that did use it up refuses it, and the user must log in again |
+/// | the lease holder dies before, during or after the call to the provider | the lease runs out. The refresh token may have been used, so that it is not sent again: `Unavailable` for two minutes, in which the holder may turn out to be alive. Then the tokens are removed, and the user must log in again. With [`Provider::grace`], the refresh token is sent again at once |
+/// | a lease runs out while its holder is still working | the holder may still store the tokens, unless another party has claimed since. In that case its fencing token is too old: the store refuses, and the holder reads what the other party stored |
+/// | two parties refresh all the same, and the provider refuses the second | the second one removes nothing, because removal compares versions. It reads the tokens of the first |
+/// | the user logs in or out during a refresh | the tokens of the login stay. A deleted session stays deleted |
+/// | the store loses its data | the user must log in again at every provider |
+///
+/// # Security
+///
+/// Errors and events show neither the session's id nor a token.
 #[derive(Clone)]
 pub struct UpstreamTokens {
     inner: Arc<Inner>,
@@ -110,9 +114,10 @@ pub(super) struct Inner {
 }
 
 impl UpstreamTokens {
-    /// The tokens in `store`, refreshed at `providers`. Of two providers with the same name the last one counts.
+    /// Loads tokens from `store`, and refreshes those of `providers`. If two providers have the same name, the last one
+    /// counts.
     ///
-    /// Tokens of a provider that is not among them are handed out until they expire.
+    /// The store may have tokens of further providers. They are returned until they expire.
     pub fn new<S>(store: S, providers: impl IntoIterator<Item = Provider>) -> Self
     where
         S: UpstreamTokenStore + 'static,
@@ -131,7 +136,7 @@ impl UpstreamTokens {
         }
     }
 
-    /// Sets the clock.
+    /// Sets the [clock](trait@Clock#setting-the-clock).
     #[must_use]
     pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
         let mut inner = Arc::unwrap_or_clone(self.inner);
@@ -142,8 +147,8 @@ impl UpstreamTokens {
         }
     }
 
-    /// Sets how long the lease of a refresh outlives a replica that died. It is renewed three times as often while the
-    /// replica lives. By default 10 s.
+    /// Sets how long the lease of a refresh outlives a replica that died. By default 10 s. A running replica renews the
+    /// lease after a third of this time.
     #[must_use]
     pub fn lease_time(self, lease_time: Duration) -> Self {
         let mut inner = Arc::unwrap_or_clone(self.inner);
@@ -153,15 +158,15 @@ impl UpstreamTokens {
         }
     }
 
-    /// The tokens of the session.
+    /// Loads the tokens of the session with the id `session`.
     ///
     /// # Errors
     ///
-    /// What the store failed with. What went wrong with one provider is in [`LoadedTokens`].
+    /// The error of the store. The error of a single provider is in [`LoadedTokens`].
     ///
     /// # Panics
     ///
-    /// When it is polled outside of a Tokio runtime with time enabled.
+    /// If the future is polled outside of a Tokio runtime with time enabled.
     pub fn load(&self, session: &str) -> LoadingTokens {
         let (upstream, session) = (self.clone(), Arc::from(session));
         LoadingTokens {
@@ -185,7 +190,7 @@ impl fmt::Debug for UpstreamTokens {
 
 /// The future of [`UpstreamTokens::load`].
 ///
-/// What it waits for goes on without it: dropping it harms nobody.
+/// Dropping it does not cancel the refreshes that it waits for.
 #[must_use = "futures do nothing unless polled"]
 pub struct LoadingTokens {
     future: Pin<Box<dyn Future<Output = Result<LoadedTokens, AuthError>> + Send>>,
@@ -241,7 +246,7 @@ impl Inner {
         Ok(tokens)
     }
 
-    /// What a refresh brings, else `stored` as long as it is good.
+    /// The refreshed tokens, or `stored` if the refresh failed and they are still valid.
     async fn fresh(
         self: &Arc<Self>,
         session: &Arc<str>,

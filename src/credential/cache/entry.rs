@@ -10,7 +10,7 @@ const MAX_ADVISORY_WINDOW: Duration = Duration::from_secs(300);
 const MAX_MANDATORY_WINDOW: Duration = Duration::from_secs(30);
 const ADVISORY_JITTER: f64 = 0.2;
 
-/// A credential that was just obtained, and how long it lives.
+/// A new credential with its lifetime: the result of a fetch for a [`CredentialCache`](super::CredentialCache).
 #[derive(Clone, Debug)]
 pub struct Obtained<C> {
     pub(super) credential: C,
@@ -25,7 +25,7 @@ enum Lifetime {
 }
 
 impl<C> Obtained<C> {
-    /// A credential whose end is not known: it is kept for the cache's
+    /// A credential whose lifetime is unknown. The cache keeps it for its
     /// [default lifetime](super::CredentialCacheBuilder::default_lifetime).
     pub fn new(credential: C) -> Self {
         Self {
@@ -34,16 +34,17 @@ impl<C> Obtained<C> {
         }
     }
 
-    /// Sets how long it lives (`expires_in`, RFC 6749 §5.1), counted from when it was asked for.
+    /// Sets the lifetime (`expires_in`, RFC 6749 §5.1), counted from the start of the fetch.
     ///
-    /// Zero means that it is not kept: pass it for a negative one too. More than 24 hours are kept as 24 hours.
+    /// With a lifetime of zero the credential is used once and not kept. Pass zero for a negative lifetime too. A
+    /// lifetime of more than 24 hours counts as 24 hours.
     #[must_use]
     pub fn expires_in(mut self, lifetime: Duration) -> Self {
         self.lifetime = Lifetime::For(lifetime);
         self
     }
 
-    /// Sets until when it lives. A time that has passed means that it is not kept.
+    /// Sets the time of expiry. If it has passed, the credential is used once and not kept.
     #[must_use]
     pub fn expires_at(mut self, expires_at: SystemTime) -> Self {
         self.lifetime = Lifetime::Until(expires_at);
@@ -104,7 +105,7 @@ pub(super) struct Entry<C> {
     expires_at: SystemTime,
     deadline: Instant,
     mandatory_window: Duration,
-    /// In nanoseconds of remaining lifetime. At or below it, something is to be done about a refresh.
+    /// In nanoseconds of remaining lifetime. At or below it, a caller must look for a refresh.
     refresh_below: AtomicU64,
 }
 
@@ -141,7 +142,7 @@ impl<C> Entry<C> {
         until(self.expires_at, now.wall).min(self.deadline.saturating_duration_since(now.monotonic))
     }
 
-    /// Whether nothing is to be done but to use it.
+    /// Whether the credential needs no refresh, so that it can simply be used.
     pub(super) fn is_settled(&self, remaining: Duration) -> bool {
         nanoseconds(remaining) > self.refresh_below.load(Ordering::Relaxed)
     }
@@ -150,7 +151,7 @@ impl<C> Entry<C> {
         remaining <= self.mandatory_window
     }
 
-    /// A refresh is under way: nothing is to be done until callers have to wait for it.
+    /// A refresh is running: callers need not look for one until the mandatory window.
     pub(super) fn refresh_started(&self) {
         self.set_refresh_below(self.mandatory_window);
     }

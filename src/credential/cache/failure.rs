@@ -69,7 +69,7 @@ impl Failures {
     }
 }
 
-/// Between half and all of 2 s, 4 s, 8 s and so on up to 60 s; longer only if the issuer asked for it.
+/// Between half and all of 2 s, 4 s, 8 s and so on up to 60 s, and longer only if the issuer asked for it.
 fn back_off(in_a_row: u32, retry_after: Option<Duration>, random: f64) -> Duration {
     let longest = Duration::from_secs(2_u64.saturating_pow(in_a_row)).min(MAX_BACK_OFF);
     let delay = longest.mul_f64(0.5 + 0.5 * random);

@@ -1,10 +1,13 @@
 use crate::secret::Fingerprint;
 
-/// Whose configuration obtained a credential: the SHA-256 of a strategy's name and of each of its settings.
+/// The part of a cache key that stands for a strategy's configuration: a SHA-256 over
+/// its name and all its settings.
 ///
-/// Make it once, when the strategy is built, of **everything** that is configured: two strategies that share a cache
-/// and differ in one field must differ here. Each name and value is hashed with its length, so that no two lists
-/// of fields run into each other. A list is one field for each element, an absent option is no field.
+/// Create it once, when the strategy is built, from **every** setting. Two strategies
+/// that share a cache and differ in one setting must have different scopes. Names and
+/// values are hashed with their lengths, so that adjacent settings cannot run into
+/// each other. Add one field for each element of a list, and none for an option that
+/// is not set.
 ///
 /// ```
 /// use tower_identity::credential::CacheScope;
@@ -19,7 +22,7 @@ use crate::secret::Fingerprint;
 pub struct CacheScope(Fingerprint);
 
 impl CacheScope {
-    /// The scope of a strategy with this name and no settings yet.
+    /// The scope of the strategy `strategy`, without settings.
     pub fn new(strategy: &str) -> Self {
         Self(Fingerprint::of([
             b"strategy".as_slice(),
@@ -27,7 +30,7 @@ impl CacheScope {
         ]))
     }
 
-    /// The scope with one more setting, which may be a secret: what is kept is a hash. The order counts.
+    /// Adds a setting. The value may be a secret, because only its hash is kept. The order of settings matters.
     #[must_use]
     pub fn field(self, name: &str, value: impl AsRef<[u8]>) -> Self {
         let Self(Fingerprint(so_far)) = self;
@@ -38,7 +41,7 @@ impl CacheScope {
         ]))
     }
 
-    /// The key of what is obtained on behalf of the user whose token this is.
+    /// The key for a credential that is obtained for the user with the token `subject`.
     pub fn key(self, subject: Fingerprint) -> CacheKey {
         CacheKey {
             scope: self,
@@ -46,7 +49,8 @@ impl CacheScope {
         }
     }
 
-    /// The key of what is obtained on behalf of a user by an actor (RFC 8693 §1.1, delegation).
+    /// The key for a credential that is obtained for the user with the token `subject`, on whose behalf the party with
+    /// the token `actor` acts (delegation, RFC 8693 §1.1).
     pub fn key_with_actor(self, subject: Fingerprint, actor: Fingerprint) -> CacheKey {
         CacheKey {
             scope: self,
@@ -54,11 +58,11 @@ impl CacheScope {
         }
     }
 
-    /// The key of what a client obtains for itself (RFC 6749 §4.4), on behalf of no user.
+    /// The key for a credential that a client obtains for itself (RFC 6749 §4.4).
     ///
     /// # Security
     ///
-    /// All users share what is kept under it. It is not for a user whose token is missing.
+    /// All users share this credential. Do not use the key for a user whose token is missing.
     pub fn key_for_client(self) -> CacheKey {
         CacheKey {
             scope: self,
@@ -67,10 +71,12 @@ impl CacheScope {
     }
 }
 
-/// Under what a credential is kept: the strategy's [`CacheScope`], the user's token and the actor's.
+/// The cache key for a credential: a [`CacheScope`], and the tokens of the user and of
+/// the actor.
 ///
-/// It is made by the scope, of fingerprints that were made with the tokens: a look-up hashes no token and allocates
-/// nothing. Without a subject token there is no key for a user.
+/// The tokens are in it as fingerprints, which were computed with the tokens: looking
+/// up a key neither hashes a token nor allocates. There is no key for a user without
+/// the user's token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CacheKey {
     scope: CacheScope,

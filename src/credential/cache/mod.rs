@@ -1,67 +1,3 @@
-//! [`CredentialCache`]: a credential is obtained once, kept, and renewed before anyone waits for it.
-//!
-//! ```
-//! use std::time::Duration;
-//! use tower_identity::{
-//!     AccessToken, AuthError, AuthErrorKind, CredentialCache,
-//!     credential::{CacheScope, Obtained},
-//! };
-//!
-//! async fn exchange(_subject: AccessToken) -> Result<Obtained<AccessToken>, AuthError> {
-//!     // Ask the issuer here.
-//!     let exchanged = AccessToken::new("2YotnFZFEjr1zCsicMWpAA").map_err(|error| {
-//!         AuthError::new(AuthErrorKind::Unavailable, "the issuer's token cannot be sent").with_source(error)
-//!     })?;
-//!     Ok(Obtained::new(exchanged).expires_in(Duration::from_secs(3600)))
-//! }
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let cache = CredentialCache::builder().build()?;
-//! let scope = CacheScope::new("exchange").field("audience", "mcp-backend");
-//!
-//! let users_token = AccessToken::new("eyJhbGciOiJFUzI1NiJ9")?;
-//! let key = scope.key(users_token.fingerprint());
-//! let credential = match cache.lookup(&key, None)? {
-//!     Some(credential) => credential,
-//!     None => cache.obtain(key, None, || exchange(users_token)).await?,
-//! };
-//! assert_eq!(credential.expose(), "2YotnFZFEjr1zCsicMWpAA");
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # When a credential is renewed
-//!
-//! | remaining lifetime | what a caller gets |
-//! | --- | --- |
-//! | more than the advisory window: the last quarter, at most 5 minutes, up to a fifth less by chance | the kept credential |
-//! | less than that | the kept credential, and one caller starts a refresh in the background |
-//! | less than the mandatory window: the last tenth, at most 30 s | what the refresh brings; if it fails, the kept credential |
-//! | none | what is obtained now, or the error |
-//!
-//! There is no early refresh towards the end of the subject's token, because what it brings would end then too.
-//!
-//! # When it cannot be obtained
-//!
-//! An error goes to all callers that wait for the same key, and is remembered: until the time below is over, callers
-//! without a credential get it at once, and the issuer is not asked. A good credential stays until its end.
-//!
-//! | kind of the error | next try |
-//! | --- | --- |
-//! | [`Unavailable`](AuthErrorKind::Unavailable) | after 1 to 2 s; twice that for each failure in a row, up to 30 to 60 s; not before the error's [`retry_after`](AuthError::retry_after), of which at most 5 minutes count |
-//! | all others, [`Configuration`](AuthErrorKind::Configuration) included: what is wrong may be put right at the issuer | after 10 s |
-//!
-//! # Security
-//!
-//! - **One user's credential never reaches another.** A [`CacheKey`] is made of the strategy's whole configuration and
-//!   of the user's token.
-//! - **A subject that has expired gets nothing.** It is checked before the cache is read, and no credential is kept
-//!   longer than the token that it was obtained for.
-//! - **Expired is expired.** A credential is good only if both the time of day and the monotonic time say so: neither
-//!   setting the clock back nor suspending the machine makes it last longer.
-//! - **A cancelled caller harms nobody.** What obtains a credential is a task of its own, given up after 60 s.
-
 pub(crate) mod entry;
 mod failure;
 pub(crate) mod key;
@@ -93,10 +29,82 @@ use single_flight::{Obtaining, Role, SingleFlight};
 const DEFAULT_CAPACITY: usize = 16_384;
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
 
-/// Keeps the credentials that were obtained for users, and obtains each but once.
+/// Obtains a credential once per key, keeps it, and renews it before it expires.
 ///
-/// It is bounded in entries. An entry takes at most 512 bytes beside what the credential points to (its text, for an
-/// [`AccessToken`](crate::AccessToken)). A clone is the same cache. See the [module](self) for what it promises.
+/// The strategies that have tokens issued each have a cache. Use one yourself for a
+/// strategy that obtains credentials in another way.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_identity::{
+///     AccessToken, AuthError, AuthErrorKind, CredentialCache,
+///     credential::{CacheScope, Obtained},
+/// };
+///
+/// async fn exchange(
+///     _subject: AccessToken,
+/// ) -> Result<Obtained<AccessToken>, AuthError> {
+///     // Call the issuer here.
+///     let exchanged = AccessToken::new("2YotnFZFEjr1zCsicMWpAA").map_err(|error| {
+///         let message = "the issued token has an invalid character";
+///         AuthError::new(AuthErrorKind::Unavailable, message).with_source(error)
+///     })?;
+///     Ok(Obtained::new(exchanged).expires_in(Duration::from_secs(3600)))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cache = CredentialCache::builder().build()?;
+/// let scope = CacheScope::new("exchange").field("audience", "mcp-backend");
+///
+/// let users_token = AccessToken::new("eyJhbGciOiJFUzI1NiJ9")?;
+/// let key = scope.key(users_token.fingerprint());
+/// let credential = match cache.lookup(&key, None)? {
+///     Some(credential) => credential,
+///     None => cache.obtain(key, None, || exchange(users_token)).await?,
+/// };
+/// assert_eq!(credential.expose(), "2YotnFZFEjr1zCsicMWpAA");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The number of entries is bounded. An entry takes at most 512 bytes, not counting
+/// what the credential points to (for an [`AccessToken`](crate::AccessToken), its
+/// text). A clone shares the entries.
+///
+/// # When a credential is renewed
+///
+/// | remaining lifetime | a caller gets |
+/// | --- | --- |
+/// | more than the advisory window: the last quarter, at most 5 minutes, made up to a fifth shorter by random jitter | the cached credential |
+/// | less than the advisory window | the cached credential, and one caller starts a refresh in the background |
+/// | less than the mandatory window: the last tenth, at most 30 s | the refreshed credential, after waiting for it. If the refresh fails, the cached credential |
+/// | none | a new credential, after waiting for it, or the error |
+///
+/// A credential is not renewed early because the user's token ends: a new credential
+/// would end at the same time.
+///
+/// # When it cannot be obtained
+///
+/// All callers that wait for a key get the error. The cache keeps it: until the time
+/// of the next try, callers without a cached credential get the same error at once,
+/// and the issuer is not asked. A valid credential stays until it expires.
+///
+/// | kind of the error | next try |
+/// | --- | --- |
+/// | [`Unavailable`](AuthErrorKind::Unavailable) | after 1 to 2 s. Each further failure doubles this, up to 30 to 60 s. Not before the error's [`retry_after`](AuthError::retry_after), of which at most 5 minutes count |
+/// | any other | after 10 s, because the issuer may have been corrected. For example, a client id that was unknown has been registered |
+///
+/// # Security
+///
+/// - **One user's credential never reaches another.** A [`CacheKey`] contains the
+///   strategy's whole configuration and the user's token, as hashes.
+/// - **An expired subject token gets nothing.** This is checked before the cache is
+///   read. No credential is kept longer than the token that it was obtained for.
+/// - **Setting the clock back revives nothing.** A credential is valid only if both
+///   the time of day and the monotonic time say so.
+/// - **A caller that gives up does not affect others.** A credential is obtained in a
+///   separate task, with a limit of 60 s.
 pub struct CredentialCache<C> {
     inner: Arc<Inner<C>>,
 }
@@ -113,7 +121,8 @@ struct Inner<C> {
 type Store<C> = Cache<CacheKey, Entry<C>, UnitWeighter, DefaultHashBuilder, Removed>;
 
 impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
-    /// A cache for 16,384 credentials; one whose end is not known is kept for 5 minutes.
+    /// Starts a cache. By default it holds 16,384 credentials, and keeps a credential whose expiry is unknown for 5
+    /// minutes.
     pub fn builder() -> CredentialCacheBuilder<C> {
         CredentialCacheBuilder {
             capacity: DEFAULT_CAPACITY,
@@ -123,14 +132,14 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         }
     }
 
-    /// The credential under `key`, if it is at hand and nothing is to be done about it.
+    /// Returns the cached credential, if it needs no refresh.
     ///
-    /// It allocates nothing and waits for nothing. On `None`, call [`obtain`](Self::obtain).
+    /// `subject_expires_at` is the expiry of the token that the key was made of, if it is known. This neither allocates
+    /// nor waits. If it returns `None`, call [`obtain`](Self::obtain).
     ///
     /// # Errors
     ///
-    /// [`Expired`](AuthErrorKind::Expired), when `subject_expires_at` (the end of the token that the key was made of,
-    /// where it is known) has passed.
+    /// [`Expired`](AuthErrorKind::Expired), if `subject_expires_at` has passed.
     pub fn lookup(
         &self,
         key: &CacheKey,
@@ -141,18 +150,18 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         Ok(self.inner.settled(key, &now))
     }
 
-    /// The credential under `key`: the one at hand, or one that is obtained now.
+    /// Returns the cached credential, or obtains one with `fetch`.
     ///
-    /// `fetch` is called at once, not on the first poll, and only if nobody else is obtaining this credential. Its
-    /// future runs in a task of its own, on the current Tokio runtime, whose timer must be enabled. All callers that wait
-    /// for it get its answer.
+    /// One caller per key is the leader: the cache calls its `fetch` before this method returns, and spawns the future
+    /// onto the current Tokio runtime, whose timer must be enabled. Callers that come meanwhile are followers. Their
+    /// `fetch` is not called, and they get the leader's outcome.
     ///
     /// # Errors
     ///
     /// - [`Expired`](AuthErrorKind::Expired), as in [`lookup`](Self::lookup).
-    /// - What `fetch` failed with, now or [a short while ago](self#when-it-cannot-be-obtained).
-    /// - [`Unavailable`](AuthErrorKind::Unavailable), when `fetch` panicked or took more than 60 s.
-    /// - [`Configuration`](AuthErrorKind::Configuration), when called outside of a Tokio runtime.
+    /// - The error of `fetch`, from this call or from [a recent one](Self#when-it-cannot-be-obtained).
+    /// - [`Unavailable`](AuthErrorKind::Unavailable), if `fetch` panicked or took longer than 60 s.
+    /// - [`Configuration`](AuthErrorKind::Configuration), if there is no Tokio runtime.
     pub fn obtain<F, R>(
         &self,
         key: CacheKey,
@@ -195,10 +204,10 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         }
     }
 
-    /// Drops the credential under `key` if it is the one that was rejected. Returns whether it was.
+    /// Drops the cached credential if it is the one that a backend rejected. Returns whether it was dropped.
     ///
-    /// Of many calls that were rejected with the same credential, the first drops it; the others find it gone or
-    /// replaced, and use what replaced it.
+    /// If many calls were rejected with the same credential, the first one drops it. The others find that it is gone or
+    /// replaced, and use the replacement.
     pub fn invalidate(&self, key: &CacheKey, is_rejected: impl FnOnce(&C) -> bool) -> bool {
         let removed = self
             .inner
@@ -236,22 +245,23 @@ pub struct CredentialCacheBuilder<C> {
 }
 
 impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
-    /// Sets how many credentials are kept, rounded up a little so that it divides evenly among locks. As many failures
-    /// are remembered beside them.
+    /// Sets how many credentials are kept. By default 16,384.
+    ///
+    /// The number is rounded up a little, to divide evenly among locks. The cache keeps as many errors, separately.
     #[must_use]
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self
     }
 
-    /// Sets how long a credential is kept whose end is not known.
+    /// Sets how long a credential whose expiry is unknown is kept. By default 5 minutes.
     #[must_use]
     pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
         self.default_lifetime = lifetime;
         self
     }
 
-    /// Sets the clock.
+    /// Sets the [clock](trait@Clock#setting-the-clock).
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -278,7 +288,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
         Ok(self.make())
     }
 
-    /// Builds it of what is known to be right.
+    /// Builds it from settings that are known to be valid.
     pub(crate) fn make(self) -> CredentialCache<C> {
         CredentialCache {
             inner: Arc::new(Inner {
@@ -325,7 +335,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         (!remaining.is_zero()).then_some(Held { entry, remaining })
     }
 
-    /// Changes the stored entry in its place; what [`held`](Self::held) returns is a copy.
+    /// Changes the stored entry in place. [`held`](Self::held) returns a copy.
     fn with_stored(&self, key: &CacheKey, change: impl FnOnce(&Entry<C>)) {
         self.store.remove_if(key, |entry| {
             change(entry);

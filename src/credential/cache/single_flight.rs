@@ -33,7 +33,7 @@ pub(super) struct SingleFlight<C> {
     pub(super) running: Mutex<HashMap<CacheKey, Answer<C>>>,
 }
 
-/// What the leader tells its followers.
+/// The outcome that the leader shares with its followers.
 #[derive(Clone)]
 pub(super) struct Answer<C>(Shared<oneshot::Receiver<Result<C, AuthError>>>);
 

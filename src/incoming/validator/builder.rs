@@ -64,25 +64,25 @@ impl TokenValidatorBuilder {
         }
     }
 
-    /// Adds an audience: a token has to be for one of them. At least one is required.
+    /// Adds an audience. A token must be for one of the audiences, and at least one is required.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audiences.push(audience.into());
         self
     }
 
-    /// Accepts access tokens alone that say that they are one: `typ` `at+jwt` (RFC 9068 §4).
+    /// Accepts only JWTs with the `typ` `at+jwt` (RFC 9068 §4).
     pub fn require_at_jwt(mut self) -> Self {
         self.require_at_jwt = true;
         self
     }
 
-    /// Sets by how much clocks may differ. By default a minute.
+    /// Sets by how much the clocks of issuer and gateway may differ. By default one minute.
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
         self
     }
 
-    /// Has tokens that are no JWT introspected. By default they are refused.
+    /// Sets the endpoint that is asked about tokens that are not JWTs. By default they are refused.
     pub fn introspection(mut self, endpoint: IntrospectionEndpoint) -> Self {
         self.introspection = Some(endpoint);
         self
@@ -99,18 +99,18 @@ impl TokenValidatorBuilder {
         self
     }
 
-    /// Adds the upstream tokens of the session that the token's `tsid` claim names, fresh for each request. A token without
-    /// one has no upstream tokens.
+    /// Adds upstream tokens to the identity: those of the session that the token's `tsid` claim names, loaded for each
+    /// request. An identity from a token without `tsid` has none.
     ///
-    /// A caller who has to log in again to one of the providers is refused, with 401.
+    /// A caller that must log in again at one of the providers is refused with 401.
     pub fn upstream_tokens(mut self, upstream: UpstreamTokens) -> Self {
         self.upstream = Some(upstream);
         self
     }
 
-    /// Lets a caller pass who has to log in again to some upstream providers, without the tokens of those.
+    /// Admits a caller that must log in again at some upstream providers, without the tokens of these providers.
     ///
-    /// A strategy that wants one of them then fails with [`MissingToken`](crate::AuthErrorKind::MissingToken).
+    /// A strategy that needs one of these tokens fails with [`MissingToken`](crate::AuthErrorKind::MissingToken).
     pub fn admit_without_upstream_login(mut self) -> Self {
         self.login_required = LoginRequired::Admitted;
         self
@@ -122,39 +122,39 @@ impl TokenValidatorBuilder {
         self
     }
 
-    /// Sets the URL of this resource, by which callers know it (RFC 9728 §1.2).
+    /// Sets the URL by which callers know this resource (RFC 9728 §1.2).
     ///
-    /// The challenge then says where its metadata is, and
-    /// [`resource_metadata`](TokenValidator::resource_metadata) serves it.
+    /// The challenge then names the URL of the metadata, which
+    /// [`resource_metadata`](TokenValidator::resource_metadata) serves.
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.resource = Some(resource.into());
         self
     }
 
-    /// Sets the scopes that a caller should ask for: in the challenge and in the metadata. They are not required of a token.
+    /// Sets the scopes that a caller should ask for. They are in the challenge and in the metadata. A token need not have
+    /// them.
     pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
         self.scopes = scopes.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Lets the URLs of the issuer, of its keys and of this resource be plain `http` on any host.
+    /// Allows plain `http` for any host, in the URLs of the issuer, of its keys and of this resource.
     ///
     /// # Security
     ///
-    /// Whoever can change what is on the network can then choose the keys, and be anyone. It is meant for a network that is
-    /// itself trusted.
+    /// An attacker on the network can then choose the keys, and impersonate any user. Use it only in a trusted network.
     pub fn insecure(mut self) -> Self {
         self.insecure = true;
         self
     }
 
-    /// Sets the clock.
+    /// Sets the [clock](trait@Clock#setting-the-clock).
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Makes the validator. Nothing is fetched before the first token comes.
+    /// Creates the validator. It fetches nothing before the first token.
     ///
     /// # Errors
     ///

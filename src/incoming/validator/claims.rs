@@ -13,14 +13,14 @@ use super::rejected;
 
 const SESSION_CLAIM: &str = "tsid";
 
-/// Who issues the tokens that are accepted, whom they are for, and by how much clocks may differ.
+/// The issuer and audiences of accepted tokens, and by how much clocks may differ.
 pub(super) struct ExpectedClaims {
     pub(super) issuer: String,
     pub(super) audiences: Vec<String>,
     pub(super) leeway: Duration,
 }
 
-/// What became of a token that is good, and its end.
+/// A valid token, and its expiry.
 pub(super) struct Accepted {
     pub(super) validated: Validated,
     pub(super) expires_at: Option<SystemTime>,

@@ -10,7 +10,7 @@ use crate::{
 
 use super::rejected;
 
-/// A JWS in its compact form (RFC 7515 §7.1), as it came. Nothing in it is to be believed yet.
+/// A JWS in its compact form (RFC 7515 §7.1), before it is verified.
 pub(super) struct Jwt<'a> {
     header: Header,
     message: &'a str,
@@ -18,7 +18,7 @@ pub(super) struct Jwt<'a> {
     signature: Vec<u8>,
 }
 
-/// What is read of a header. What else is in it, a key or its URL above all, is not looked at.
+/// The members of a header that are read. Others are ignored, in particular a key or its URL.
 #[derive(Deserialize)]
 struct Header {
     alg: String,
@@ -80,7 +80,7 @@ fn decode(part: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(part).ok()
 }
 
-/// The algorithms that a key pair signs with; none where the verifier's key could sign, too.
+/// The algorithms of key pairs. Algorithms whose verifying key can sign are left out.
 fn algorithm(name: &str) -> Option<Algorithm> {
     Some(match name {
         "RS256" => Algorithm::RS256,

@@ -1,71 +1,3 @@
-//! [`TokenValidator`]: from a bearer token to an [`Identity`].
-//!
-//! ```no_run
-//! # use bytes::Bytes;
-//! # use http::{Request, Response};
-//! # use http_body_util::Full;
-//! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-//! use tower::ServiceBuilder;
-//! use tower_identity::{
-//!     MemoryStore, TokenValidator, TokenValidatorLayer, UpstreamTokens,
-//!     upstream::Provider,
-//! };
-//!
-//! # fn example(providers: Vec<Provider>) -> Result<(), tower_identity::BuildError> {
-//! # let jwks_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-//! # let app = tower::service_fn(async |_: Request<()>| {
-//! #     Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
-//! # });
-//! let validator = TokenValidator::builder("https://issuer.example.com", jwks_client)
-//!     .audience("https://gateway.example.com")
-//!     .resource("https://gateway.example.com/mcp")
-//!     .upstream_tokens(UpstreamTokens::new(MemoryStore::new(), providers))
-//!     .build()?;
-//! let metadata = validator.resource_metadata(); // a service for its own path, beside the app
-//! let app = ServiceBuilder::new().layer(TokenValidatorLayer::new(validator)).service(app);
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # What is checked
-//!
-//! | of | is required |
-//! | --- | --- |
-//! | the token | at most 16 KiB of visible ASCII |
-//! | `alg` | RS256 to RS512, PS256 to PS512, ES256, ES384 or EdDSA, and one that the key is for; never `none`, never HS |
-//! | `kid` | a key of the issuer; without one, every key that fits is tried |
-//! | `typ` | absent, `JWT` or `at+jwt` (RFC 9068 §2.1), in any case; with [`require_at_jwt`](TokenValidatorBuilder::require_at_jwt) the last alone |
-//! | `crit` | absent: no extension is known here (RFC 7515 §4.1.11) |
-//! | `jku`, `x5u`, `jwk`, `x5c` | nothing: they are not read |
-//! | `iss` | the issuer, character by character |
-//! | `aud` | present, and one of the configured audiences is in it |
-//! | `exp` | present, and not passed |
-//! | `nbf`, `iat` | where present, not to come |
-//! | `sub` | present, and not blank |
-//! | `act` | where present, at most 8 nested objects ([`delegation_chain`](super::delegation_chain)) |
-//!
-//! Times are compared with the injected clock, with a leeway of a minute.
-//!
-//! A token that is no JWT is asked about at the [introspection endpoint](TokenValidatorBuilder::introspection), if there is
-//! one.
-//!
-//! # What comes of it
-//!
-//! The identity has the token, its claims without `tsid` (it names the session of the upstream tokens, and is nobody
-//! else's business), and `sub`, `iss`, `name` and `email` among them.
-//!
-//! | what is wrong | [`AuthErrorKind`] | answer |
-//! | --- | --- | --- |
-//! | the token has expired | `Expired` | 401 `invalid_token` |
-//! | anything else about the token | `Rejected` | 401 `invalid_token` |
-//! | an upstream provider needs a new log-in | `Rejected` | 401 `invalid_token`, unless [such callers pass](TokenValidatorBuilder::admit_without_upstream_login) |
-//! | the issuer or the store of upstream tokens cannot be asked, or what it says cannot be used | `Unavailable` | 503 |
-//!
-//! An upstream provider that merely cannot be asked now keeps nobody out: the request passes, and a strategy that wants
-//! its token fails with what went wrong ([`Identity::unavailable_upstream`]), which is 503.
-//!
-//! The error carries the challenge: [`AuthError::to_response`] is the answer.
-
 pub(crate) mod builder;
 mod claims;
 mod jwt;
@@ -105,10 +37,111 @@ use validating::Validating;
 
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// Validates bearer tokens of one issuer, for this resource.
+/// Validates bearer tokens of one issuer for this resource, and turns them into an
+/// [`Identity`].
 ///
-/// Cheap to clone (one reference count). See the [module](self) for what it checks, and [`jwks`](super::jwks) for where
-/// the keys come from.
+/// A clone costs one reference count.
+///
+/// ```no_run
+/// # use bytes::Bytes;
+/// # use http::{Request, Response};
+/// # use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower::ServiceBuilder;
+/// use tower_identity::{
+///     MemoryStore, TokenValidator, TokenValidatorLayer, UpstreamTokens,
+///     upstream::Provider,
+/// };
+///
+/// # fn example(providers: Vec<Provider>) -> Result<(), tower_identity::BuildError> {
+/// # let jwks_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// # let app = tower::service_fn(async |_: Request<()>| {
+/// #     Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default()))
+/// # });
+/// let issuer = "https://issuer.example.com";
+/// let validator = TokenValidator::builder(issuer, jwks_client)
+///     .audience("https://gateway.example.com")
+///     .resource("https://gateway.example.com/mcp")
+///     .upstream_tokens(UpstreamTokens::new(MemoryStore::new(), providers))
+///     .build()?;
+/// // A service for its own path, next to the app.
+/// let metadata = validator.resource_metadata();
+/// let app = ServiceBuilder::new()
+///     .layer(TokenValidatorLayer::new(validator))
+///     .service(app);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What is checked
+///
+/// | part of the token | requirement |
+/// | --- | --- |
+/// | the token | at most 16 KiB of visible ASCII |
+/// | `alg` | RS256 to RS512, PS256 to PS512, ES256, ES384 or EdDSA, and an algorithm of the key. Never `none`, never HS |
+/// | `kid` | a key of the issuer. Without a `kid`, every suitable key is tried |
+/// | `typ` | absent, `JWT` or `at+jwt` (RFC 9068 §2.1), in any case. With [`require_at_jwt`](TokenValidatorBuilder::require_at_jwt), only `at+jwt` |
+/// | `crit` | absent: the crate supports no extension (RFC 7515 §4.1.11) |
+/// | `jku`, `x5u`, `jwk`, `x5c` | none: they are not read |
+/// | `iss` | equal to the issuer, character by character |
+/// | `aud` | present, and contains one of the configured audiences |
+/// | `exp` | present, and in the future |
+/// | `nbf`, `iat` | in the past, if present |
+/// | `sub` | present, and not blank |
+/// | `act` | if present, at most 8 nested objects ([`delegation_chain`](crate::delegation_chain)) |
+///
+/// Times are compared with the [clock](trait@crate::Clock#setting-the-clock), with a leeway
+/// of one minute.
+///
+/// A token that is not a JWT is sent to the
+/// [introspection endpoint](TokenValidatorBuilder::introspection), if there is one.
+///
+/// # The outcome
+///
+/// The identity has the token and its claims, among them `sub`, `iss`, `name` and
+/// `email`. The claim `tsid` is left out: it names the session of the upstream tokens,
+/// and must not reach a backend.
+///
+/// | fault | [`AuthErrorKind`] | response |
+/// | --- | --- | --- |
+/// | the token has expired | `Expired` | 401 `invalid_token` |
+/// | any other fault of the token | `Rejected` | 401 `invalid_token` |
+/// | an upstream provider needs a new login | `Rejected` | 401 `invalid_token`, unless [such callers pass](TokenValidatorBuilder::admit_without_upstream_login) |
+/// | the issuer or the store of upstream tokens cannot be reached, or sends an unusable answer | `Unavailable` | 503 |
+///
+/// If an upstream provider cannot be reached, the request still passes. A strategy that
+/// needs this provider's token then fails with the provider's error
+/// ([`Identity::unavailable_upstream`]), which is a 503.
+///
+/// The error carries the challenge, and [`AuthError::to_response`] is the response.
+///
+/// # Where the keys come from
+///
+/// The issuer's metadata names the URL of its key set. The validator looks for the
+/// metadata at `/.well-known/openid-configuration` (OIDC Discovery §4), and if there is
+/// none, at `/.well-known/oauth-authorization-server` (RFC 8414 §3). It never fetches a
+/// URL that a token names. A validator with a given [`KeySet`] fetches nothing.
+///
+/// | the keys are fetched | callers that wait |
+/// | --- | --- |
+/// | when no key is known yet | all, for one fetch |
+/// | in the last quarter of the keys' age, at most 5 minutes before its end | none: one fetch runs in the background |
+/// | after that age, if the issuer could not be reached | none: the known keys stay valid, and fetches are repeated with growing pauses |
+/// | when a token names an unknown key | that caller, for one fetch. There is at most one such fetch in 10 s |
+///
+/// The keys age after the `max-age` of the response (RFC 9111 §5.2.2.1), but at least 5
+/// minutes and at most a day. Without a `max-age`, they age after an hour.
+///
+/// A response must arrive within 10 s. The validator refuses metadata that names another
+/// issuer, a key set at a URL that is neither `https` nor loopback, a redirect, a response
+/// of more than 1 MiB, a set of more than 100 keys, and a set without a usable key. It
+/// then keeps the keys that it knew before.
+///
+/// # Security
+///
+/// Known keys outlive an outage of the issuer, however long it is. An attacker who keeps
+/// this process from reaching the issuer can thereby keep a withdrawn key valid. The
+/// crate logs a warning each time that the issuer cannot be reached.
 #[derive(Clone)]
 pub struct TokenValidator {
     inner: Arc<Inner>,
@@ -128,12 +161,11 @@ struct Inner {
 }
 
 impl TokenValidator {
-    /// Starts a validator for tokens of the issuer with this identifier, which is a URL: its metadata and keys are found
-    /// there, through `client`. Each request uses a clone of it.
+    /// Starts a validator for tokens of `issuer`, a URL. A clone of `client` fetches the issuer's metadata and keys.
     ///
     /// # Security
     ///
-    /// The client must not follow redirects: whom they lead to would choose the keys.
+    /// The client must not follow redirects, because the target of a redirect would choose the keys.
     pub fn builder<S, ResBody>(issuer: impl Into<String>, client: S) -> TokenValidatorBuilder
     where
         S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
@@ -147,22 +179,22 @@ impl TokenValidator {
         TokenValidatorBuilder::new(issuer.into(), Source::Issuer(HttpClient::new(client)))
     }
 
-    /// Starts a validator for tokens of this issuer that are signed with one of these keys. Nothing is fetched.
+    /// Starts a validator for tokens of this issuer that are signed with one of `keys`. It fetches nothing.
     pub fn builder_with_keys(issuer: impl Into<String>, keys: KeySet) -> TokenValidatorBuilder {
         TokenValidatorBuilder::new(issuer.into(), Source::Given(keys))
     }
 
-    /// Establishes who it is that came with this token, without its scheme.
+    /// Validates a token, given without its scheme, and returns the identity of its caller.
     ///
-    /// When the answer is at hand, the future is ready and nothing is boxed.
+    /// If the outcome is known at once, the future is ready and needs no allocation.
     ///
     /// # Errors
     ///
-    /// As the [table](self#what-comes-of-it) says.
+    /// See the [table](Self#the-outcome).
     ///
     /// # Panics
     ///
-    /// When keys or an introspection have to be waited for outside of a Tokio runtime with time enabled.
+    /// If keys or an introspection response are awaited outside of a Tokio runtime with time enabled.
     pub fn validate(&self, token: &str) -> Validating {
         match self.inner.validate_now(token) {
             Some(outcome) => self.inner.conclude(outcome),
@@ -177,7 +209,7 @@ impl TokenValidator {
         }
     }
 
-    /// What is answered to a caller without a bearer token, or with a header that holds none.
+    /// The outcome for a caller without a bearer token, or with a header that holds none.
     pub(super) fn refuse(&self, error: AuthError) -> Validating {
         Validating::ready(Err(self.inner.refused(error)))
     }
@@ -339,7 +371,7 @@ fn not_signed() -> AuthError {
     rejected("the token is not signed with a key of the issuer")
 }
 
-/// What is said of the token is for its bearer to read, and holds nothing of it.
+/// The bearer reads `description`, which holds nothing of the token.
 #[cold]
 pub(super) fn rejected(description: &'static str) -> AuthError {
     AuthError::new(

@@ -9,7 +9,7 @@ use quick_cache::sync::Cache;
 
 use crate::{clock::Clock, identity::Identity, secret::AccessToken};
 
-/// What became of a token that is good.
+/// The outcome for a valid token.
 #[derive(Clone)]
 pub(super) struct Validated {
     pub(super) identity: Identity,
@@ -17,7 +17,7 @@ pub(super) struct Validated {
     pub(super) session: Option<Arc<str>>,
 }
 
-/// The tokens that were good, until they expire.
+/// Valid tokens, until they expire.
 pub(super) struct ValidatedTokens {
     tokens: Cache<Token, Entry>,
 }

@@ -4,7 +4,7 @@ use super::tokens::{StoredTokens, Version};
 
 /// A request for the right to spend the refresh token of one version.
 ///
-/// `UpstreamTokens` makes it. For tests of a store of yours, make one with [`new`](Self::new).
+/// `UpstreamTokens` makes claims. To test a store that you wrote, make them with [`new`](Self::new).
 #[derive(Clone, Debug)]
 pub struct Claim {
     version: Version,

@@ -23,10 +23,12 @@ use super::{
 
 const DEFAULT_CAPACITY: usize = 16_384;
 
-/// Keeps tokens in this process: for one replica, and for tests.
+/// Stores upstream tokens in this process: for one replica, and for tests.
 ///
-/// It is bounded in sessions. When it is full a session that was not used for long is dropped, and its user has to log
-/// in again; so have all users when the process ends. A clone is the same store.
+/// The number of sessions is bounded. If the store is full, it drops a session that was not used for long, and that user
+/// must log in again. When the process ends, all users must. A clone is the same store.
+///
+/// For an example see [`UpstreamTokens`](crate::UpstreamTokens).
 #[derive(Clone)]
 pub struct MemoryStore {
     inner: Arc<Inner>,
@@ -53,12 +55,12 @@ struct Hold {
 }
 
 impl MemoryStore {
-    /// A store for 16,384 sessions.
+    /// Creates a store for 16,384 sessions.
     pub fn new() -> Self {
         Self::with(DEFAULT_CAPACITY, DefaultClock::get())
     }
 
-    /// Starts a store.
+    /// Starts a store with other settings.
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder {
             capacity: DEFAULT_CAPACITY,
@@ -254,13 +256,13 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// Sets how many sessions are kept at the most.
+    /// Sets the highest number of sessions. By default 16,384.
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self
     }
 
-    /// Sets the clock that leases run by.
+    /// Sets the [clock](trait@Clock#setting-the-clock) that leases run by.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self

@@ -1,21 +1,3 @@
-//! [`UpstreamTokenStore`]: where the tokens of each session are kept, for one process or for all replicas.
-//!
-//! A log-in [puts](UpstreamTokenStore::put) a provider's tokens under the session's id, a log-out
-//! [deletes](UpstreamTokenStore::delete) the session. In between, [`UpstreamTokens`](super::UpstreamTokens) loads them
-//! for each request and replaces what it refreshed.
-//!
-//! # How one refresh at a time is kept
-//!
-//! A provider's tokens have a [`Version`]. Who wants to spend their refresh token [claims](UpstreamTokenStore::claim) the
-//! version first, and gets a [`Lease`] only if it is still the stored one and nobody holds it. The lease ends when it is
-//! [settled](UpstreamTokenStore::settle), or at its time unless it is [renewed](UpstreamTokenStore::renew). A lease that
-//! ended by time was not settled, so its refresh token may have been spent: [`Claimed`] says what becomes of it.
-//!
-//! # Security
-//!
-//! The id of a session is all that is needed to get its tokens. Take it from where its holder was authenticated (a
-//! signed token), never from what a caller can choose.
-
 mod claim;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
@@ -31,18 +13,70 @@ use crate::upstream::UpstreamFuture;
 pub use claim::{Claim, Claimed, Lease, Settlement};
 pub use tokens::{ProviderTokens, StoredTokens, Version};
 
-/// Keeps the tokens that upstream providers issued, by session and provider.
+/// Stores upstream tokens by session and provider.
+///
+/// [`MemoryStore`](crate::MemoryStore) is for one process, and `RedisStore` (feature
+/// `redis`) for several replicas. Implement this trait for another database.
+///
+/// At a login, your application calls [`put`](Self::put) with the provider's tokens,
+/// and at a logout [`delete`](Self::delete). In between,
+/// [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens for each request, and
+/// replaces those that it has refreshed.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use tower_identity::{
+///     AccessToken, MemoryStore, Secret, UpstreamToken, UpstreamTokenStore,
+///     upstream::ProviderTokens,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+///
+/// let now = SystemTime::now();
+/// let token = UpstreamToken::new(AccessToken::new("gho_16C7e42F292c")?)
+///     .with_expires_at(now + Duration::from_secs(3600));
+/// let tokens = ProviderTokens::new(token, now)
+///     .with_refresh_token(Secret::new("ghr_1B4a2e77838347a7E420")?);
+/// store.put("session-1", "github", &tokens).await?;
+///
+/// store.delete("session-1").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # One refresh at a time
+///
+/// Stored tokens have a [`Version`]. A party that wants to use their refresh token
+/// first [claims](Self::claim) that version. It gets a [`Lease`] only if the version is
+/// still the stored one and no other party holds a lease. The lease ends when it is
+/// [settled](Self::settle), or when it runs out because it was not
+/// [renewed](Self::renew). If a lease ran out, the refresh token may have been used, and
+/// [`Claimed`] says how to go on.
+///
+/// Each method must be one atomic step: compare and write in one transaction or script.
 ///
 /// # Errors
 ///
-/// All methods fail with [`Unavailable`](crate::AuthErrorKind::Unavailable) when the store cannot be asked, within a
-/// bounded time, and then it is not known whether it was changed. Asking the same again does no harm. What is stored and
-/// cannot be read is [`Configuration`](crate::AuthErrorKind::Configuration), never a session without tokens.
+/// If the store cannot be reached, its methods fail with
+/// [`Unavailable`](crate::AuthErrorKind::Unavailable) within a bounded time. It is then
+/// unknown whether the store was changed. Calling the same method again is safe. A
+/// stored value that cannot be read is a
+/// [`Configuration`](crate::AuthErrorKind::Configuration) error, and never counts as a
+/// session without tokens.
+///
+/// # Security
+///
+/// Anyone who knows a session's id can load its tokens. Take the id from a source that
+/// authenticated the session's holder, for example a signed token. Never take it from
+/// a value that a caller can choose.
 pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
-    /// All tokens of the session by provider, in one round trip. There are none for a session that is not known.
+    /// Loads all tokens of the session, by provider, in one round trip. An unknown session has none.
     fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>>;
 
-    /// Keeps what a log-in brought, whatever was there before. A refresh that is under way does not change it.
+    /// Stores the tokens of a login with a new [`Version`], in place of older ones. A running refresh does not change
+    /// them.
     fn put<'a>(
         &'a self,
         session: &'a str,
@@ -50,10 +84,12 @@ pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
         tokens: &'a ProviderTokens,
     ) -> UpstreamFuture<'a, ()>;
 
-    /// Forgets the session. A refresh that is under way does not bring it back.
+    /// Deletes the session. A running refresh does not bring it back.
     fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()>;
 
-    /// Asks for the right to spend a refresh token.
+    /// Asks for the right to use a refresh token.
+    ///
+    /// The same [holder](Claim::holder) that claims again gets the same lease again.
     fn claim<'a>(
         &'a self,
         session: &'a str,
@@ -61,7 +97,7 @@ pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
         claim: &'a Claim,
     ) -> UpstreamFuture<'a, Claimed>;
 
-    /// Lets a lease last for `time` from now. `false` when it was lost, and then it stays lost.
+    /// Lets a lease last for `time` from now. Returns `false` if the lease was lost, which is final.
     fn renew<'a>(
         &'a self,
         session: &'a str,
@@ -70,9 +106,10 @@ pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
         time: Duration,
     ) -> UpstreamFuture<'a, bool>;
 
-    /// Ends a lease. `false` when it was lost to another, and then nothing was changed.
+    /// Ends a lease. Returns `false` if it was lost to another party. Then nothing was changed.
     ///
-    /// A lease that ran out may still be settled as long as nobody else has claimed what it was for.
+    /// A lease that ran out can still be settled, unless another party has claimed the version since. Settling with the
+    /// same successor again returns `true`.
     fn settle<'a>(
         &'a self,
         session: &'a str,

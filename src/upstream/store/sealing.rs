@@ -24,14 +24,14 @@ const UNKNOWN_TIME: u64 = u64::MAX;
 
 /// A key of 256 bits that seals stored tokens (XChaCha20-Poly1305).
 ///
-/// Whoever has it and what is stored has the users' tokens. It is wiped from memory when it is dropped.
+/// The key and the stored data together reveal the users' tokens. The key is wiped from memory when it is dropped.
 #[derive(Clone)]
 pub struct SealingKey {
     cipher: XChaCha20Poly1305,
 }
 
 impl SealingKey {
-    /// Takes 32 bytes of a cryptographic random number generator. A password is no key.
+    /// Takes 32 bytes from a cryptographic random number generator. A password is not a key.
     pub fn new(key: [u8; 32]) -> Self {
         let key = Zeroizing::new(key);
         Self {
@@ -39,7 +39,7 @@ impl SealingKey {
         }
     }
 
-    /// Reads a key from standard Base64, as `openssl rand -base64 32` prints it. Space around it does not matter.
+    /// Reads a key in standard Base64, as `openssl rand -base64 32` prints it. White space around it is ignored.
     ///
     /// # Errors
     ///

@@ -35,43 +35,43 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// Adds a key that opens what was sealed with it, and seals nothing.
+    /// Adds a key that opens values, and seals none.
     ///
-    /// To rotate keys, first give all replicas the new key as an older one, then make it the newest. What was sealed with
-    /// the old one is gone when every session was refreshed or has ended.
+    /// To rotate keys, first add the new key to all replicas with this method. Then make it the sealing key, and the old
+    /// one an older key. Remove the old key when each session was refreshed or has ended.
     pub fn older_key(mut self, key: SealingKey) -> Self {
         self.keys.push(key);
         self
     }
 
-    /// Sets what the names of the keys in Redis begin with. By default `tower-identity:`.
+    /// Sets the prefix of the keys in Redis. By default `tower-identity:`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Sets for how long a session is kept after its last log-in or refresh. By default 30 days.
+    /// Sets how long a session is kept after its last login or refresh. By default 30 days.
     pub fn time_to_live(mut self, time_to_live: Duration) -> Self {
         self.time_to_live = time_to_live;
         self
     }
 
-    /// Sets within what time a call has its answer, connecting and a second try included. By default 500 ms.
+    /// Sets the time limit of a call, including the connection and a second try. By default 500 ms.
     pub fn response_limit(mut self, response_limit: Duration) -> Self {
         self.response_limit = response_limit;
         self
     }
 
-    /// Sets how many replicas of Redis have to confirm what is written (`WAIT`). By default none.
+    /// Sets how many replicas of Redis must confirm a write (`WAIT`). By default none.
     ///
-    /// It lets a fail-over lose no claim and no successor that was counted as stored, as long as it promotes a replica
-    /// that confirmed. While too few are there nothing is refreshed.
+    /// A failover to a replica that confirmed then loses neither claims nor stored tokens. While fewer replicas are
+    /// reachable, no tokens are refreshed.
     pub fn replicas(mut self, replicas: u32) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// Makes the store. It connects when it is first used, so it needs no runtime and no Redis yet.
+    /// Creates the store. It connects at its first use, so that it needs neither a runtime nor Redis yet.
     ///
     /// # Errors
     ///

@@ -1,44 +1,3 @@
-//! [`RedisStore`]: tokens that all replicas share, in Redis 5 or newer.
-//!
-//! A session is one hash with a time to live. Its key is a prefix and the SHA-256 of the session's id, so that who can
-//! list keys learns no id. A provider's tokens are one field: their version, and the tokens sealed with
-//! XChaCha20-Poly1305. All that is compared and written is compared and written in a script. Leases run by the clock of
-//! Redis, so it does not matter how far the replicas' clocks are apart.
-//!
-//! ```no_run
-//! use tower_identity::{RedisStore, UpstreamTokens, upstream::SealingKey};
-//!
-//! # fn build(provider: tower_identity::upstream::Provider) -> Result<(), tower_identity::BuildError> {
-//! let key = SealingKey::from_base64(&std::env::var("UPSTREAM_TOKEN_KEY").unwrap_or_default())?;
-//! let store = RedisStore::builder("redis://127.0.0.1/", key).build()?;
-//! let upstream = UpstreamTokens::new(store, [provider]);
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # What happens when Redis fails
-//!
-//! What that means for a refresh is in [`upstream`](crate::upstream#what-happens-when-something-breaks).
-//!
-//! | Redis | a call |
-//! | --- | --- |
-//! | is down, refuses, or is still loading | [`Unavailable`](crate::AuthErrorKind::Unavailable) |
-//! | stalls | `Unavailable` after 500 ms, and the next call makes a new connection, so a host that is gone without a word is not waited for either |
-//! | drops the connection | is made once more, on a new connection; each may be made twice. The 500 ms are for both |
-//! | restarts with its data | as above, until it is there |
-//! | restarts without its data | the sessions are gone: every provider needs a log-in. What a refresh brings afterwards is not stored, as if the user had logged out |
-//! | fails over | as with a dropped connection, when the address leads to the new primary. A primary may confirm a write that its replicas never get: with [`replicas`](RedisStoreBuilder::replicas), no refresh token is spent before as many have the claim, and no successor counts as stored before they have it |
-//! | holds a value that was sealed with a key that is not in the ring, or was tampered with, or moved | [`Configuration`](crate::AuthErrorKind::Configuration): it is not taken for a missing one, and nothing is overwritten |
-//!
-//! # Security
-//!
-//! - Who reads Redis learns how many sessions there are, when they were used, and the names of their providers. Who
-//!   writes to it can delete sessions and bring back an older state of one, but not make up tokens, and not move them to
-//!   another session, provider or version.
-//! - The nonces are random and of 192 bits: there is no limit to how much one key seals.
-//! - The connection is not encrypted, unless the URL is a `rediss://` one and the application enables TLS in the `redis`
-//!   crate (`tokio-rustls-comp`). The values are sealed in either case.
-
 mod builder;
 mod scripts;
 mod server;
@@ -65,9 +24,55 @@ use server::Server;
 const TOKENS: &str = "t:";
 const VERSION_LENGTH: usize = 16;
 
-/// Keeps tokens in Redis, for all replicas that share it and the sealing keys.
+/// Stores upstream tokens in Redis, for all replicas that share it and the sealing keys.
 ///
-/// A clone is the same store, on the same connection. See the [module](self) for what it promises.
+/// It needs Redis 5 or newer. A clone is the same store, on the same connection.
+///
+/// ```no_run
+/// use tower_identity::{
+///     RedisStore, UpstreamTokens,
+///     upstream::{Provider, SealingKey},
+/// };
+///
+/// # fn build(provider: Provider) -> Result<(), Box<dyn std::error::Error>> {
+/// let key = SealingKey::from_base64(&std::env::var("UPSTREAM_TOKEN_KEY")?)?;
+/// let store = RedisStore::builder("redis://127.0.0.1/", key).build()?;
+/// let upstream = UpstreamTokens::new(store, [provider]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A session is one hash with a time to live. Its key is a prefix and the SHA-256 of the
+/// session's id, so that listing the keys does not reveal ids. A provider's tokens are
+/// one field: their version, and the tokens sealed with XChaCha20-Poly1305. Scripts
+/// compare and write in one step. Leases run by the clock of Redis, so that the clocks
+/// of the replicas may differ.
+///
+/// # What happens when Redis fails
+///
+/// The effect on a refresh is described at
+/// [`UpstreamTokens`](crate::UpstreamTokens#what-happens-when-something-breaks).
+///
+/// | Redis | a call |
+/// | --- | --- |
+/// | is down, refuses, or is still loading | fails with [`Unavailable`](crate::AuthErrorKind::Unavailable) |
+/// | stalls | fails with `Unavailable` after 500 ms. The next call makes a new connection, so that a host that vanished is not waited for |
+/// | drops the connection | is made once more on a new connection, which is safe. Both tries together take at most 500 ms |
+/// | restarts with its data | fails as above, until Redis is back |
+/// | restarts without its data | finds no sessions: every provider needs a login. A refresh that was running stores nothing, as after a logout |
+/// | fails over | behaves as after a dropped connection, if the address leads to the new primary. A primary may confirm a write that its replicas never get. With [`replicas`](RedisStoreBuilder::replicas), a refresh token is used only when that many replicas have the claim, and its successor counts as stored only when they have it |
+/// | holds a value that was sealed with an unknown key, was tampered with, or was moved | fails with [`Configuration`](crate::AuthErrorKind::Configuration). The value does not count as missing, and is not overwritten |
+///
+/// # Security
+///
+/// - A party that reads Redis learns the number of sessions, when they were used, and
+///   the names of their providers. A party that writes to Redis can delete sessions and
+///   restore an older state of a session. It can neither forge tokens nor move them to
+///   another session, provider or version.
+/// - Nonces are random and have 192 bits: one key can seal any amount of data.
+/// - The connection is encrypted only if the URL starts with `rediss://` and the
+///   application enables TLS in the `redis` crate (`tokio-rustls-comp`). The values are
+///   sealed in either case.
 #[derive(Clone)]
 pub struct RedisStore {
     inner: Arc<Inner>,
@@ -81,7 +86,7 @@ struct Inner {
 }
 
 impl RedisStore {
-    /// Starts a store at `url` (`redis://[user:password@]host[:port][/database]`), sealed with `key`.
+    /// Starts a store at `url` (`redis://[user:password@]host[:port][/database]`). New values are sealed with `key`.
     pub fn builder(url: impl Into<String>, key: SealingKey) -> RedisStoreBuilder {
         RedisStoreBuilder::new(url.into(), key)
     }

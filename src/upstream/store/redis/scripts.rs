@@ -1,4 +1,4 @@
-//! What Redis does in one step. Each may be asked twice.
+//! Scripts that Redis runs in one step. Running one twice has the effect of running it once.
 
 /// A lease is `holder fence since until`, both times in milliseconds of the clock of Redis.
 pub(super) const CLAIM: &str = r"
@@ -45,7 +45,7 @@ redis.call('HSET', key, lease, string.format('%s %s %s %.0f', by, fence, since, 
 return 1
 ";
 
-/// What is written already is written again, so that it does no harm to ask twice, and `WAIT` has a write to wait for.
+/// It writes a stored value again, so that a second run is safe and `WAIT` has a write to wait for.
 pub(super) const SETTLE: &str = r"
 local key, tokens, lease = KEYS[1], 't:' .. ARGV[1], 'l:' .. ARGV[1]
 local how, new = ARGV[4], ARGV[5]
