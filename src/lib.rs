@@ -126,7 +126,7 @@
 //! | --- | --- |
 //! | [`incoming`] | The services and futures of the incoming layers, and the builders of their parts. |
 //! | [`outgoing`] | The services and futures of the outgoing layers. |
-//! | [`strategy`] | The builders of the strategies, and the types that are needed to write one. |
+//! | [`strategy`] | The builders of the strategies, and [`Rejection`](strategy::Rejection), by which a strategy says what a response means for its credential. |
 //! | [`oauth`] | Token requests and responses, [`TokenType`](oauth::TokenType), and [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication. |
 //! | [`credential`] | Cache keys ([`CacheScope`](credential::CacheScope), [`Fingerprint`](credential::Fingerprint)), and [`Obtained`](credential::Obtained), a credential with its lifetime. |
 //! | [`upstream`] | [`Provider`](upstream::Provider), [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`SealingKey`](upstream::SealingKey), and the types that are needed to write a store or a refresher. |

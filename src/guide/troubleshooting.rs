@@ -138,6 +138,6 @@
 //! | observation | cause |
 //! | --- | --- |
 //! | The backend answers 401 once, then 200. | [`retry_rejected`](crate::AuthLayer::retry_rejected) replaced a rejected credential. `tower_identity_forced_refreshes_total` counts this. |
-//! | The backend always answers 401. | The token is for another audience, or the request [is not retried](crate::AuthLayer::retry_rejected). |
+//! | The backend always answers 401. | The token is for another audience, or the request [is not retried](crate::AuthLayer#retrying-rejected-credentials). |
 //! | Users log in about once a day. | A captured identity wins somewhere. Look for a layer above this crate's layers that inserts identities. |
 //! | `cache` is `miss` for each request. | The tokens' lifetime is zero, the configuration is built again for each request, or each request has another user's token. |
