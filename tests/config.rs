@@ -4,17 +4,13 @@
 
 mod support;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use proptest::prelude::{Just, ProptestConfig, any, prop, prop_oneof, proptest};
 use proptest::strategy::Strategy as _;
 use serde_json::{Value, json};
 use support::{
-    http_server::{HttpServer, server_body},
     issuer::{CLIENT_CREDENTIALS, Client, Issuer, JWT_BEARER, TOKEN_EXCHANGE},
     token_stack::{
         Backend, Body, HttpService, clock, http_client, jwt, seconds, send, user,
@@ -25,10 +21,7 @@ use tower::ServiceBuilder;
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, BackendAuthConfig, CredentialCache, Identity,
     IdentityLayer, Origin, OutgoingAuthConfig, Strategy, UpstreamToken,
-    config::{
-        AwsStsConfig, ConfigError, LiveOutgoingAuth, Resources, ResourcesBuilder, Source,
-        TokenExchangeConfig,
-    },
+    config::{ConfigError, LiveOutgoingAuth, Resources, ResourcesBuilder, Source},
     strategy_fn,
 };
 
@@ -189,6 +182,7 @@ fn exchange_at(issuer: &Issuer, audience: &str) -> Value {
 
 // What is read.
 
+#[cfg(feature = "aws-sts")]
 #[test]
 fn every_type_of_the_original_loads_from_yaml_with_every_member() {
     let config = from_yaml(EVERY_TYPE);
@@ -270,7 +264,7 @@ fn a_part_by_itself_is_read_as_strictly() {
     for part in [
         "obo: does not go with",
         "xaa: is missing",
-        "colour: is not known",
+        "colour: unknown key; expected one of `type`",
     ] {
         assert!(error.to_string().contains(part), "{error}");
     }
@@ -278,31 +272,29 @@ fn a_part_by_itself_is_read_as_strictly() {
     let beside = json!({ "type": "unauthenticated", "colour": "red" });
     let error = serde_json::from_value::<BackendAuthConfig>(beside).unwrap_err();
     assert!(
-        error.to_string().contains("colour: is not known"),
+        error
+            .to_string()
+            .contains("colour: unknown key; expected one of `type`"),
         "{error}"
     );
 }
 
 // What is wrong.
 
+#[cfg(feature = "aws-sts")]
 #[test]
 fn what_an_application_builds_itself_is_checked_as_well() {
     let blank = || Some(String::from(" "));
-    let exchange = TokenExchangeConfig {
-        token_url: "https://idp.example.com/token".into(),
-        client_id: blank(),
-        ..TokenExchangeConfig::default()
-    };
-    let aws = AwsStsConfig {
-        region: "eu-west-1".into(),
-        fallback_role_arn: Some("arn:aws:iam::123456789012:role/X".into()),
-        role_claim: Some(String::new()),
-        session_name_claim: Some(String::new()),
-        subject_provider_name: blank(),
-        ..AwsStsConfig::default()
-    };
+    let mut exchange =
+        tower_identity::config::TokenExchangeConfig::new("https://idp.example.com/token");
+    exchange.client_id = blank();
+    let mut aws = tower_identity::config::AwsStsConfig::new("eu-west-1");
+    aws.fallback_role_arn = Some("arn:aws:iam::123456789012:role/X".into());
+    aws.role_claim = Some(String::new());
+    aws.session_name_claim = Some(String::new());
+    aws.subject_provider_name = blank();
     let mut config = OutgoingAuthConfig::default();
-    config.backends = BTreeMap::from([
+    config.backends = std::collections::BTreeMap::from([
         (
             "exchange".into(),
             BackendAuthConfig::TokenExchange(exchange),
@@ -365,15 +357,18 @@ fn with(backend: &str, member: &str, value: Value) -> Value {
 #[test]
 fn each_fault_of_form_names_the_backend_and_the_member() {
     assert_fault(json!(null), ": is null");
-    assert_fault(json!("unauthenticated"), ": is a text, and has to be a map");
-    assert_fault(json!([]), ": is a list");
+    assert_fault(json!("unauthenticated"), ": expected a map, found a string");
+    assert_fault(json!([]), ": expected a map, found a list");
     assert_fault(json!({}), "type: is missing");
     assert_fault(json!({ "type": null }), "type: is missing");
-    assert_fault(json!({ "type": 7 }), "type: put it in quotes");
+    assert_fault(
+        json!({ "type": 7 }),
+        "type: expected a string, found a number; put it in quotes",
+    );
     assert_fault(json!({ "type": "kerberos" }), "type: `kerberos` is neither");
     assert_fault(
         json!({ "type": "unauthenticated", "x": 1 }),
-        "x: is not known",
+        "x: unknown key; expected one of `type`",
     );
     assert_fault(
         json!({ "type": "unauthenticated", "obo": {} }),
@@ -383,23 +378,23 @@ fn each_fault_of_form_names_the_backend_and_the_member() {
     assert_fault(json!({ "type": "obo", "obo": null }), "obo: is missing");
     assert_fault(
         json!({ "type": "upstream_inject", "upstreamInject": "github" }),
-        "upstreamInject: is a text, and has to be a map",
+        "upstreamInject: expected a map, found a string",
     );
     assert_fault(
         with("jira", "clientID", json!("x")),
-        "tokenExchange.clientID: is not known",
+        "tokenExchange.clientID: unknown key; expected one of `tokenUrl`, `clientId`, `clientSecret`, ",
     );
     assert_fault(
         with("jira", "scopes", json!("repo")),
-        "tokenExchange.scopes: is a text, and has to be a list",
+        "tokenExchange.scopes: expected a list, found a string",
     );
     assert_fault(
         with("jira", "scopes", json!(["repo", 5])),
-        "tokenExchange.scopes[1]: is a number",
+        "tokenExchange.scopes[1]: expected a string, found a number",
     );
     assert_fault(
         with("jira", "clientId", json!(12345)),
-        "tokenExchange.clientId: is not a text; put it in quotes",
+        "tokenExchange.clientId: expected a string, found a number; put it in quotes",
     );
     assert_fault(
         with("jira", "audience", json!("")),
@@ -413,25 +408,12 @@ fn each_fault_of_form_names_the_backend_and_the_member() {
     insecure["xaa"]["targetTokenUrl"] = json!("https://auth.chat.example/token");
     assert_fault(
         insecure,
-        "xaa.insecureTargetTokenUrl: has to be true or false",
-    );
-    assert_fault(
-        with("aws", "sessionDuration", json!(3600.5)),
-        "awsSts.sessionDuration: is not a whole number",
-    );
-    assert_fault(
-        with(
-            "aws",
-            "roleMappings",
-            json!([{ "claim": "x", "roleArn": "arn:aws:iam::123456789012:role/X", "role": 1 }]),
-        ),
-        "awsSts.roleMappings[0].role: is not known",
+        "xaa.insecureTargetTokenUrl: expected true or false, found a string",
     );
 }
 
 #[test]
 fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
-    let role = "arn:aws:iam::123456789012:role/X";
     let cases = [
         (
             "github",
@@ -521,7 +503,7 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
             "jira",
             "scopes",
             json!(["two words"]),
-            "tokenExchange.scopes: ",
+            "tokenExchange.scopes[0]: is not one word",
         ),
         (
             "jira",
@@ -535,6 +517,108 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
             json!(null),
             "upstreamInject.providerName: is missing",
         ),
+        ("graph", "clientId", json!(null), "obo.clientId: is missing"),
+        (
+            "graph",
+            "clientSecretEnv",
+            json!(null),
+            "obo.clientSecret: is missing",
+        ),
+        (
+            "graph",
+            "scopes",
+            json!(["two words"]),
+            "obo.scopes[0]: is not one word",
+        ),
+        (
+            "graph",
+            "cacheSkewSeconds",
+            json!(-1),
+            "obo.cacheSkewSeconds: is negative",
+        ),
+        (
+            "chat",
+            "idpTokenUrl",
+            json!("http://idp.example.com/"),
+            "xaa.idpTokenUrl: plain http",
+        ),
+        (
+            "chat",
+            "insecureTargetTokenUrl",
+            json!(false),
+            "xaa.targetTokenUrl: plain http",
+        ),
+        (
+            "chat",
+            "targetAudience",
+            json!(null),
+            "xaa.targetAudience: is missing",
+        ),
+        (
+            "chat",
+            "targetResource",
+            json!("chat"),
+            "xaa.targetResource: ",
+        ),
+        (
+            "chat",
+            "subjectProviderName",
+            json!(null),
+            "xaa.subjectProviderName: is missing",
+        ),
+        (
+            "chat",
+            "subjectTokenType",
+            json!("jwt"),
+            "xaa.subjectTokenType: is not `id_token`",
+        ),
+        (
+            "chat",
+            "idpClientSecretEnv",
+            json!("UNSET"),
+            "xaa.idpClientSecretEnv: not set",
+        ),
+        (
+            "chat",
+            "targetClientId",
+            json!(null),
+            "xaa.targetClientId: is missing, and there is a secret",
+        ),
+    ];
+    for (backend, member, value, expected) in cases {
+        assert_fault(with(backend, member, value), expected);
+    }
+    assert_fault(
+        json!({ "type": "token_exchange", "tokenExchange": {
+            "tokenUrl": "https://idp.example.com/token", "subjectTokenType": "id_token",
+        } }),
+        "tokenExchange.subjectProviderName: is missing; an ID token",
+    );
+    assert_fault(
+        json!({ "type": "obo", "obo": {
+            "tokenUrl": "https://idp.example.com/token", "clientId": "c", "clientSecret": "s",
+        } }),
+        "obo.scopes: is missing",
+    );
+}
+
+#[cfg(feature = "aws-sts")]
+#[test]
+fn each_fault_of_aws_sts_names_the_backend_and_the_key() {
+    assert_fault(
+        with("aws", "sessionDuration", json!(3600.5)),
+        "awsSts.sessionDuration: expected a whole number of 32 bits",
+    );
+    assert_fault(
+        with(
+            "aws",
+            "roleMappings",
+            json!([{ "claim": "x", "roleArn": "arn:aws:iam::123456789012:role/X", "role": 1 }]),
+        ),
+        "awsSts.roleMappings[0].role: unknown key; expected one of `claim`, `matcher`, `roleArn`, `priority`",
+    );
+    let role = "arn:aws:iam::123456789012:role/X";
+    let cases = [
         ("aws", "region", json!(null), "awsSts.region: is missing"),
         (
             "aws",
@@ -596,90 +680,27 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
             json!([{ "matcher": "claims[", "roleArn": role }]),
             "awsSts.roleMappings[0].matcher: ",
         ),
-        ("graph", "clientId", json!(null), "obo.clientId: is missing"),
-        (
-            "graph",
-            "clientSecretEnv",
-            json!(null),
-            "obo.clientSecret: is missing",
-        ),
-        ("graph", "scopes", json!(["two words"]), "obo.scopes: "),
-        (
-            "graph",
-            "cacheSkewSeconds",
-            json!(-1),
-            "obo.cacheSkewSeconds: is negative",
-        ),
-        (
-            "chat",
-            "idpTokenUrl",
-            json!("http://idp.example.com/"),
-            "xaa.idpTokenUrl: plain http",
-        ),
-        (
-            "chat",
-            "insecureTargetTokenUrl",
-            json!(false),
-            "xaa.targetTokenUrl: plain http",
-        ),
-        (
-            "chat",
-            "targetAudience",
-            json!(null),
-            "xaa.targetAudience: is missing",
-        ),
-        (
-            "chat",
-            "targetResource",
-            json!("chat"),
-            "xaa.targetResource: ",
-        ),
-        (
-            "chat",
-            "subjectProviderName",
-            json!(null),
-            "xaa.subjectProviderName: is missing",
-        ),
-        (
-            "chat",
-            "subjectTokenType",
-            json!("jwt"),
-            "xaa.subjectTokenType: is not `id_token`",
-        ),
-        (
-            "chat",
-            "idpClientSecretEnv",
-            json!("UNSET"),
-            "xaa.idpClientSecretEnv: not set",
-        ),
-        (
-            "chat",
-            "targetClientId",
-            json!(null),
-            "xaa.targetClientId: is missing, and there is a secret",
-        ),
     ];
-    for (backend, member, value, expected) in cases {
-        assert_fault(with(backend, member, value), expected);
+    for (backend, key, value, expected) in cases {
+        assert_fault(with(backend, key, value), expected);
     }
     assert_fault(
         json!({ "type": "aws_sts", "awsSts": { "region": "eu-west-1" } }),
-        "awsSts.roleMappings: is missing",
-    );
-    assert_fault(
-        json!({ "type": "token_exchange", "tokenExchange": {
-            "tokenUrl": "https://idp.example.com/token", "subjectTokenType": "id_token",
-        } }),
-        "tokenExchange.subjectProviderName: is missing; an ID token",
-    );
-    assert_fault(
-        json!({ "type": "obo", "obo": {
-            "tokenUrl": "https://idp.example.com/token", "clientId": "c", "clientSecret": "s",
-        } }),
-        "obo.scopes: is missing",
+        "awsSts.roleMappings: is missing, add one or set `fallbackRoleArn`",
     );
 }
 
+#[cfg(not(feature = "aws-sts"))]
+#[test]
+fn aws_sts_without_its_feature_is_a_fault_of_the_type_alone() {
+    let document: Value = serde_saphyr::from_str(EVERY_TYPE).unwrap();
+    assert_eq!(
+        faults(&from_json(&document)),
+        ["backends.aws.type: needs the feature `aws-sts` of the crate `tower-identity`"]
+    );
+}
+
+#[cfg(feature = "aws-sts")]
 #[test]
 fn all_faults_of_all_backends_are_told_at_once() {
     let config = from_yaml(
@@ -720,13 +741,13 @@ backends:
             "backends.aws.awsSts.roleMappings[1].matcher",
             "backends.aws.awsSts.sessionDuration",
             "backends.github.headerInjection.value",
-            "backends.github.headerInjection.headerValueEnv",
             "backends.github.headerInjection.headerName",
-            "backends.jira.tokenExchange.clientSecretEnv",
-            "backends.jira.tokenExchange.clientId",
+            "backends.github.headerInjection.headerValueEnv",
             "backends.jira.tokenExchange.tokenUrl",
+            "backends.jira.tokenExchange.clientId",
+            "backends.jira.tokenExchange.clientSecretEnv",
+            "backends.jira.tokenExchange.scopes[0]",
             "backends.jira.tokenExchange.subjectTokenType",
-            "backends.jira.tokenExchange.scopes",
             "backends.null-one",
         ]
     );
@@ -734,6 +755,7 @@ backends:
     assert_eq!(layer.unwrap_err().faults().len(), places.len());
 }
 
+#[cfg(feature = "aws-sts")]
 #[test]
 fn a_fault_is_one_line_also_where_an_expression_does_not_compile() {
     for matcher in ["1 +", "claims[\n\"a\"", "\u{1b}[31m", "a b\r\nc d", "'"] {
@@ -762,9 +784,9 @@ fn a_fault_of_form_anywhere_keeps_every_layer_back() {
         .layer_for("github", origin(), &resources())
         .unwrap_err();
     assert_eq!(error.faults().len(), 1);
-    assert_eq!(error.faults()[0].member(), "backend");
+    assert_eq!(error.faults()[0].key(), "backend");
     assert!(
-        error.faults()[0].message().starts_with("is not known"),
+        error.faults()[0].message().starts_with("unknown key"),
         "{error}"
     );
 }
@@ -1183,9 +1205,10 @@ async fn cross_app_access_from_json_goes_through_both_endpoints() {
     assert_eq!(backend.authorizations().len(), 1);
 }
 
+#[cfg(feature = "aws-sts")]
 #[tokio::test]
 async fn aws_sts_from_yaml_signs_as_the_role_that_the_claims_choose() {
-    let sts = HttpServer::start(|_| async {
+    let sts = support::http_server::HttpServer::start(|_| async {
         let answer = r#"<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
             <AssumeRoleWithWebIdentityResult><Credentials>
               <AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>secret</SecretAccessKey>
@@ -1193,7 +1216,7 @@ async fn aws_sts_from_yaml_signs_as_the_role_that_the_claims_choose() {
             </Credentials></AssumeRoleWithWebIdentityResult>
             <ResponseMetadata><RequestId>1</RequestId></ResponseMetadata>
             </AssumeRoleWithWebIdentityResponse>"#;
-        Response::new(server_body(http_body_util::Full::from(answer)))
+        http::Response::new(support::http_server::server_body(http_body_util::Full::from(answer)))
     })
     .await;
     let backend = Backend::start().await;

@@ -1,8 +1,8 @@
 use std::{error::Error, fmt};
 
-/// Why a configuration cannot be used: all that is wrong with it, not just the first.
+/// A configuration cannot be used. It lists all faults, not just the first.
 ///
-/// `Display` has one line for each fault. No value of a secret is shown.
+/// `Display` has one line for each fault. It shows no secret.
 #[derive(Clone, Debug)]
 pub struct ConfigError {
     faults: Vec<ConfigFault>,
@@ -13,7 +13,7 @@ impl ConfigError {
         Self { faults }
     }
 
-    /// What is wrong, in the order of the document's sections; there is at least one.
+    /// All faults, in the order of the document's sections. There is at least one.
     pub fn faults(&self) -> &[ConfigFault] {
         &self.faults
     }
@@ -31,11 +31,11 @@ impl fmt::Display for ConfigError {
 
 impl Error for ConfigError {}
 
-/// One thing that is wrong with a configuration, and where.
+/// One fault of a configuration: the backend, the key, and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigFault {
     pub(super) section: Section,
-    pub(super) member: String,
+    pub(super) key: String,
     pub(super) message: String,
 }
 
@@ -48,7 +48,7 @@ pub(super) enum Section {
 }
 
 impl ConfigFault {
-    /// The backend whose configuration is at fault; none where it is `default`, or a member beside `backends`.
+    /// The backend whose configuration is at fault. It is `None` for `default`, and for a key beside `backends`.
     pub fn backend(&self) -> Option<&str> {
         match &self.section {
             Section::Backend(name) => Some(name),
@@ -56,13 +56,13 @@ impl ConfigFault {
         }
     }
 
-    /// The member within the backend's configuration, such as `tokenExchange.tokenUrl`. It is empty where all of it is
-    /// meant.
-    pub fn member(&self) -> &str {
-        &self.member
+    /// The key within the backend's configuration, for example `tokenExchange.tokenUrl` or
+    /// `awsSts.roleMappings[2].matcher`. It is empty where the whole of it is wrong.
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
-    /// What is wrong, and what to do.
+    /// Says what is wrong and what to do, for example `unknown key; expected one of …`.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -70,12 +70,12 @@ impl ConfigFault {
 
 impl fmt::Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dot = if self.member.is_empty() { "" } else { "." };
+        let dot = if self.key.is_empty() { "" } else { "." };
         match &self.section {
-            Section::Document => f.write_str(&self.member)?,
-            Section::Default => write!(f, "default{dot}{}", self.member)?,
+            Section::Document => f.write_str(&self.key)?,
+            Section::Default => write!(f, "default{dot}{}", self.key)?,
             Section::Backend(name) => {
-                write!(f, "backends.{}{dot}{}", name.escape_debug(), self.member)?;
+                write!(f, "backends.{}{dot}{}", name.escape_debug(), self.key)?;
             }
         }
         write!(f, ": {}", self.message)
@@ -84,13 +84,13 @@ impl fmt::Display for ConfigFault {
 
 impl Error for ConfigFault {}
 
-/// Gathers the faults of one section.
-pub(super) struct Faults {
+/// Collects the faults of one section.
+pub(super) struct SectionFaults {
     section: Section,
     found: Vec<ConfigFault>,
 }
 
-impl Faults {
+impl SectionFaults {
     pub(super) fn new(section: Section) -> Self {
         Self {
             section,
@@ -98,31 +98,32 @@ impl Faults {
         }
     }
 
-    pub(super) fn add(&mut self, member: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.found.push(ConfigFault {
             section: self.section.clone(),
-            member: member.into(),
+            key: key.into(),
             message: message.into(),
         });
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.found.iter().any(|fault| fault.key == key)
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
+    /// Puts the faults of `block` in the order of its keys.
+    pub(super) fn sort_by_keys(&mut self, block: &str, keys: &[&str]) {
+        self.found.sort_by_key(|fault| {
+            let key = fault.key.strip_prefix(block)?.strip_prefix('.')?;
+            let end = key.find(['.', '[']).unwrap_or(key.len());
+            keys.iter().position(|known| Some(*known) == key.get(..end))
+        });
+    }
+
     pub(super) fn into_vec(self) -> Vec<ConfigFault> {
         self.found
     }
-}
-
-/// An error and its causes, as one sentence.
-pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -6,18 +6,20 @@
 //! are running.
 
 pub(crate) mod backend;
-mod build;
+mod block;
 mod document;
 pub(crate) mod error;
+mod kind;
+mod kinds;
 mod live;
 pub(crate) mod outgoing_auth;
 mod resources;
+#[cfg(feature = "aws-sts")]
+mod sts_resources;
 
-pub use backend::{
-    AwsStsConfig, CrossAppAccessConfig, HeaderInjectionConfig, OnBehalfOfConfig, RoleMappingConfig,
-    TokenExchangeConfig, UpstreamInjectConfig,
-};
+pub use backend::blocks::*;
 pub use error::{ConfigError, ConfigFault};
+pub use kinds::aws_sts::RoleMappingConfig;
 pub use live::LiveOutgoingAuth;
 pub use outgoing_auth::Source;
 pub use resources::{Resources, ResourcesBuilder};

@@ -83,9 +83,8 @@ use crate::{origin::Origin, outgoing::auth::layer::AuthLayer, strategy::strategy
 
 use super::{
     backend::BackendAuthConfig,
-    build, document,
-    document::{Members, Value},
-    error::{ConfigError, ConfigFault, Faults, Section},
+    document::{self, Members, Value},
+    error::{ConfigError, ConfigFault, Section, SectionFaults},
     resources::Resources,
 };
 
@@ -184,8 +183,10 @@ impl OutgoingAuthConfig {
         B::Error: Into<BoxError>,
     {
         let strategy = self.resolve(backend).and_then(|config| {
-            let mut faults = Faults::new(Section::Document);
-            build::strategy(config, resources, &mut faults).filter(|_| self.faults.is_empty())
+            let mut faults = SectionFaults::new(Section::Document);
+            config
+                .build(resources, &mut faults)
+                .filter(|_| self.faults.is_empty())
         });
         strategy.ok_or_else(|| {
             let mut faults = self.all_faults(resources);
@@ -215,7 +216,7 @@ impl OutgoingAuthConfig {
         };
         ConfigFault {
             section,
-            member: String::new(),
+            key: String::new(),
             message: message.to_owned(),
         }
     }
@@ -230,14 +231,14 @@ impl OutgoingAuthConfig {
         let backends = self.backends.iter();
         let backends = backends.map(|(name, config)| (Section::Backend(name.clone()), config));
         for (section, config) in default.chain(backends) {
-            let mut faults = Faults::new(section);
-            build::strategy(config, resources, &mut faults);
+            let mut faults = SectionFaults::new(section);
+            config.build(resources, &mut faults);
             for fault in faults.into_vec() {
                 // A member that was of the wrong kind is missing now, which is no news.
                 let is_told = self
                     .faults
                     .iter()
-                    .any(|told| told.section == fault.section && told.member == fault.member);
+                    .any(|told| told.section == fault.section && told.key == fault.key);
                 if !is_told {
                     all.push(fault);
                 }
@@ -252,9 +253,9 @@ impl<'de> Deserialize<'de> for OutgoingAuthConfig {
     /// What is wrong in form is remembered, see [above](self#errors-are-told-together).
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let members = document::map(Value::deserialize(deserializer)?)?;
-        let mut faults = Faults::new(Section::Document);
+        let mut faults = SectionFaults::new(Section::Document);
         let mut members = Members::new("", members, &mut faults);
-        let source = match members.text("source").as_deref() {
+        let source = match members.string("source").as_deref() {
             None | Some("inline") => Source::Inline,
             Some("discovered") => Source::Discovered,
             Some(_) => {
@@ -264,11 +265,11 @@ impl<'de> Deserialize<'de> for OutgoingAuthConfig {
         };
         let default = members.take("default");
         let backends = members.sections("backends");
-        members.finish();
+        members.finish(&["source", "default", "backends"]);
 
         let mut faults = faults.into_vec();
         let mut read = |section, value| {
-            let mut of_section = Faults::new(section);
+            let mut of_section = SectionFaults::new(section);
             let backend = document::backend(value, &mut of_section);
             faults.append(&mut of_section.into_vec());
             backend
@@ -293,7 +294,7 @@ impl<'de> Deserialize<'de> for OutgoingAuthConfig {
 impl<'de> Deserialize<'de> for BackendAuthConfig {
     /// Fails with all that is wrong in form.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut faults = Faults::new(Section::Document);
+        let mut faults = SectionFaults::new(Section::Document);
         let backend = document::backend(Value::deserialize(deserializer)?, &mut faults);
         match backend {
             Some(backend) if faults.is_empty() => Ok(backend),

@@ -10,33 +10,31 @@ use crate::{
     clock::{Clock, DefaultClock},
     credential::cache::CredentialCache,
     error::{BuildError, Faults},
-    oauth::{http_client::parse_url, token_endpoint::TokenEndpointBuilder},
-    strategy::{
-        aws_sts::{AwsSts, builder::AwsStsBuilder, credentials::SessionCredentials},
-        issued::IssuedToken,
-        strategy::Strategy,
-    },
+    oauth::token_endpoint::TokenEndpointBuilder,
+    strategy::{issued::IssuedToken, strategy::Strategy},
 };
 
-use super::backend::TYPES;
+use super::backend::is_built_in;
+#[cfg(feature = "aws-sts")]
+use super::sts_resources::{StsResources, StsSettings};
 
-/// What strategies need besides their configuration: the client that reaches token endpoints and AWS STS, the
-/// environment, and the caches that they share.
+/// Holds what strategies need besides their configuration: the client for token endpoints and AWS STS, the environment,
+/// and the caches that they share.
 ///
-/// Keep one for as long as the application runs. Credentials are kept here, under all of the configuration that obtained
-/// them: strategies that are configured alike share theirs, also where a configuration is replaced by another. `B` is the
-/// body of the requests that are authenticated. A clone is cheap, and shares all of it.
+/// Keep one for as long as the application runs. It caches credentials under the whole configuration that obtained them.
+/// So strategies with the same configuration share their credentials, also after the configuration was replaced. `B` is
+/// the body of the requests that are authenticated. A clone is cheap, and shares everything.
 pub struct Resources<B> {
     inner: Arc<Inner<B>>,
 }
 
 struct Inner<B> {
     token_endpoint: Box<dyn Fn(&str) -> TokenEndpointBuilder + Send + Sync>,
-    aws_sts: Box<dyn Fn(&str) -> AwsStsBuilder + Send + Sync>,
+    #[cfg(feature = "aws-sts")]
+    sts: StsResources,
     environment: Environment,
     clock: Arc<dyn Clock>,
     tokens: CredentialCache<IssuedToken>,
-    sessions: CredentialCache<SessionCredentials>,
     strategies: BTreeMap<String, Arc<dyn Strategy<B>>>,
 }
 
@@ -45,8 +43,8 @@ type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 impl<B> Resources<B> {
     /// Starts resources with `client` for token endpoints and AWS STS.
     ///
-    /// The client is one of its own, not the stack that the requests go through: see
-    /// [readiness](crate::AuthLayer#readiness-is-held). It follows no redirects.
+    /// The client must not be the stack that the requests go through, see
+    /// [readiness](crate::AuthLayer#readiness-is-held). It must not follow redirects.
     pub fn builder<S, ResBody>(client: S) -> ResourcesBuilder<B>
     where
         S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
@@ -57,15 +55,13 @@ impl<B> Resources<B> {
         ResBody::Data: Send,
         ResBody::Error: Into<BoxError>,
     {
-        let sts_client = client.clone();
         ResourcesBuilder {
+            #[cfg(feature = "aws-sts")]
+            sts: StsSettings::new(client.clone()),
             token_endpoint: Box::new(move |url| crate::TokenEndpoint::builder(url, client.clone())),
-            aws_sts: Box::new(move |region| AwsSts::builder(region, sts_client.clone())),
-            sts_endpoint: None,
             environment: Box::new(|variable| std::env::var(variable).ok()),
             clock: DefaultClock::get(),
             tokens: None,
-            sessions: None,
             strategies: Vec::new(),
         }
     }
@@ -74,10 +70,9 @@ impl<B> Resources<B> {
         (self.inner.token_endpoint)(url).clock(self.clock())
     }
 
-    pub(super) fn aws_sts(&self, region: &str) -> AwsStsBuilder {
-        (self.inner.aws_sts)(region)
-            .cache(self.inner.sessions.clone())
-            .clock(self.clock())
+    #[cfg(feature = "aws-sts")]
+    pub(super) fn aws_sts(&self, region: &str) -> crate::strategy::AwsStsBuilder {
+        self.inner.sts.strategy(region).clock(self.clock())
     }
 
     pub(super) fn tokens(&self) -> CredentialCache<IssuedToken> {
@@ -107,9 +102,11 @@ impl<B> Clone for Resources<B> {
 
 impl<B> fmt::Debug for Resources<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resources")
-            .field("tokens", &self.inner.tokens)
-            .field("sessions", &self.inner.sessions)
+        let mut debug = f.debug_struct("Resources");
+        debug.field("tokens", &self.inner.tokens);
+        #[cfg(feature = "aws-sts")]
+        debug.field("sessions", &self.inner.sts.sessions);
+        debug
             .field("strategies", &self.inner.strategies.keys())
             .finish_non_exhaustive()
     }
@@ -119,17 +116,16 @@ impl<B> fmt::Debug for Resources<B> {
 #[must_use = "nothing is checked before `build`"]
 pub struct ResourcesBuilder<B> {
     token_endpoint: Box<dyn Fn(&str) -> TokenEndpointBuilder + Send + Sync>,
-    aws_sts: Box<dyn Fn(&str) -> AwsStsBuilder + Send + Sync>,
-    sts_endpoint: Option<String>,
+    #[cfg(feature = "aws-sts")]
+    pub(super) sts: StsSettings,
     environment: Environment,
     clock: Arc<dyn Clock>,
     tokens: Option<CredentialCache<IssuedToken>>,
-    sessions: Option<CredentialCache<SessionCredentials>>,
     strategies: Vec<(String, Arc<dyn Strategy<B>>)>,
 }
 
 impl<B> ResourcesBuilder<B> {
-    /// Makes `strategy` the one of backends whose `type` is `name`.
+    /// Registers `strategy` for backends whose `type` is `name`.
     pub fn strategy<A>(mut self, name: impl Into<String>, strategy: A) -> Self
     where
         A: Strategy<B> + 'static,
@@ -138,7 +134,7 @@ impl<B> ResourcesBuilder<B> {
         self
     }
 
-    /// Sets where the members that end with `Env` are looked up. By default in the environment of the process.
+    /// Sets the environment in which the keys that end with `Env` are looked up. By default the environment of the process.
     pub fn environment(
         mut self,
         variable: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
@@ -147,25 +143,13 @@ impl<B> ResourcesBuilder<B> {
         self
     }
 
-    /// Sets where AWS STS is, for all backends: see [`AwsStsBuilder::sts_endpoint`].
-    pub fn sts_endpoint(mut self, url: impl Into<String>) -> Self {
-        self.sts_endpoint = Some(url.into());
-        self
-    }
-
-    /// Keeps tokens in this cache. By default there is one of its own.
+    /// Sets a cache to keep tokens in. By default the resources have their own.
     pub fn token_cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
         self.tokens = Some(cache);
         self
     }
 
-    /// Keeps credentials of AWS in this cache. By default there is one of its own.
-    pub fn session_cache(mut self, cache: CredentialCache<SessionCredentials>) -> Self {
-        self.sessions = Some(cache);
-        self
-    }
-
-    /// Sets the clock of all strategies, and of the caches that were not given.
+    /// Sets the clock of all strategies, and of the caches that were not set.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
@@ -179,14 +163,14 @@ impl<B> ResourcesBuilder<B> {
     ///
     /// - `strategy[0]` has a name that is blank, is a `type` that this crate has a strategy for, or was given to an
     ///   earlier strategy. The number counts the calls of [`strategy`](Self::strategy) from 0.
-    /// - `sts_endpoint` is not an absolute `https` URL (or `http` on loopback).
+    /// - `sts_endpoint` (with the feature `aws-sts`) is not an absolute `https` URL (or `http` on loopback).
     pub fn build(self) -> Result<Resources<B>, BuildError> {
         let mut faults = Faults::new("Resources");
         let mut strategies = BTreeMap::new();
         for (index, (name, strategy)) in self.strategies.into_iter().enumerate() {
             let fault = if name.trim().is_empty() {
                 Some("has no name, give it one")
-            } else if TYPES.iter().any(|(built_in, _)| *built_in == name) {
+            } else if is_built_in(&name) {
                 Some("has the name of a type of this crate, choose another")
             } else if strategies.insert(name, strategy).is_some() {
                 Some("has a name that an earlier strategy has, choose another")
@@ -197,31 +181,20 @@ impl<B> ResourcesBuilder<B> {
                 faults.add(format!("strategy[{index}]"), fault);
             }
         }
-        if let Some(endpoint) = &self.sts_endpoint {
-            faults.take("sts_endpoint", parse_url(endpoint, false));
-        }
+        #[cfg(feature = "aws-sts")]
+        self.sts.check(&mut faults);
         faults.check()?;
         let tokens = self
             .tokens
             .unwrap_or_else(|| CredentialCache::builder().clock(self.clock.clone()).make());
-        let sessions = self
-            .sessions
-            .unwrap_or_else(|| CredentialCache::builder().clock(self.clock.clone()).make());
-        let aws_sts = match self.sts_endpoint {
-            None => self.aws_sts,
-            Some(endpoint) => {
-                let aws_sts = self.aws_sts;
-                Box::new(move |region: &str| aws_sts(region).sts_endpoint(endpoint.clone()))
-            }
-        };
         Ok(Resources {
             inner: Arc::new(Inner {
                 token_endpoint: self.token_endpoint,
-                aws_sts,
+                #[cfg(feature = "aws-sts")]
+                sts: self.sts.make(&self.clock),
                 environment: self.environment,
                 clock: self.clock,
                 tokens,
-                sessions,
                 strategies,
             }),
         })

@@ -69,7 +69,8 @@ impl HeaderInjection {
         Self::make(name, value, "variable")
     }
 
-    fn make(
+    /// The value is a fault already, or that of the setting with this name.
+    pub(crate) fn make(
         name: &str,
         value: Result<String, &'static str>,
         value_setting: &'static str,

@@ -3,7 +3,10 @@ use std::collections::BTreeSet;
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{backend::REDACTED, error::Faults},
+    config::{
+        error::SectionFaults,
+        kind::{Keys, REDACTED},
+    },
     secret::Secret,
 };
 
@@ -13,7 +16,7 @@ use super::value::Value;
 pub(in crate::config) struct Members<'a> {
     path: String,
     members: Vec<(String, Value)>,
-    faults: &'a mut Faults,
+    faults: &'a mut SectionFaults,
 }
 
 impl<'a> Members<'a> {
@@ -21,7 +24,7 @@ impl<'a> Members<'a> {
     pub(in crate::config) fn new(
         path: impl Into<String>,
         members: Vec<(String, Value)>,
-        faults: &'a mut Faults,
+        faults: &'a mut SectionFaults,
     ) -> Self {
         let mut read = Self {
             path: path.into(),
@@ -33,58 +36,58 @@ impl<'a> Members<'a> {
             if names.insert(name.clone()) {
                 read.members.push((name, value));
             } else {
-                read.fault(&name, "is there twice; which one is meant cannot be told");
+                read.fault(&name, "is there twice, remove one of the two");
             }
         }
         read
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, key: &str) -> bool {
         let mut members = self.members.iter();
-        members.any(|(member, value)| member == name && !matches!(value, Value::Null))
+        members.any(|(member, value)| member == key && !matches!(value, Value::Null))
     }
 
-    /// The member's value, if it is there and not null.
-    pub(in crate::config) fn take(&mut self, name: &str) -> Option<Value> {
-        let at = self.members.iter().position(|(member, _)| member == name)?;
+    /// The key's value, if it is there and not null.
+    pub(in crate::config) fn take(&mut self, key: &str) -> Option<Value> {
+        let at = self.members.iter().position(|(member, _)| member == key)?;
         match self.members.swap_remove(at).1 {
             Value::Null => None,
             value => Some(value),
         }
     }
 
-    fn zeroizing_text(&mut self, name: &str) -> Option<Zeroizing<String>> {
-        match self.take(name)? {
-            Value::Text(text) if text.trim().is_empty() => {
-                self.fault(name, "is empty; leave it out, or give it a value");
+    fn zeroizing_string(&mut self, key: &str) -> Option<Zeroizing<String>> {
+        match self.take(key)? {
+            Value::String(text) if text.trim().is_empty() => {
+                self.fault(key, "is empty; leave it out, or give it a value");
                 None
             }
-            Value::Text(text) => Some(text),
-            Value::Flag(_) | Value::Integer(_) | Value::OtherNumber => {
-                self.fault(name, "is not a text; put it in quotes");
+            Value::String(text) => Some(text),
+            value @ (Value::Boolean(_) | Value::Integer(_) | Value::OtherNumber) => {
+                let found = value.kind();
+                self.fault(
+                    key,
+                    format!("expected a string, found {found}; put it in quotes"),
+                );
                 None
             }
             value => {
-                self.wrong_kind(name, &value, "a text");
+                self.wrong_kind(key, &value, "a string");
                 None
             }
         }
     }
 
-    pub(in crate::config) fn text(&mut self, name: &str) -> Option<String> {
-        self.zeroizing_text(name)
+    pub(in crate::config) fn string(&mut self, key: &str) -> Option<String> {
+        self.zeroizing_string(key)
             .map(|mut text| std::mem::take(&mut *text))
     }
 
-    pub(super) fn needed_text(&mut self, name: &str) -> String {
-        self.text(name).unwrap_or_default()
-    }
-
-    pub(super) fn secret(&mut self, name: &str) -> Option<Secret> {
-        let mut text = self.zeroizing_text(name)?;
+    pub(in crate::config) fn secret(&mut self, key: &str) -> Option<Secret> {
+        let mut text = self.zeroizing_string(key)?;
         if *text == REDACTED {
             self.fault(
-                name,
+                key,
                 format!("is `{REDACTED}`, which is written in place of a secret; give the secret itself, or its environment variable"),
             );
             return None;
@@ -92,104 +95,137 @@ impl<'a> Members<'a> {
         Secret::new(std::mem::take(&mut *text)).ok()
     }
 
-    pub(super) fn texts(&mut self, name: &str) -> Vec<String> {
-        let members = self.list(name);
+    pub(in crate::config) fn strings(&mut self, key: &str) -> Vec<String> {
+        let members = self.list(key);
         let mut texts = Vec::with_capacity(members.len());
         for (index, member) in members.into_iter().enumerate() {
             match member {
-                Value::Text(mut text) => texts.push(std::mem::take(&mut *text)),
-                value => self.wrong_kind(&format!("{name}[{index}]"), &value, "a text"),
+                Value::String(mut text) => texts.push(std::mem::take(&mut *text)),
+                value => self.wrong_kind(&format!("{key}[{index}]"), &value, "a string"),
             }
         }
         texts
     }
 
-    pub(super) fn list(&mut self, name: &str) -> Vec<Value> {
-        match self.take(name) {
+    pub(in crate::config) fn maps<T: Keys + Default>(&mut self, key: &str) -> Vec<T> {
+        let members = self.list(key);
+        let read = members.into_iter().enumerate().map(|(index, value)| {
+            let key = format!("{key}[{index}]");
+            match value {
+                Value::Map(members) => self.read_within(&key, members),
+                value => {
+                    self.wrong_kind(&key, &value, "a map");
+                    T::default()
+                }
+            }
+        });
+        read.collect()
+    }
+
+    fn list(&mut self, key: &str) -> Vec<Value> {
+        match self.take(key) {
             None => Vec::new(),
             Some(Value::List(members)) => members,
             Some(value) => {
-                self.wrong_kind(name, &value, "a list");
+                self.wrong_kind(key, &value, "a list");
                 Vec::new()
             }
         }
     }
 
-    pub(super) fn flag(&mut self, name: &str) -> bool {
-        match self.take(name) {
+    pub(in crate::config) fn boolean(&mut self, key: &str) -> bool {
+        match self.take(key) {
             None => false,
-            Some(Value::Flag(flag)) => flag,
+            Some(Value::Boolean(boolean)) => boolean,
             Some(value) => {
-                self.wrong_kind(name, &value, "true or false");
+                self.wrong_kind(key, &value, "true or false");
                 false
             }
         }
     }
 
-    pub(super) fn integer(&mut self, name: &str) -> Option<i32> {
-        let value = self.take(name)?;
+    pub(in crate::config) fn integer(&mut self, key: &str) -> Option<i32> {
+        let value = self.take(key)?;
         let number = match value {
             Value::Integer(number) => i32::try_from(number).ok(),
             _ => None,
         };
         if number.is_none() {
-            self.fault(name, "is not a whole number of 32 bits");
+            self.fault(key, "expected a whole number of 32 bits");
         }
         number
     }
 
     /// The members of a map, each of which is a section of its own.
-    pub(in crate::config) fn sections(&mut self, name: &str) -> Vec<(String, Value)> {
-        let members = self.map(name).unwrap_or_default();
-        self.within(name, members).members
+    pub(in crate::config) fn sections(&mut self, key: &str) -> Vec<(String, Value)> {
+        let members = self.map(key).unwrap_or_default();
+        self.within(key, members).members
     }
 
-    fn map(&mut self, name: &str) -> Option<Vec<(String, Value)>> {
-        match self.take(name)? {
+    fn map(&mut self, key: &str) -> Option<Vec<(String, Value)>> {
+        match self.take(key)? {
             Value::Map(members) => Some(members),
             value => {
-                self.wrong_kind(name, &value, "a map");
+                self.wrong_kind(key, &value, "a map");
                 None
             }
         }
     }
 
-    /// A map within this one.
-    pub(super) fn block(&mut self, name: &str) -> Option<Members<'_>> {
-        let members = self.map(name)?;
-        Some(self.within(name, members))
+    /// The block that the `type` needs.
+    pub(in crate::config) fn needed_block<T: Keys>(
+        &mut self,
+        key: &str,
+        type_name: &str,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.take(key);
+            self.fault(key, format!("is missing; the type `{type_name}` needs it"));
+            return None;
+        }
+        let members = self.map(key)?;
+        Some(self.read_within(key, members))
     }
 
-    /// The members of what stands under `name`.
-    pub(super) fn within(&mut self, name: &str, members: Vec<(String, Value)>) -> Members<'_> {
-        Members::new(self.path_of(name), members, self.faults)
+    fn read_within<T: Keys>(&mut self, key: &str, members: Vec<(String, Value)>) -> T {
+        let mut within = self.within(key, members);
+        let read = T::read(&mut within);
+        within.finish(T::KEYS);
+        read
     }
 
-    pub(super) fn wrong_kind(&mut self, name: &str, value: &Value, expected: &str) {
-        let message = format!("is {}, and has to be {expected}", value.kind());
-        self.fault(name, message);
+    /// The members of what stands under `key`.
+    fn within(&mut self, key: &str, members: Vec<(String, Value)>) -> Members<'_> {
+        Members::new(self.path_of(key), members, self.faults)
     }
 
-    pub(in crate::config) fn fault(&mut self, name: &str, message: impl Into<String>) {
-        let path = self.path_of(name);
+    fn wrong_kind(&mut self, key: &str, value: &Value, expected: &str) {
+        let message = format!("expected {expected}, found {}", value.kind());
+        self.fault(key, message);
+    }
+
+    pub(in crate::config) fn fault(&mut self, key: &str, message: impl Into<String>) {
+        let path = self.path_of(key);
         self.faults.add(path, message);
     }
 
-    fn path_of(&self, name: &str) -> String {
-        let name = name.escape_debug();
+    fn path_of(&self, key: &str) -> String {
+        let key = key.escape_debug();
         if self.path.is_empty() {
-            name.to_string()
+            key.to_string()
         } else {
-            format!("{}.{name}", self.path)
+            format!("{}.{key}", self.path)
         }
     }
 
-    /// Has what was not taken reported.
-    pub(in crate::config) fn finish(mut self) {
+    /// Has all members that were not taken reported: only these keys are known.
+    pub(in crate::config) fn finish(mut self, known: &[&str]) {
         let mut unknown = std::mem::take(&mut self.members);
         unknown.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for (name, _) in unknown {
-            self.fault(&name, "is not known here; check its spelling");
+        let known = known.iter().map(|key| format!("`{key}`"));
+        let known = known.collect::<Vec<_>>().join(", ");
+        for (key, _) in unknown {
+            self.fault(&key, format!("unknown key; expected one of {known}"));
         }
     }
 }

@@ -6,13 +6,13 @@ use serde::{
 };
 use zeroize::Zeroizing;
 
-/// Any value. A text may be a secret, so it is wiped.
+/// Any value. A string may be a secret, so it is wiped.
 pub(in crate::config) enum Value {
     Null,
-    Flag(bool),
+    Boolean(bool),
     Integer(i64),
     OtherNumber,
-    Text(Zeroizing<String>),
+    String(Zeroizing<String>),
     List(Vec<Value>),
     Map(Vec<(String, Value)>),
 }
@@ -20,10 +20,10 @@ pub(in crate::config) enum Value {
 impl Value {
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Self::Null => "nothing",
-            Self::Flag(_) => "true or false",
+            Self::Null => "null",
+            Self::Boolean(_) => "a boolean",
             Self::Integer(_) | Self::OtherNumber => "a number",
-            Self::Text(_) => "a text",
+            Self::String(_) => "a string",
             Self::List(_) => "a list",
             Self::Map(_) => "a map",
         }
@@ -58,7 +58,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
-        Ok(Value::Flag(flag))
+        Ok(Value::Boolean(flag))
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
@@ -86,7 +86,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_string<E>(self, text: String) -> Result<Value, E> {
-        Ok(Value::Text(Zeroizing::new(text)))
+        Ok(Value::String(Zeroizing::new(text)))
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(

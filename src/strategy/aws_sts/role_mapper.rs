@@ -41,26 +41,31 @@ use super::{
 /// [Common Expression Language]: https://cel.dev
 #[derive(Clone)]
 pub struct RoleMapping {
-    condition: Condition,
+    claim: Option<String>,
+    matcher: Option<String>,
     role: String,
     priority: Option<i32>,
-}
-
-#[derive(Clone, Debug)]
-enum Condition {
-    Claim(String),
-    Matcher(String),
 }
 
 impl RoleMapping {
     /// Users whose role claim is `value`, or a list with it, get `role`, an ARN.
     pub fn claim(value: impl Into<String>, role: impl Into<String>) -> Self {
-        Self::new(Condition::Claim(value.into()), role.into())
+        Self::of(Some(value.into()), None, role.into())
     }
 
     /// Users for whose claims the CEL `expression` is true get `role`, an ARN.
     pub fn matcher(expression: impl Into<String>, role: impl Into<String>) -> Self {
-        Self::new(Condition::Matcher(expression.into()), role.into())
+        Self::of(None, Some(expression.into()), role.into())
+    }
+
+    /// One of `claim` and `matcher` has to be there.
+    pub(crate) fn of(claim: Option<String>, matcher: Option<String>, role: String) -> Self {
+        Self {
+            claim,
+            matcher,
+            role,
+            priority: None,
+        }
     }
 
     /// Of the mappings that apply, the one with the lowest number counts; one without a number comes last. Among equals
@@ -70,20 +75,13 @@ impl RoleMapping {
         self.priority = Some(priority);
         self
     }
-
-    fn new(condition: Condition, role: String) -> Self {
-        Self {
-            condition,
-            role,
-            priority: None,
-        }
-    }
 }
 
 impl fmt::Debug for RoleMapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RoleMapping")
-            .field("condition", &self.condition)
+            .field("claim", &self.claim)
+            .field("matcher", &self.matcher)
             .field("role", &self.role)
             .field("priority", &self.priority)
             .finish()
@@ -144,15 +142,25 @@ impl RoleMapper {
         let mut rules = Vec::with_capacity(settings.mappings.len());
         for (index, mapping) in settings.mappings.into_iter().enumerate() {
             let setting = |part: &str| format!("role_mapping[{index}].{part}");
-            let test = match mapping.condition {
-                Condition::Claim(value) => {
-                    faults.need_text(setting("claim"), &value);
-                    Some(Test::Claim(value))
-                }
-                Condition::Matcher(source) => faults
-                    .take(setting("matcher"), Matcher::compile(&source))
-                    .map(Test::Matcher),
+            if let Some(claim) = &mapping.claim {
+                faults.need_text(setting("claim"), claim);
+            }
+            let matcher = mapping.matcher.as_deref();
+            let matcher = matcher
+                .and_then(|source| faults.take(setting("matcher"), Matcher::compile(source)));
+            let count = match (&mapping.claim, &mapping.matcher) {
+                (Some(_), Some(_)) => Some("both"),
+                (None, None) => Some("neither"),
+                _ => None,
             };
+            if let Some(count) = count {
+                faults.add(
+                    format!("role_mapping[{index}]"),
+                    format!("has {count} of a claim and a matcher, and needs one"),
+                );
+            }
+            let test = mapping.claim.map(Test::Claim);
+            let test = test.or(matcher.map(Test::Matcher));
             let role = role(setting("role").into(), &mapping.role, faults);
             if let Some((test, role)) = test.zip(role) {
                 rules.push((mapping.priority, Rule { test, role }));

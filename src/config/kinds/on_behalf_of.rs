@@ -1,0 +1,123 @@
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body::Body;
+use tower::BoxError;
+
+use crate::{
+    config::{
+        block::{Block, ClientKeys},
+        kind::{Kind, keys, write_redacted},
+    },
+    oauth::client_auth::ClientAuth,
+    secret::Secret,
+    strategy::{on_behalf_of::OnBehalfOfBuilder, strategy::Strategy, subject::Subject},
+};
+
+keys! {
+    /// The on-behalf-of flow of Microsoft Entra: the user's token is exchanged for one of the backend.
+    pub struct OnBehalfOfConfig {
+        /// The URL of the tenant's token endpoint: https, or http on loopback.
+        "tokenUrl" => token_url: String,
+        /// The client's id. It is required.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientId" => client_id: Option<String>,
+        /// The client's secret, sent in the form. Either this or `clientSecretEnv` is required.
+        #[serde(
+            skip_serializing_if = "Option::is_none",
+            serialize_with = "write_redacted"
+        )]
+        #[schemars(with = "Option<String>")]
+        "clientSecret" => client_secret: Option<Secret>,
+        /// The environment variable that has the client's secret.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientSecretEnv" => client_secret_env: Option<String>,
+        /// The scope of the token when `scopes` is empty.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "audience" => audience: Option<String>,
+        /// The scopes of the token, which also say the API that it is for. Either this or `audience` is required.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[schemars(default)]
+        "scopes" => scopes: Vec<String>,
+        /// The upstream provider that issued the access token to exchange. By default, the token that the user came with
+        /// is exchanged.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "subjectTokenProviderName" => subject_token_provider_name: Option<String>,
+        /// The number of seconds before its end at which a cached token is given up. By default 0.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 0))]
+        "cacheSkewSeconds" => cache_skew_seconds: Option<i32>,
+    }
+}
+
+impl OnBehalfOfConfig {
+    /// The flow at the token endpoint with this URL, for this client. Set one of `client_secret` and
+    /// `client_secret_env`, and one of `scopes` and `audience`.
+    pub fn new(token_url: impl Into<String>, client_id: impl Into<String>) -> Self {
+        Self {
+            token_url: token_url.into(),
+            client_id: Some(client_id.into()),
+            ..Self::default()
+        }
+    }
+}
+
+impl Kind for OnBehalfOfConfig {
+    const TYPE: &'static str = "obo";
+    const BLOCK: &'static str = "obo";
+
+    fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
+    where
+        B: Body + From<Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        block.need("tokenUrl", &self.token_url);
+        let has_secret = self.client_secret.is_some() || self.client_secret_env.is_some();
+        block.need_secret("clientSecret", has_secret);
+        if !has_secret {
+            block.need("clientId", self.client_id.as_deref().unwrap_or_default());
+        }
+        let client = ClientKeys {
+            id: ("clientId", &self.client_id),
+            secret: ("clientSecret", &self.client_secret),
+            secret_env: ("clientSecretEnv", &self.client_secret_env),
+            with_secret: ClientAuth::post,
+        };
+        let endpoint = block.endpoint(&self.token_url, false, &client);
+        let (scopes, scopes_key) = match &self.audience {
+            Some(audience) if self.scopes.is_empty() => {
+                (std::slice::from_ref(audience), "audience")
+            }
+            _ => (&*self.scopes, "scopes[]"),
+        };
+        if scopes.is_empty() {
+            block.fault("scopes", "is missing; give it, or `audience`");
+        }
+        let skew = u64::try_from(self.cache_skew_seconds.unwrap_or(0));
+        if skew.is_err() {
+            block.fault("cacheSkewSeconds", "is negative");
+        }
+        let provider = self.subject_token_provider_name.as_ref();
+        let strategy = OnBehalfOfBuilder::new(endpoint)
+            .scopes(scopes)
+            .subject(provider.map_or_else(Subject::own_token, Subject::upstream))
+            .cache_skew(Duration::from_secs(skew.unwrap_or_default()))
+            .cache(block.resources.tokens())
+            .clock(block.resources.clock());
+        let strategy = block.built(
+            strategy.build(),
+            &[
+                ("endpoint.url", &["tokenUrl"]),
+                ("endpoint.client_auth.client_id", &["clientId"]),
+                (
+                    "endpoint.client_auth",
+                    &["clientSecret", "clientSecretEnv", "clientId"],
+                ),
+                ("scopes", &["scopes"]),
+                ("scopes[]", &[scopes_key]),
+                ("subject.provider", &["subjectTokenProviderName"]),
+            ],
+        )?;
+        Some(Arc::new(strategy))
+    }
+}
