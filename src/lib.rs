@@ -115,6 +115,7 @@
 //! | [`client::rmcp::TowerHttpClient`] | A Tower stack as the HTTP client of the MCP Rust SDK. |
 //! | **Errors** | |
 //! | [`AuthError`], [`AuthErrorKind`] | A request was not authenticated, and was not sent. |
+//! | [`Interaction`] | The step that the user must take before a retry can succeed. |
 //! | [`BuildError`], [`InvalidSetting`] | Names every wrong setting of a builder. |
 //! | [`InvalidOrigin`], [`InvalidSecret`] | A string is not a valid origin, token or secret. |
 //!
@@ -233,7 +234,7 @@ pub use crate::upstream::store::redis::RedisStore;
 #[doc(inline)]
 pub use crate::{
     clock::{Clock, DefaultClock, ManualClock, SystemClock},
-    error::{AuthError, AuthErrorKind, BuildError, InvalidSetting},
+    error::{AuthError, AuthErrorKind, BuildError, Interaction, InvalidSetting},
     identity::{Identity, IdentityBuilder, UpstreamToken},
     origin::{InvalidOrigin, Origin},
     outgoing::{

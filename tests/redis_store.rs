@@ -499,7 +499,7 @@ async fn a_redis_that_lost_its_data_needs_a_log_in_and_a_refresh_does_not_bring_
             .unwrap()
             .unwrap()
             .login_required()
-            .contains("github")
+            .contains_key("github")
     );
     assert!(only(&store).await.unwrap().is_none());
     assert!(
@@ -508,7 +508,7 @@ async fn a_redis_that_lost_its_data_needs_a_log_in_and_a_refresh_does_not_bring_
             .await
             .unwrap()
             .login_required()
-            .contains("github")
+            .contains_key("github")
     );
 }
 

@@ -771,7 +771,8 @@ async fn f29_the_callers_fault_is_told_from_the_issuers() {
         (400, "invalid_grant", Rejected, 401),
         (401, "invalid_grant", Rejected, 401),
         (403, "invalid_grant", Rejected, 401),
-        (500, "invalid_grant", Rejected, 401),
+        // The issuer is ill, whatever it says.
+        (500, "invalid_grant", Unavailable, 503),
         (200, "invalid_grant", Rejected, 401),
         (400, "invalid_token", Rejected, 401),
         (400, "expired_token", Rejected, 401),
@@ -811,11 +812,12 @@ async fn f29_the_callers_fault_is_told_from_the_issuers() {
 
 #[tokio::test]
 async fn f29_without_a_known_code_the_status_decides() {
-    use AuthErrorKind::{Configuration, Unavailable};
+    use AuthErrorKind::{Configuration, Rejected, Unavailable};
 
     for (status, kind) in [
-        (400, Configuration),
-        (401, Configuration),
+        (400, Rejected),
+        (401, Rejected),
+        (403, Rejected),
         (404, Configuration),
         (405, Configuration),
         (408, Unavailable),
@@ -851,15 +853,23 @@ async fn f29_a_success_that_says_error_is_no_success() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Rejected);
-    body["error"] = json!("bad_verification_code");
+    body["error"] = json!("never_heard_of");
     let error = answer_to_exchange(Behaviour::json(200, &body))
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Configuration);
+    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    for not_a_code in [json!({ "code": 400 }), json!(["x"]), json!(1), json!(true)] {
+        body["error"] = not_a_code;
+        let error = answer_to_exchange(Behaviour::json(200, &body))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+        assert_eq!(error.oauth_error(), None);
+    }
 }
 
 #[tokio::test]
-async fn an_invalid_request_to_another_grant_is_a_matter_of_configuration() {
+async fn an_invalid_request_without_a_users_token_is_a_matter_of_configuration() {
     let issuer = Issuer::start().await;
     issuer.next(Behaviour::error(400, "invalid_request"));
     let request = TokenRequest::client_credentials();

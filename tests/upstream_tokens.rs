@@ -123,7 +123,7 @@ fn access_token(loaded: &LoadedTokens) -> String {
 fn requires_login(loaded: &LoadedTokens) -> bool {
     loaded.tokens().is_empty()
         && loaded.failed().is_empty()
-        && loaded.login_required().contains("github")
+        && loaded.login_required().contains_key("github")
 }
 
 fn failed(loaded: &LoadedTokens) -> AuthErrorKind {

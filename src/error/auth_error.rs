@@ -7,6 +7,7 @@ use http::{
 };
 use tower::BoxError;
 
+use super::{challenge::push_parameter, interaction::Interaction};
 use crate::origin::Origin;
 
 /// The error of a request that could not be authenticated and was not sent.
@@ -46,6 +47,8 @@ struct Inner {
     challenge: Option<HeaderValue>,
     retry_after: Option<Duration>,
     description: Option<&'static str>,
+    oauth_error: Option<String>,
+    interaction: Option<Interaction>,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
@@ -63,6 +66,8 @@ impl AuthError {
                 challenge: None,
                 retry_after: None,
                 description: None,
+                oauth_error: None,
+                interaction: None,
                 source: None,
             }),
         }
@@ -106,6 +111,29 @@ impl AuthError {
         self
     }
 
+    /// Sets the step that the user must take.
+    #[must_use]
+    pub(crate) fn with_interaction(mut self, interaction: Interaction) -> Self {
+        Arc::make_mut(&mut self.inner).interaction = Some(interaction);
+        self
+    }
+
+    /// Sets the error code of an issuer, if it is one that a program may read.
+    #[cfg(feature = "token-exchange")]
+    #[must_use]
+    pub(crate) fn with_oauth_error(mut self, code: &str) -> Self {
+        const LONGEST: usize = 64;
+
+        let is_code = (1..=LONGEST).contains(&code.len())
+            && code
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        if is_code {
+            Arc::make_mut(&mut self.inner).oauth_error = Some(code.to_owned());
+        }
+        self
+    }
+
     /// Sets the cause, which becomes the [`source`](Error::source). It must not contain a secret.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
@@ -138,6 +166,28 @@ impl AuthError {
         self.inner.retry_after
     }
 
+    /// The error code that an issuer refused with (RFC 6749 §5.2), for programs. For example `invalid_grant`, or a code that
+    /// only this issuer has.
+    ///
+    /// At most 64 characters of `[A-Za-z0-9._-]`. A code with others, or one that repeats a token or a secret of the
+    /// request, is left out.
+    ///
+    /// # Security
+    ///
+    /// The issuer chooses the code, so compare it with codes that you know. `Display` and `Debug` of the error show a code
+    /// only if it is a standard one or one of a widely used issuer.
+    pub fn oauth_error(&self) -> Option<&str> {
+        self.inner.oauth_error.as_deref()
+    }
+
+    /// The step that the user must take before a retry can succeed, where more is known of it than that the user must log
+    /// in again.
+    ///
+    /// `None` for `MissingToken`, `Expired` and `Rejected` means an ordinary login.
+    pub fn interaction(&self) -> Option<&Interaction> {
+        self.inner.interaction.as_ref()
+    }
+
     /// Creates the response that a gateway sends to its own caller.
     ///
     /// | kind | status | with |
@@ -149,6 +199,11 @@ impl AuthError {
     /// | `Configuration` | 500 | |
     /// | `WrongOrigin` | 502 | |
     /// | `Unavailable` | 503 | `Retry-After` in whole seconds, rounded up, at least 1 |
+    ///
+    /// Where there is an [`interaction`](Self::interaction) and no challenge of the error, the challenge says what the user
+    /// must do: `scope`, or `acr_values`, `max_age` and `claims` with the error code `insufficient_user_authentication`
+    /// (RFC 9470 §3). With `claims` alone, which are in base64, the code is Microsoft's `insufficient_claims`. A URL is never
+    /// in it.
     ///
     /// The JSON body has `error` and `error_description`. It does not contain the message, the backend or the cause.
     ///
@@ -178,7 +233,10 @@ impl AuthError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(default) = challenge {
-            let challenge = self.challenge().cloned();
+            let challenge = self
+                .challenge()
+                .cloned()
+                .or_else(|| self.interactive_challenge());
             headers.insert(
                 WWW_AUTHENTICATE,
                 challenge.unwrap_or_else(|| HeaderValue::from_static(default)),
@@ -194,10 +252,43 @@ impl AuthError {
 impl AuthError {
     pub(crate) fn answer(&self) -> Answer {
         let answer = self.kind().answer();
+        let (code, description) = self
+            .stronger_login()
+            .unwrap_or((answer.code, answer.description));
         Answer {
-            description: self.inner.description.unwrap_or(answer.description),
+            code,
+            description: self.inner.description.unwrap_or(description),
             ..answer
         }
+    }
+
+    /// The code for a caller who has to log in in a certain way: that of RFC 9470 §3, or Microsoft's for claims.
+    fn stronger_login(&self) -> Option<(&'static str, &'static str)> {
+        let Some(Interaction::Login {
+            acr_values,
+            max_age,
+            claims,
+        }) = self.interaction()
+        else {
+            return None;
+        };
+        let is_login = self.kind().answer().status == StatusCode::UNAUTHORIZED;
+        let code = if acr_values.is_some() || max_age.is_some() {
+            Some("insufficient_user_authentication")
+        } else {
+            claims.as_ref().map(|_| "insufficient_claims")
+        };
+        let code = code.filter(|_| is_login)?;
+        Some((code, "log in again, as the challenge says"))
+    }
+
+    fn interactive_challenge(&self) -> Option<HeaderValue> {
+        self.interaction()?;
+        let mut challenge = "Bearer".to_owned();
+        for (name, value) in self.challenge_parameters() {
+            push_parameter(&mut challenge, name, &value);
+        }
+        HeaderValue::try_from(challenge).ok()
     }
 }
 
@@ -232,6 +323,9 @@ impl fmt::Debug for AuthError {
         }
         if let Some(retry_after) = self.retry_after() {
             debug.field("retry_after", &retry_after);
+        }
+        if let Some(interaction) = self.interaction() {
+            debug.field("interaction", interaction);
         }
         if let Some(source) = &self.inner.source {
             debug.field("source", source);

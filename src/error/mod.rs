@@ -1,6 +1,8 @@
 mod auth_error;
 mod build_error;
+pub(crate) mod challenge;
 mod find;
+mod interaction;
 #[cfg(feature = "rmcp")]
 mod tower_http_error;
 
@@ -9,5 +11,6 @@ pub(crate) use build_error::Faults;
 #[cfg(feature = "token-exchange")]
 pub(crate) use build_error::one_of;
 pub use build_error::{BuildError, InvalidSetting};
+pub use interaction::Interaction;
 #[cfg(feature = "rmcp")]
 pub use tower_http_error::TowerHttpError;

@@ -1,17 +1,16 @@
-use std::fmt::Write;
-
 use http::HeaderValue;
 
-use crate::error::{AuthError, AuthErrorKind};
+use crate::error::{AuthError, AuthErrorKind, challenge::push_parameter};
 
 /// What a caller who is refused is told about how to get in (RFC 6750 §3, RFC 9728 §5.1).
 pub(crate) struct Challenge {
     /// `Bearer realm="…"` and so on, without an error.
     bare: String,
+    has_scope: bool,
 }
 
 impl Challenge {
-    /// The values are what a header [can have](is_sendable).
+    /// The values are what a header can have.
     pub(crate) fn new(realm: &str, resource_metadata: Option<&str>, scopes: &[String]) -> Self {
         let scope = Some(scopes.join(" ")).filter(|scope| !scope.is_empty());
         let parameters = [
@@ -19,13 +18,16 @@ impl Challenge {
             ("resource_metadata", resource_metadata),
             ("scope", scope.as_deref()),
         ];
-        let mut bare = "Bearer ".to_owned();
+        let mut bare = "Bearer".to_owned();
         for (name, value) in parameters {
             if let Some(value) = value {
-                push(&mut bare, name, value);
+                push_parameter(&mut bare, name, value);
             }
         }
-        Self { bare }
+        Self {
+            bare,
+            has_scope: scope.is_some(),
+        }
     }
 
     /// Adds the challenge to an error whose answer has one.
@@ -44,27 +46,15 @@ impl Challenge {
             | AuthErrorKind::Expired
             | AuthErrorKind::Rejected
             | AuthErrorKind::InsufficientScope => {
-                let answer = error.answer();
-                push(&mut challenge, "error", answer.code);
-                push(&mut challenge, "error_description", answer.description);
+                for (name, value) in error.challenge_parameters() {
+                    // The scopes of this resource are there already, and a parameter comes once (RFC 9110 §11.2).
+                    if name != "scope" || !self.has_scope {
+                        push_parameter(&mut challenge, name, &value);
+                    }
+                }
             }
             _ => return None,
         }
         HeaderValue::try_from(challenge).ok()
     }
-}
-
-/// Whether a challenge can have it as a value, in quotes.
-pub(crate) fn is_sendable(value: &str) -> bool {
-    value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
-}
-
-/// Adds `name="value"`, quoted (RFC 9110 §5.6.4).
-fn push(challenge: &mut String, name: &str, value: &str) {
-    if challenge.ends_with('"') {
-        challenge.push_str(", ");
-    }
-    let quoted = value.replace('\\', r"\\").replace('"', r#"\""#);
-    // A `String` takes everything.
-    let _ = write!(challenge, r#"{name}="{quoted}""#);
 }

@@ -13,7 +13,7 @@ use crate::{
 
 #[cfg(feature = "private-key-jwt")]
 use super::private_key_jwt::PrivateKeyJwt;
-use super::request::Form;
+use super::{request::Form, response::repeats};
 
 /// How the client says who it is, and proves it (RFC 6749 §2.3).
 ///
@@ -64,6 +64,14 @@ impl ClientAuth {
         Self {
             client_id: client_id.into(),
             method,
+        }
+    }
+
+    /// Whether `text` repeats the client's secret.
+    pub(super) fn repeats_secret(&self, text: &str) -> bool {
+        match &self.method {
+            Method::Basic(secret) | Method::Post(secret) => repeats(text, secret.expose()),
+            _ => false,
         }
     }
 

@@ -127,11 +127,18 @@ pub(crate) fn parse_url(url: &str, insecure: bool) -> Result<(Uri, Origin), &'st
 
 /// Whether an answer says that it is JSON, or does not say what it is.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
-    let Some(content_type) = headers.get(CONTENT_TYPE) else {
-        return true;
-    };
-    let essence = content_type.as_bytes().split(|byte| *byte == b';').next();
-    essence.is_some_and(|essence| essence.trim_ascii().to_ascii_lowercase().ends_with(b"json"))
+    essence(headers).is_none_or(|essence| essence.ends_with(b"json"))
+}
+
+/// Whether an answer says that it is a form.
+pub(crate) fn is_form(headers: &HeaderMap) -> bool {
+    essence(headers).is_some_and(|essence| essence == b"application/x-www-form-urlencoded")
+}
+
+fn essence(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
+    let essence = content_type.split(|byte| *byte == b';').next()?;
+    Some(essence.trim_ascii().to_ascii_lowercase())
 }
 
 async fn exchange<S, ResBody>(

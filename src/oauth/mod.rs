@@ -7,9 +7,11 @@
 pub(crate) mod challenge;
 pub(crate) mod client_auth;
 pub(crate) mod http_client;
+mod interaction;
 #[cfg(feature = "private-key-jwt")]
 pub(crate) mod private_key_jwt;
 pub(crate) mod refusal;
+mod refusal_codes;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod token_endpoint;

@@ -5,90 +5,237 @@ use std::{
 
 use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 
-use crate::error::AuthErrorKind;
+use crate::error::{AuthErrorKind, Faults};
 
-use super::request::TokenRequest;
+use super::{
+    refusal_codes::{self, Meaning},
+    request::TokenRequest,
+    response::Members,
+};
 
 /// The longest `Retry-After` that is believed.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
-/// That the endpoint said no, and what it means.
+/// Entra answers `invalid_grant` with this number to a client that asks in a loop.
+const ENTRA_REQUEST_LOOP: u64 = 50196;
+
+/// An answer that is no success, and what it means for the caller.
 pub(super) struct Refusal {
     pub(super) kind: AuthErrorKind,
     status: StatusCode,
+    /// As the table has it: the issuer's own text is never shown.
     code: Option<&'static str>,
     advice: &'static str,
 }
 
-/// The codes of RFC 6749 §5.2, of its extensions, and of issuers that are widely used.
-const CODES: &[(&str, AuthErrorKind, &str)] = {
-    use AuthErrorKind::{Configuration, InsufficientScope, Rejected, Unavailable};
+/// The rows that an operator added for an issuer.
+#[derive(Clone, Default)]
+pub(super) struct OwnRows {
+    rows: Vec<(String, AuthErrorKind)>,
+}
 
-    const LOG_IN: &str = "the user has to log in again";
-    const ASK_USER: &str = "the user has to log in again and agree";
-    const SCOPE: &str =
-        "the user may not have what was asked for; check the scopes and the audience";
-    const CLIENT: &str = "check the client's id, its secret or key, and what it is allowed to do";
-    const REQUEST: &str =
-        "check the parameters, the audience and the resource against what the issuer supports";
-    const LATER: &str = "try again later";
+impl OwnRows {
+    /// The last row of a code counts.
+    pub(super) fn add(&mut self, code: String, kind: AuthErrorKind) {
+        self.rows.retain(|(known, _)| *known != code);
+        self.rows.push((code, kind));
+    }
 
-    &[
-        ("invalid_grant", Rejected, LOG_IN),
-        ("invalid_token", Rejected, LOG_IN),
-        ("expired_token", Rejected, LOG_IN),
-        ("login_required", Rejected, LOG_IN),
-        ("interaction_required", Rejected, ASK_USER),
-        ("consent_required", Rejected, ASK_USER),
-        ("invalid_scope", InsufficientScope, SCOPE),
-        ("insufficient_scope", InsufficientScope, SCOPE),
-        ("access_denied", InsufficientScope, SCOPE),
-        ("invalid_client", Configuration, CLIENT),
-        ("unauthorized_client", Configuration, CLIENT),
-        ("invalid_request", Configuration, REQUEST),
-        ("unsupported_grant_type", Configuration, REQUEST),
-        ("invalid_target", Configuration, REQUEST),
-        ("invalid_resource", Configuration, REQUEST),
-        ("invalid_dpop_proof", Configuration, REQUEST),
-        ("use_dpop_nonce", Configuration, REQUEST),
-        ("server_error", Unavailable, LATER),
-        ("temporarily_unavailable", Unavailable, LATER),
-        ("slow_down", Unavailable, LATER),
-    ]
-};
+    pub(super) fn check(&self, faults: &mut Faults) {
+        for (code, kind) in &self.rows {
+            // RFC 6749 §5.2.
+            let is_code = (1..=128).contains(&code.len())
+                && code
+                    .bytes()
+                    .all(|byte| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+            if !is_code {
+                faults.add(
+                    "refusal",
+                    "has an error code that is not 1 to 128 ASCII characters without quotes, backslashes and control \
+                     characters (RFC 6749 §5.2)",
+                );
+            }
+            if !matches!(
+                kind,
+                AuthErrorKind::Rejected
+                    | AuthErrorKind::InsufficientScope
+                    | AuthErrorKind::Configuration
+                    | AuthErrorKind::Unavailable
+            ) {
+                faults.add(
+                    "refusal",
+                    "has a kind that is none of a token endpoint: take `Rejected`, `InsufficientScope`, \
+                     `Configuration` or `Unavailable`",
+                );
+            }
+        }
+    }
 
-pub(super) fn classify(request: &TokenRequest, status: StatusCode, code: Option<&str>) -> Refusal {
-    let refusal = |kind, code, advice| Refusal {
-        kind,
-        status,
-        code,
-        advice,
-    };
-    let known = code.and_then(|code| CODES.iter().find(|(known, ..)| *known == code));
-    match (status.as_u16(), known) {
-        (429, known) => refusal(
-            AuthErrorKind::Unavailable,
-            known.map(|(code, ..)| *code),
-            "ask less often, and try again later",
-        ),
-        (_, Some((code @ "invalid_request", ..))) if request.is_token_exchange() => refusal(
-            AuthErrorKind::Rejected,
-            Some(code),
-            "the user's token is not accepted, so they have to log in again; if it happens to all users, check the \
-             parameters",
-        ),
-        (_, Some((code, kind, advice))) => refusal(*kind, Some(code), advice),
-        (408 | 425 | 500.., None) => refusal(AuthErrorKind::Unavailable, None, "try again later"),
-        (300..400, None) => refusal(
-            AuthErrorKind::Configuration,
-            None,
-            "redirects are not followed; configure the URL of the token endpoint itself",
-        ),
-        (_, None) => refusal(
-            AuthErrorKind::Configuration,
-            None,
-            "there is no error code that is known; check the URL and the parameters, and the issuer's own log",
-        ),
+    fn find(&self, code: &str) -> Option<AuthErrorKind> {
+        let mut rows = self.rows.iter();
+        rows.find(|(known, _)| known == code).map(|(_, kind)| *kind)
+    }
+}
+
+/// What is known of an answer that is no success.
+pub(super) struct Refused<'a> {
+    pub(super) request: &'a TokenRequest,
+    pub(super) status: StatusCode,
+    pub(super) members: Option<&'a Members>,
+}
+
+impl Refused<'_> {
+    pub(super) fn classify(&self, own_rows: &OwnRows) -> Refusal {
+        let written = self.members.and_then(Members::refusal_code);
+        let row = written.and_then(refusal_codes::find);
+        let code = row.map(|(code, _)| code);
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            return self.refusal(AuthErrorKind::Unavailable, code, ASK_LESS);
+        }
+        if let Some(kind) = written.and_then(|written| own_rows.find(written)) {
+            return self.refusal(kind, code, advice_of(kind));
+        }
+        match self.status.as_u16() {
+            408 | 425 | 500.. => {
+                return self.refusal(AuthErrorKind::Unavailable, code, LATER);
+            }
+            300..400 => {
+                return self.refusal(AuthErrorKind::Configuration, code, REDIRECT);
+            }
+            _ => {}
+        }
+        if let Some(meaning) = self.meaning(written, row) {
+            let (kind, advice) = self.explain(meaning);
+            return self.refusal(kind, code, advice);
+        }
+        let is_of_user = match self.status.as_u16() {
+            400..=403 | 409 | 422 => true,
+            status => (200..300).contains(&status),
+        };
+        if is_of_user && self.request.presents_token_of_user() {
+            self.refusal(AuthErrorKind::Rejected, code, UNKNOWN_WITH_TOKEN)
+        } else {
+            self.refusal(AuthErrorKind::Configuration, code, UNKNOWN)
+        }
+    }
+
+    fn meaning(
+        &self,
+        written: Option<&str>,
+        row: Option<(&'static str, Meaning)>,
+    ) -> Option<Meaning> {
+        let Some((code, meaning)) = row else {
+            return written
+                .filter(|written| {
+                    self.is_limit_of_zoho(written) || refusal_codes::is_rate_limit(written)
+                })
+                .map(|_| Meaning::RateLimit);
+        };
+        let description = self
+            .members
+            .and_then(|members| members.text("error_description"));
+        if let Some(meaning) =
+            description.and_then(|text| refusal_codes::find_by_description(code, text))
+        {
+            return Some(meaning);
+        }
+        Some(match code {
+            "invalid_grant" if self.has_entra_number(ENTRA_REQUEST_LOOP) => Meaning::RateLimit,
+            "access_denied" if self.status == StatusCode::UNAUTHORIZED => Meaning::Client,
+            "access_denied" if self.is_failure_of_zoho() => Meaning::RateLimit,
+            "unauthorized_client" if self.means_refresh_token(description) => Meaning::Token,
+            _ => meaning,
+        })
+    }
+
+    /// What it means for the caller of this grant, and what helps.
+    fn explain(&self, meaning: Meaning) -> (AuthErrorKind, &'static str) {
+        use AuthErrorKind::{Configuration, InsufficientScope, Rejected, Unavailable};
+
+        let has_user = self.request.presents_token_of_user();
+        match meaning {
+            Meaning::Passing => (Unavailable, LATER),
+            Meaning::RateLimit => (Unavailable, ASK_LESS),
+            Meaning::Client => (Configuration, CLIENT),
+            Meaning::Target => (Configuration, REQUEST),
+            Meaning::Token if has_user => (Rejected, LOG_IN),
+            Meaning::Step if has_user => (Rejected, STEP),
+            Meaning::Form if has_user => (Rejected, UNKNOWN_WITH_TOKEN),
+            Meaning::Scope if has_user => (InsufficientScope, SCOPE),
+            Meaning::Form => (Configuration, REQUEST),
+            Meaning::Token | Meaning::Step | Meaning::Scope => (Configuration, NO_USER),
+        }
+    }
+
+    /// Whether `unauthorized_client` speaks of the refresh token, as with Atlassian (403) and GitHub (200).
+    fn means_refresh_token(&self, description: Option<&str>) -> bool {
+        let is_status = self.status == StatusCode::FORBIDDEN || self.status.is_success();
+        let is_about_token = description.is_none_or(|description| {
+            let description = refusal_codes::lower(description);
+            let is_refused = ["invalid", "expired", "revoked", "unknown"]
+                .iter()
+                .any(|word| description.contains(word));
+            is_refused && description.replace('_', " ").contains("refresh token")
+        });
+        self.request.is_refresh() && is_status && is_about_token
+    }
+
+    /// Zoho's limit is in words that are no code: `Access Denied`.
+    fn is_limit_of_zoho(&self, written: &str) -> bool {
+        let is_status = self.status == StatusCode::BAD_REQUEST || self.status.is_success();
+        is_status && written.eq_ignore_ascii_case("access denied")
+    }
+
+    /// Zoho adds `status` to a limit that it calls `access_denied`.
+    fn is_failure_of_zoho(&self) -> bool {
+        let status = self.members.and_then(|members| members.text("status"));
+        status == Some("failure")
+    }
+
+    fn has_entra_number(&self, number: u64) -> bool {
+        let numbers = self.members.and_then(|members| members.list("error_codes"));
+        numbers.is_some_and(|numbers| {
+            let mut numbers = numbers.iter();
+            numbers.any(|value| value.as_u64() == Some(number))
+        })
+    }
+
+    fn refusal(
+        &self,
+        kind: AuthErrorKind,
+        code: Option<&'static str>,
+        advice: &'static str,
+    ) -> Refusal {
+        Refusal {
+            kind,
+            status: self.status,
+            code,
+            advice,
+        }
+    }
+}
+
+const LOG_IN: &str = "the user has to log in again";
+const STEP: &str = "the user has to log in again, or to agree";
+const SCOPE: &str = "the user may not have what was asked for; check the scopes and the audience";
+const CLIENT: &str = "check the client's id, its secret or key, and what it is allowed to do";
+const REQUEST: &str =
+    "check the parameters, the audience and the resource against what the issuer supports";
+const NO_USER: &str = "no user takes part in this grant, so check the client, its scopes and its rights at the issuer";
+const LATER: &str = "try again later";
+const ASK_LESS: &str = "ask less often, and try again later";
+const REDIRECT: &str = "redirects are not followed; configure the URL of the token endpoint itself";
+const UNKNOWN: &str = "there is no error code that is known; check the URL and the parameters, and the issuer's own log";
+const UNKNOWN_WITH_TOKEN: &str = "the user's token is not accepted, so they have to log in again; if it happens to all users, check the parameters \
+     and the client";
+
+/// What helps where an operator's own row decided.
+fn advice_of(kind: AuthErrorKind) -> &'static str {
+    match kind {
+        AuthErrorKind::Rejected => LOG_IN,
+        AuthErrorKind::InsufficientScope => SCOPE,
+        AuthErrorKind::Unavailable => LATER,
+        _ => UNKNOWN,
     }
 }
 

@@ -14,6 +14,8 @@ use crate::{
     error::{AuthError, AuthErrorKind},
 };
 
+use super::response::repeats;
+
 /// What a token endpoint is asked for: a grant and its parameters (RFC 6749 §4).
 ///
 /// The values are kept in memory that is wiped. Client authentication is not part of it: the endpoint adds that.
@@ -33,6 +35,7 @@ enum Grant {
     TokenExchange,
     ClientCredentials,
     JwtBearer,
+    AuthorizationCode,
     RefreshToken,
 }
 
@@ -50,6 +53,14 @@ impl TokenRequest {
     /// A token for whom a JWT speaks of (RFC 7523 §2.1). It needs an [`assertion`](Self::assertion).
     pub fn jwt_bearer() -> Self {
         Self::new(Grant::JwtBearer)
+    }
+
+    /// A token for the user whose login brought this code (RFC 6749 §4.1.3).
+    ///
+    /// Where the authorization request had them, add `redirect_uri`, and `code_verifier` (RFC 7636 §4.5), as
+    /// [parameters](Self::parameter).
+    pub fn authorization_code(code: &str) -> Self {
+        Self::new(Grant::AuthorizationCode).parameter("code", code)
     }
 
     /// A token for the one that a refresh token was issued for (RFC 6749 §6).
@@ -185,6 +196,39 @@ impl TokenRequest {
         self.grant == Grant::TokenExchange
     }
 
+    pub(super) fn is_refresh(&self) -> bool {
+        self.grant == Grant::RefreshToken
+    }
+
+    /// Whether a token or a code of a user is in it, so that a refusal may be about the user.
+    pub(super) fn presents_token_of_user(&self) -> bool {
+        self.grant != Grant::ClientCredentials
+    }
+
+    /// Whether `text` repeats a token or another secret that was sent.
+    pub(super) fn repeats_secret(&self, text: &str) -> bool {
+        const PUBLIC: [&str; 9] = [
+            "grant_type",
+            "subject_token_type",
+            "actor_token_type",
+            "requested_token_type",
+            "requested_token_use",
+            "audience",
+            "resource",
+            "scope",
+            "redirect_uri",
+        ];
+
+        let mut parameters = self.form.parameters.iter();
+        parameters.any(|(name, value)| !PUBLIC.contains(&&**name) && repeats(text, value))
+    }
+
+    pub(super) fn scope(&self) -> Option<&str> {
+        let mut parameters = self.form.parameters.iter();
+        let scope = parameters.find(|(name, _)| name == "scope")?;
+        Some(scope.1.as_str())
+    }
+
     pub(super) fn requested(&self) -> Option<TokenType> {
         self.requested_token_type
     }
@@ -221,6 +265,7 @@ impl Grant {
             Self::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
             Self::ClientCredentials => "client_credentials",
             Self::JwtBearer => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            Self::AuthorizationCode => "authorization_code",
             Self::RefreshToken => "refresh_token",
         }
     }
@@ -229,6 +274,7 @@ impl Grant {
         match self {
             Self::TokenExchange => Some("subject_token"),
             Self::JwtBearer => Some("assertion"),
+            Self::AuthorizationCode => Some("code"),
             Self::RefreshToken => Some("refresh_token"),
             Self::ClientCredentials => None,
         }

@@ -95,6 +95,16 @@ impl Lifetime {
     }
 }
 
+const MAX_FORM_MEMBERS: usize = 64;
+
+/// Whether `text` is, or has in it, a secret or a part of one. What is shorter than eight bytes has to be the whole text.
+pub(super) fn repeats(text: &str, secret: &str) -> bool {
+    const SHORTEST: usize = 8;
+
+    let is_part = |part: &str, whole: &str| part.len() >= SHORTEST && whole.contains(part);
+    !secret.is_empty() && (text == secret || is_part(secret, text) || is_part(text, secret))
+}
+
 /// The members of the JSON object in an answer. What is not taken out is wiped.
 pub(super) struct Members {
     map: Map<String, Value>,
@@ -106,11 +116,73 @@ impl Members {
         serde_json::from_slice(body).ok().map(|map| Self { map })
     }
 
-    pub(super) fn error(&self) -> Option<&str> {
-        self.text("error")
+    /// The members of a form, which GitHub sends to those who do not ask for JSON. Only a refusal is read of it.
+    pub(super) fn parse_form(body: &[u8]) -> Self {
+        let pairs = form_urlencoded::parse(body).take(MAX_FORM_MEMBERS);
+        let map = pairs.map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())));
+        Self { map: map.collect() }
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
+    /// Whether the answer says that it is none of a success, whatever its status.
+    pub(super) fn is_refusal(&self) -> bool {
+        let has_error = !matches!(
+            self.map.get("error"),
+            None | Some(Value::Null | Value::Bool(false))
+        ) && self.map.get("error") != Some(&Value::String(String::new()));
+        let is_not_ok = self.map.get("ok") == Some(&Value::Bool(false));
+        let has_error_code =
+            self.text("errorCode").is_some() && self.text("access_token").is_none();
+        has_error || is_not_ok || has_error_code
+    }
+
+    /// The error code for programs: `error` (RFC 6749 §5.2), or Okta's `errorCode`.
+    pub(super) fn error_code(&self) -> Option<&str> {
+        self.text("error").or_else(|| self.text("errorCode"))
+    }
+
+    /// The text that the table of refusals is searched for. Where issuers leave `error` out, it is elsewhere: in `status`
+    /// (HubSpot), in `code` (Notion), or in an object (Google).
+    pub(super) fn refusal_code(&self) -> Option<&str> {
+        let in_object = || {
+            let error = self.map.get("error")?.as_object()?;
+            error.get("status")?.as_str()
+        };
+        self.error_code()
+            .or_else(in_object)
+            .or_else(|| self.text("status"))
+            .or_else(|| self.text("code"))
+    }
+
+    /// A number of whole seconds, as a number or a text of digits.
+    pub(super) fn seconds(&self, name: &str) -> Option<u64> {
+        match self.map.get(name)? {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                text.parse().ok()
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn value(&self, name: &str) -> Option<&Value> {
+        self.map.get(name)
+    }
+
+    pub(super) fn list(&self, name: &str) -> Option<&[Value]> {
+        self.map.get(name)?.as_array().map(Vec::as_slice)
+    }
+
+    /// Whether `text` repeats a token or a secret of the answer.
+    pub(super) fn repeats_secret(&self, text: &str) -> bool {
+        let is_secret = |name: &str| name.ends_with("token") || name.ends_with("secret");
+        let mut members = self.map.iter();
+        members.any(|(name, value)| {
+            let value = value.as_str().filter(|_| is_secret(name));
+            value.is_some_and(|value| repeats(text, value))
+        })
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.map
             .get(name)
             .and_then(Value::as_str)
@@ -128,10 +200,22 @@ impl Members {
         self.take(name).and_then(|text| Secret::new(text).ok())
     }
 
+    /// The shorter one, where Zoho says it twice: its `expires_in` may be in milliseconds, `expires_in_sec` is not.
+    fn lifetime(&self) -> Lifetime {
+        let lifetime = Lifetime::of(self.map.get("expires_in"));
+        match Lifetime::of(self.map.get("expires_in_sec")) {
+            Lifetime::For(in_seconds) => match lifetime {
+                Lifetime::For(lifetime) => Lifetime::For(lifetime.min(in_seconds)),
+                other => other,
+            },
+            _ => lifetime,
+        }
+    }
+
     fn into_response<T>(mut self, token: T) -> TokenResponse<T> {
         TokenResponse {
             token,
-            lifetime: Lifetime::of(self.map.get("expires_in")),
+            lifetime: self.lifetime(),
             scope: self.take("scope"),
             refresh_token: self.take_secret("refresh_token"),
             id_token: self.take_secret("id_token"),

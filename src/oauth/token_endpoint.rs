@@ -71,7 +71,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::Full;
 use tower::{BoxError, Service};
@@ -80,16 +80,17 @@ use crate::{
     clock::{Clock, DefaultClock},
     credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind, BuildError, Faults},
-    oauth::http_client::{Answer, BoxFuture, Failure, HttpClient, is_json, parse_url},
+    oauth::http_client::{Answer, BoxFuture, Failure, HttpClient, is_form, is_json, parse_url},
     origin::Origin,
     secret::{AccessToken, Secret},
 };
 
 use super::{
     client_auth::ClientAuth,
-    refusal,
+    interaction,
+    refusal::{self, OwnRows, Refused},
     request::TokenRequest,
-    response::{self, TokenResponse},
+    response::{self, Members, TokenResponse},
 };
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -107,6 +108,7 @@ struct Inner {
     origin: Origin,
     client_auth: Option<ClientAuth>,
     time_limit: Duration,
+    own_rows: OwnRows,
     clock: Arc<dyn Clock>,
     client: HttpClient,
 }
@@ -130,6 +132,7 @@ impl TokenEndpoint {
             insecure: false,
             client_auth: None,
             time_limit: TIME_LIMIT,
+            own_rows: OwnRows::default(),
             clock: DefaultClock::get(),
             client: HttpClient::new(client),
         }
@@ -188,7 +191,7 @@ impl TokenEndpoint {
         &self,
         request: TokenRequest,
         check: fn(&TokenRequest) -> Result<(), AuthError>,
-        read: fn(&TokenRequest, response::Members) -> Result<TokenResponse<T>, &'static str>,
+        read: fn(&TokenRequest, Members) -> Result<TokenResponse<T>, &'static str>,
     ) -> TokenResponseFuture<T> {
         let endpoint = self.clone();
         TokenResponseFuture {
@@ -241,29 +244,18 @@ impl TokenEndpoint {
     }
 
     /// The members of an answer that says it is a success.
-    fn members(
-        &self,
-        request: &TokenRequest,
-        answer: Answer,
-    ) -> Result<response::Members, AuthError> {
+    fn members(&self, request: &TokenRequest, answer: Answer) -> Result<Members, AuthError> {
         let Answer {
             status,
             headers,
             body,
         } = answer;
-        let members = response::Members::parse(&body);
-        let code = members.as_ref().and_then(response::Members::error);
-        if !status.is_success() || code.is_some() {
-            let refusal = refusal::classify(request, status, code);
-            let error = self.error(refusal.kind, &refusal);
-            return Err(
-                match refusal::retry_after(&headers, self.inner.clock.now()) {
-                    Some(retry_after) if refusal.kind == AuthErrorKind::Unavailable => {
-                        error.with_retry_after(retry_after)
-                    }
-                    _ => error,
-                },
-            );
+        let members = match Members::parse(&body) {
+            None if is_form(&headers) => Some(Members::parse_form(&body)),
+            members => members,
+        };
+        if !status.is_success() || members.as_ref().is_some_and(Members::is_refusal) {
+            return Err(self.refused(request, status, &headers, members.as_ref()));
         }
         if !is_json(&headers) {
             return Err(self.error(
@@ -277,6 +269,46 @@ impl TokenEndpoint {
                 "answered with something else than a JSON object; check its URL",
             )
         })
+    }
+
+    #[cold]
+    fn refused(
+        &self,
+        request: &TokenRequest,
+        status: StatusCode,
+        headers: &HeaderMap,
+        members: Option<&Members>,
+    ) -> AuthError {
+        let refused = Refused {
+            request,
+            status,
+            members,
+        };
+        let refusal = refused.classify(&self.inner.own_rows);
+        let mut error = self.error(refusal.kind, &refusal);
+        if let Some(members) = members {
+            let is_secret = |text: &str| self.repeats_secret(request, members, text);
+            if let Some(code) = members.error_code().filter(|code| !is_secret(code)) {
+                error = error.with_oauth_error(code);
+            }
+            if let Some(step) = interaction::find(request, refusal.kind, members, is_secret) {
+                error = error.with_interaction(step);
+            }
+        }
+        match refusal::retry_after(headers, self.inner.clock.now()) {
+            Some(retry_after) if refusal.kind == AuthErrorKind::Unavailable => {
+                error.with_retry_after(retry_after)
+            }
+            _ => error,
+        }
+    }
+
+    /// Whether the issuer's `text` repeats what was sent to it or what it issued.
+    fn repeats_secret(&self, request: &TokenRequest, members: &Members, text: &str) -> bool {
+        let client_auth = self.inner.client_auth.as_ref();
+        request.repeats_secret(text)
+            || members.repeats_secret(text)
+            || client_auth.is_some_and(|client_auth| client_auth.repeats_secret(text))
     }
 
     #[cold]
@@ -305,6 +337,7 @@ pub struct TokenEndpointBuilder {
     insecure: bool,
     client_auth: Option<ClientAuth>,
     time_limit: Duration,
+    own_rows: OwnRows,
     clock: Arc<dyn Clock>,
     client: HttpClient,
 }
@@ -320,6 +353,31 @@ impl TokenEndpointBuilder {
     /// By default 30 s.
     pub fn time_limit(mut self, time_limit: Duration) -> Self {
         self.time_limit = time_limit;
+        self
+    }
+
+    /// Sets the kind of error that an error code of this issuer is.
+    ///
+    /// The codes of widely used issuers are known, see the [table](TokenEndpoint#refusals). A code that you set wins over the
+    /// table and over the status, except over 429. It is compared as the issuer writes it, in the member `error`.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use http_body_util::Full;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// use tower_identity::{AuthErrorKind, TokenEndpoint};
+    ///
+    /// # let client = Client::builder(TokioExecutor::new())
+    /// #     .build_http::<Full<Bytes>>();
+    /// // This issuer has a code for users who may log in at 9 o'clock.
+    /// let endpoint =
+    ///     TokenEndpoint::builder("https://idp.example.com/token", client)
+    ///         .refusal("outside_working_hours", AuthErrorKind::Unavailable)
+    ///         .build()?;
+    /// # Ok::<(), tower::BoxError>(())
+    /// ```
+    pub fn refusal(mut self, code: impl Into<String>, kind: AuthErrorKind) -> Self {
+        self.own_rows.add(code.into(), kind);
         self
     }
 
@@ -349,6 +407,8 @@ impl TokenEndpointBuilder {
     /// - `url` is not an absolute `https` URL (or `http` on loopback), or has a fragment (RFC 6749 §3.2) or user info.
     /// - `client_auth.client_id` is blank.
     /// - `time_limit` is zero.
+    /// - `refusal` has an error code that RFC 6749 §5.2 does not allow, or a kind other than `Rejected`,
+    ///   `InsufficientScope`, `Configuration` and `Unavailable`.
     pub fn build(self) -> Result<TokenEndpoint, BuildError> {
         let mut faults = Faults::new("TokenEndpoint");
         let url = faults.take("url", parse_url(&self.url, self.insecure));
@@ -361,6 +421,7 @@ impl TokenEndpointBuilder {
                 "is zero, so no answer could be in time; 30 s is the default",
             );
         }
+        self.own_rows.check(&mut faults);
         let (uri, origin) = faults.or(url)?;
         Ok(TokenEndpoint {
             inner: Arc::new(Inner {
@@ -368,6 +429,7 @@ impl TokenEndpointBuilder {
                 origin,
                 client_auth: self.client_auth,
                 time_limit: self.time_limit,
+                own_rows: self.own_rows,
                 clock: self.clock,
                 client: self.client,
             }),

@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use crate::{
     credential::cache::key::CacheScope,
-    error::{AuthError, AuthErrorKind, Faults},
+    error::{AuthError, AuthErrorKind, Faults, Interaction},
     identity::Identity,
     oauth::{
         request::TokenType,
@@ -135,7 +135,11 @@ impl Subject {
                  check its name"
             }
         };
-        AuthError::new(AuthErrorKind::MissingToken, message)
+        let error = AuthError::new(AuthErrorKind::MissingToken, message);
+        match self.provider() {
+            Some(provider) => error.with_interaction(Interaction::link_account(provider)),
+            None => error,
+        }
     }
 }
 

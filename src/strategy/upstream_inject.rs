@@ -4,7 +4,7 @@ use http::{Request, header::AUTHORIZATION};
 
 use crate::{
     clock::{Clock, DefaultClock},
-    error::{AuthError, AuthErrorKind, BuildError, Faults},
+    error::{AuthError, AuthErrorKind, BuildError, Faults, Interaction},
     identity::Identity,
     outgoing::identity::HealthCheck,
 };
@@ -19,7 +19,8 @@ use super::{authenticating::Authenticating, strategy::Strategy};
 /// # Errors
 ///
 /// - [`MissingIdentity`](AuthErrorKind::MissingIdentity): the request carries no identity.
-/// - [`MissingToken`](AuthErrorKind::MissingToken): the identity has no token of this provider.
+/// - [`MissingToken`](AuthErrorKind::MissingToken): the identity has no token of this provider. The
+///   [`Interaction`] is to link an account.
 /// - [`Expired`](AuthErrorKind::Expired): the token is known to have expired. A token whose end is not known is sent.
 #[derive(Clone)]
 pub struct UpstreamInject {
@@ -77,6 +78,7 @@ impl<B> Strategy<B> for UpstreamInject {
             }
             return self
                 .error(AuthErrorKind::MissingToken, missing_token(identity))
+                .with_interaction(Interaction::link_account(&*self.provider))
                 .into();
         };
         if token

@@ -1,7 +1,7 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::{
-    error::{AuthError, AuthErrorKind, BuildError},
+    error::{AuthError, AuthErrorKind, BuildError, Interaction},
     identity::{Identity, UpstreamToken},
     upstream::store::StoredTokens,
 };
@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct LoadedTokens {
     tokens: BTreeMap<String, UpstreamToken>,
-    login_required: BTreeSet<String>,
+    login_required: BTreeMap<String, AuthError>,
     failed: BTreeMap<String, AuthError>,
 }
 
@@ -27,8 +27,11 @@ impl LoadedTokens {
         self.tokens
     }
 
-    /// The providers at which the user must log in again.
-    pub fn login_required(&self) -> &BTreeSet<String> {
+    /// The providers at which the user must log in again, each with the error that says so.
+    ///
+    /// Its [`interaction`](AuthError::interaction) is to link the account, or what the provider itself asked for when it
+    /// refused the refresh token.
+    pub fn login_required(&self) -> &BTreeMap<String, AuthError> {
         &self.login_required
     }
 
@@ -38,7 +41,15 @@ impl LoadedTokens {
     }
 
     pub(crate) fn into_identity(self, user: &Identity) -> Result<Identity, BuildError> {
-        user.with_upstream(self.tokens, self.failed)
+        let mut unavailable = self.failed;
+        // A strategy that finds no token says that an account has to be linked. What the provider asked for is more.
+        unavailable.extend(self.login_required.into_iter().filter(|(_, error)| {
+            !matches!(
+                error.interaction(),
+                None | Some(Interaction::LinkAccount { .. })
+            )
+        }));
+        user.with_upstream(self.tokens, unavailable)
     }
 
     pub(super) fn add(&mut self, provider: String, outcome: Result<StoredTokens, AuthError>) {
@@ -49,7 +60,11 @@ impl LoadedTokens {
             }
             Err(error) if error.kind() == AuthErrorKind::Rejected => {
                 tracing::debug!(provider, "the user has to log in again");
-                self.login_required.insert(provider);
+                let mut error = error.with_provider(provider.clone());
+                if error.interaction().is_none() {
+                    error = error.with_interaction(Interaction::link_account(provider.clone()));
+                }
+                self.login_required.insert(provider, error);
             }
             Err(error) => {
                 tracing::debug!(provider, kind = ?error.kind(), "no fresh upstream token");

@@ -97,7 +97,7 @@ pub(crate) fn check_read(input: &[u8]) {
 }
 
 /// The parameters of one challenge, by the grammar of RFC 9110 §11.2.
-fn parameters(challenge: &str) -> Vec<(String, String)> {
+pub(crate) fn parameters(challenge: &str) -> Vec<(String, String)> {
     let mut rest = challenge.strip_prefix("Bearer ").unwrap().chars();
     let mut parameters = Vec::new();
     loop {

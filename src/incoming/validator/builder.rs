@@ -2,17 +2,14 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     clock::{Clock, DefaultClock},
-    error::{BuildError, Faults, one_of},
+    error::{BuildError, Faults, challenge::is_sendable, one_of},
     incoming::{
         introspection::IntrospectionEndpoint,
         jwks::{IssuerKeys, KeySet, Keys, check_issuer},
         metadata::ProtectedResourceMetadata,
         validator::validated_tokens::ValidatedTokens,
     },
-    oauth::{
-        challenge::{Challenge, is_sendable},
-        http_client::HttpClient,
-    },
+    oauth::{challenge::Challenge, http_client::HttpClient},
     upstream::upstream_tokens::UpstreamTokens,
 };
 

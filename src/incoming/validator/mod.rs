@@ -337,13 +337,17 @@ impl Inner {
         };
         let tokens = upstream.load_unboxed(session).await?;
         if self.login_required == LoginRequired::Refused
-            && let Some(provider) = tokens.login_required().first()
+            && let Some((provider, refusal)) = tokens.login_required().first_key_value()
         {
-            return Err(AuthError::new(
+            let error = AuthError::new(
                 AuthErrorKind::Rejected,
                 "the caller has to log in again, because an upstream provider's tokens have ended",
             )
-            .with_provider(provider));
+            .with_provider(provider);
+            return Err(match refusal.interaction() {
+                Some(interaction) => error.with_interaction(interaction.clone()),
+                None => error,
+            });
         }
         tokens.into_identity(&user).map_err(|error| {
             AuthError::new(
