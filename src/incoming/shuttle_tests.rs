@@ -46,7 +46,12 @@ impl Issuer {
                 Ok::<_, BoxError>(Response::new(Full::new(Bytes::from(body))))
             }
         }));
-        Keys::Issuer(IssuerKeys::new("https://idp.example.com", false, client, clock).unwrap())
+        Keys::Issuer(IssuerKeys::new(
+            "https://idp.example.com",
+            false,
+            client,
+            clock,
+        ))
     }
 }
 

@@ -2,7 +2,7 @@ use http::HeaderValue;
 
 use crate::error::{AuthError, AuthErrorKind, challenge::push_parameter};
 
-/// What a caller who is refused is told about how to get in (RFC 6750 §3, RFC 9728 §5.1).
+/// The `Bearer` challenge of this resource: it tells a refused caller how to get a token (RFC 6750 §3, RFC 9728 §5.1).
 pub(crate) struct Challenge {
     /// `Bearer realm="…"` and so on, without an error.
     bare: String,
