@@ -61,7 +61,8 @@ fn redis(criterion: &mut Criterion) {
         for provider in PROVIDERS {
             store.put("session", provider, &tokens()).await.unwrap();
         }
-        let providers = PROVIDERS.map(|provider| Provider::new(provider, Never).unwrap());
+        let providers =
+            PROVIDERS.map(|provider| Provider::builder(provider, Never).build().unwrap());
         let client = redis::Client::open(server.url()).unwrap();
         let config = ConnectionManagerConfig::new().set_response_timeout(None);
         let mut manager = ConnectionManager::new_with_config(client, config)

@@ -128,7 +128,7 @@ async fn a_clock_that_is_set_once_moves_everything() {
     let store = MemoryStore::new();
     let bounded = MemoryStore::builder().capacity(10).build().unwrap();
     let refresher = RefreshTokenGrant::new(issuer.endpoint());
-    let github = Provider::new("github", refresher).unwrap();
+    let github = Provider::builder("github", refresher).build().unwrap();
     let upstream = UpstreamTokens::new(store.clone(), [github]);
     let keys = KeySet::from_json(json!({ "keys": [P256.public()] }).to_string()).unwrap();
     let validator = TokenValidator::builder_with_keys(ISSUER, keys)

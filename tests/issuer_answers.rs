@@ -294,7 +294,9 @@ async fn expired_session(issuer: &Issuer) -> (MemoryStore, UpstreamTokens) {
         .with_refresh_token(secret(USERS_TOKEN));
     let store = MemoryStore::new();
     store.put("session-1", "idp", &tokens).await.unwrap();
-    let idp = Provider::new("idp", RefreshTokenGrant::new(endpoint(issuer))).unwrap();
+    let idp = Provider::builder("idp", RefreshTokenGrant::new(endpoint(issuer)))
+        .build()
+        .unwrap();
     let clock = token_stack::clock();
     clock.advance(Duration::from_secs(1_000_000_000));
     let upstream = UpstreamTokens::new(store.clone(), [idp]).clock(clock);

@@ -452,7 +452,7 @@ async fn logged_in(provider: &OidcProvider) -> (UpstreamTokens, Arc<ManualClock>
         .await;
     let stored = tokens.tokens(clock.now());
     store.put("session", "idp", &stored).await.unwrap();
-    let idp = Provider::new("idp", grant).unwrap();
+    let idp = Provider::builder("idp", grant).build().unwrap();
     let upstream = UpstreamTokens::new(store, [idp]).clock(clock.clone());
     (upstream, clock, tokens)
 }

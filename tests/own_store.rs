@@ -243,7 +243,7 @@ async fn tokens_are_loaded_from_it_and_refreshed_by_a_refresher_of_ones_own() {
         .put("session", "github", &store_contract::tokens("at-login"))
         .await
         .unwrap();
-    let github = Provider::new("github", OwnRefresher).unwrap();
+    let github = Provider::builder("github", OwnRefresher).build().unwrap();
     let upstream = UpstreamTokens::new(store.clone(), [github]).clock(clock);
 
     let tokens = upstream.load("session").await.unwrap();

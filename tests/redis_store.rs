@@ -27,7 +27,7 @@ use tokio::{
 use tower_identity::{
     AuthError, AuthErrorKind, RedisStore, SystemClock, UpstreamTokenStore, UpstreamTokens,
     upstream::{
-        Claim, Claimed, LoadedTokens, Provider, RedisStoreBuilder, SealingKey, Settlement,
+        Claim, Claimed, LoadedTokens, ProviderBuilder, RedisStoreBuilder, SealingKey, Settlement,
         StoredTokens,
     },
 };
@@ -100,9 +100,9 @@ impl Bench {
         &self,
         id: &str,
         store: &RedisStore,
-        set: impl Fn(Provider) -> Provider,
+        set: impl Fn(ProviderBuilder) -> ProviderBuilder,
     ) -> UpstreamTokens {
-        let provider = set(self.issuer.provider("github", id));
+        let provider = set(self.issuer.provider("github", id)).build().unwrap();
         UpstreamTokens::new(store.clone(), [provider]).lease_time(LEASE_TIME)
     }
 
@@ -686,7 +686,10 @@ fn replica_process() {
         .unwrap();
     runtime.block_on(async {
         let store = store_at(redis_url).build().unwrap();
-        let provider = rotating_issuer::provider("github", token_url, id).grace(GRACE);
+        let provider = rotating_issuer::provider("github", token_url, id)
+            .grace(GRACE)
+            .build()
+            .unwrap();
         let upstream = UpstreamTokens::new(store, [provider]).lease_time(Duration::from_secs(3));
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
         let request_after_request = (0..5).map(async |_| {

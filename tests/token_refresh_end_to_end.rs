@@ -118,7 +118,9 @@ impl World {
         let store = MemoryStore::new();
         let at_log_in = issued(1, some_day());
         store.put(SESSION, "github", &at_log_in).await.unwrap();
-        let github = Provider::new("github", refresher.clone()).unwrap();
+        let github = Provider::builder("github", refresher.clone())
+            .build()
+            .unwrap();
         let upstream = UpstreamTokens::new(store, [github]).clock(clock.clone());
         let validator = TokenValidator::builder(issuer.issuer(), client())
             .audience(AUDIENCE)

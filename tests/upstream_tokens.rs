@@ -23,8 +23,8 @@ use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, Clock, ManualClock, MemoryStore, UpstreamToken,
     UpstreamTokenStore, UpstreamTokens,
     upstream::{
-        Claim, Claimed, Lease, LoadedTokens, Provider, ProviderTokens, Refresher, Settlement,
-        StoredTokens, UpstreamFuture,
+        Claim, Claimed, Lease, LoadedTokens, Provider, ProviderBuilder, ProviderTokens, Refresher,
+        Settlement, StoredTokens, UpstreamFuture,
     },
 };
 
@@ -47,11 +47,11 @@ impl Bench {
         Self::with(|provider| provider).await
     }
 
-    async fn with(set: impl FnOnce(Provider) -> Provider) -> Self {
+    async fn with(set: impl FnOnce(ProviderBuilder) -> ProviderBuilder) -> Self {
         let clock = clock();
         let issuer = RotatingIssuer::start(clock.clone(), LIFETIME).await;
         let store = FlakyStore::new(&clock);
-        let provider = set(issuer.provider("github", "gateway"));
+        let provider = set(issuer.provider("github", "gateway")).build().unwrap();
         let upstream = UpstreamTokens::new(store.clone(), [provider]).clock(clock.clone());
         let bench = Self {
             clock,
@@ -69,8 +69,9 @@ impl Bench {
     }
 
     /// Another replica on the same store.
-    fn replica(&self, set: impl FnOnce(Provider) -> Provider) -> UpstreamTokens {
+    fn replica(&self, set: impl FnOnce(ProviderBuilder) -> ProviderBuilder) -> UpstreamTokens {
         let provider = set(self.issuer.provider("github", "another replica"));
+        let provider = provider.build().unwrap();
         UpstreamTokens::new(self.store.clone(), [provider]).clock(self.clock.clone())
     }
 
@@ -342,7 +343,8 @@ async fn expired_tokens_of_several_providers_are_refreshed_side_by_side() {
     let providers = [
         github.provider("github", "g"),
         google.provider("google", "g"),
-    ];
+    ]
+    .map(|provider| provider.build().unwrap());
     let upstream = UpstreamTokens::new(store.clone(), providers).clock(clock.clone());
     store
         .put(SESSION, "github", &github.log_in("alice"))
@@ -503,7 +505,8 @@ async fn f15_a_refresh_that_failed_is_tried_again_and_other_providers_still_work
     let providers = [
         bench.issuer.provider("github", "g"),
         google.provider("google", "g"),
-    ];
+    ]
+    .map(|provider| provider.build().unwrap());
     let upstream = UpstreamTokens::new(bench.store.clone(), providers).clock(bench.clock.clone());
 
     bench.clock.advance(LIFETIME);
@@ -548,7 +551,8 @@ async fn f17_a_rotated_refresh_token_is_stored_and_the_old_one_is_not_presented_
 }
 
 /// Lets a replica die after the issuer spent the refresh token, and before the answer got through.
-async fn die_while_spending(bench: &Bench, provider: Provider) {
+async fn die_while_spending(bench: &Bench, provider: ProviderBuilder) {
+    let provider = provider.build().unwrap();
     let upstream = UpstreamTokens::new(bench.store.clone(), [provider]).clock(bench.clock.clone());
     bench.issuer.hold_answers();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -581,7 +585,7 @@ async fn f17_a_refresh_token_that_may_have_been_spent_by_a_replica_that_died_is_
 
 #[tokio::test]
 async fn f17_where_the_provider_has_a_grace_period_a_replica_that_died_costs_no_log_in() {
-    let grace = |provider: Provider| provider.grace(Duration::from_secs(60));
+    let grace = |provider: ProviderBuilder| provider.grace(Duration::from_secs(60));
     let bench = Bench::with(grace).await;
     bench.clock.advance(LIFETIME);
     die_while_spending(&bench, grace(bench.issuer.provider("github", "dead"))).await;
@@ -624,7 +628,9 @@ async fn f18_the_loser_of_a_race_reads_the_winners_tokens_and_removes_nothing() 
             })
         },
     );
-    let provider = Provider::new("github", refused_after_another_won).unwrap();
+    let provider = Provider::builder("github", refused_after_another_won)
+        .build()
+        .unwrap();
     let loser = UpstreamTokens::new(bench.store.clone(), [provider]).clock(bench.clock.clone());
 
     let winner = winner.token().access_token().expose().to_owned();
@@ -689,7 +695,7 @@ async fn what_could_not_be_stored_is_tried_again_a_few_times_a_second_and_given_
             Box::pin(async { Ok(tokens("fresh")) })
         },
     );
-    let provider = Provider::new("github", answers).unwrap();
+    let provider = Provider::builder("github", answers).build().unwrap();
     let upstream = UpstreamTokens::new(bench.store.clone(), [provider]).clock(bench.clock.clone());
     bench.clock.advance(LIFETIME);
     bench.store.faults.settlements.store(true, SeqCst);
@@ -773,6 +779,7 @@ async fn f36_tokens_are_refreshed_before_the_id_token_that_is_used_expires() {
         if uses_id_token {
             provider = provider.uses_id_token();
         }
+        let provider = provider.build().unwrap();
         let store = MemoryStore::new();
         store
             .put(SESSION, "github", &issuer.log_in("alice"))
@@ -796,7 +803,7 @@ async fn f36_tokens_are_refreshed_before_the_id_token_that_is_used_expires() {
 
 #[tokio::test]
 async fn an_id_token_that_a_refresh_does_not_renew_is_kept() {
-    let bench = Bench::with(Provider::uses_id_token).await;
+    let bench = Bench::with(ProviderBuilder::uses_id_token).await;
     bench.issuer.issue_id_tokens(2 * LIFETIME, false);
     bench.log_in().await;
     let id_token = |loaded: &LoadedTokens| {
@@ -838,7 +845,7 @@ async fn a_lease_that_runs_out_mid_refresh_may_still_be_settled_by_its_holder() 
 
 #[tokio::test]
 async fn a_holder_whose_lease_was_taken_over_is_refused_and_reads_what_the_other_stored() {
-    let grace = |provider: Provider| provider.grace(Duration::from_secs(60));
+    let grace = |provider: ProviderBuilder| provider.grace(Duration::from_secs(60));
     let bench = Bench::with(grace).await;
     bench.issuer.forgive("gateway");
     bench.clock.advance(LIFETIME);
@@ -892,8 +899,9 @@ async fn a_refresher_that_panics_or_hangs_up_is_a_failure_of_its_provider_alone(
     );
     let providers = [
         bench.issuer.provider("github", "gateway"),
-        Provider::new("broken", panics).unwrap(),
-    ];
+        Provider::builder("broken", panics),
+    ]
+    .map(|provider| provider.build().unwrap());
     let upstream = UpstreamTokens::new(bench.store.clone(), providers).clock(bench.clock.clone());
     bench
         .store
@@ -913,7 +921,7 @@ fn never() -> Provider {
             Box::pin(std::future::pending())
         },
     );
-    Provider::new("github", never).unwrap()
+    Provider::builder("github", never).build().unwrap()
 }
 
 #[tokio::test]
@@ -964,7 +972,7 @@ async fn missing_tokens_need_a_log_in_unless_the_provider_is_optional() {
     let bench = Bench::new().await;
     let loaded = bench.upstream.load("unknown").await.unwrap();
     assert!(requires_login(&loaded));
-    let replica = bench.replica(Provider::optional);
+    let replica = bench.replica(ProviderBuilder::optional);
     let loaded = replica.load("unknown").await.unwrap();
     assert!(loaded.login_required().is_empty() && loaded.tokens().is_empty());
 }
@@ -1039,6 +1047,6 @@ fn a_provider_needs_a_name() {
     let refresher = Scripted(
         |_: &ProviderTokens, _| -> UpstreamFuture<'static, ProviderTokens> { unreachable!() },
     );
-    let error = Provider::new(" ", refresher).unwrap_err();
+    let error = Provider::builder(" ", refresher).build().unwrap_err();
     assert_eq!(error.invalid_settings()[0].setting(), "name");
 }

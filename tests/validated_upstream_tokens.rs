@@ -123,8 +123,10 @@ async fn setup() -> Setup {
     }
     let github = Scripted::default();
     let providers = [
-        Provider::new("github", github.clone()).unwrap(),
-        Provider::new("slack", Scripted::default()).unwrap(),
+        Provider::builder("github", github.clone()).build().unwrap(),
+        Provider::builder("slack", Scripted::default())
+            .build()
+            .unwrap(),
     ];
     let issuer = IdentityProvider::start(P256).await;
     let upstream = UpstreamTokens::new(store, providers).clock(clock.clone());

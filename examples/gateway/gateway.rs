@@ -114,7 +114,11 @@ impl Gateway {
                 .client_auth(ClientAuth::basic(&provider.client_id, Secret::new(secret)?))
                 .clock(clock.clone())
                 .build()?;
-            providers.push(Provider::new(name, RefreshTokenGrant::new(endpoint))?.optional());
+            providers.push(
+                Provider::builder(name, RefreshTokenGrant::new(endpoint))
+                    .optional()
+                    .build()?,
+            );
         }
         let validator = TokenValidator::builder(&config.issuer, token_client)
             .audience(&config.audience)

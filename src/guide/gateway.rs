@@ -51,7 +51,7 @@
 //!     let endpoint = TokenEndpoint::builder(token_url, client.clone())
 //!         .client_auth(ClientAuth::basic("gateway", secret))
 //!         .build()?;
-//!     let github = Provider::new("github", RefreshTokenGrant::new(endpoint))?;
+//!     let github = Provider::builder("github", RefreshTokenGrant::new(endpoint)).build()?;
 //!
 //!     let key = SealingKey::from_base64(&std::env::var("SEALING_KEY")?)?;
 //!     let store = RedisStore::builder("redis://127.0.0.1/", key).build()?;

@@ -26,7 +26,7 @@
 //!         .replicas(1)
 //!         .build()?;
 //!     let grace = Duration::from_secs(30);
-//!     let github = Provider::new("github", github)?.grace(grace);
+//!     let github = Provider::builder("github", github).grace(grace).build()?;
 //!     Ok(UpstreamTokens::new(store, [github]))
 //! }
 //! # let _ = upstream_tokens;
@@ -40,7 +40,7 @@
 //!
 //! | setting | when to set it |
 //! | --- | --- |
-//! | [`Provider::grace`](crate::upstream::Provider::grace) | The provider documents that it accepts a used refresh token for some time. Then the user stays logged in if a replica dies in the middle of a refresh. **Do not** set it otherwise, because the provider takes the second use for a theft. |
+//! | [`grace`](crate::upstream::ProviderBuilder::grace) | The provider documents that it accepts a used refresh token for some time. Then the user stays logged in if a replica dies in the middle of a refresh. **Do not** set it otherwise, because the provider takes the second use for a theft. |
 //! | [`replicas`](crate::upstream::RedisStoreBuilder::replicas) | Redis fails over. Then no refresh token is used before this number of Redis replicas has the claim. While fewer are connected, nothing is refreshed. |
 //! | [`lease_time`](crate::UpstreamTokens::lease_time) | The default of 10 s is too long to wait for a replica that died. |
 //! | [`response_limit`](crate::upstream::RedisStoreBuilder::response_limit) | Redis is far away, and the default of 500 ms is too short. |

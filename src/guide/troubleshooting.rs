@@ -56,7 +56,7 @@
 //! | likely cause | what to do |
 //! | --- | --- |
 //! | The provider's name is misspelt. | Compare it with the names that the text lists. |
-//! | The user never logged in there, or the provider is [optional](crate::upstream::Provider::optional). | Have the user log in there. |
+//! | The user never logged in there, or the provider is [optional](crate::upstream::ProviderBuilder::optional). | Have the user log in there. |
 //! | The caller's token has no `tsid` claim, so there are no upstream tokens. | Have the issuer add the claim. |
 //! | The strategy needs an ID token, and only an access token was kept. | Add it at login ([`with_id_token`](crate::UpstreamToken::with_id_token)). |
 //!
@@ -104,7 +104,7 @@
 //! | The issuer's certificate is not trusted. | Give the client its certificate authority: [`https_client_with`](crate::client::hyper::https_client_with). |
 //! | Redis is down, stalls, or has too few replicas. | The text says which. The event "what a refresh brought is not stored yet" is harmless for two minutes. |
 //! | A user's upstream token could not be refreshed. | The event "no fresh upstream token" names the provider and the kind. |
-//! | A replica died in the middle of a refresh. | Wait, or set a [grace](crate::upstream::Provider::grace) period if the provider has one. |
+//! | A replica died in the middle of a refresh. | Wait, or set a [grace](crate::upstream::ProviderBuilder::grace) period if the provider has one. |
 //! | The issuer's signing keys were never fetched. | The event "the issuer's keys could not be fetched" has the cause. |
 //!
 //! # `Configuration`

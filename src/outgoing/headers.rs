@@ -166,12 +166,11 @@ impl Headers {
 #[must_use = "nothing is checked before `build`"]
 pub struct HeaderForwardBuilder {
     guard: OriginGuard,
-    fixed: Vec<(
-        Result<HeaderName, &'static str>,
-        Result<HeaderValue, String>,
-    )>,
-    captured: Vec<Result<HeaderName, &'static str>>,
+    fixed: Vec<(ReadName, Result<HeaderValue, String>)>,
+    captured: Vec<ReadName>,
 }
+
+type ReadName = Result<HeaderName, &'static str>;
 
 impl HeaderForwardBuilder {
     /// Adds a static header. Its value is kept as a secret.

@@ -21,7 +21,7 @@ pub(crate) mod store;
 pub(crate) mod upstream_tokens;
 
 pub use loaded_tokens::LoadedTokens;
-pub use provider::Provider;
+pub use provider::{Provider, ProviderBuilder};
 pub use refresher::{RefreshTokenGrant, Refresher};
 pub use store::{
     Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, Version,

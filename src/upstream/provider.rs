@@ -25,58 +25,20 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// A provider named `name`, for whose tokens every session needs a login unless it is [optional](Self::optional).
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError`], when `name` is blank.
-    pub fn new(
+    /// Starts a provider with this name, whose tokens `refresher` refreshes.
+    pub fn builder(
         name: impl Into<String>,
         refresher: impl Refresher + 'static,
-    ) -> Result<Self, BuildError> {
-        let name = name.into();
-        let mut faults = Faults::new("Provider");
-        faults.need_text("name", &name);
-        faults.check()?;
-        Ok(Self {
-            name,
-            refresher: Arc::new(refresher),
-            grace: Duration::ZERO,
-            optional: false,
-            uses_id_token: false,
-        })
-    }
-
-    /// Sets how long the provider accepts a used refresh token once more. By default it does not.
-    ///
-    /// Many providers do, so that a client can ask for a lost answer again. They call it grace period, reuse interval or
-    /// rotation overlap. With it, no user must log in because a replica died in the middle of a refresh.
-    ///
-    /// # Security
-    ///
-    /// A provider without a grace period takes a second use of a refresh token for theft, and revokes all tokens of the
-    /// same login (RFC 9700 §4.14.2). Set this only if the provider's documentation says so.
-    #[must_use]
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
-    }
-
-    /// Makes the provider optional: a session without its tokens needs no login.
-    #[must_use]
-    pub fn optional(mut self) -> Self {
-        self.optional = true;
-        self
-    }
-
-    /// Says that a strategy sends this provider's ID token. The tokens are then refreshed before the `exp` of the ID token
-    /// too.
-    ///
-    /// If a refresh does not renew the ID token, the user must log in again when it has expired.
-    #[must_use]
-    pub fn uses_id_token(mut self) -> Self {
-        self.uses_id_token = true;
-        self
+    ) -> ProviderBuilder {
+        ProviderBuilder {
+            provider: Self {
+                name: name.into(),
+                refresher: Arc::new(refresher),
+                grace: Duration::ZERO,
+                optional: false,
+                uses_id_token: false,
+            },
+        }
     }
 
     /// When the first of the tokens that are used expires.
@@ -115,6 +77,57 @@ impl Provider {
         } else {
             Freshness::Settled
         }
+    }
+}
+
+/// Builds a [`Provider`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is checked before `build`"]
+pub struct ProviderBuilder {
+    provider: Provider,
+}
+
+impl ProviderBuilder {
+    /// Sets how long the provider accepts a used refresh token once more. By default it does not.
+    ///
+    /// Many providers do, so that a client can ask for a lost answer again. They call it grace period, reuse interval or
+    /// rotation overlap. With it, no user must log in because a replica died in the middle of a refresh.
+    ///
+    /// # Security
+    ///
+    /// A provider without a grace period takes a second use of a refresh token for theft, and revokes all tokens of the
+    /// same login (RFC 9700 §4.14.2). Set this only if the provider's documentation says so.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.provider.grace = grace;
+        self
+    }
+
+    /// Makes the provider optional: a session without its tokens needs no login. By default every session needs a login
+    /// at the provider.
+    pub fn optional(mut self) -> Self {
+        self.provider.optional = true;
+        self
+    }
+
+    /// Says that a strategy sends this provider's ID token. The tokens are then refreshed before the `exp` of the ID token
+    /// too.
+    ///
+    /// If a refresh does not renew the ID token, the user must log in again when it has expired.
+    pub fn uses_id_token(mut self) -> Self {
+        self.provider.uses_id_token = true;
+        self
+    }
+
+    /// Makes the provider.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`], when `name` is blank.
+    pub fn build(self) -> Result<Provider, BuildError> {
+        let mut faults = Faults::new("Provider");
+        faults.need_text("name", &self.provider.name);
+        faults.check()?;
+        Ok(self.provider)
     }
 }
 

@@ -79,7 +79,7 @@ impl Replicas {
         let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
         let github = Github::default();
         let replica = || {
-            let provider = Provider::new(GITHUB, github.clone()).unwrap();
+            let provider = Provider::builder(GITHUB, github.clone()).build().unwrap();
             UpstreamTokens::new(store.clone(), [provider]).clock(clock.clone())
         };
         let replicas = Self {

@@ -51,7 +51,7 @@ const MAX_SUCCESSORS: usize = 3;
 /// let endpoint = TokenEndpoint::builder(url, client)
 ///     .client_auth(ClientAuth::basic("gateway", secret))
 ///     .build()?;
-/// let github = Provider::new("github", RefreshTokenGrant::new(endpoint))?;
+/// let github = Provider::builder("github", RefreshTokenGrant::new(endpoint)).build()?;
 /// let upstream = UpstreamTokens::new(MemoryStore::new(), [github]);
 ///
 /// let session = upstream.load(session).await?;
@@ -73,7 +73,7 @@ const MAX_SUCCESSORS: usize = 3;
 /// | in the advisory window | gets them, and a refresh starts in the background |
 /// | in the mandatory window | waits for the refresh, and gets the old tokens if it fails |
 /// | expired | waits for the refresh |
-/// | expired and without a refresh token, or missing and not [optional](Provider::optional) | finds the provider in [`login_required`](LoadedTokens::login_required) |
+/// | expired and without a refresh token, or missing and not [optional](super::ProviderBuilder::optional) | finds the provider in [`login_required`](LoadedTokens::login_required) |
 /// | expired, and the provider refused the refresh token (`invalid_grant`) | finds the provider in `login_required`, and the tokens are removed |
 /// | expired, and the refresh failed in another way | finds the error in [`failed`](LoadedTokens::failed). Other providers are not affected |
 ///
@@ -90,7 +90,7 @@ const MAX_SUCCESSORS: usize = 3;
 /// | the reply to a claim is lost | no refresh token is used. The claim is released in the background |
 /// | the store fails after the refresh token was used | waiting requests get the new tokens. This process keeps serving them, and tries to store them for two minutes |
 /// | the provider fails, or does not answer | `Unavailable`. The refresh token is sent again after the cache's back-off. A provider that did use it up refuses it, and the user must log in again |
-/// | the lease holder dies before, during or after the call to the provider | the lease runs out. The refresh token may have been used, so that it is not sent again: `Unavailable` for two minutes, in which the holder may turn out to be alive. Then the tokens are removed, and the user must log in again. With [`Provider::grace`], the refresh token is sent again at once |
+/// | the lease holder dies before, during or after the call to the provider | the lease runs out. The refresh token may have been used, so that it is not sent again: `Unavailable` for two minutes, in which the holder may turn out to be alive. Then the tokens are removed, and the user must log in again. With [`ProviderBuilder::grace`](super::ProviderBuilder::grace), the refresh token is sent again at once |
 /// | a lease runs out while its holder is still working | the holder may still store the tokens, unless another party has claimed since. In that case its fencing token is too old: the store refuses, and the holder reads what the other party stored |
 /// | two parties refresh all the same, and the provider refuses the second | the second one removes nothing, because removal compares versions. It reads the tokens of the first |
 /// | the user logs in or out during a refresh | the tokens of the login stay. A deleted session stays deleted |

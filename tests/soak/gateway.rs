@@ -137,7 +137,10 @@ impl Surroundings<'_> {
     fn validator(&self, refreshes: Arc<RefreshCount>) -> TokenValidator {
         let clock = self.realm.clock.clone();
         let hub = RefreshTokenGrant::new(self.endpoint(Role::Hub));
-        let hub = Provider::new("hub", hub).unwrap().uses_id_token();
+        let hub = Provider::builder("hub", hub)
+            .uses_id_token()
+            .build()
+            .unwrap();
         let store = ObservedStore {
             store: redis_store(&self.store_url),
             refreshes,

@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tower_identity::{
     AccessToken, ClientAuth, Clock, Secret, TokenEndpoint, UpstreamToken,
-    upstream::{Provider, ProviderTokens, RefreshTokenGrant},
+    upstream::{Provider, ProviderBuilder, ProviderTokens, RefreshTokenGrant},
 };
 
 use super::http_server::{HttpServer, ServerBody, server_body};
@@ -103,7 +103,7 @@ impl RotatingIssuer {
     }
 
     /// It as a provider of that name, for a client of that id.
-    pub(crate) fn provider(&self, name: &str, client_id: &str) -> Provider {
+    pub(crate) fn provider(&self, name: &str, client_id: &str) -> ProviderBuilder {
         provider(name, &self.url(), client_id)
     }
 
@@ -212,13 +212,13 @@ impl RotatingIssuer {
 }
 
 /// The provider at a token endpoint, for another process.
-pub(crate) fn provider(name: &str, url: &str, client_id: &str) -> Provider {
+pub(crate) fn provider(name: &str, url: &str, client_id: &str) -> ProviderBuilder {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let endpoint = TokenEndpoint::builder(url, client)
         .client_auth(ClientAuth::none(client_id))
         .build()
         .unwrap();
-    Provider::new(name, RefreshTokenGrant::new(endpoint)).unwrap()
+    Provider::builder(name, RefreshTokenGrant::new(endpoint))
 }
 
 impl State {
