@@ -351,6 +351,12 @@ impl UpstreamToken {
         self
     }
 
+    #[cfg(feature = "incoming")]
+    pub(crate) fn without_expires_at(mut self) -> Self {
+        Arc::make_mut(&mut self.inner).expires_at = None;
+        self
+    }
+
     /// Sets the OIDC ID token. It is proof of a log-in for a token exchange, never a bearer token.
     #[must_use]
     pub fn with_id_token(mut self, id_token: Secret) -> Self {

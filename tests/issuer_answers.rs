@@ -17,8 +17,8 @@ use support::{
 };
 use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, ClientAuth, ClientCredentials, CrossAppAccess, Identity,
-    Interaction, MemoryStore, OnBehalfOf, TokenEndpoint, TokenExchange, UpstreamToken,
-    UpstreamTokenStore, UpstreamTokens,
+    Interaction, MemoryStore, OnBehalfOf, Subject, TokenEndpoint, TokenExchange, UpstreamInject,
+    UpstreamToken, UpstreamTokenStore, UpstreamTokens,
     oauth::{Lifetime, TokenRequest, TokenResponse, TokenType},
     upstream::{Provider, ProviderTokens, RefreshTokenGrant},
 };
@@ -581,5 +581,61 @@ async fn an_error_code_that_a_program_may_read_is_short_plain_and_no_secret() {
         let error = endpoint(&issuer).request_token(request("refresh_token"));
         let error = error.await.unwrap_err();
         assert_eq!(error.oauth_error(), is_read.then_some(code));
+    }
+}
+
+/// What `expires_in` may be that is no lifetime.
+const NO_LIFETIMES: [&str; 8] = ["0", "null", "\"\"", "-1", "0.4", "\"soon\"", "[]", "{}"];
+
+#[tokio::test]
+async fn f43_a_token_without_a_lifetime_is_sent_now_and_not_kept_whoever_asked_for_it() {
+    let issuer = Issuer::start().await;
+    for expires_in in NO_LIFETIMES {
+        let token = |number: usize| {
+            let body = format!(
+                r#"{{"access_token":"token-{number}","token_type":"Bearer","expires_in":{expires_in},
+                    "issued_token_type":"{}","refresh_token":"refresh-token-{number}"}}"#,
+                TokenType::AccessToken.urn()
+            );
+            Behaviour::body(200, body)
+        };
+        let exchange = TokenExchange::builder(endpoint(&issuer)).build().unwrap();
+        let behalf = OnBehalfOf::builder(endpoint(&issuer)).scopes(["a"]);
+        let behalf = behalf.build().unwrap();
+        let client = ClientCredentials::builder(endpoint(&issuer))
+            .build()
+            .unwrap();
+        for number in [1, 2] {
+            let expected = format!("token-{number}");
+            issuer.next(token(number));
+            assert_eq!(token_for(&exchange, alice()).await.unwrap(), expected);
+            issuer.next(token(number));
+            assert_eq!(token_for(&behalf, alice()).await.unwrap(), expected);
+            issuer.next(token(number));
+            assert_eq!(token_for(&client, None).await.unwrap(), expected);
+        }
+
+        // The refresh grant: what it brings is sent, as it is and in exchange for another.
+        let (_, upstream) = expired_session(&issuer).await;
+        for number in [1, 2] {
+            issuer.next(token(number));
+            let mut tokens = upstream.load("session-1").await.unwrap().into_tokens();
+            let idp = tokens.remove("idp").unwrap();
+            let identity = Identity::builder("alice").upstream("idp", idp);
+            let identity = identity.build().unwrap();
+            let clock = token_stack::clock();
+            clock.advance(Duration::from_secs(1_000_000_000));
+            let inject = UpstreamInject::new("idp").unwrap().clock(clock.clone());
+            let sent = token_for(&inject, identity.clone()).await.unwrap();
+            assert_eq!(sent, format!("token-{number}"), "{expires_in}");
+
+            issuer.next(token(7));
+            let exchange = TokenExchange::builder(endpoint(&issuer))
+                .subject(Subject::upstream("idp"))
+                .clock(clock)
+                .build()
+                .unwrap();
+            assert_eq!(token_for(&exchange, identity).await.unwrap(), "token-7");
+        }
     }
 }

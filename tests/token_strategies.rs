@@ -111,6 +111,7 @@ async fn the_exchange_of_rfc_8693_2_3_is_sent_and_its_answer_used() {
         .unwrap();
     let strategy = TokenExchange::builder(endpoint)
         .resource("https://backend.example.com/api")
+        .requested_token_type(None)
         .build()
         .unwrap();
     assert_eq!(
@@ -135,6 +136,35 @@ async fn the_exchange_of_rfc_8693_2_3_is_sent_and_its_answer_used() {
         form,
         expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
     );
+}
+
+#[tokio::test]
+async fn f42_an_access_token_is_asked_for_by_name_unless_it_is_set_otherwise() {
+    let issuer = Issuer::start().await;
+    issuer.know("token-of-alice", "alice");
+    let plain = || TokenExchange::builder(endpoint(&issuer));
+    for (strategy, sent) in [
+        (plain(), Some(TokenType::AccessToken.urn())),
+        (
+            plain().requested_token_type(TokenType::Jwt),
+            Some(TokenType::Jwt.urn()),
+        ),
+        (plain().requested_token_type(None), None),
+        (
+            plain()
+                .requested_token_type(TokenType::Jwt)
+                .requested_token_type(TokenType::AccessToken),
+            Some(TokenType::AccessToken.urn()),
+        ),
+    ] {
+        let strategy = strategy.build().unwrap();
+        token_for(&strategy, user("alice", "token-of-alice"))
+            .await
+            .unwrap();
+        let requests = issuer.requests();
+        let request = requests.last().unwrap();
+        assert_eq!(request.all("requested_token_type"), Vec::from_iter(sent));
+    }
 }
 
 #[tokio::test]
@@ -270,7 +300,7 @@ async fn f07_strategies_that_differ_in_one_setting_never_share_a_token() {
         plain().scopes(["a"]),
         plain().scopes(["b"]),
         plain().scopes(["a", "b"]),
-        plain().requested_token_type(TokenType::AccessToken),
+        plain().requested_token_type(None),
         plain().requested_token_type(TokenType::Jwt),
         plain().subject(Subject::own_token().as_jwt()),
         plain().subject(Subject::upstream("idp")),

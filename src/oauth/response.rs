@@ -73,7 +73,8 @@ impl<T> fmt::Debug for TokenResponse<T> {
 pub enum Lifetime {
     /// The issuer does not say. It does not mean for ever: keep the token for a short while at most.
     Unknown,
-    /// The token is at its end, or how long it is good cannot be told. It may be used once, now, and is not to be kept.
+    /// The token is at its end, or its lifetime cannot be told. It is sent now, with the requests that wait for it, and is
+    /// not kept.
     Spent,
     /// So long, and at most 24 hours, whatever the issuer says.
     For(Duration),

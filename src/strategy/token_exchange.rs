@@ -142,7 +142,7 @@ impl TokenExchangeBuilder {
         Self {
             endpoint,
             tokens: IssuedTokensBuilder::new(),
-            requested_token_type: None,
+            requested_token_type: Some(TokenType::AccessToken),
             subject: Subject::own_token(),
             actor: None,
         }
@@ -170,9 +170,24 @@ impl TokenExchangeBuilder {
         self
     }
 
-    /// Sets the type of the token: an access token or a JWT. By default the issuer decides.
-    pub fn requested_token_type(mut self, token_type: TokenType) -> Self {
-        self.requested_token_type = Some(token_type);
+    /// Sets the type of the token that is asked for (RFC 8693 §2.1): an access token or a JWT. By default an access token.
+    ///
+    /// Some issuers require the parameter, for example Google. For one that does not allow it, `None` leaves it out:
+    ///
+    /// ```
+    /// # fn strategy(
+    /// #     endpoint: tower_identity::TokenEndpoint,
+    /// # ) -> Result<(), tower_identity::BuildError> {
+    /// use tower_identity::TokenExchange;
+    ///
+    /// let strategy = TokenExchange::builder(endpoint)
+    ///     .requested_token_type(None)
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn requested_token_type(mut self, token_type: impl Into<Option<TokenType>>) -> Self {
+        self.requested_token_type = token_type.into();
         self
     }
 

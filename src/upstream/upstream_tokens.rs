@@ -267,12 +267,12 @@ impl Inner {
                 )
             };
             stored = match refreshed {
-                // Tokens that are issued at their end may be used once, now.
                 Ok(refreshed)
-                    if is_good(&refreshed) || refreshed.tokens().issued_at() >= asked_at =>
+                    if refreshed.is_for_one_use() && refreshed.tokens().issued_at() >= asked_at =>
                 {
-                    return Ok(refreshed);
+                    return Ok(refreshed.for_one_use());
                 }
+                Ok(refreshed) if is_good(&refreshed) => return Ok(refreshed),
                 Ok(refreshed) => refreshed,
                 Err(_) if is_good(&stored) => return Ok(stored),
                 Err(error) => return Err(error),

@@ -102,6 +102,19 @@ impl StoredTokens {
     pub fn version(&self) -> Version {
         self.version
     }
+
+    /// Whether the access token was at its end when it was issued: its lifetime is 0, or cannot be told.
+    pub(in crate::upstream) fn is_for_one_use(&self) -> bool {
+        let expires_at = self.tokens.token().expires_at();
+        expires_at.is_some_and(|end| end <= self.tokens.issued_at())
+    }
+
+    /// The tokens for the request that waits for them. It is told no end, or it would not send what was issued for it.
+    pub(in crate::upstream) fn for_one_use(mut self) -> Self {
+        let issued = Arc::make_mut(&mut self.tokens.inner);
+        issued.token = issued.token.clone().without_expires_at();
+        self
+    }
 }
 
 /// Identifies stored tokens: 128 random bits. Equal versions mean equal tokens.
