@@ -79,8 +79,8 @@
 //! | F38-issued | … an issued token | `token_strategies` | `f38_the_backend_gets_the_token_that_was_minted_for_it_and_nothing_else` |
 //! | F40 | a refused refresh token or subject token, in other words than `invalid_grant`, is answered with 500 | `issuer_answers` | `f40_each_documented_refusal_is_told_to_whom_it_concerns` |
 //! | F40-limit | … a rate limit asks users to log in | `issuer_answers` | `f40_a_limit_in_any_words_passes` |
+//! | F40-refresh | … and a refused refresh token brings an ordinary login, whatever the provider asked for | `issuer_answers` | `f40_the_refresh_grant_asks_for_a_login_where_one_is_needed_and_nowhere_else` |
 //! | F41 | the part of a refusal that says how the user must log in is lost | `issuer_answers` | `f41_the_challenge_tells_the_caller_which_login_is_needed` |
-//! | F41-refresh | … when a refresh token is refused | `issuer_answers` | `f40_the_refresh_grant_asks_for_a_login_where_one_is_needed_and_nowhere_else` |
 //! | F42 | `requested_token_type` is not sent, which some issuers require | `token_strategies` | `f42_an_access_token_is_asked_for_by_name_unless_it_is_set_otherwise` |
 //! | F43 | a token with an `expires_in` of 0 or `null` is accepted when it is refreshed, and refused when it is sent | `issuer_answers` | `f43_a_token_without_a_lifetime_is_sent_now_and_not_kept_whoever_asked_for_it` |
 //!
