@@ -56,7 +56,7 @@
 //! | likely cause | what to do |
 //! | --- | --- |
 //! | The provider's name is misspelt. | Compare it with the names that the text lists. |
-//! | The user never logged in there, or the provider is [optional](crate::upstream::ProviderBuilder::optional). | Have the user log in there. |
+//! | The account is not linked: the [interaction](crate::Interaction::LinkAccount) names the provider. The user never logged in there, or the provider is [optional](crate::upstream::ProviderBuilder::optional). | Have the user log in there. |
 //! | The caller's token has no `tsid` claim, so there are no upstream tokens. | Have the issuer add the claim. |
 //! | The strategy needs an ID token, and only an access token was kept. | Add it at login ([`with_id_token`](crate::UpstreamToken::with_id_token)). |
 //!
@@ -79,6 +79,8 @@
 //! | likely cause | what to do |
 //! | --- | --- |
 //! | The user's token was revoked, or the refresh token was used elsewhere. | Have the user log in. The events "the refresh token was refused" and "the user has to log in again" name the provider. If it happens often, another process uses the refresh tokens, see [the guide for replicas](crate::guide::replicas). |
+//! | The issuer wants a stronger login, a consent or a linked account. | [`AuthError::interaction`](crate::AuthError::interaction) says which, and the response's challenge has the parameters of the login. |
+//! | All users are rejected at once. | The issuer refused in words that the [table](crate::TokenEndpoint#refusals) does not know, or the form is wrong. [`AuthError::oauth_error`](crate::AuthError::oauth_error) has the code; [`refusal`](crate::oauth::TokenEndpointBuilder::refusal) sets its kind. |
 //! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). |
 //! | AWS STS considers the user's token invalid or expired. | See [the answers of AWS STS](crate::AwsSts#what-comes-of-an-answer-of-aws-sts). |
 //!
@@ -101,6 +103,7 @@
 //! | likely cause | what to do |
 //! | --- | --- |
 //! | The issuer is down, slow, or its answer is malformed. | The error's source has the status. `tower_identity_refresh_duration_seconds` by `outcome` shows how long it has lasted. The crate [spaces its attempts](crate::CredentialCache#when-it-cannot-be-obtained). |
+//! | The issuer limits how often it is asked. | Its `Retry-After` is kept. Check that one [cache](crate::CredentialCache) serves all requests, and that no other process asks for the same user. |
 //! | The issuer's certificate is not trusted. | Give the client its certificate authority: [`https_client_with`](crate::client::hyper::https_client_with). |
 //! | Redis is down, stalls, or has too few replicas. | The text says which. The event "what a refresh brought is not stored yet" is harmless for two minutes. |
 //! | A user's upstream token could not be refreshed. | The event "no fresh upstream token" names the provider and the kind. |
@@ -113,7 +116,8 @@
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
-//! | The issuer refuses the client (`invalid_client`), the grant or the audience. | Check the client's registration at the issuer. |
+//! | The issuer refuses the client (`invalid_client`, `incorrect_client_credentials`), the grant or the audience. | Check the client's registration at the issuer. See [what is the operator's](crate::TokenEndpoint#refusals). |
+//! | The token endpoint answers 404 or 405. | Check its URL. |
 //! | Stored tokens cannot be opened. | Check the [sealing keys](crate::guide::replicas#3-rotate-the-sealing-key). |
 //! | The call is outside of a Tokio runtime. | Call from within one. |
 //! | The backend is no longer in the [live configuration](crate::config::LiveOutgoingAuth). | Add it again, or end its sessions. |

@@ -1,67 +1,3 @@
-//! [`TokenEndpoint`]: the one way to call an OAuth token endpoint (RFC 6749 §3.2).
-//!
-//! ```no_run
-//! use http_body_util::Full;
-//! use bytes::Bytes;
-//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-//! use tower_identity::{
-//!     ClientAuth, Secret, TokenEndpoint, oauth::{TokenRequest, TokenType},
-//! };
-//!
-//! # async fn exchange(user_token: &str) -> Result<(), tower::BoxError> {
-//! # let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
-//! # let token_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-//! let endpoint = TokenEndpoint::builder("https://idp.example.com/token", token_client)
-//!     .client_auth(ClientAuth::basic("gateway", secret))
-//!     .build()?;
-//! let request = TokenRequest::token_exchange()
-//!     .subject_token(user_token, TokenType::AccessToken)
-//!     .audience("mcp-backend");
-//! let response = endpoint.request_token(request).await?;
-//! let authorization = response.token().authorization();
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # What comes of an answer
-//!
-//! An error code (RFC 6749 §5.2) decides, with whatever status it was sent, 200 included; where there is none, or one
-//! that is not listed, the status does. 429 is `Unavailable` whatever is in it.
-//!
-//! | answer | [`AuthErrorKind`] | because |
-//! | --- | --- | --- |
-//! | `invalid_grant`, `invalid_token`, `expired_token` | `Rejected` | the user's token is not, or no longer, accepted |
-//! | `interaction_required`, `login_required`, `consent_required` | `Rejected` | the user has to be asked (OIDC Core §3.1.2.6, Microsoft Entra) |
-//! | `invalid_request` to a token exchange | `Rejected` | RFC 8693 §2.2.2 has it for a subject or actor token that is not accepted |
-//! | `invalid_scope`, `insufficient_scope`, `access_denied` | `InsufficientScope` | the user is known, and may not have this |
-//! | `invalid_request` to another grant | `Configuration` | the form is wrong for this issuer |
-//! | `invalid_client`, `unauthorized_client` | `Configuration` | the client's id, secret, key or rights |
-//! | `unsupported_grant_type`, `invalid_target`, `invalid_resource`, `invalid_dpop_proof`, `use_dpop_nonce` | `Configuration` | what is asked for is not to be had here |
-//! | `server_error`, `temporarily_unavailable`, `slow_down` | `Unavailable` | the issuer says so |
-//! | 408, 425, 429, 5xx | `Unavailable` | with `Retry-After` (RFC 9110 §10.2.3), of at most one hour |
-//! | any other status of 400 and above, or a success with an error code that is not listed | `Configuration` | the URL, or what is in between |
-//! | 3xx | `Configuration` | the URL is another one; it is not followed |
-//! | no connection, no answer in time, an answer that is too large | `Unavailable` | |
-//! | a success that holds no usable token | `Unavailable` | the issuer is at fault |
-//!
-//! # What is accepted as a token
-//!
-//! The answer is a JSON object of at most 1 MiB. Its content type is `application/json`, another one that ends with
-//! `json`, or missing. Members that are not known do not matter. `access_token` has to be an [`AccessToken`] (or, for an
-//! assertion, a text), `token_type` what was asked for, `Bearer` or `N_A`, in any case, and the answer to a token
-//! exchange says its `issued_token_type` (RFC 8693 §2.2.1). For `expires_in` see [`Lifetime`].
-//!
-//! # Security
-//!
-//! - Secrets leave in the body and, with HTTP Basic, in a header that is marked sensitive; never in the URL.
-//! - What the issuer sends is never shown: not its body, not `error_description`, and not an error code that is not in
-//!   the table. So it does not matter whether it repeats a secret.
-//! - Plain `http` is refused except for loopback, unless it is asked for by name.
-//! - A redirect is an error here. A client that follows redirects by itself would send the form to a stranger before it
-//!   could be one: switch that off (reqwest's is on by default).
-//! - The client is one of its own, not the stack that the credentials are for: see
-//!   [readiness](crate::AuthLayer#readiness-is-held).
-
 use std::{
     fmt,
     pin::Pin,
@@ -95,9 +31,96 @@ use super::{
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-/// A token endpoint, with the client that reaches it and the way this client authenticates there.
+/// An OAuth token endpoint (RFC 6749 §3.2), with the HTTP client that reaches it and the client's authentication.
 ///
-/// Cheap to clone (one reference count). See the [module](self) for what it accepts and how it fails.
+/// The strategies with issued tokens and [`RefreshTokenGrant`](crate::upstream::RefreshTokenGrant) call it by
+/// themselves. A clone costs one reference count.
+///
+/// ```no_run
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower_identity::{
+///     ClientAuth, Secret, TokenEndpoint,
+///     oauth::{TokenRequest, TokenType},
+/// };
+///
+/// # async fn exchange(user_token: &str) -> Result<(), tower::BoxError> {
+/// # let token_client = Client::builder(TokioExecutor::new())
+/// #     .build_http::<Full<Bytes>>();
+/// let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw")?;
+/// let endpoint =
+///     TokenEndpoint::builder("https://idp.example.com/token", token_client)
+///         .client_auth(ClientAuth::basic("gateway", secret))
+///         .build()?;
+/// let request = TokenRequest::token_exchange()
+///     .subject_token(user_token, TokenType::AccessToken)
+///     .audience("mcp-backend");
+/// let response = endpoint.request_token(request).await?;
+/// let authorization = response.token().authorization();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Refusals
+///
+/// An answer is a refusal if its status is not 2xx, or if it has an `error`, an `errorCode` without a token, or
+/// `"ok": false`. The same code can be the user's fault or the operator's, so the grant decides. A grant **of a user**
+/// presents a token or a code of theirs: token exchange, JWT bearer (on behalf of), refresh and authorization code. With
+/// client credentials no user can help.
+///
+/// The first row that applies decides:
+///
+/// | answer | grant of a user | client credentials |
+/// | --- | --- | --- |
+/// | 429 | `Unavailable` | `Unavailable` |
+/// | a code that you set with [`refusal`](TokenEndpointBuilder::refusal) | the kind that you set | the kind that you set |
+/// | 408, 425 and 5xx, with any code | `Unavailable` | `Unavailable` |
+/// | 3xx, which is not followed | `Configuration` | `Configuration` |
+/// | a rate limit in any words, for example `slow_down`, `ratelimited`, `too_many_attempts`; Zoho's `Access Denied` | `Unavailable` | `Unavailable` |
+/// | a fault that passes, for example `server_error`, `temporarily_unavailable`, Slack's `internal_error` | `Unavailable` | `Unavailable` |
+/// | `invalid_client` and its like, for example `bad_client_secret`, `deleted_client`, `redirect_uri_mismatch` | `Configuration` | `Configuration` |
+/// | `unauthorized_client`; `access_denied` with 401 | `Configuration` | `Configuration` |
+/// | `unauthorized_client` to a refresh, with 403 or 200, where the description does not speak of the client (Atlassian, GitHub) | `Rejected` | |
+/// | `unsupported_grant_type`, `invalid_target`, `invalid_resource`, `invalid_dpop_proof`, `use_dpop_nonce` | `Configuration` | `Configuration` |
+/// | `invalid_grant`, `invalid_token`, `expired_token` and their like, for example `bad_refresh_token` | `Rejected` | `Configuration` |
+/// | `login_required`, `interaction_required`, `consent_required`, `mfa_required`, `insufficient_user_authentication` | `Rejected` | `Configuration` |
+/// | `invalid_scope`, `insufficient_scope`, `access_denied` | `InsufficientScope` | `Configuration` |
+/// | `invalid_request`, which is also the code for a bad subject token (RFC 8693 §2.2.2) | `Rejected`, or `Configuration` if the description names a parameter of the client | `Configuration` |
+/// | 2xx, 400 to 403, 409 and 422 with another code or none | `Rejected` | `Configuration` |
+/// | all other statuses of 4xx, for example 404 for a wrong URL | `Configuration` | `Configuration` |
+///
+/// A few issuers use one code for two things, and tell them apart only in the description or in a number. For example,
+/// Salesforce answers `invalid_grant` with "login rate exceeded" to too many logins. The known ones are compared and give
+/// the kind of what they describe. `Unavailable` has the issuer's `Retry-After` (RFC 9110 §10.2.3), at most one hour.
+///
+/// [`AuthError::oauth_error`] has the code, and [`AuthError::interaction`] the step that the user must take.
+///
+/// An answer that is neither a refusal nor a usable token is `Unavailable`. So are no connection, no answer within the
+/// time limit, and an answer of more than 1 MiB.
+///
+/// # Usable tokens
+///
+/// The answer is a JSON object of at most 1 MiB. Its content type ends with `json`, or is missing. Unknown members are
+/// ignored.
+///
+/// | member | [`request_token`](Self::request_token) | [`request_assertion`](Self::request_assertion) |
+/// | --- | --- | --- |
+/// | `access_token` | an [`AccessToken`] | any text |
+/// | `token_type` | `Bearer`, in any case | `N_A`, in any case |
+/// | `issued_token_type` | an access token or a JWT; required only for a token exchange (RFC 8693 §2.2.1) | the type that was requested |
+/// | `expires_in` | see [`Lifetime`](crate::oauth::Lifetime) | see [`Lifetime`](crate::oauth::Lifetime) |
+///
+/// # Security
+///
+/// - Secrets leave in the body and, with HTTP Basic, in a header that is marked sensitive. They are never in the URL.
+/// - The issuer's text is never shown: not its body, not `error_description`, and not a code that is not in the crate's
+///   table. The issuer may repeat a secret there.
+/// - Plain `http` is refused except for loopback, unless it is [set by name](TokenEndpointBuilder::insecure).
+/// - A redirect is an error. Switch off redirects in a client that follows them (reqwest does so by default), or it
+///   sends the form to another host.
+/// - Use a separate client, and not the stack that the credentials are for: see
+///   [readiness](crate::AuthLayer#readiness-is-held).
 #[derive(Clone)]
 pub struct TokenEndpoint {
     inner: Arc<Inner>,
@@ -114,9 +137,8 @@ struct Inner {
 }
 
 impl TokenEndpoint {
-    /// Starts an endpoint at `url` that is reached through `client`.
-    ///
-    /// Each call uses a clone of `client`.
+    /// Starts to build an endpoint at `url`, for example `https://idp.example.com/token`. Each call uses a clone of
+    /// `client`.
     pub fn builder<S, ResBody>(url: impl Into<String>, client: S) -> TokenEndpointBuilder
     where
         S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
@@ -138,17 +160,19 @@ impl TokenEndpoint {
         }
     }
 
-    /// Where it is.
+    /// The URL of the endpoint.
     pub fn uri(&self) -> &Uri {
         &self.inner.uri
     }
 
-    /// Asks for an access token that can be sent as a bearer token (RFC 6749 §5.1).
+    /// Requests an access token that can be sent as a bearer token (RFC 6749 §5.1).
     ///
     /// # Errors
     ///
-    /// As the [table](self#what-comes-of-an-answer) says, and `Configuration` for what [`TokenRequest::check`] refuses and for a
-    /// requested token type that is no access token.
+    /// - What the [issuer's refusal](Self#refusals) means.
+    /// - [`Unavailable`](AuthErrorKind::Unavailable): there is no answer, or no [usable token](Self#usable-tokens) in it.
+    /// - [`Configuration`](AuthErrorKind::Configuration): [`TokenRequest::check`] refuses the request, or its requested
+    ///   token type is not an access token.
     ///
     /// # Panics
     ///
@@ -157,13 +181,14 @@ impl TokenEndpoint {
         self.request(request, TokenRequest::check_bearer, response::bearer)
     }
 
-    /// Asks for a token that proves something to another token endpoint and is no access token: an ID token, or an
-    /// ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant). It comes with the `token_type` `N_A` (RFC 8693
-    /// §2.2.1), and is of the type that was [asked for](TokenRequest::requested_token_type).
+    /// Requests a token that is presented to another token endpoint: an ID token, or an ID-JAG
+    /// (draft-ietf-oauth-identity-assertion-authz-grant). Its `token_type` is `N_A` (RFC 8693 §2.2.1), and its type is
+    /// the [requested one](TokenRequest::requested_token_type).
     ///
     /// # Errors
     ///
-    /// As [`request_token`](Self::request_token), and `Configuration` when no assertion was asked for.
+    /// As [`request_token`](Self::request_token), and [`Configuration`](AuthErrorKind::Configuration) if the requested
+    /// token type is none of these.
     ///
     /// # Panics
     ///

@@ -32,7 +32,7 @@ use super::{
 ///
 /// # Errors
 ///
-/// What the [token endpoint](crate::oauth#what-comes-of-an-answer) says.
+/// What the [token endpoint's refusal](TokenEndpoint#refusals) means.
 #[derive(Clone)]
 pub struct ClientCredentials {
     tokens: Arc<IssuedTokens>,

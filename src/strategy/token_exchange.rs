@@ -58,7 +58,7 @@ use super::{
 /// - [`MissingToken`](crate::AuthErrorKind::MissingToken): the identity has not the token that is to be exchanged.
 /// - [`Expired`](crate::AuthErrorKind::Expired): that token is known to have expired. The issuer was not asked, and
 ///   nothing that was exchanged for it is used.
-/// - What the [token endpoint](crate::oauth#what-comes-of-an-answer) says.
+/// - What the [token endpoint's refusal](TokenEndpoint#refusals) means.
 #[derive(Clone)]
 pub struct TokenExchange {
     inner: Arc<Inner>,
