@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, header::WWW_AUTHENTICATE};
+use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use support::{
@@ -636,6 +637,107 @@ async fn f43_a_token_without_a_lifetime_is_sent_now_and_not_kept_whoever_asked_f
                 .build()
                 .unwrap();
             assert_eq!(token_for(&exchange, identity).await.unwrap(), "token-7");
+        }
+    }
+}
+
+/// The parameters of a challenge, as RFC 9110 §11.6.1 has them. Panics where it is none.
+fn parameters(challenge: &str) -> Vec<(String, String)> {
+    let mut rest = challenge.strip_prefix("Bearer ").unwrap();
+    let mut parameters = Vec::new();
+    loop {
+        let (name, quoted) = rest.split_once("=\"").unwrap();
+        assert!(
+            name.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        );
+        let mut value = String::new();
+        let mut characters = quoted.char_indices();
+        let end = loop {
+            match characters.next().unwrap() {
+                (end, '"') => break end,
+                (_, '\\') => value.push(characters.next().unwrap().1),
+                (_, character) => value.push(character),
+            }
+        };
+        parameters.push((name.to_owned(), value));
+        match &quoted[end + 1..] {
+            "" => return parameters,
+            more => rest = more.strip_prefix(", ").unwrap(),
+        }
+    }
+}
+
+fn odd_text() -> impl proptest::strategy::Strategy<Value = String> {
+    prop_oneof![
+        ".{0,20}",
+        "[ -~]{0,40}",
+        "[a-z:\"\\\\ ,=]{0,30}",
+        "[a-z]{500,600}",
+        Just(USERS_TOKEN.to_owned()),
+        Just(format!("urn:x {CLIENT_SECRET}")),
+        Just(format!(r#"{{"a":"{USERS_TOKEN}"}}"#)),
+        "[a-z\\r\\n]{0,9}".prop_map(|text| json!({ "access_token": text }).to_string()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn f41_whatever_an_issuer_says_the_challenge_is_one_and_shows_no_secret(
+        texts in prop::array::uniform5(odd_text()),
+        max_age in any::<i64>(),
+        code in prop::sample::select(vec![
+            "invalid_grant",
+            "interaction_required",
+            "insufficient_user_authentication",
+            "insufficient_scope",
+            "consent_required",
+        ]),
+    ) {
+        let [acr_values, claims, scope, url, description] = texts;
+        let body = json!({
+            "error": code,
+            "error_description": description,
+            "acr_values": acr_values,
+            "max_age": max_age,
+            "claims": claims,
+            "scope": scope,
+            "consent_url": format!("https://{url}"),
+        });
+        let client = tower::service_fn(move |_: http::Request<token_stack::Body>| {
+            let mut response = Response::new(token_stack::Body::from(body.to_string()));
+            *response.status_mut() = http::StatusCode::BAD_REQUEST;
+            async { Ok::<_, std::convert::Infallible>(response) }
+        });
+        let endpoint = TokenEndpoint::builder("https://idp.example.com/token", client)
+            .client_auth(ClientAuth::basic("gateway", secret(CLIENT_SECRET)))
+            .build()
+            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_time().build().unwrap();
+        let asked = endpoint.request_token(request("token_exchange"));
+        let error = runtime.block_on(asked).unwrap_err();
+
+        let response = error.to_response::<Bytes>();
+        let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
+        prop_assert!(challenge.len() < 5_000 && !challenge.chars().any(char::is_control));
+        let mut names = BTreeSet::new();
+        for (name, value) in parameters(challenge) {
+            if name == "claims" {
+                let claims = STANDARD.decode(value).unwrap();
+                let claims: Value = serde_json::from_slice(&claims).unwrap();
+                prop_assert!(claims.is_object());
+            }
+            prop_assert!(names.insert(name), "{}", challenge);
+        }
+        let shown = format!("{error} {error:?} {response:?} {:?}", error.interaction());
+        for secret in [USERS_TOKEN, CLIENT_SECRET] {
+            prop_assert!(!shown.contains(secret), "{}", shown);
+            prop_assert!(!shown.contains(&STANDARD.encode(secret)), "{}", shown);
+        }
+        if let Some(Interaction::Consent { url: Some(url), .. }) = error.interaction() {
+            prop_assert!(url.starts_with("https://") && url.len() <= 2048);
+            prop_assert!(url.bytes().all(|byte| byte.is_ascii_graphic()));
         }
     }
 }

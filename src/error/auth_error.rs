@@ -262,7 +262,7 @@ impl AuthError {
         }
     }
 
-    /// The code for a caller who has to log in in a certain way: that of RFC 9470 §3, or Microsoft's for claims.
+    /// The code that asks for a certain kind of login: that of RFC 9470 §3, or Microsoft's for claims.
     fn stronger_login(&self) -> Option<(&'static str, &'static str)> {
         let Some(Interaction::Login {
             acr_values,

@@ -48,7 +48,7 @@ pub enum Interaction {
     /// From the code `consent_required`, and where the issuer sent a URL, for example Keycloak's `account-link-url`.
     #[non_exhaustive]
     Consent {
-        /// Where the user can agree: an `https` URL of at most 2 KiB. `None` where the issuer named none; then the user
+        /// Where the user can agree: an `https` URL of at most 2 KiB. `None` where the issuer named none. Then the user
         /// is asked at the next login, or an administrator has to agree.
         url: Option<String>,
     },

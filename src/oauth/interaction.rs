@@ -26,7 +26,7 @@ const URLS: [&str; 7] = [
     "interaction_uri",
 ];
 
-/// What the user has to do, as far as a refusal says it in a way that is understood.
+/// The step that the user must take, as far as a refusal says it in a way that is understood.
 pub(super) fn find(
     request: &TokenRequest,
     kind: AuthErrorKind,

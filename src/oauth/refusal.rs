@@ -77,7 +77,7 @@ impl OwnRows {
     }
 }
 
-/// What is known of an answer that is no success.
+/// The answer that is no success, and the request that it answers.
 pub(super) struct Refused<'a> {
     pub(super) request: &'a TokenRequest,
     pub(super) status: StatusCode,
@@ -148,7 +148,7 @@ impl Refused<'_> {
         })
     }
 
-    /// What it means for the caller of this grant, and what helps.
+    /// The kind for the caller of this grant, and the remedy.
     fn explain(&self, meaning: Meaning) -> (AuthErrorKind, &'static str) {
         use AuthErrorKind::{Configuration, InsufficientScope, Rejected, Unavailable};
 
@@ -229,7 +229,7 @@ const UNKNOWN: &str = "there is no error code that is known; check the URL and t
 const UNKNOWN_WITH_TOKEN: &str = "the user's token is not accepted, so they have to log in again; if it happens to all users, check the parameters \
      and the client";
 
-/// What helps where an operator's own row decided.
+/// The remedy where an operator's own row decided.
 fn advice_of(kind: AuthErrorKind) -> &'static str {
     match kind {
         AuthErrorKind::Rejected => LOG_IN,

@@ -1,17 +1,17 @@
-/// What an error code speaks of. The grant decides what this means for the caller.
+/// The subject of an error code. The grant decides what this means for the caller.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Meaning {
     /// The token of the user, which is not or no longer accepted.
     Token,
     /// A step that the user has to take, such as a login or a consent.
     Step,
-    /// What was asked for, which the user may not have.
+    /// The scope or the audience, which the user may not have.
     Scope,
     /// The client: its id, its secret or key, or its rights.
     Client,
     /// The form. An issuer that is not precise says this of the user's token, too.
     Form,
-    /// What the client asks for, which this issuer does not have.
+    /// A grant, a target or a feature that this issuer does not have.
     Target,
     /// A fault that passes.
     Passing,
@@ -155,7 +155,7 @@ pub(super) fn is_rate_limit(code: &str) -> bool {
     WORDS.iter().any(|word| letters.contains(word))
 }
 
-/// What a description says of a code that means several things. The first row whose code and words are found decides.
+/// Words of a description that tell apart the meanings of a code. The first row whose code and words are found decides.
 const DESCRIPTIONS: &[(&[&str], &str, Meaning)] = &[
     // Salesforce: two refreshes at once, and 3,600 logins an hour.
     (
@@ -192,7 +192,7 @@ const DESCRIPTIONS: &[(&[&str], &str, Meaning)] = &[
     (&["invalid_request"], "redirect_uri", Meaning::Client),
 ];
 
-/// What the description of a known code tells, where the code alone means several things.
+/// The meaning by the description of a known code, where the code alone means several things.
 pub(super) fn find_by_description(code: &str, description: &str) -> Option<Meaning> {
     let described = lower(description);
     let mut rows = DESCRIPTIONS.iter();

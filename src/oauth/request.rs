@@ -16,7 +16,7 @@ use crate::{
 
 use super::response::repeats;
 
-/// What a token endpoint is asked for: a grant and its parameters (RFC 6749 §4).
+/// A request to a token endpoint: a grant and its parameters (RFC 6749 §4).
 ///
 /// The values are kept in memory that is wiped. Client authentication is not part of it: the endpoint adds that.
 ///
@@ -105,7 +105,7 @@ impl TokenRequest {
         self.parameter("resource", resource)
     }
 
-    /// Sets what the token should allow (RFC 6749 §3.3). None at all leaves it to the issuer.
+    /// Sets the scopes of the token (RFC 6749 §3.3). Without scopes the issuer decides.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -281,7 +281,7 @@ impl Grant {
     }
 }
 
-/// What a token is (RFC 8693 §3).
+/// The type of a token (RFC 8693 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TokenType {

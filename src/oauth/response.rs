@@ -10,7 +10,7 @@ use super::request::{TokenRequest, TokenType};
 /// The longest lifetime that is believed.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a token endpoint issued (RFC 6749 §5.1, RFC 8693 §2.2.1).
+/// A token that a token endpoint issued, and what came with it (RFC 6749 §5.1, RFC 8693 §2.2.1).
 #[derive(Clone)]
 pub struct TokenResponse<T = AccessToken> {
     token: T,
@@ -36,7 +36,7 @@ impl<T> TokenResponse<T> {
         self.lifetime
     }
 
-    /// What the token allows, if the issuer says so; it may be less than was asked for (RFC 6749 §5.1).
+    /// The scopes of the token, if the issuer says so. They may be fewer than requested (RFC 6749 §5.1).
     pub fn scope(&self) -> Option<&str> {
         self.scope.as_deref()
     }
@@ -98,7 +98,7 @@ impl Lifetime {
 
 const MAX_FORM_MEMBERS: usize = 64;
 
-/// Whether `text` is, or has in it, a secret or a part of one. What is shorter than eight bytes has to be the whole text.
+/// Whether `text` is, or has in it, a secret or a part of one. A part shorter than eight bytes does not count.
 pub(super) fn repeats(text: &str, secret: &str) -> bool {
     const SHORTEST: usize = 8;
 
@@ -106,7 +106,7 @@ pub(super) fn repeats(text: &str, secret: &str) -> bool {
     !secret.is_empty() && (text == secret || is_part(secret, text) || is_part(text, secret))
 }
 
-/// The members of the JSON object in an answer. What is not taken out is wiped.
+/// The members of the JSON object in an answer. The members that are not taken out are wiped.
 pub(super) struct Members {
     map: Map<String, Value>,
 }

@@ -77,10 +77,10 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// | a code that you set with [`refusal`](TokenEndpointBuilder::refusal) | the kind that you set | the kind that you set |
 /// | 408, 425 and 5xx, with any code | `Unavailable` | `Unavailable` |
 /// | 3xx, which is not followed | `Configuration` | `Configuration` |
-/// | a rate limit in any words, for example `slow_down`, `ratelimited`, `too_many_attempts`; Zoho's `Access Denied` | `Unavailable` | `Unavailable` |
+/// | a rate limit in any words, for example `slow_down`, `ratelimited`, `too_many_attempts`, and Zoho's `Access Denied` | `Unavailable` | `Unavailable` |
 /// | a fault that passes, for example `server_error`, `temporarily_unavailable`, Slack's `internal_error` | `Unavailable` | `Unavailable` |
 /// | `invalid_client` and its like, for example `bad_client_secret`, `deleted_client`, `redirect_uri_mismatch` | `Configuration` | `Configuration` |
-/// | `unauthorized_client`; `access_denied` with 401 | `Configuration` | `Configuration` |
+/// | `unauthorized_client`, and with 401 `access_denied` | `Configuration` | `Configuration` |
 /// | `unauthorized_client` to a refresh, with 403 or 200, where the description does not speak of the client (Atlassian, GitHub) | `Rejected` | |
 /// | `unsupported_grant_type`, `invalid_target`, `invalid_resource`, `invalid_dpop_proof`, `use_dpop_nonce` | `Configuration` | `Configuration` |
 /// | `invalid_grant`, `invalid_token`, `expired_token` and their like, for example `bad_refresh_token` | `Rejected` | `Configuration` |
@@ -108,7 +108,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// | --- | --- | --- |
 /// | `access_token` | an [`AccessToken`] | any text |
 /// | `token_type` | `Bearer`, in any case | `N_A`, in any case |
-/// | `issued_token_type` | an access token or a JWT; required only for a token exchange (RFC 8693 §2.2.1) | the type that was requested |
+/// | `issued_token_type` | an access token or a JWT, required only for a token exchange (RFC 8693 §2.2.1) | the type that was requested |
 /// | `expires_in` | see [`Lifetime`](crate::oauth::Lifetime) | see [`Lifetime`](crate::oauth::Lifetime) |
 ///
 /// # Security
@@ -410,8 +410,8 @@ impl TokenEndpointBuilder {
     ///
     /// # Security
     ///
-    /// Whoever can read the network can then read the secrets and the tokens. It is meant for a network that is itself
-    /// trusted.
+    /// Everybody who can read the network can then read the secrets and the tokens. Use it only in a network that is
+    /// trusted itself.
     pub fn insecure(mut self) -> Self {
         self.insecure = true;
         self
