@@ -85,7 +85,7 @@ fn login(
         .filter(|values| is_words(values, LONGEST_ACR_VALUES) && !is_secret(values))
         .map(str::to_owned);
     let max_age = members.seconds("max_age").map(Duration::from_secs);
-    let claims = claims(members).filter(|claims| !is_secret(claims));
+    let claims = claims(members, is_secret);
     let has_detail = ["suberror", "error_subtype"]
         .into_iter()
         .filter_map(|name| members.text(name))
@@ -118,16 +118,15 @@ fn grant_scope(
 }
 
 /// A JSON object, which Entra writes into a string.
-fn claims(members: &Members) -> Option<String> {
-    let claims = match members.value("claims")? {
-        Value::String(text) => serde_json::from_str(text)
-            .ok()
-            .map(|claims: Value| (claims, text.clone())),
-        claims => Some((claims.clone(), claims.to_string())),
+fn claims(members: &Members, is_secret: &impl Fn(&str) -> bool) -> Option<String> {
+    let (claims, text): (Value, _) = match members.value("claims")? {
+        Value::String(text) => (serde_json::from_str(text).ok()?, text.clone()),
+        claims => (claims.clone(), claims.to_string()),
     };
-    let (claims, text) = claims?;
     let is_bounded = text.len() <= LONGEST_CLAIMS && !text.chars().any(char::is_control);
-    (claims.is_object() && is_bounded).then_some(text)
+    // Escapes in the text could hide a secret.
+    let has_secret = is_secret(&text) || is_secret(&claims.to_string());
+    (claims.is_object() && is_bounded && !has_secret).then_some(text)
 }
 
 fn consent_url(members: &Members, is_secret: &impl Fn(&str) -> bool) -> Option<String> {
