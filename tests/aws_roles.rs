@@ -160,7 +160,7 @@ async fn the_claims_choose_the_role() {
             Some(expected) => assert_eq!(chosen.unwrap(), expected, "{mappings:?} {claims}"),
             None => assert_eq!(
                 chosen.unwrap_err().kind(),
-                AuthErrorKind::Rejected,
+                AuthErrorKind::InsufficientScope,
                 "{claims}"
             ),
         }
@@ -168,13 +168,50 @@ async fn the_claims_choose_the_role() {
 }
 
 #[tokio::test]
-async fn without_a_role_no_request_is_sent() {
+async fn f49_a_user_without_a_role_is_forbidden_and_not_asked_to_log_in() {
     let aws = AwsStack::start().await;
-    let error = role(&aws, &[claim("admins", "Admin")], json!({}))
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    for mapping in [claim("admins", "Admin"), matcher("claims.x == 1", "Admin")] {
+        for claims in [json!({}), json!({ "groups": ["devs"] })] {
+            let error = role(&aws, std::slice::from_ref(&mapping), claims)
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), AuthErrorKind::InsufficientScope);
+            let response = error.to_response::<Body>();
+            assert_eq!(response.status(), http::StatusCode::FORBIDDEN);
+        }
+    }
     assert_eq!((aws.sts.calls(), aws.arrived().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn f50_an_identity_without_claims_satisfies_no_matcher_and_gets_no_fallback_role() {
+    let aws = AwsStack::start().await;
+    let no_claims = user("alice", "t");
+    let mut calls = 0;
+    for mapping in [
+        matcher(r#"!("act" in claims)"#, "Service"),
+        matcher("!has(claims.act)", "Service"),
+        matcher("claims == {}", "Service"),
+        matcher("claims.size() == 0", "Service"),
+        matcher("true", "Service"),
+        claim("admins", "Admin"),
+    ] {
+        let builder = || aws.builder().role_mapping(mapping.clone());
+        let error = aws
+            .call(&builder().build().unwrap(), &no_claims)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::InsufficientScope);
+
+        let allowed = builder().fallback_after_failed_matcher().build().unwrap();
+        let session = aws.call(&allowed, &user("alice", "other")).await.unwrap();
+        assert_eq!(session.role, DEFAULT_ROLE, "{mapping:?}");
+        calls += 1;
+        assert_eq!(aws.sts.calls(), calls, "{mapping:?}");
+    }
+    // Where no claim is looked at, none is needed.
+    let session = aws.call(&aws.strategy(), &no_claims).await.unwrap();
+    assert_eq!(session.role, DEFAULT_ROLE);
 }
 
 #[tokio::test]
@@ -202,7 +239,7 @@ async fn the_role_claim_can_be_another() {
 #[tokio::test]
 async fn the_fallback_role_applies_after_a_failed_matcher_only_where_that_is_allowed() {
     let aws = AwsStack::start().await;
-    let alice = user("alice", "t");
+    let alice = user_with("alice", "t", json!({ "sub": "alice" }));
     let builder = || {
         aws.builder()
             .role_mapping(matcher(r#"claims["act"] == "x""#, "Act"))
@@ -211,7 +248,7 @@ async fn the_fallback_role_applies_after_a_failed_matcher_only_where_that_is_all
         .call(&builder().build().unwrap(), &alice)
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    assert_eq!(error.kind(), AuthErrorKind::InsufficientScope);
     assert_eq!(aws.sts.calls(), 0);
 
     let allowed = builder().fallback_after_failed_matcher().build().unwrap();
@@ -256,7 +293,7 @@ async fn f27_a_claim_is_a_value_and_never_part_of_an_expression() {
             json!({ "groups": [], text: "admins" }),
         ] {
             let error = role(&aws, &mappings, claims).await.unwrap_err();
-            assert_eq!(error.kind(), AuthErrorKind::Rejected);
+            assert_eq!(error.kind(), AuthErrorKind::InsufficientScope);
             assert!(
                 !error.to_string().contains(text) || text.len() < 7,
                 "{error}"
@@ -321,6 +358,92 @@ fn an_expression_that_cannot_be_bounded_is_refused() {
         "claims.x.matches('^[a-z]{1,20}@example[.]com$')",
         &padded(1024),
         &brackets(128),
+    ] {
+        let built = builder().role_mapping(matcher(expression, "R")).build();
+        assert!(built.is_ok(), "{expression}: {built:?}");
+    }
+}
+
+#[test]
+fn f54_an_expression_whose_types_do_not_fit_is_an_error_at_construction() {
+    for (expression, hint) in [
+        ("1", "an int"),
+        ("claims", "a map"),
+        ("'true'", "a string"),
+        ("size(claims.groups)", "an int"),
+        ("claims.groups.filter(g, g == 'a')", "a list"),
+        ("true ? 1 : 2", "an int"),
+        ("null", "null"),
+        ("type(claims.x)", "a type"),
+        ("claims.x && 1", "an int"),
+        ("!claims", "a map"),
+        ("'a' || claims.x", "a string"),
+        ("'a' ? true : false", "a string"),
+        ("size(claims.groups) == '3'", "never equal"),
+        ("claims == 'admin'", "never equal"),
+        ("claims.x == (1 == 'a')", "never equal"),
+        ("1 < 'a'", "no order"),
+        ("claims < claims", "a map"),
+        ("type(claims.x) == 'string'", "never equal"),
+        ("1 + 'a' == claims.x", "an int and a string"),
+        ("1 + 1.0 == claims.x", "an int and a double"),
+        ("'a' * 2 == claims.x", "a string"),
+        ("-'a' == claims.x", "a string"),
+        ("claims.x in 'abc'", "a string"),
+        ("'a' in 1", "an int"),
+        ("'abc'[0] == 'a'", "a string"),
+        ("[1]['a'] == 1", "a string"),
+        ("claims[null] == 1", "null"),
+        ("size() == 1", "`size`"),
+        ("size(claims, claims) == 1", "`size`"),
+        ("claims.size(1) == 1", "`size`"),
+        ("size(1) == 1", "an int"),
+        ("true.size() == 1", "a bool"),
+        ("contains(claims.x, 'a')", "`contains`"),
+        ("claims.x.contains()", "`contains`"),
+        ("claims.x.contains('a', 'b')", "`contains`"),
+        ("claims.x.contains(1)", "an int"),
+        ("claims.contains('a')", "a map"),
+        ("claims.x.startsWith(null)", "null"),
+        ("1.endsWith('a')", "an int"),
+        ("claims.matches('a')", "a map"),
+        ("claims.x.matches()", "`matches`"),
+        ("claims.x.matches('a', 'b')", "`matches`"),
+        ("claims.x.matches(1)", "an int"),
+        ("string(claims) == 'x'", "a map"),
+        ("int([1]) == 1", "a list"),
+        ("claims.x.string() == 'x'", "`string`"),
+        ("has('a'.b)", "a string"),
+        ("1.a == 2", ""),
+        ("'a'.exists(c, true)", "a string"),
+        ("claims.groups.exists(g, 1)", "an int"),
+        ("claims.groups.all(g, g + 'a')", ""),
+        ("claims.groups.exists_one(g, 'x')", "a string"),
+        ("claims.groups.filter(g, 1) == []", "an int"),
+    ] {
+        let error = refusal(builder().role_mapping(matcher(expression, "R")));
+        let setting = error.invalid_settings()[0].setting();
+        assert_eq!(setting, "role_mapping[0].matcher", "{expression}: {error}");
+        assert!(error.to_string().contains(hint), "{expression}: {error}");
+    }
+    for expression in [
+        "claims.x",
+        "claims.x && claims.y",
+        "dyn(1)",
+        "claims.x + claims.y == 1",
+        "claims.x < 2.5 || claims.x > 3u || claims.x == 1",
+        "size(claims.groups) >= 2.5",
+        "1 == 1.0 && 1u == 1",
+        "claims.x == null || claims.x == [] || claims.x == {}",
+        "null == null",
+        "claims['x'] == claims[1]",
+        "type(claims.x) == int",
+        "claims.exists(name, name.startsWith('x-'))",
+        "(claims.x ? 1 : 'a') == 1",
+        "'a' + string(claims.n) == 'a1'",
+        "claims.groups.filter(g, g != 'a').size() == 1",
+        "[1, 'a', true][0] == 1",
+        "matches(claims.x, 'a') && claims.y.matches('b')",
     ] {
         let built = builder().role_mapping(matcher(expression, "R")).build();
         assert!(built.is_ok(), "{expression}: {built:?}");
@@ -474,7 +597,7 @@ async fn an_expression_of_64_levels_is_evaluated_over_claims_of_32() {
         let error = role(&aws, &[matcher("true", "R")], too_deep)
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+        assert_eq!(error.kind(), AuthErrorKind::InsufficientScope);
     }
 }
 
@@ -495,7 +618,7 @@ async fn claims_that_are_too_many_are_not_evaluated_over() {
         let error = role(&aws, &[matcher("true", "R")], claims.clone())
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+        assert_eq!(error.kind(), AuthErrorKind::InsufficientScope);
     }
     // A plain claim value is still found.
     assert_eq!(
@@ -504,6 +627,72 @@ async fn claims_that_are_too_many_are_not_evaluated_over() {
             .unwrap(),
         "A"
     );
+}
+
+fn groups(count: usize) -> Value {
+    let groups: Vec<_> = (0..count)
+        .map(|number| format!("customer-{number:05}-readers"))
+        .collect();
+    json!(groups)
+}
+
+#[tokio::test]
+async fn f51_a_pattern_is_compiled_once_however_many_groups_there_are() {
+    let aws = AwsStack::start().await;
+    let expression = r"claims.groups.exists(g, g.matches('^(team|unit)-[a-z]+-[0-9]{1,8}$'))";
+    let strategy = aws
+        .builder()
+        .role_mapping(matcher(expression, "R"))
+        .build()
+        .unwrap();
+    let allocations = |count: usize| {
+        let claims = json!({ "groups": groups(count) });
+        let mut request = aws.request(&user_with("alice", "t", claims));
+        let measured = allocation_counter::measure(|| {
+            drop(tower_identity::Strategy::authenticate(
+                &strategy,
+                &mut request,
+            ));
+        });
+        measured.count_total
+    };
+    allocations(1_700);
+    let (few, many) = (allocations(100), allocations(1_700));
+    // To compile such a pattern takes hundreds.
+    assert!(many - few < 1_600 * 24, "{few} {many}");
+}
+
+#[tokio::test]
+async fn f51_the_work_of_a_matcher_is_bounded_by_patterns_times_list() {
+    let aws = AwsStack::start().await;
+    let text = |length: usize| "ab".repeat(length / 2);
+    // What goes through the list once is evaluated over as many groups as may be.
+    for expression in [
+        r"claims.groups.exists(g, g.matches('^customer-01699-'))",
+        r"claims.groups.exists(g, g.matches('^\\w+-01699-\\w+$'))",
+        r"claims.groups.filter(g, g.contains('-01699-')).size() == 1",
+        r"'customer-01699-readers' in claims.groups && claims.text.matches('(a|b)*')",
+    ] {
+        let claims = json!({ "groups": groups(1_700), "text": text(16 << 10) });
+        let chosen = role(&aws, &[matcher(expression, "R")], claims).await;
+        assert_eq!(chosen.unwrap(), "R", "{expression}");
+    }
+    // What goes through another claim for each of them only while the product is small.
+    for expression in [
+        r"claims.groups.all(g, claims.text.matches('(a|b)*'))",
+        r"claims.groups.all(g, claims.text.contains('a'))",
+        r"claims.groups.all(g, claims.text + g != claims.text)",
+        r"claims.groups.all(g, [claims, claims][0] == claims)",
+        r"claims.groups.filter(g, claims.text.matches('(a|b)*')) == claims.groups",
+    ] {
+        let small = json!({ "groups": groups(20), "text": text(100) });
+        let chosen = role(&aws, &[matcher(expression, "R")], small).await;
+        assert_eq!(chosen.unwrap(), "R", "{expression}");
+        let large = json!({ "groups": groups(1_700), "text": text(16 << 10) });
+        let refused = role(&aws, &[matcher(expression, "R")], large).await;
+        let kind = refused.map_err(|error| error.kind());
+        assert_eq!(kind, Err(AuthErrorKind::InsufficientScope), "{expression}");
+    }
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
@@ -522,6 +711,41 @@ fn any_json() -> impl Strategy<Value = Value> {
                 .prop_map(|members| Value::Object(members.into_iter().collect())),
         ]
     })
+}
+
+/// Subjects that are unlike, alike but for what does not fit, or the replacements of others.
+fn any_subject() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-b|/ü-]{1,3}",
+        "[a-b|]{62,66}",
+        "\\PC{1,80}",
+        "[a-b-]{1,3},sha256=[0-9a-f]{32}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn f52_no_two_subjects_share_a_session_name(
+        subjects in prop::collection::btree_set(any_subject(), 2..20),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let aws = AwsStack::start().await;
+            let strategy = aws.builder().replace_unfit_session_names().build().unwrap();
+            let mut names = std::collections::BTreeMap::new();
+            for subject in subjects.into_iter().filter(|subject| !subject.trim().is_empty()) {
+                let name = session_name(&aws, &strategy, &subject.replace(' ', "_")).await;
+                // And the user who is called like that name.
+                let called_so = session_name(&aws, &strategy, &name).await;
+                for (name, subject) in [(name.clone(), subject.replace(' ', "_")), (called_so, name)] {
+                    let other = names.insert(name, subject.clone());
+                    assert!(other.is_none_or(|other| other == subject));
+                }
+            }
+        });
+    }
 }
 
 proptest! {
@@ -626,8 +850,30 @@ async fn unfit_characters_of_a_session_name_are_replaced_where_that_is_wanted() 
     }
     assert_eq!(names.len(), unfit.len());
     assert!(names.contains("auth0-123"), "what fits stays: {names:?}");
-    let replaced = names.iter().filter(|name| name.starts_with("auth0-123-"));
+    let replaced = names
+        .iter()
+        .filter(|name| name.starts_with("auth0-123,sha256="));
     assert_eq!(replaced.count(), 2);
+}
+
+/// A user's session name, which is their subject or made of it.
+async fn session_name(aws: &AwsStack, strategy: &AwsSts, subject: &str) -> String {
+    let session = aws.call(strategy, &user(subject, "t")).await;
+    session.unwrap().name
+}
+
+#[tokio::test]
+async fn f52_a_name_that_looks_replaced_is_replaced_itself() {
+    let aws = AwsStack::start().await;
+    let strategy = aws.builder().replace_unfit_session_names().build().unwrap();
+    let mut names = vec!["auth0|123".to_owned()];
+    for step in 0..4 {
+        let name = session_name(&aws, &strategy, &format!("s{}", names[step])).await;
+        assert!(!names.contains(&name), "{name}");
+        let name = session_name(&aws, &strategy, &names[step]).await;
+        assert!(!names.contains(&name), "{name}");
+        names.push(name);
+    }
 }
 
 #[test]
@@ -706,7 +952,7 @@ fn a_configuration_that_cannot_work_is_refused() {
     for service in ["", "aws mcp", "aws/mcp", "aws\n"] {
         refusal(ready().service(service));
     }
-    for seconds in [0, 899, 43_201, u64::MAX] {
+    for seconds in [1, 899, 43_201, u64::MAX] {
         refusal(ready().session_duration(std::time::Duration::from_secs(seconds)));
     }
     refusal(ready().session_duration(std::time::Duration::from_millis(900_500)));

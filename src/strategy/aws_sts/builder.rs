@@ -18,6 +18,7 @@ use super::{
 };
 
 const DEFAULT_SERVICE: &str = "aws-mcp";
+const DEFAULT_SESSION_DURATION: Duration = Duration::from_secs(3600);
 const SESSION_DURATIONS: RangeInclusive<Duration> =
     Duration::from_secs(900)..=Duration::from_secs(43_200);
 
@@ -57,7 +58,7 @@ impl AwsStsBuilder {
                 claim: "sub".into(),
                 replace_unfit: false,
             },
-            session_duration: Duration::from_secs(3600),
+            session_duration: DEFAULT_SESSION_DURATION,
             subject: Subject::own_token(),
             bodies,
             cache: None,
@@ -106,17 +107,24 @@ impl AwsStsBuilder {
         self
     }
 
-    /// Has characters that AWS does not take in a session name become `-`, as in `auth0|123`, and long ones cut off. A
-    /// hash of 12 digits is then added, so that two names that differ stay apart.
+    /// Replaces session names that AWS does not accept, such as `auth0|123`. Without this they are an error.
+    ///
+    /// A name is replaced by its first 24 characters, with `-` for each that does not fit, and `,sha256=` and the first 32
+    /// hexadecimal digits of its SHA-256. A name that already ends like this is replaced too, so two users never share
+    /// one.
     pub fn replace_unfit_session_names(mut self) -> Self {
         self.session_names.replace_unfit = true;
         self
     }
 
-    /// Sets how long a session lasts: 15 minutes to 12 hours, in whole seconds, and not longer than the role allows. By
-    /// default one hour.
+    /// Sets how long a session lasts: 15 minutes to 12 hours, in whole seconds, and not longer than the role allows. The
+    /// default is one hour. Zero means the default.
     pub fn session_duration(mut self, duration: Duration) -> Self {
-        self.session_duration = duration;
+        self.session_duration = if duration.is_zero() {
+            DEFAULT_SESSION_DURATION
+        } else {
+            duration
+        };
         self
     }
 

@@ -13,30 +13,47 @@ use super::{
     matcher::{BoundClaims, Matcher},
 };
 
-/// Which IAM role a user gets, if it applies to them: by a value of the role claim, or by a CEL expression.
+/// Gives an IAM role to users, by a value of the role claim or by a CEL expression over all claims.
 ///
 /// ```
 /// use tower_identity::RoleMapping;
 ///
-/// let admins = RoleMapping::claim("admins", "arn:aws:iam::123456789012:role/Admin").priority(1);
+/// let admin = "arn:aws:iam::123456789012:role/Admin";
+/// let service = "arn:aws:iam::123456789012:role/Service";
+///
+/// let admins = RoleMapping::claim("admins", admin).priority(1);
 /// let services = RoleMapping::matcher(
 ///     r#"claims["sub"].startsWith("svc-") && !("act" in claims)"#,
-///     "arn:aws:iam::123456789012:role/Service",
+///     service,
 /// );
 /// ```
 ///
 /// # CEL expressions
 ///
-/// They are in the [Common Expression Language], over the variable `claims`: all claims of the user's token. `claims`
-/// is a value that they look at, its text never becomes part of them.
+/// An expression is in the [Common Expression Language]. Its only variable is `claims`, a map of all claims of the user's
+/// token. The text of a claim never becomes part of an expression.
 ///
-/// To keep each evaluation small, an expression has at most 1,024 bytes, 128 brackets and 64 levels, and knows the
-/// operators and `size`, `contains`, `startsWith`, `endsWith`, `matches` (with a pattern that is written out), `has`,
-/// `type` and the conversions `string`, `int`, `double`, `bool`, `dyn`. `exists`, `exists_one`, `all` and `filter` go
-/// through a list, but not inside of each other; there is no `map`.
+/// An expression may use
 ///
-/// An expression that has no answer for a user's claims (it reads one that is not there, say) does not match. Neither
-/// does one over more than 2,048 claim values, 64 KiB of their text, or 32 levels of them.
+/// - the operators;
+/// - `size`, `contains`, `startsWith`, `endsWith`, and `matches` with a pattern that is written out;
+/// - `has`, `type`, and the conversions `string`, `int`, `double`, `bool` and `dyn`;
+/// - `exists`, `exists_one`, `all` and `filter`, but not one inside of another. There is no `map`.
+///
+/// It has at most 1,024 bytes, 128 opening brackets and 64 levels. The types of literals and results must fit: for example
+/// `size(claims.groups) == "3"` is an error of [`build`](crate::strategy::AwsStsBuilder::build), as is an expression that
+/// is neither true nor false. A claim may be of any type.
+///
+/// An expression does not match when it has no answer for a user's claims. That is the case when
+///
+/// - it reads a claim that the user does not have, or one of another type than it needs;
+/// - the identity has no claims at all;
+/// - there are more than 2,048 claim values, 64 KiB of their text, or 32 levels of them;
+/// - the evaluation could take too long: more than 67 million steps, by the size of the claims and the patterns. For
+///   example, `claims.groups.exists(g, g.matches("^team-"))` takes far fewer for thousands of groups.
+///
+/// After that the [fallback role](crate::strategy::AwsStsBuilder::fallback_role) does not apply, unless
+/// [`fallback_after_failed_matcher`](crate::strategy::AwsStsBuilder::fallback_after_failed_matcher) allows it.
 ///
 /// [Common Expression Language]: https://cel.dev
 #[derive(Clone)]
@@ -48,12 +65,13 @@ pub struct RoleMapping {
 }
 
 impl RoleMapping {
-    /// Users whose role claim is `value`, or a list with it, get `role`, an ARN.
+    /// Gives `role`, the ARN of an IAM role, to users whose role claim is `value`, or a list that contains it.
     pub fn claim(value: impl Into<String>, role: impl Into<String>) -> Self {
         Self::of(Some(value.into()), None, role.into())
     }
 
-    /// Users for whose claims the CEL `expression` is true get `role`, an ARN.
+    /// Gives `role`, the ARN of an IAM role, to users for whose claims the [CEL `expression`](Self#cel-expressions) is
+    /// true.
     pub fn matcher(expression: impl Into<String>, role: impl Into<String>) -> Self {
         Self::of(None, Some(expression.into()), role.into())
     }
@@ -68,8 +86,8 @@ impl RoleMapping {
         }
     }
 
-    /// Of the mappings that apply, the one with the lowest number counts; one without a number comes last. Among equals
-    /// it is the one that was added first.
+    /// Sets the priority. Of the mappings that apply to a user, the one with the lowest number is used. A mapping without
+    /// a priority comes last. Among equals, the one that was added first is used.
     #[must_use]
     pub fn priority(mut self, priority: i32) -> Self {
         self.priority = Some(priority);
@@ -180,7 +198,8 @@ impl RoleMapper {
     pub(super) fn role_of(&self, identity: &Identity) -> Result<&Role, AuthError> {
         let claims = identity.claims();
         let bound = OnceCell::new();
-        let mut failed = false;
+        // Absent claims decide nothing.
+        let mut failed = claims.is_empty() && !self.rules.is_empty();
         for rule in &self.rules {
             let applies = match &rule.test {
                 Test::Claim(value) => self.has_claim(claims, value),
@@ -202,7 +221,7 @@ impl RoleMapper {
         }
         match &self.fallback {
             Some(role) if !failed || self.fallback_after_failed_matcher => Ok(role),
-            fallback => Err(no_role(fallback.is_some())),
+            fallback => Err(no_role(fallback.is_some(), claims.is_empty())),
         }
     }
 
@@ -216,14 +235,22 @@ impl RoleMapper {
 }
 
 #[cold]
-fn no_role(matcher_failed: bool) -> AuthError {
+fn no_role(has_fallback: bool, has_no_claims: bool) -> AuthError {
     AuthError::new(
-        AuthErrorKind::Rejected,
-        if matcher_failed {
-            "no role mapping applies to the user, and one could not be evaluated for their claims, so the fallback role \
-             is not used; test for claims that may be missing (`\"act\" in claims`), or allow it by name"
-        } else {
-            "no role mapping applies to the user, and there is no fallback role; check their claims and the mappings"
+        AuthErrorKind::InsufficientScope,
+        match (has_fallback, has_no_claims) {
+            (_, true) => {
+                "the user's identity has no claims, so no role mapping can apply to them; let what makes the identity keep \
+                 the claims of the token"
+            }
+            (true, false) => {
+                "no role mapping applies to the user, and one could not be evaluated for their claims, so the fallback \
+                 role is not used; test for claims that may be missing (`\"act\" in claims`), or set \
+                 `fallback_after_failed_matcher`"
+            }
+            (false, false) => {
+                "no role mapping applies to the user, and there is no fallback role; check their claims and the mappings"
+            }
         },
     )
 }

@@ -12,7 +12,10 @@ use super::arn::is_name_byte;
 
 const MIN: usize = 2;
 const MAX: usize = 64;
-const HASH_BYTES: usize = 6;
+/// What comes between the beginning of an unfit name and its hash.
+const MARK: &str = ",sha256=";
+/// So many of the hash that nobody finds two names that have the same.
+const HASH_BYTES: usize = 16;
 
 /// Where the names of sessions come from.
 #[derive(Clone, Debug)]
@@ -30,7 +33,7 @@ impl SessionNames {
             Some(_) => return Err(self.error("is not a text")),
             None => return Err(self.error("is not there")),
         };
-        if is_fit(value) {
+        if is_fit(value) && !(self.replace_unfit && is_replacement(value)) {
             Ok(Cow::Borrowed(value))
         } else if value.is_empty() {
             Err(self.error("is empty"))
@@ -60,14 +63,25 @@ fn is_fit(name: &str) -> bool {
     (MIN..=MAX).contains(&name.len()) && name.bytes().all(is_name_byte)
 }
 
-/// Unfit characters become `-`; a hash of the whole keeps two names apart that would then be the same.
-fn fit(value: &str) -> String {
-    let hash = Sha256::digest(value);
-    let mut suffix = String::from("-");
+/// Whether a name looks as if it had been made fit. Then it is made fit too, so that it is not somebody else's.
+fn is_replacement(name: &str) -> bool {
+    let hash = name.rsplit_once(MARK).map(|(_, hash)| hash);
+    hash.is_some_and(|hash| {
+        hash.len() == 2 * HASH_BYTES
+            && hash
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+/// Unfit characters become `-`, and a hash of the whole name tells it from others.
+fn fit(name: &str) -> String {
+    let hash = Sha256::digest(name);
+    let mut suffix = String::from(MARK);
     for byte in hash.iter().take(HASH_BYTES) {
         suffix.push_str(&format!("{byte:02x}"));
     }
-    let mut name: String = value
+    let mut fit: String = name
         .chars()
         .map(|character| match u8::try_from(character) {
             Ok(byte) if is_name_byte(byte) => character,
@@ -75,6 +89,6 @@ fn fit(value: &str) -> String {
         })
         .take(MAX - suffix.len())
         .collect();
-    name.push_str(&suffix);
-    name
+    fit.push_str(&suffix);
+    fit
 }

@@ -4,35 +4,37 @@
 //! while it evaluates, and gives macros no budget. So an expression is short, is parsed on a thread with a stack that is
 //! large enough for it, and is then checked against what is known to be bounded.
 
+mod claims;
+mod cost;
+mod patterns;
+mod types;
+
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     thread,
 };
 
 use cel::{
-    Context, ParseErrors, Program, Value as CelValue,
-    common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators},
+    Context, Env, ParseErrors, Value as CelValue,
+    common::ast::{EntryExpr, Expr, IdedExpr, operators},
 };
-use regex::RegexBuilder;
-use serde_json::{Map, Value};
+
+pub(super) use claims::BoundClaims;
+
+use claims::CLAIMS;
+use cost::Cost;
+use patterns::{MATCHES, Patterns};
+use types::check_types;
 
 const MAX_SOURCE: usize = 1024;
 const MAX_BRACKETS: usize = 128;
 const MAX_DEPTH: usize = 64;
-const MAX_REGEX: usize = 1 << 18;
 const LARGE_STACK: usize = 32 << 20;
 /// What is nested deeper is not evaluated on the stack of whoever asks: in a debug build each level takes some 40 KiB.
 const MAX_DEPTH_IN_PLACE: usize = 12;
-
-const MAX_CLAIM_DEPTH: usize = 32;
-const MAX_CLAIM_VALUES: usize = 2048;
-const MAX_CLAIM_TEXT: usize = 64 << 10;
-
-/// The only variable of an expression.
-const CLAIMS: &str = "claims";
 
 const TYPES: [&str; 10] = [
     "bool",
@@ -80,11 +82,11 @@ const FUNCTIONS: [&str; 30] = [
     "type",
 ];
 
-const MATCHES: &str = "matches";
-
 /// A compiled expression.
 pub(super) struct Matcher {
-    program: Program,
+    expression: IdedExpr,
+    context: Context<'static, 'static>,
+    cost: Cost,
     depth: usize,
 }
 
@@ -96,25 +98,48 @@ impl Matcher {
     pub(super) fn compile(source: &str) -> Result<Self, Cow<'static, str>> {
         check_source(source)?;
         let source = source.to_owned();
-        let parsing = thread::Builder::new()
+        let compiling = thread::Builder::new()
             .name("cel".into())
             .stack_size(LARGE_STACK)
-            .spawn(move || {
-                let program = Program::compile(&source).map_err(|errors| positions(&errors))?;
-                let depth = check_syntax(program.expression())?;
-                Ok(Self { program, depth })
-            })
+            .spawn(move || Self::compile_here(&source))
             .map_err(|_| "cannot be compiled, because no thread could be started")?;
-        parsing
+        compiling
             .join()
             .unwrap_or(Err("cannot be compiled, because its parser panicked".into()))
     }
 
+    fn compile_here(source: &str) -> Result<Self, Cow<'static, str>> {
+        static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+
+        let mut expression = ENV
+            .parser()
+            .parse(source)
+            .map_err(|errors| positions(&errors))?;
+        let depth = check_syntax(&expression)?;
+        check_types(&expression)?;
+        let patterns = Patterns::extract(&mut expression)?;
+        let cost = Cost::of(&expression, &patterns);
+        let mut context = Context::with_env(Arc::clone(&ENV));
+        patterns.declare(&mut context)?;
+        Ok(Self {
+            expression,
+            context,
+            cost,
+            depth,
+        })
+    }
+
     pub(super) fn matches(&self, claims: &BoundClaims) -> Result<bool, NotEvaluated> {
-        let context = claims.context.as_ref().ok_or(NotEvaluated)?;
-        let evaluate = || match self.program.execute(context) {
-            Ok(CelValue::Bool(answer)) => Ok(answer),
-            _ => Err(NotEvaluated),
+        if !claims.are_bound() || !self.cost.is_affordable(claims.amount()) {
+            return Err(NotEvaluated);
+        }
+        let evaluate = || {
+            let mut context = self.context.new_inner_scope();
+            context.set_variable_resolver(claims);
+            match CelValue::resolve(&self.expression, &context) {
+                Ok(CelValue::Bool(answer)) => Ok(answer),
+                _ => Err(NotEvaluated),
+            }
         };
         let evaluated = if self.depth <= MAX_DEPTH_IN_PLACE {
             catch_unwind(AssertUnwindSafe(evaluate))
@@ -128,76 +153,6 @@ impl Matcher {
             })?
         };
         evaluated.unwrap_or(Err(NotEvaluated))
-    }
-}
-
-/// A user's claims as the variable `claims`.
-pub(super) struct BoundClaims {
-    context: Option<Context<'static, 'static>>,
-}
-
-impl BoundClaims {
-    /// Claims that are too many or too deep are not bound, and no expression is evaluated over them.
-    pub(super) fn new(claims: &Map<String, Value>) -> Self {
-        static BASE: LazyLock<Context<'static, 'static>> = LazyLock::new(Context::default);
-
-        let context = are_bounded(claims).then(|| {
-            let mut context = BASE.new_inner_scope();
-            context.add_variable_from_value(CLAIMS, object(claims));
-            context
-        });
-        Self { context }
-    }
-}
-
-fn are_bounded(claims: &Map<String, Value>) -> bool {
-    let mut values = 0;
-    let mut text = 0;
-    let mut pending: Vec<(usize, &Value)> = Vec::new();
-    for (name, value) in claims {
-        text += name.len();
-        pending.push((1, value));
-    }
-    while let Some((depth, value)) = pending.pop() {
-        values += 1;
-        match value {
-            Value::String(string) => text += string.len(),
-            Value::Array(members) => {
-                pending.extend(members.iter().map(|member| (depth + 1, member)));
-            }
-            Value::Object(members) => {
-                text += members.keys().map(String::len).sum::<usize>();
-                pending.extend(members.values().map(|member| (depth + 1, member)));
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-        if depth > MAX_CLAIM_DEPTH || values > MAX_CLAIM_VALUES || text > MAX_CLAIM_TEXT {
-            return false;
-        }
-    }
-    true
-}
-
-fn object(members: &Map<String, Value>) -> CelValue {
-    let members: HashMap<String, CelValue> = members
-        .iter()
-        .map(|(name, value)| (name.clone(), bound(value)))
-        .collect();
-    members.into()
-}
-
-fn bound(value: &Value) -> CelValue {
-    match value {
-        Value::Null => CelValue::Null,
-        Value::Bool(value) => (*value).into(),
-        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(number), _) => CelValue::Int(number),
-            (None, Some(number)) => CelValue::UInt(number),
-            (None, None) => CelValue::Float(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(text) => text.clone().into(),
-        Value::Array(members) => members.iter().map(bound).collect::<Vec<_>>().into(),
-        Value::Object(members) => object(members),
     }
 }
 
@@ -267,9 +222,6 @@ fn check_syntax(root: &IdedExpr) -> Result<usize, &'static str> {
                 if !FUNCTIONS.contains(&call.func_name.as_str()) {
                     return Err("calls a function that there is not, or not here");
                 }
-                if call.func_name == MATCHES {
-                    check_pattern(call.args.last())?;
-                }
                 call.target.iter().for_each(|target| enter(false, target));
                 call.args.iter().for_each(|argument| enter(false, argument));
             }
@@ -324,19 +276,6 @@ fn is_map(step: &IdedExpr, member: &str) -> bool {
         },
         _ => false,
     }
-}
-
-/// A pattern is compiled each time, so what that costs is known from the start.
-fn check_pattern(pattern: Option<&IdedExpr>) -> Result<(), &'static str> {
-    let Some(Expr::Literal(LiteralValue::String(pattern))) = pattern.map(|pattern| &pattern.expr)
-    else {
-        return Err("has a `matches` whose pattern is not a text that is written out");
-    };
-    RegexBuilder::new(pattern.inner())
-        .size_limit(MAX_REGEX)
-        .build()
-        .map(drop)
-        .map_err(|_| "has a `matches` whose pattern is not a regular expression, or is a large one")
 }
 
 /// Where each error is. Its text quotes the source, so it goes no further.
