@@ -85,7 +85,10 @@ pub(crate) mod unauthenticated;
 pub(crate) mod upstream_inject;
 
 #[cfg(feature = "aws-sts")]
-pub use aws_sts::{builder::AwsStsBuilder, credentials::SessionCredentials, payload::GatheredBody};
+pub use aws_sts::{
+    builder::AwsStsBuilder, credentials::SessionCredentials, payload::GatheredBody,
+    payload_hash::PayloadHash,
+};
 #[cfg(feature = "token-exchange")]
 pub use client_credentials::ClientCredentialsBuilder;
 #[cfg(feature = "token-exchange")]

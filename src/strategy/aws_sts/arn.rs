@@ -3,6 +3,7 @@ use std::sync::Arc;
 /// 512 with the slashes around it.
 const MAX_PATH: usize = 510;
 const MAX_NAME: usize = 64;
+const MAX_POLICY_NAME: usize = 128;
 
 /// The ARN of an IAM role: `arn:aws:iam::123456789012:role/path/Name`.
 #[derive(Clone, PartialEq, Eq)]
@@ -59,6 +60,26 @@ fn fault(arn: &str) -> Option<&'static str> {
         return Some("the name of the role is not 1 to 64 characters of `A-Za-z0-9_+=,.@-`");
     }
     None
+}
+
+/// Whether it is the ARN of a policy, one of AWS's or one of an account's.
+pub(super) fn is_policy_arn(arn: &str) -> bool {
+    let parts: Vec<_> = arn.splitn(6, ':').collect();
+    let ["arn", partition, "iam", "", account, resource] = parts.as_slice() else {
+        return false;
+    };
+    let Some(policy) = resource.strip_prefix("policy/") else {
+        return false;
+    };
+    let (path, name) = policy.rsplit_once('/').unwrap_or(("", policy));
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    is_partition(partition)
+        && (is_account || *account == "aws")
+        && !policy.starts_with('/')
+        && path.len() <= MAX_PATH
+        && path.bytes().all(|byte| byte.is_ascii_graphic())
+        && (1..=MAX_POLICY_NAME).contains(&name.len())
+        && name.bytes().all(is_name_byte)
 }
 
 fn is_partition(partition: &str) -> bool {

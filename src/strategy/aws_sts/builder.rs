@@ -10,11 +10,15 @@ use crate::{
 
 use super::{
     AwsSts, Inner,
-    credentials::{SessionCredentials, Sts},
+    credentials::SessionCredentials,
     payload::{BodyFactories, GatheredBody},
+    payload_hash::PayloadHash,
     role_mapper::{RoleMapper, RoleMapping, RoleSettings},
     session_name::SessionNames,
+    session_policy::SessionPolicies,
+    session_tags::RequiredTags,
     signer::Signer,
+    sts::Sts,
 };
 
 const DEFAULT_SERVICE: &str = "aws-mcp";
@@ -30,6 +34,9 @@ pub struct AwsStsBuilder {
     sts_endpoint: Option<String>,
     roles: RoleSettings,
     session_names: SessionNames,
+    session_policies: SessionPolicies,
+    required_tags: RequiredTags,
+    payload_hash: Option<PayloadHash>,
     session_duration: Duration,
     subject: Subject,
     bodies: BodyFactories,
@@ -58,6 +65,9 @@ impl AwsStsBuilder {
                 claim: "sub".into(),
                 replace_unfit: false,
             },
+            session_policies: SessionPolicies::default(),
+            required_tags: RequiredTags::default(),
+            payload_hash: None,
             session_duration: DEFAULT_SESSION_DURATION,
             subject: Subject::own_token(),
             bodies,
@@ -128,6 +138,82 @@ impl AwsStsBuilder {
         self
     }
 
+    /// Sets the session policy, a JSON document of at most 2,048 characters. A session may do what both its role and this
+    /// policy allow. By default there is none.
+    ///
+    /// ```no_run
+    /// # use bytes::Bytes; use http_body_util::Full;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// # use tower_identity::AwsSts;
+    /// # let sts_client = Client::builder(TokioExecutor::new())
+    /// #     .build_http::<Full<Bytes>>();
+    /// let policy = r#"{
+    ///     "Version": "2012-10-17",
+    ///     "Statement": [
+    ///         { "Effect": "Allow", "Action": "s3:Get*", "Resource": "*" }
+    ///     ]
+    /// }"#;
+    /// let strategy = AwsSts::builder("eu-west-1", sts_client)
+    ///     .fallback_role("arn:aws:iam::123456789012:role/Reader")
+    ///     .session_policy(policy)
+    ///     .build()?;
+    /// # Ok::<(), tower_identity::BuildError>(())
+    /// ```
+    pub fn session_policy(mut self, policy: impl Into<String>) -> Self {
+        self.session_policies.policy = Some(policy.into());
+        self
+    }
+
+    /// Takes the session policy from this claim of the user's token, a text or an object with the same limits as
+    /// [`session_policy`](Self::session_policy).
+    ///
+    /// A user without the claim, or with one that cannot be a policy, is refused
+    /// ([`Configuration`](crate::AuthErrorKind::Configuration)): without the policy, the session could do more.
+    pub fn session_policy_claim(mut self, claim: impl Into<String>) -> Self {
+        self.session_policies.claim = Some(claim.into());
+        self
+    }
+
+    /// Adds the ARN of a managed policy that limits the sessions further, such as
+    /// `arn:aws:iam::aws:policy/ReadOnlyAccess`. At most 10 can be added.
+    pub fn session_policy_arn(mut self, arn: impl Into<String>) -> Self {
+        self.session_policies.arns.push(arn.into());
+        self
+    }
+
+    /// Requires that the user's token brings a session tag with this key. At most 50 can be required.
+    ///
+    /// `AssumeRoleWithWebIdentity` has no parameter for session tags. AWS STS takes them from the claim
+    /// `https://aws.amazon.com/tags` of the token, signed by the issuer, so the issuer has to be configured to add them:
+    ///
+    /// ```json
+    /// "https://aws.amazon.com/tags": {
+    ///     "principal_tags": { "Department": ["Engineering"] },
+    ///     "transitive_tag_keys": ["Department"]
+    /// }
+    /// ```
+    ///
+    /// The flat form is read too, with claims such as `https://aws.amazon.com/tags/principal_tags/Department`. Keys are
+    /// compared without regard to case, as AWS does.
+    ///
+    /// A user whose token lacks the tag is refused ([`InsufficientScope`](crate::AuthErrorKind::InsufficientScope)) before
+    /// AWS STS is called. A policy with a condition such as `StringNotEquals` on `aws:PrincipalTag/Department` would
+    /// otherwise allow them what the tag forbids. Tags that AWS would not accept are an error of the issuer
+    /// ([`Configuration`](crate::AuthErrorKind::Configuration)): more than 50 tags, keys of more than 128 characters,
+    /// values of more than 256 or more than one, other characters than letters, digits, spaces and `_.:/=+-@`, or
+    /// transitive keys that no tag has.
+    pub fn required_session_tag(mut self, key: impl Into<String>) -> Self {
+        self.required_tags.keys.push(key.into());
+        self
+    }
+
+    /// Sets how the hash of a request's body is signed. The default is what the service wants, as
+    /// [`PayloadHash`] lists it.
+    pub fn payload_hash(mut self, hash: PayloadHash) -> Self {
+        self.payload_hash = Some(hash);
+        self
+    }
+
     /// Sets which of the user's tokens is sent to AWS STS. By default the identity's own.
     pub fn subject(mut self, subject: Subject) -> Self {
         self.subject = subject;
@@ -175,6 +261,10 @@ impl AwsStsBuilder {
     ///   number is the place of the mapping among those that were added.
     /// - `fallback_role` is not the ARN of an IAM role.
     /// - `role_claim`, `session_name_claim` or `subject.provider`, the name of an upstream provider, is blank.
+    /// - `session_policy` is not a JSON object of at most 2,048 characters that AWS accepts, `session_policy_claim` is
+    ///   blank or set beside it, `session_policy_arn[0]` is not the ARN of a policy, or there are more than 10.
+    /// - `required_session_tag[0]` is not the key of a tag, there are more than 50, or `subject` sends another token than
+    ///   the identity's own.
     /// - `session_duration` is not 15 minutes to 12 hours in whole seconds.
     /// - `sts_endpoint` is not an absolute `https` URL (or `http` on loopback).
     pub fn build(self) -> Result<AwsSts, BuildError> {
@@ -185,21 +275,25 @@ impl AwsStsBuilder {
         let scope = self.scope();
         let roles = RoleMapper::new(self.roles, &scope, &mut faults);
         let (roles, session_duration) = faults.or(Some(roles).zip(session_duration))?;
+        let policy_arns = self.session_policies.arns.clone();
         let own_cache = || CredentialCache::builder().clock(self.clock.clone()).make();
         let cache = self.cache.unwrap_or_else(own_cache);
         Ok(AwsSts {
             inner: Arc::new(Inner {
                 roles,
                 session_names: self.session_names,
+                session_policies: self.session_policies,
+                required_tags: self.required_tags,
                 subject: self.subject,
                 sts: Sts::new(
                     self.region.clone(),
                     self.sts_endpoint,
                     session_duration,
+                    policy_arns,
                     self.sts_client,
                     self.clock.clone(),
                 ),
-                signer: Signer::new(self.region, self.service),
+                signer: Signer::new(self.region, self.service, self.payload_hash),
                 bodies: self.bodies,
                 cache,
                 clock: self.clock,
@@ -222,6 +316,8 @@ impl AwsStsBuilder {
             );
         }
         faults.need_text("session_name_claim", &self.session_names.claim);
+        self.session_policies.check(faults);
+        self.required_tags.check(&self.subject, faults);
         self.subject.check("subject", faults);
         if let Some(endpoint) = &self.sts_endpoint {
             faults.take("sts_endpoint", parse_url(endpoint, false));
@@ -243,10 +339,25 @@ impl AwsStsBuilder {
                 "session duration",
                 self.session_duration.as_secs().to_be_bytes(),
             );
-        match &self.sts_endpoint {
-            Some(endpoint) => scope.field("sts endpoint", endpoint),
-            None => scope,
+        let payload_hash = self.payload_hash.map_or("default", PayloadHash::name);
+        let mut scope = scope.field("payload hash", payload_hash);
+        let optional = [
+            ("sts endpoint", &self.sts_endpoint),
+            ("session policy", &self.session_policies.policy),
+            ("session policy claim", &self.session_policies.claim),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                scope = scope.field(name, value);
+            }
         }
+        for arn in &self.session_policies.arns {
+            scope = scope.field("session policy arn", arn);
+        }
+        for key in &self.required_tags.keys {
+            scope = scope.field("required session tag", key);
+        }
+        scope
     }
 }
 

@@ -47,9 +47,15 @@ pub(crate) mod builder;
 pub(crate) mod credentials;
 mod matcher;
 pub(crate) mod payload;
+pub(crate) mod payload_hash;
 pub(crate) mod role_mapper;
 mod session_name;
+mod session_policy;
+mod session_tags;
 mod signer;
+mod sts;
+mod sts_http;
+mod sts_refusal;
 
 use std::{
     borrow::Cow,
@@ -82,11 +88,14 @@ use super::{
 };
 
 use builder::AwsStsBuilder;
-use credentials::{AssumeRole, SessionCredentials, Sts};
+use credentials::SessionCredentials;
 use payload::{BodyFactories, Gathering, Payload};
 use role_mapper::{Role, RoleMapper};
 use session_name::SessionNames;
+use session_policy::SessionPolicies;
+use session_tags::RequiredTags;
 use signer::{AMZ_SECURITY_TOKEN, SignedPayload, Signer};
+use sts::{AssumeRole, Sts};
 
 /// Signs requests to AWS as the user, in a role that their claims choose.
 ///
@@ -127,6 +136,8 @@ pub struct AwsSts {
 struct Inner {
     roles: RoleMapper,
     session_names: SessionNames,
+    session_policies: SessionPolicies,
+    required_tags: RequiredTags,
     subject: Subject,
     sts: Sts,
     signer: Signer,
@@ -140,6 +151,7 @@ struct Session<'a> {
     token: UserToken<'a>,
     role: &'a Role,
     name: Cow<'a, str>,
+    policy: Option<Cow<'a, str>>,
     key: CacheKey,
 }
 
@@ -168,12 +180,18 @@ impl Inner {
         let token = self.subject.find(identity)?;
         let role = self.roles.role_of(identity)?;
         let name = self.session_names.name_of(identity)?;
-        let scope = role.scope.field("session name", name.as_bytes());
+        self.required_tags.check_token(identity)?;
+        let policy = self.session_policies.policy_of(identity)?;
+        let mut scope = role.scope.field("session name", name.as_bytes());
+        if let Some(policy) = &policy {
+            scope = scope.field("session policy", policy.as_bytes());
+        }
         Ok(Session {
             key: scope.key(token.fingerprint()),
             token,
             role,
             name,
+            policy,
         })
     }
 
@@ -192,6 +210,7 @@ impl Inner {
                 self.sts.clone().assume_role(AssumeRole {
                     role: session.role.arn.clone(),
                     session_name: session.name.into_owned(),
+                    policy: session.policy.map(Cow::into_owned),
                     web_identity_token: Zeroizing::new(session.token.expose().to_owned()),
                 })
             })
@@ -242,7 +261,12 @@ where
             Err(error) => return inner.name_provider(error).into(),
         };
         let body = mem::replace(request.body_mut(), B::from(Bytes::new()));
-        let mut gathering = match Gathering::start(request.headers(), body) {
+        let gathering = if inner.signer.reads_payload() {
+            Gathering::start(request.headers(), body)
+        } else {
+            Ok(Gathering::unread(request.headers(), body))
+        };
+        let mut gathering = match gathering {
             Ok(gathering) => gathering,
             Err(error) => return error.into(),
         };

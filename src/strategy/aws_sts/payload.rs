@@ -9,7 +9,10 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, header::CONTENT_LENGTH};
+use http::{
+    HeaderMap,
+    header::{CONTENT_LENGTH, TRAILER},
+};
 use http_body::{Body, Frame, SizeHint};
 use tower::BoxError;
 
@@ -80,6 +83,11 @@ pub(super) struct Gathering<B> {
 enum Source<B> {
     /// It had nothing to read, and is passed on as it is.
     Empty(Option<B>),
+    /// It is not signed, and is passed on as it is.
+    Unread {
+        body: Option<B>,
+        has_trailers: bool,
+    },
     Reading(Pin<Box<B>>),
 }
 
@@ -89,23 +97,31 @@ enum Gathered {
     Many(BytesMut),
 }
 
-/// A body that was read, as what is to be sent.
+/// A body, as what is to be sent.
 pub(super) enum Payload<B> {
-    Untouched(B),
+    Empty(B),
+    /// It is not signed. Whether it has trailers is what the request's head says.
+    Unread {
+        body: B,
+        has_trailers: bool,
+    },
     Read(GatheredBody),
 }
 
 impl<B> Payload<B> {
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// `None` is a body that was not read.
+    pub(super) fn bytes(&self) -> Option<&[u8]> {
         match self {
-            Self::Untouched(_) => &[],
-            Self::Read(gathered) => gathered.bytes(),
+            Self::Empty(_) => Some(&[]),
+            Self::Unread { .. } => None,
+            Self::Read(gathered) => Some(gathered.bytes()),
         }
     }
 
     pub(super) fn has_trailers(&self) -> bool {
         match self {
-            Self::Untouched(_) => false,
+            Self::Empty(_) => false,
+            Self::Unread { has_trailers, .. } => *has_trailers,
             Self::Read(gathered) => gathered.has_trailers(),
         }
     }
@@ -131,6 +147,19 @@ where
         })
     }
 
+    /// Passes the body on without reading it.
+    pub(super) fn unread(headers: &HeaderMap, body: B) -> Self {
+        Self {
+            body: Source::Unread {
+                body: Some(body),
+                has_trailers: headers.contains_key(TRAILER),
+            },
+            declared: Declared::default(),
+            gathered: Gathered::Nothing,
+            trailers: None,
+        }
+    }
+
     pub(super) async fn finish(mut self) -> Result<Payload<B>, AuthError> {
         poll_fn(|cx| self.poll(cx)).await
     }
@@ -144,8 +173,15 @@ where
         } = self;
         let body = match body {
             Source::Empty(body) => {
-                let untouched = body.take().map(Payload::Untouched);
+                let untouched = body.take().map(Payload::Empty);
                 return Poll::Ready(declared.check(0).and(untouched.ok_or_else(read_twice)));
+            }
+            Source::Unread { body, has_trailers } => {
+                let body = body.take().ok_or_else(read_twice)?;
+                return Poll::Ready(Ok(Payload::Unread {
+                    body,
+                    has_trailers: *has_trailers,
+                }));
             }
             Source::Reading(body) => body,
         };
@@ -214,6 +250,7 @@ impl Gathered {
 }
 
 /// What is said of a body's length before it is read.
+#[derive(Default)]
 struct Declared {
     lower: u64,
     upper: Option<u64>,
@@ -282,7 +319,7 @@ impl BodyFactories {
         B: From<Bytes> + 'static,
     {
         match payload {
-            Payload::Untouched(body) => Ok(body),
+            Payload::Empty(body) | Payload::Unread { body, .. } => Ok(body),
             Payload::Read(gathered) if gathered.has_trailers() => {
                 let factory = self.find::<B>().ok_or_else(trailers_cannot_be_passed_on)?;
                 Ok(factory(gathered))

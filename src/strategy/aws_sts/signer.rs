@@ -23,7 +23,10 @@ use tracing::{Dispatch, dispatcher};
 
 use crate::error::{AuthError, AuthErrorKind};
 
-use super::credentials::SessionCredentials;
+use super::{
+    credentials::SessionCredentials,
+    payload_hash::{PayloadHash, is_s3},
+};
 
 /// Credentials this close to their end could expire on the way.
 pub(super) const SAFETY_MARGIN: Duration = Duration::from_secs(5);
@@ -54,29 +57,41 @@ pub(super) struct Signer {
     region: String,
     service: String,
     settings: SigningSettings,
+    payload_hash: PayloadHash,
 }
 
 /// What is signed of a request's body.
 pub(super) struct SignedPayload<'a> {
-    pub(super) bytes: &'a [u8],
+    /// `None` is a body that is not signed.
+    pub(super) bytes: Option<&'a [u8]>,
     pub(super) has_trailers: bool,
 }
 
 impl Signer {
-    pub(super) fn new(region: String, service: String) -> Self {
+    pub(super) fn new(region: String, service: String, payload_hash: Option<PayloadHash>) -> Self {
+        let payload_hash = payload_hash.unwrap_or_else(|| PayloadHash::of_service(&service));
         let mut settings = SigningSettings::default();
         // What is signed is chosen here.
         settings.excluded_headers = None;
-        if service == "s3" {
+        if is_s3(&service) {
             settings.percent_encoding_mode = PercentEncodingMode::Single;
             settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-            settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
         }
+        settings.payload_checksum_kind = match payload_hash {
+            PayloadHash::Signed => PayloadChecksumKind::NoHeader,
+            PayloadHash::Header | PayloadHash::Unsigned => PayloadChecksumKind::XAmzSha256,
+        };
         Self {
             region,
             service,
             settings,
+            payload_hash,
         }
+    }
+
+    /// Whether the body has to be read before a request can be signed.
+    pub(super) fn reads_payload(&self) -> bool {
+        self.payload_hash != PayloadHash::Unsigned
     }
 
     /// Signs a request with this payload, and makes its head what is then to be sent.
@@ -108,7 +123,9 @@ impl Signer {
             request.method().as_str(),
             Cow::Borrowed(path_and_query),
             signed_headers(request.headers()),
-            SignableBody::Bytes(payload.bytes),
+            payload
+                .bytes
+                .map_or(SignableBody::UnsignedPayload, SignableBody::Bytes),
         )
         .map_err(unsignable)?;
         let params = v4::SigningParams::builder()
