@@ -178,6 +178,7 @@ async fn f49_a_user_without_a_role_is_forbidden_and_not_asked_to_log_in() {
             assert_eq!(error.kind(), AuthErrorKind::InsufficientScope);
             let response = error.to_response::<Body>();
             assert_eq!(response.status(), http::StatusCode::FORBIDDEN);
+            assert!(error.interaction().is_none(), "{error:?}");
         }
     }
     assert_eq!((aws.sts.calls(), aws.arrived().len()), (0, 0));

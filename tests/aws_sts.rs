@@ -29,7 +29,8 @@ use tokio::sync::Semaphore;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, AwsSts, HealthCheck, Identity, IdentityLayer,
-    RoleMapping, Secret, Strategy, Subject, UpstreamToken, strategy::GatheredBody,
+    RoleMapping, Secret, Strategy, Subject, UpstreamToken,
+    strategy::{AwsStsBuilder, GatheredBody, PayloadHash},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -183,7 +184,13 @@ async fn f07_strategies_that_differ_share_no_credentials() {
         .build()
         .unwrap();
     let upstream = UpstreamToken::new(AccessToken::new("t").unwrap());
-    let claims = json!({ "sub": "alice", "email": "alice" });
+    let claims = json!({
+        "sub": "alice",
+        "email": "alice",
+        "policy": "{}",
+        "other policy": "{}",
+        "https://aws.amazon.com/tags": { "principal_tags": { "Department": ["Research"] } },
+    });
     let alice = Identity::builder("alice")
         .token(AccessToken::new("t").unwrap())
         .upstream("idp", upstream)
@@ -199,6 +206,17 @@ async fn f07_strategies_that_differ_share_no_credentials() {
         aws.builder().subject(Subject::upstream("idp")),
         aws.builder().replace_unfit_session_names(),
         aws.builder().session_name_claim("email"),
+        aws.builder().payload_hash(PayloadHash::Header),
+        aws.builder().payload_hash(PayloadHash::Signed),
+        aws.builder().session_policy("{}"),
+        aws.builder().session_policy(r#"{"Version":"2012-10-17"}"#),
+        aws.builder().session_policy_claim("policy"),
+        aws.builder().session_policy_claim("other policy"),
+        aws.builder()
+            .session_policy_arn("arn:aws:iam::aws:policy/A"),
+        aws.builder()
+            .session_policy_arn("arn:aws:iam::aws:policy/B"),
+        aws.builder().required_session_tag("Department"),
         AwsSts::builder("us-east-1", http_client::<Body>())
             .sts_endpoint(aws.sts.url())
             .fallback_role(DEFAULT_ROLE)
@@ -913,6 +931,347 @@ async fn answers_of_sts_have_the_kind_that_says_what_to_do() {
         .unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Unavailable);
     assert!(aws.arrived().is_empty());
+}
+
+/// What AWS documents that it answers, with its sources.
+fn documented(answers: &str) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string("tests/data/issuer_answers.json").unwrap();
+    let data: serde_json::Value = serde_json::from_str(&text).unwrap();
+    data[answers].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn f48_each_documented_answer_of_sts_is_told_to_those_who_can_do_something_about_it() {
+    let aws = AwsStack::start().await;
+    let answers = documented("aws_sts");
+    assert_eq!(answers.len(), 33);
+    for answer in answers {
+        let name = answer["name"].as_str().unwrap();
+        let status = answer["status"].as_u64().unwrap() as u16;
+        let body = answer["body"].as_str().unwrap();
+        let expected = match answer["expected"]["kind"].as_str().unwrap() {
+            "configuration" => AuthErrorKind::Configuration,
+            "insufficient_scope" => AuthErrorKind::InsufficientScope,
+            "rejected" => AuthErrorKind::Rejected,
+            "unavailable" => AuthErrorKind::Unavailable,
+            other => panic!("{other}"),
+        };
+        aws.sts.script([Behaviour::body(status, body.to_owned())]);
+        let error = aws
+            .call(&aws.strategy(), &user("alice", name))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), expected, "{name}: {error}");
+        assert!(error.interaction().is_none(), "{name}: {error}");
+        let message = answer["message"].as_str().unwrap();
+        let said = format!("{error} {error:?}");
+        assert!(!said.contains(message), "{name}: {error}");
+        assert!(!said.contains("issuer.example"), "{name}: {error}");
+    }
+    assert!(aws.arrived().is_empty());
+}
+
+#[tokio::test]
+async fn f48_no_answer_of_sts_that_was_spoiled_panics_or_is_shown() {
+    let aws = AwsStack::start().await;
+    let answer = &documented("aws_sts")[0];
+    let body = answer["body"].as_str().unwrap();
+    let nested = format!("{}hush{}", "<a>".repeat(10_000), "</a>".repeat(10_000));
+    let spoiled = [
+        body[..body.len() / 2].to_owned(),
+        body.replace("InvalidIdentityToken", "Hush\u{7}\u{1b}[31m"),
+        body.replace("InvalidIdentityToken", &"hush".repeat(10_000)),
+        body.replace("No OpenIDConnect", "&#x0;hush"),
+        body.replace("InvalidIdentityToken", "<Code>hush</Code>"),
+        body.replace("InvalidIdentityToken", &nested),
+        nested,
+        "x".repeat(2 * MIB),
+        r#"{"Error":{"Code":"hush"}}"#.to_owned(),
+    ];
+    for (number, body) in spoiled.into_iter().enumerate() {
+        aws.sts.script([Behaviour::body(400, body)]);
+        let error = aws
+            .call(&aws.strategy(), &user("alice", "t"))
+            .await
+            .unwrap_err();
+        let said = format!("{error} {error:?}");
+        assert!(
+            said.len() < 1_000 && !said.contains("hush"),
+            "{number}: {said}"
+        );
+        assert!(
+            !said.contains("Hush") && !said.contains('\u{1b}'),
+            "{number}: {said}"
+        );
+    }
+}
+
+const READ_ONLY: &str = "arn:aws:iam::aws:policy/ReadOnlyAccess";
+
+#[tokio::test]
+async fn sts_is_told_the_session_policies() {
+    let aws = AwsStack::start().await;
+    let policy = r#"{"Version":"2012-10-17","Statement":[]}"#;
+    let strategy = aws
+        .builder()
+        .session_policy(policy)
+        .session_policy_arn(READ_ONLY)
+        .session_policy_arn("arn:aws:iam::123456789012:policy/team/Limits")
+        .build()
+        .unwrap();
+    aws.call(&strategy, &user("alice", "t")).await.unwrap();
+    let form = &aws.sts.asked()[0].form;
+    assert_eq!(form["Policy"], policy);
+    assert_eq!(form["PolicyArns.member.1.arn"], READ_ONLY);
+    assert_eq!(
+        form["PolicyArns.member.2.arn"],
+        "arn:aws:iam::123456789012:policy/team/Limits"
+    );
+
+    aws.call(&aws.strategy(), &user("alice", "t"))
+        .await
+        .unwrap();
+    let form = &aws.sts.asked()[1].form;
+    assert!(
+        !form.keys().any(|name| name.starts_with("Policy")),
+        "{form:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_session_policy_may_be_a_claim_and_users_without_it_are_refused() {
+    let aws = AwsStack::start().await;
+    let strategy = aws
+        .builder()
+        .session_policy_claim("aws_policy")
+        .build()
+        .unwrap();
+    let object = json!({ "Version": "2012-10-17", "Statement": [] });
+    let text = object.to_string();
+    let longest = format!("{{{}}}", " ".repeat(2_046));
+    let alice = |policy| user_with("alice", "t", json!({ "aws_policy": policy }));
+    for (policy, sent) in [
+        (object.clone(), &text),
+        (json!(text), &text),
+        (json!(longest), &longest),
+    ] {
+        aws.call(&strategy, &alice(policy)).await.unwrap();
+        assert_eq!(&aws.sts.asked().last().unwrap().form["Policy"], sent);
+    }
+    // The first two are one policy of one user, so one session.
+    assert_eq!(aws.sts.calls(), 2);
+
+    let too_long = format!("{{{}}}", " ".repeat(2_047));
+    for unfit in [
+        json!(too_long),
+        json!(""),
+        json!("hush"),
+        json!("[]"),
+        json!("{\"hush\":"),
+        json!("{\"a\":\"\u{7f}\u{100}\"}"),
+        json!({ "hush": "\u{100}" }),
+        json!({ "hush": "h".repeat(2_048) }),
+        json!(["{}"]),
+        json!(1),
+        json!(null),
+    ] {
+        let error = aws.call(&strategy, &alice(unfit)).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Configuration);
+        assert!(error.to_string().contains("`aws_policy`"), "{error}");
+        assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+    }
+    let error = aws.call(&strategy, &user("alice", "t")).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Configuration);
+    assert_eq!(aws.sts.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_session_policy_that_aws_would_not_accept_is_refused_at_construction() {
+    let aws = AwsStack::start().await;
+    let setting = |builder: AwsStsBuilder| {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.invalid_settings().len(), 1, "{error}");
+        error.invalid_settings()[0].setting().to_owned()
+    };
+    let too_long = format!("{{{}}}", " ".repeat(2_047));
+    for policy in ["", "hush", "[]", "{", "{\"a\":\"\u{100}\"}", &too_long] {
+        assert_eq!(
+            setting(aws.builder().session_policy(policy)),
+            "session_policy"
+        );
+    }
+    for claim in ["", " "] {
+        let builder = aws.builder().session_policy_claim(claim);
+        assert_eq!(setting(builder), "session_policy_claim");
+    }
+    let both = aws.builder().session_policy("{}").session_policy_claim("p");
+    assert_eq!(setting(both), "session_policy_claim");
+    for arn in [
+        "",
+        "ReadOnlyAccess",
+        "arn:aws:iam::123456789012:role/Admin",
+        "arn:aws:iam::12345:policy/A",
+        "arn:aws:iam::aws:policy/",
+        "arn:aws:iam::aws:policy//A",
+        "arn:aws:iam:eu-west-1:aws:policy/A",
+        "arn:aws:s3:::policy/A",
+        "arn:aws:iam::aws:policy/A b",
+    ] {
+        let builder = aws
+            .builder()
+            .session_policy_arn(READ_ONLY)
+            .session_policy_arn(arn);
+        assert_eq!(setting(builder), "session_policy_arn[1]", "{arn}");
+    }
+    let ten = (0..10).fold(aws.builder(), |builder, _| {
+        builder.session_policy_arn(READ_ONLY)
+    });
+    let eleven = (0..11).fold(aws.builder(), |builder, _| {
+        builder.session_policy_arn(READ_ONLY)
+    });
+    ten.build().unwrap();
+    assert_eq!(setting(eleven), "session_policy_arn");
+}
+
+#[tokio::test]
+async fn a_user_whose_token_lacks_a_required_session_tag_is_refused_before_sts_is_asked() {
+    let aws = AwsStack::start().await;
+    let strategy = aws
+        .builder()
+        .required_session_tag("Department")
+        .build()
+        .unwrap();
+    let tagged = |tags| user_with("alice", "t", json!({ "https://aws.amazon.com/tags": tags }));
+    let tag = |key: &str, value| json!({ "principal_tags": { key: value } });
+    let many = |count: usize| {
+        let mut tags: serde_json::Map<_, _> = (1..count)
+            .map(|number| (format!("t{number}"), json!(["x"])))
+            .collect();
+        tags.insert("Department".into(), json!(["x"]));
+        json!({ "principal_tags": tags })
+    };
+    for tags in [
+        tag("Department", json!(["Research"])),
+        tag("department", json!("Research")),
+        tag("DEPARTMENT", json!([""])),
+        tag("Department", json!(["ü 日 _.:/=+-@1"])),
+        tag("Department", json!(["x".repeat(256)])),
+        json!([tag("Department", json!(["Research"]))]),
+        json!({
+            "principal_tags": { "Department": ["x"], "b": ["y"] },
+            "transitive_tag_keys": ["department", "b"],
+        }),
+        many(50),
+    ] {
+        aws.call(&strategy, &tagged(tags.clone())).await.unwrap();
+    }
+    let flat = json!({
+        "https://aws.amazon.com/tags/principal_tags/Department": "Research",
+        "https://aws.amazon.com/tags/transitive_tag_keys": ["Department"],
+    });
+    aws.call(&strategy, &user_with("alice", "t", flat))
+        .await
+        .unwrap();
+    let calls = aws.sts.calls();
+
+    let mut missing = vec![user("alice", "t"), tagged(json!({}))];
+    missing.push(tagged(tag("Team", json!(["Research"]))));
+    missing.push(user_with("alice", "t", json!({ "Department": "Research" })));
+    for user in missing {
+        let error = aws.call(&strategy, &user).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::InsufficientScope, "{error}");
+        assert!(error.to_string().contains("`Department`"), "{error}");
+    }
+    let department = json!(["hush"]);
+    for tags in [
+        json!("hush"),
+        json!(null),
+        json!([]),
+        json!({ "principal_tags": ["Department"] }),
+        tag("Department", json!(1)),
+        tag("Department", json!([])),
+        tag("Department", json!(["hush", "hush"])),
+        tag("Department", json!(["hush!"])),
+        tag("Department", json!(["hu\tsh"])),
+        tag("Department", json!(["x".repeat(257)])),
+        json!({ "principal_tags": { "Department": department, "department": department } }),
+        json!({ "principal_tags": { "Department": department, "": department } }),
+        json!({ "principal_tags": { "Department": department, "aws:hush": department } }),
+        json!({ "principal_tags": { "Department": department, "x".repeat(129): department } }),
+        json!({ "principal_tags": { "Department": department }, "transitive_tag_keys": ["hush"] }),
+        json!({ "principal_tags": { "Department": department }, "transitive_tag_keys": [1] }),
+        json!({ "principal_tags": { "Department": department }, "transitive_tag_keys": {} }),
+        many(51),
+    ] {
+        let error = aws
+            .call(&strategy, &tagged(tags.clone()))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.kind(),
+            AuthErrorKind::Configuration,
+            "{tags}: {error}"
+        );
+        assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+        // Where no tag is required, they are between the issuer and AWS.
+        aws.call(&aws.strategy(), &tagged(tags)).await.unwrap();
+    }
+    assert_eq!(aws.sts.calls(), calls + 18);
+    for builder in [
+        aws.builder().required_session_tag(""),
+        aws.builder().required_session_tag("a!"),
+        aws.builder().required_session_tag("aws:x"),
+        aws.builder().required_session_tag("x".repeat(129)),
+        aws.builder()
+            .required_session_tag("a")
+            .subject(Subject::upstream("idp")),
+        (0..51).fold(aws.builder(), |builder, _| {
+            builder.required_session_tag("a")
+        }),
+    ] {
+        let error = builder.build().unwrap_err();
+        let setting = error.invalid_settings()[0].setting();
+        assert!(setting.starts_with("required_session_tag"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn f53_an_unsigned_body_of_any_length_is_sent_as_it_arrives() {
+    let aws = AwsStack::start().await;
+    let strategy = aws
+        .builder()
+        .service("s3")
+        .payload_hash(PayloadHash::Unsigned)
+        .build()
+        .unwrap();
+    let alice = user("alice", "t");
+    let piece = vec![7; MIB];
+    let body = Frames::pieces(vec![&piece[..]; 11]);
+    aws.send(&strategy, aws.request_with(&alice, body))
+        .await
+        .unwrap();
+    let arrived = aws.arrived().pop().unwrap();
+    assert_eq!(arrived.body.len(), 11 * MIB);
+    assert_eq!(arrived.headers["x-amz-content-sha256"], "UNSIGNED-PAYLOAD");
+    let signature = Signature::of(&arrived.headers);
+    assert!(
+        signature
+            .signed_headers
+            .contains(&"x-amz-content-sha256".to_owned())
+    );
+
+    // Trailers that are announced are sent, too.
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-checksum", HeaderValue::from_static("abc"));
+    let body = Frames::new([
+        Frame::data(Bytes::from_static(b"data")),
+        Frame::trailers(trailers.clone()),
+    ]);
+    let mut request = aws.request_with(&alice, body);
+    let announced = HeaderValue::from_static("x-checksum");
+    request.headers_mut().insert("trailer", announced);
+    aws.send(&strategy, request).await.unwrap();
+    assert_eq!(aws.trailers(), Some(trailers));
 }
 
 #[tokio::test]
