@@ -18,7 +18,10 @@ use support::{
     peers,
 };
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, layer::layer_fn};
-use tower_identity::{AuthLayer, AwsSts, Identity, Origin, RoleMapping};
+use tower_identity::{
+    AuthLayer, AwsSts, Identity, Origin, RoleMapping,
+    strategy::{AwsStsBuilder, PayloadHash},
+};
 
 const WHO: &str = "Action=GetCallerIdentity&Version=2011-06-15";
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -103,6 +106,10 @@ impl Moto {
     }
 
     fn strategy(&self, service: &str) -> AwsSts {
+        self.builder(service).build().unwrap()
+    }
+
+    fn builder(&self, service: &str) -> AwsStsBuilder {
         AwsSts::builder("us-east-1", http_client::<Body>())
             .service(service)
             .sts_endpoint(&self.url)
@@ -111,8 +118,6 @@ impl Moto {
                 "arn:aws:iam::123456789012:role/Admin",
             ))
             .fallback_role("arn:aws:iam::123456789012:role/Reader")
-            .build()
-            .unwrap()
     }
 
     fn request(
@@ -171,7 +176,11 @@ async fn moto_accepts_what_is_signed_and_refuses_what_was_tampered_with() {
         return;
     };
     let (sts, s3) = (moto.strategy("sts"), moto.strategy("s3"));
-    let alice = user("alice", "alice-token");
+    let alice = user_with(
+        "alice",
+        "alice-token",
+        serde_json::json!({ "sub": "alice" }),
+    );
     let bob = user_with(
         "bob",
         "bob-token",
@@ -296,7 +305,6 @@ async fn moto_accepts_what_is_signed_and_refuses_what_was_tampered_with() {
         let (status, answer) = moto.send(&s3, request, untouched).await;
         assert_ne!(status, StatusCode::FORBIDDEN, "{path}: {answer}");
     }
-    let other = |request: Request<Body>| request.map(|_| Full::from("other contents"));
     refused(
         "S3 path",
         moto.send(&s3, object("/bucket/object"), to("/bucket/other"))
@@ -307,6 +315,55 @@ async fn moto_accepts_what_is_signed_and_refuses_what_was_tampered_with() {
         "S3 hash",
         moto.send(&s3, object("/bucket/object"), hash).await,
     );
+    let other = |request: Request<Body>| request.map(|_| Full::from("other contents"));
+    // Without a signed hash, and as services want it that are not S3.
+    let unsigned = moto
+        .builder("s3")
+        .payload_hash(PayloadHash::Unsigned)
+        .build()
+        .unwrap();
+    moto.verify(false).await;
+    moto.send(&unsigned, object("/bucket/first"), untouched)
+        .await;
+    moto.verify(true).await;
+    // moto would take the content of a form for its parameters.
+    let text = || {
+        let mut request = object("/bucket/unsigned");
+        let text = HeaderValue::from_static("text/plain");
+        request.headers_mut().insert("content-type", text);
+        request
+    };
+    let (status, answer) = moto.send(&unsigned, text(), other).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    refused(
+        "unsigned payload, other path",
+        moto.send(&unsigned, object("/bucket/unsigned"), to("/bucket/other"))
+            .await,
+    );
+    let read = moto.request("GET", "/bucket/unsigned", "", &alice);
+    let (status, answer) = moto.send(&s3, read, untouched).await;
+    assert_eq!(
+        (status, answer.as_str()),
+        (StatusCode::OK, "other contents")
+    );
+
+    let aoss = moto.strategy("aoss");
+    let collections = || {
+        let mut request = moto.request("POST", "/", "{}", &alice);
+        let target = HeaderValue::from_static("OpenSearchServerless.ListCollections");
+        request.headers_mut().insert("x-amz-target", target);
+        let json = HeaderValue::from_static("application/x-amz-json-1.0");
+        request.headers_mut().insert("content-type", json);
+        request
+    };
+    moto.verify(false).await;
+    moto.send(&aoss, collections(), untouched).await;
+    moto.verify(true).await;
+    let (status, answer) = moto.send(&aoss, collections(), untouched).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let hash = with_header("x-amz-content-sha256", "UNSIGNED-PAYLOAD");
+    refused("aoss hash", moto.send(&aoss, collections(), hash).await);
+
     // moto takes the hash from the header, and does not compare it with the body: AWS does.
     let (status, _) = moto.send(&s3, object("/bucket/object"), other).await;
     assert!(status == StatusCode::OK || status == StatusCode::FORBIDDEN);

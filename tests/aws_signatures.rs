@@ -27,7 +27,10 @@ use support::{
     aws_stack::{Body, DEFAULT_ROLE, user},
     sigv4::{Arrived, MOST_SERVICES, Rules, S3, Signature, canonical_request},
 };
-use tower_identity::{AwsSts, Clock, ManualClock, strategy::AwsStsBuilder};
+use tower_identity::{
+    AwsSts, Clock, ManualClock,
+    strategy::{AwsStsBuilder, PayloadHash},
+};
 
 const ID: &str = "AKIDEXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
@@ -214,7 +217,11 @@ fn the_published_example_with_a_session_token_is_what_the_strategy_signs() {
 /// As the examples are, with a session token, and with what AWS would not have an HTTP client send made fit for one.
 #[test]
 fn the_published_examples_are_signed_as_aws_verifies_them() {
-    for (service, rules) in [("service", MOST_SERVICES), ("s3", S3)] {
+    let services = SERVICES.map(|(service, hash)| {
+        let is_s3 = S3_FAMILY.contains(&service);
+        (service, hash, if is_s3 { S3 } else { MOST_SERVICES })
+    });
+    for (service, hash, rules) in services {
         let strategy = builder("token").service(service).build().unwrap();
         for example in examples() {
             let encode = |text: &str| text.replace(' ', "%20").replace('ሴ', "%E1%88%B4");
@@ -234,7 +241,7 @@ fn the_published_examples_are_signed_as_aws_verifies_them() {
             let signature = Signature::of(&arrived.headers);
             assert!(signature.is_by(SECRET, &arrived, rules), "{}", example.name);
             let has_hash = arrived.headers.contains_key("x-amz-content-sha256");
-            assert_eq!(has_hash, service == "s3");
+            assert_eq!(has_hash, hash != PayloadHash::Signed, "{service}");
         }
     }
 }
@@ -261,7 +268,8 @@ fn signing_costs_at_most_4_allocations_more_than_aws_sigv4_called_directly() {
             signed = strategy.authenticated(request).now_or_never();
         });
         assert!(signed.unwrap().is_ok());
-        let direct = allocation_counter::measure(|| drop(directly(&call, "aws-mcp")));
+        let direct =
+            allocation_counter::measure(|| drop(directly(&call, "aws-mcp", PayloadHash::Signed)));
         assert!(
             layers.count_total <= direct.count_total + 4,
             "{layers:?} {direct:?}"
@@ -322,13 +330,30 @@ fn call() -> impl Generator<Value = Call> {
     )
 }
 
+/// How services want the payload signed by default: what their documentation says.
+const SERVICES: [(&str, PayloadHash); 10] = [
+    ("aws-mcp", PayloadHash::Signed),
+    ("bedrock-agentcore", PayloadHash::Signed),
+    ("es", PayloadHash::Signed),
+    ("aoss", PayloadHash::Header),
+    ("glacier", PayloadHash::Header),
+    ("s3", PayloadHash::Header),
+    ("s3-object-lambda", PayloadHash::Header),
+    ("s3-outposts", PayloadHash::Header),
+    ("s3express", PayloadHash::Header),
+    ("vpc-lattice-svcs", PayloadHash::Unsigned),
+];
+const S3_FAMILY: [&str; 4] = ["s3", "s3-object-lambda", "s3-outposts", "s3express"];
+
 /// As AWS describes it, by the library, on the whole URI.
-fn directly(call: &Call, service: &str) -> HeaderMap {
+fn directly(call: &Call, service: &str, hash: PayloadHash) -> HeaderMap {
     let credentials = Credentials::new(ID, SECRET, Some("token".into()), None, "test").into();
     let mut settings = SigningSettings::default();
-    if service == "s3" {
+    if S3_FAMILY.contains(&service) {
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    }
+    if hash != PayloadHash::Signed {
         settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
     }
     let params = v4::SigningParams::builder()
@@ -346,7 +371,10 @@ fn directly(call: &Call, service: &str) -> HeaderMap {
         call.method.as_str(),
         &call.uri,
         headers.map(|(name, value)| (name.as_str(), value.as_str())),
-        SignableBody::Bytes(&call.body),
+        match hash {
+            PayloadHash::Unsigned => SignableBody::UnsignedPayload,
+            _ => SignableBody::Bytes(&call.body),
+        },
     );
     let (instructions, _) = sign(request.unwrap(), &params).unwrap().into_parts();
     let mut signed = Request::builder().uri(&call.uri).body(()).unwrap();
@@ -368,15 +396,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn a_request_is_signed_as_aws_sigv4_signs_it(call in call(), is_s3 in any::<bool>()) {
-        let service = if is_s3 { "s3" } else { "aws-mcp" };
-        let strategy = builder("token").service(service).build().unwrap();
+    fn f53_a_request_is_signed_as_aws_sigv4_signs_it_with_the_settings_of_the_service(
+        call in call(),
+        (service, default) in prop::sample::select(&SERVICES[..]),
+        hash in prop::option::of(prop::sample::select(&[
+            PayloadHash::Signed, PayloadHash::Header, PayloadHash::Unsigned,
+        ][..])),
+    ) {
+        let mut builder = builder("token").service(service);
+        if let Some(hash) = hash {
+            builder = builder.payload_hash(hash);
+        }
+        let strategy = builder.build().unwrap();
         let Some(request) = request(&call) else {
             return Err(TestCaseError::reject("no request"));
         };
         let before = request.headers().clone();
         let signed = signed(&strategy, request);
-        let direct = directly(&call, service);
+        let direct = directly(&call, service, hash.unwrap_or(default));
         for (name, value) in &direct {
             prop_assert_eq!(signed.headers().get_all(name).iter().collect::<Vec<_>>(), [value], "{}", name);
         }

@@ -22,7 +22,7 @@ use support::{
     authenticated::Authenticated,
     aws_stack::{AwsStack, Body, DEFAULT_ROLE, REGION, http_client, user, user_with},
     log::Log,
-    sigv4::{MOST_SERVICES, Signature},
+    sigv4::{MOST_SERVICES, S3, Signature},
     sts::Behaviour,
 };
 use tokio::sync::Semaphore;

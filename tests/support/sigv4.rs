@@ -30,6 +30,8 @@ pub(crate) const S3: Rules = Rules {
     normalizes_path: false,
 };
 
+const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
+
 /// What an `Authorization` header of SigV4 says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Signature {
@@ -112,12 +114,19 @@ pub(crate) fn canonical_request(request: &Arrived, signed: &[&str], rules: Rules
             format!("{name}:{}\n", values.join(","))
         })
         .collect();
+    let is_unsigned = request
+        .headers
+        .get("x-amz-content-sha256")
+        .is_some_and(|hash| hash == UNSIGNED_PAYLOAD);
+    let hash = match is_unsigned {
+        true => UNSIGNED_PAYLOAD.to_owned(),
+        false => hex(&Sha256::digest(&request.body)),
+    };
     format!(
-        "{}\n{path}\n{}\n{headers}\n{}\n{}",
+        "{}\n{path}\n{}\n{headers}\n{}\n{hash}",
         request.method,
         query.join("&"),
         signed.join(";"),
-        hex(&Sha256::digest(&request.body)),
     )
 }
 
