@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use support::{
-    aws_stack::{Body, http_client, user, user_with},
+    aws_stack::{Body, http_client, user_with},
     peers,
 };
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, layer::layer_fn};

@@ -1251,7 +1251,7 @@ backends:
         "{signature}"
     );
     let error = send(&client, of_group("guests")).await.unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    assert_eq!(error.kind(), AuthErrorKind::InsufficientScope);
 }
 
 #[tokio::test]

@@ -33,9 +33,9 @@ keys! {
         /// The claim that each mapping's `claim` is compared with. By default `groups`.
         #[serde(skip_serializing_if = "Option::is_none")]
         "roleClaim" => role_claim: Option<String>,
-        /// The duration of a session in seconds: 900 to 43200. By default 3600.
+        /// The duration of a session in seconds: 900 to 43200. By default, or if it is 0, 3600.
         #[serde(skip_serializing_if = "Option::is_none")]
-        #[schemars(range(min = 900, max = 43_200))]
+        #[schemars(range(min = 0, max = 43_200))]
         "sessionDuration" => session_duration: Option<i32>,
         /// The claim that names the session. By default `sub`.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,8 +144,8 @@ impl Kind for AwsStsConfig {
             strategy = strategy.session_name_claim(claim);
         }
         if let Some(seconds) = self.session_duration {
-            // Less than none is as wrong as none.
-            let seconds = u64::try_from(seconds).unwrap_or_default();
+            // Zero means the default. Less than that is as wrong as too much.
+            let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
             strategy = strategy.session_duration(Duration::from_secs(seconds));
         }
         if let Some(provider) = &self.subject_provider_name {

@@ -19,7 +19,7 @@ pub(super) enum Type {
     Map,
     Null,
     Text,
-    Type,
+    Kind,
     Uint,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for Type {
             Self::Map => "a map",
             Self::Null => "null",
             Self::Text => "a string",
-            Self::Type => "a type",
+            Self::Kind => "a type",
             Self::Uint => "a uint",
         })
     }
@@ -116,7 +116,7 @@ impl<'a> Checker<'a> {
         match known.find(|(known, _)| *known == name) {
             Some((_, variable)) => variable,
             None if name == CLAIMS => Type::Map,
-            None => Type::Type,
+            None => Type::Kind,
         }
     }
 
@@ -244,7 +244,7 @@ fn function(name: &str, has_target: bool, operands: &[Type]) -> Result<Type, Str
         | (MATCHES, _, [text, part]) => {
             (text.is(&[Type::Text]) && part.is(&[Type::Text]), Type::Bool)
         }
-        ("type", false, [_]) => (true, Type::Type),
+        ("type", false, [_]) => (true, Type::Kind),
         ("dyn", false, [_]) => (true, Type::Any),
         ("bool", false, [operand]) => (operand.is(&[Type::Bool, Type::Text]), Type::Bool),
         ("double", false, [operand]) => (is_number_or_text(*operand), Type::Double),
