@@ -10,7 +10,7 @@ use crate::{secret::Secret, strategy::strategy::Strategy};
 
 use super::{block::Block, document::Members};
 
-/// What serialization writes in place of a secret. It is refused when it is read back.
+/// Serialization writes this in place of a secret. It is refused when it is read back.
 pub(super) const REDACTED: &str = "[redacted]";
 
 /// A kind of backend: the block of keys that goes with one `type`, and the strategy that comes of it.
@@ -31,7 +31,7 @@ pub(super) trait Kind: Keys + Serialize + JsonSchema {
 pub(super) trait Keys: Sized {
     const KEYS: &'static [&'static str];
 
-    /// Takes the keys out of `members`. What has the wrong form is among the faults.
+    /// Takes the keys out of `members`. A value of the wrong type is among the faults.
     fn read(members: &mut Members<'_>) -> Self;
 }
 

@@ -19,11 +19,11 @@ use crate::{
 
 use super::{error::ConfigError, outgoing_auth::OutgoingAuthConfig, resources::Resources};
 
-/// A configuration that can be replaced while requests are under way.
+/// A configuration that can be replaced while requests are running.
 ///
-/// Its layers, and the services made of them, follow: a request that has begun to be authenticated goes on with what it
-/// began with, the next one uses the new configuration. Backends whose configuration stayed keep their credentials. A
-/// clone is the same.
+/// Its layers and their services follow. A request whose authentication has begun continues with the old configuration,
+/// and the next request uses the new one. Backends with an unchanged configuration keep their credentials. A clone is
+/// cheap, and shares the configuration.
 ///
 /// ```no_run
 /// # use bytes::Bytes; use http_body_util::Full;
@@ -61,7 +61,7 @@ where
     B: Body + From<Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Begins with `config`.
+    /// Starts with `config`.
     ///
     /// # Errors
     ///
@@ -79,7 +79,7 @@ where
         })
     }
 
-    /// The layer that authenticates requests to `backend`, which is at `origin`, by the configuration of the moment.
+    /// Builds the layer that authenticates requests to `backend`, which is at `origin`, by the current configuration.
     ///
     /// # Errors
     ///
@@ -107,12 +107,12 @@ where
         Ok(AuthLayer::new(origin, follower))
     }
 
-    /// Replaces the configuration. Requests to a backend that is no longer configured fail from then on, with
+    /// Replaces the configuration. Requests to a backend that is no longer configured then fail with
     /// [`Configuration`](AuthErrorKind::Configuration).
     ///
     /// # Errors
     ///
-    /// As [`OutgoingAuthConfig::check`]; then the one before stays.
+    /// As [`OutgoingAuthConfig::check`]. The old configuration then stays in use.
     pub fn replace(&self, config: OutgoingAuthConfig) -> Result<(), ConfigError> {
         let resources = &self.inner.resources;
         config.check(resources)?;

@@ -1,76 +1,3 @@
-//! [`OutgoingAuthConfig`]: the strategies of all backends out of one configuration, with the keys of ToolHive's
-//! `outgoingAuth`.
-//!
-//! The types are serde's; the parser is yours: `serde_json`, `serde-saphyr` for YAML, or another one of a format that
-//! describes itself.
-//!
-//! ```no_run
-//! # use bytes::Bytes; use http_body_util::Full; use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-//! # fn example(text: &str) -> Result<(), tower::BoxError> {
-//! # let token_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-//! use tower_identity::{Origin, OutgoingAuthConfig, config::Resources};
-//!
-//! // source: inline
-//! // default:
-//! //   type: unauthenticated
-//! // backends:
-//! //   github:
-//! //     type: token_exchange
-//! //     tokenExchange:
-//! //       tokenUrl: https://idp.example.com/token
-//! //       clientId: gateway
-//! //       clientSecretEnv: GATEWAY_SECRET
-//! //       audience: github-api
-//! //       scopes: [repo, "read:org"]
-//! let auth: OutgoingAuthConfig = serde_saphyr::from_str(text)?;
-//! let resources = Resources::<Full<Bytes>>::builder(token_client).build()?;
-//! auth.check(&resources)?;
-//! let origin = Origin::try_from("https://mcp.example.com")?;
-//! let layer = auth.layer_for("github", origin, &resources)?; // AuthLayer<Arc<dyn Strategy<Full<Bytes>>>>
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! # Which configuration a backend gets
-//!
-//! The one in `backends` under its name, else `default`. Where there is neither, or where `source` is `discovered` and the
-//! backend is not in `backends`, it gets none and that is an error: see [`Source`].
-//!
-//! # Coming from ToolHive
-//!
-//! | `type` | block | strategy | differs from ToolHive in |
-//! | --- | --- | --- | --- |
-//! | `unauthenticated` | | [`Unauthenticated`](crate::Unauthenticated) | |
-//! | `header_injection` | `headerInjection` | [`HeaderInjection`](crate::HeaderInjection) | [restricted names](crate::HeaderForwardLayer#restricted-names) are refused |
-//! | `token_exchange` | `tokenExchange` | [`TokenExchange`](crate::TokenExchange) | an `id_token` is the upstream provider's ID token; https, or loopback |
-//! | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
-//! | `aws_sts` | `awsSts` | [`AwsSts`](crate::AwsSts) | after a matcher that failed, no fallback role |
-//! | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | it is there |
-//! | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is needed; a health check passes without a credential |
-//! | a name of yours | | what was [registered](ResourcesBuilder::strategy) | |
-//!
-//! A text that is empty is an error, not a member that was left out. A number or a flag is no text: quote it. A secret
-//! that is given both by value and by variable is an error in every block. No provider is filled in for an empty
-//! `subjectProviderName`. The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`) are not read.
-//!
-//! # Errors are told together
-//!
-//! A member that is not known, a value of the wrong kind, a block that does not go with the type: these do not stop
-//! deserialization, but are remembered. [`check`](OutgoingAuthConfig::check) and
-//! [`layer_for`](OutgoingAuthConfig::layer_for) fail with them, and with what the strategies refuse, as one
-//! [`ConfigError`]. So deserialization itself fails only for what the parser cannot read, and for what is no map.
-//!
-//! # Replacing a configuration
-//!
-//! [`LiveOutgoingAuth`] swaps in another configuration while requests are under way. Without it, build new layers with
-//! the same [`Resources`]: backends whose configuration stayed keep their credentials.
-//!
-//! # Security
-//!
-//! - A secret is given by value, or by the name of an environment variable (the members that end with `Env`), never by
-//!   both. Neither errors, nor `Debug`, nor serialization show it.
-//! - Who writes the configuration decides where users' tokens go. It is the operator's, and no user's.
-
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
@@ -88,9 +15,81 @@ use super::{
     resources::Resources,
 };
 
-/// How requests to each backend are authenticated: the block `outgoingAuth` of a ToolHive configuration.
+/// Configures how requests to each backend are authenticated, with the keys of ToolHive's `outgoingAuth`.
 ///
-/// See the [module](self) for what becomes of it.
+/// The types implement serde's traits, and you choose the parser: `serde_json`, `serde-saphyr` for YAML, or another
+/// parser of a self-describing format.
+///
+/// ```no_run
+/// # use bytes::Bytes; use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # fn example(text: &str) -> Result<(), tower::BoxError> {
+/// # let token_client =
+/// #     Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// use tower_identity::{Origin, OutgoingAuthConfig, config::Resources};
+///
+/// // source: inline
+/// // default:
+/// //   type: unauthenticated
+/// // backends:
+/// //   github:
+/// //     type: token_exchange
+/// //     tokenExchange:
+/// //       tokenUrl: https://idp.example.com/token
+/// //       clientId: gateway
+/// //       clientSecretEnv: GATEWAY_SECRET
+/// //       audience: github-api
+/// //       scopes: [repo, "read:org"]
+/// let auth: OutgoingAuthConfig = serde_saphyr::from_str(text)?;
+/// let resources = Resources::<Full<Bytes>>::builder(token_client).build()?;
+/// auth.check(&resources)?;
+///
+/// let origin = Origin::try_from("https://mcp.example.com")?;
+/// let layer = auth.layer_for("github", origin, &resources)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Which configuration a backend gets
+///
+/// A backend gets the entry in `backends` under its name, or else `default`. It is an error if there is neither, or if
+/// `source` is `discovered` and the backend is not in `backends`: see [`Source`](crate::config::Source).
+///
+/// # Coming from ToolHive
+///
+/// | `type` | block | strategy | difference from ToolHive |
+/// | --- | --- | --- | --- |
+/// | `unauthenticated` | | [`Unauthenticated`](crate::Unauthenticated) | |
+/// | `header_injection` | `headerInjection` | [`HeaderInjection`](crate::HeaderInjection) | [Restricted names](crate::HeaderForwardLayer#restricted-names) are refused. |
+/// | `token_exchange` | `tokenExchange` | [`TokenExchange`](crate::TokenExchange) | `id_token` sends the upstream provider's ID token. The URL is https, or loopback. |
+/// | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
+/// | `aws_sts` | `awsSts` | `AwsSts` (feature `aws-sts`) | The fallback role is not used after a matcher failed. |
+/// | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | ToolHive does not implement it. |
+/// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required. A health check passes without a credential. |
+/// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
+///
+/// An empty string is an error, and does not count as a missing key. A number or a boolean is not a string: quote it. A
+/// secret that is given both by value and by variable is an error in every block. An empty `subjectProviderName` is not
+/// replaced by the name of a provider. The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`)
+/// are unknown keys.
+///
+/// # Errors are reported together
+///
+/// An unknown key, a value of the wrong type or a block of another `type` does not stop deserialization. It is stored,
+/// and [`check`](Self::check) and [`layer_for`](Self::layer_for) report it together with the wrong settings of all
+/// strategies, as one [`ConfigError`]. Deserialization itself only fails for text that the parser cannot read, and for a
+/// document that is not a map.
+///
+/// # Replacing a configuration
+///
+/// [`LiveOutgoingAuth`](crate::config::LiveOutgoingAuth) replaces the configuration while requests are running. Without
+/// it, build new layers with the same [`Resources`]: backends with an unchanged configuration keep their credentials.
+///
+/// # Security
+///
+/// - A secret is given by value, or by the name of an environment variable (the keys that end with `Env`), never by both.
+///   Errors, `Debug` and serialization do not show it.
+/// - The author of the configuration decides where users' tokens are sent. Do not let users write it.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(
@@ -102,10 +101,10 @@ pub struct OutgoingAuthConfig {
     /// Where the configuration of backends comes from.
     #[schemars(default)]
     pub source: Source,
-    /// What backends get that are not in `backends`.
+    /// The configuration of backends that are not in `backends`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<BackendAuthConfig>,
-    /// What each backend gets, by its name.
+    /// The configuration of each backend, by its name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(default)]
     pub backends: BTreeMap<String, BackendAuthConfig>,
@@ -121,17 +120,17 @@ pub enum Source {
     /// From this document.
     #[default]
     Inline,
-    /// From the application, which finds out (in Kubernetes, say) and adds it to `backends`: this crate discovers nothing.
-    /// A backend that it did not add gets no layer; `default` does not stand in for what was not found.
+    /// From the application, which discovers the backends (for example, in Kubernetes) and adds them to `backends`. This
+    /// crate discovers nothing. A backend that was not added gets no layer, not even the `default`.
     Discovered,
 }
 
 impl OutgoingAuthConfig {
-    /// Checks all of it: builds each strategy by its own rules, and looks up each environment variable.
+    /// Checks the whole document: builds each strategy by its own rules, and looks up each environment variable.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`], with all that is wrong.
+    /// [`ConfigError`], with all faults.
     pub fn check<B>(&self, resources: &Resources<B>) -> Result<(), ConfigError>
     where
         B: Body + From<Bytes> + Send + 'static,
@@ -144,14 +143,14 @@ impl OutgoingAuthConfig {
         Err(ConfigError::new(faults))
     }
 
-    /// The layer that authenticates requests to `backend`, which is at `origin`.
+    /// Builds the layer that authenticates requests to `backend`, which is at `origin`.
     ///
-    /// What it obtains is kept in `resources`, so a second layer for the backend uses it too.
+    /// The layer caches credentials in `resources`, so a second layer for the backend uses them too.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`], when the backend gets no configuration, its own is wrong, or the document has a fault of form
-    /// anywhere. Then all that is wrong is told, as in [`check`](Self::check).
+    /// [`ConfigError`], when the backend has no configuration, its configuration is wrong, or any part of the document
+    /// has an unknown key or a value of the wrong type. It lists all faults, as in [`check`](Self::check).
     pub fn layer_for<B>(
         &self,
         backend: &str,
@@ -166,9 +165,9 @@ impl OutgoingAuthConfig {
         Ok(AuthLayer::new(origin, strategy))
     }
 
-    /// The [JSON Schema](https://json-schema.org/draft/2020-12) of the document, for editors.
+    /// Returns the [JSON Schema](https://json-schema.org/draft/2020-12) of the document, for editors.
     ///
-    /// `src/config/schema.json` of this crate's source is the same.
+    /// `src/config/schema.json` in the source of this crate has the same content.
     pub fn json_schema() -> serde_json::Value {
         schemars::schema_for!(OutgoingAuthConfig).to_value()
     }
@@ -234,7 +233,7 @@ impl OutgoingAuthConfig {
             let mut faults = SectionFaults::new(section);
             config.build(resources, &mut faults);
             for fault in faults.into_vec() {
-                // A member that was of the wrong kind is missing now, which is no news.
+                // A key whose value had the wrong type is missing now, which is no news.
                 let is_told = self
                     .faults
                     .iter()
@@ -250,7 +249,7 @@ impl OutgoingAuthConfig {
 }
 
 impl<'de> Deserialize<'de> for OutgoingAuthConfig {
-    /// What is wrong in form is remembered, see [above](self#errors-are-told-together).
+    /// Stores faults of form, see [`OutgoingAuthConfig`](OutgoingAuthConfig#errors-are-reported-together).
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let members = document::map(Value::deserialize(deserializer)?)?;
         let mut faults = SectionFaults::new(Section::Document);
@@ -292,7 +291,7 @@ impl<'de> Deserialize<'de> for OutgoingAuthConfig {
 }
 
 impl<'de> Deserialize<'de> for BackendAuthConfig {
-    /// Fails with all that is wrong in form.
+    /// Fails with all faults of form.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut faults = SectionFaults::new(Section::Document);
         let backend = document::backend(Value::deserialize(deserializer)?, &mut faults);

@@ -16,7 +16,7 @@ use crate::{
 
 use super::resources::ResourcesBuilder;
 
-/// What strategies for AWS share.
+/// The resources that strategies for AWS share.
 pub(super) struct StsResources {
     builder: Box<dyn Fn(&str) -> AwsStsBuilder + Send + Sync>,
     endpoint: Option<String>,

@@ -166,7 +166,7 @@ impl Faults {
         }
     }
 
-    /// What was built, unless a fault was found.
+    /// Returns what was built, unless a fault was found.
     pub(crate) fn or<T>(self, built: Option<T>) -> Result<T, BuildError> {
         match built {
             Some(built) if self.found.is_empty() => Ok(built),
@@ -218,7 +218,7 @@ impl Faults {
         }
     }
 
-    /// The value that is a setting of its own, or all faults of it.
+    /// The value of `setting`, or all faults of its own settings.
     pub(crate) fn take_built<T>(
         &mut self,
         setting: &str,

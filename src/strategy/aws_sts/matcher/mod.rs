@@ -114,7 +114,7 @@ impl Matcher {
         let mut expression = ENV
             .parser()
             .parse(source)
-            .map_err(|errors| positions(&errors))?;
+            .map_err(|errors| first_error(&errors))?;
         let depth = check_syntax(&expression)?;
         check_types(&expression)?;
         let patterns = Patterns::extract(&mut expression)?;
@@ -278,13 +278,11 @@ fn is_map(step: &IdedExpr, member: &str) -> bool {
     }
 }
 
-/// Where each error is. Its text quotes the source, so it goes no further.
+/// Where the first error is. Its text quotes the source, so it goes no further.
 #[cold]
-fn positions(errors: &ParseErrors) -> String {
-    let positions = errors.errors.iter().map(|error| {
-        let (line, column) = error.pos;
-        format!("line {line}, column {column}")
-    });
-    let positions = positions.collect::<Vec<_>>().join("; ");
-    format!("does not compile: {positions}")
+fn first_error(errors: &ParseErrors) -> String {
+    match errors.errors.first().map(|error| error.pos) {
+        Some((line, column)) => format!("does not compile: line {line}, column {column}"),
+        None => "does not compile".to_owned(),
+    }
 }
