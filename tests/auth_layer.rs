@@ -6,20 +6,21 @@ use std::{
     convert::Infallible,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::poll_immediate};
-use http::{HeaderValue, Method, Request, Response, Uri, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, Uri, request, response, uri::PathAndQuery};
 use support::recording::{RecordingService, identity, request, request_to};
 use tokio::sync::oneshot;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_identity::{
     AuthError, AuthErrorKind, AuthLayer, Authenticating, HeaderForwardLayer, HeaderInjection,
-    HealthCheck, IdentityLayer, Origin, Strategy, Unauthenticated, UpstreamInject, strategy_fn,
+    HealthCheck, IdentityLayer, Origin, Strategy, Unauthenticated, UpstreamInject,
+    strategy::Rejection, strategy_fn,
 };
 
 const BACKEND: &str = "https://mcp.example.com";
@@ -510,6 +511,132 @@ async fn a_call_that_is_refused_gives_the_inner_services_readiness_back() {
         // The permit that `other` has now goes back, too.
         other = other.clone();
     }
+}
+
+/// Sends a number, and the next one when the first was rejected.
+#[derive(Clone)]
+struct Numbers {
+    number: Arc<AtomicUsize>,
+    on_rejection: Rejection,
+}
+
+impl Numbers {
+    fn new(on_rejection: Rejection) -> Self {
+        Self {
+            number: Arc::default(),
+            on_rejection,
+        }
+    }
+}
+
+impl<B> Strategy<B> for Numbers {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
+        let number = self.number.load(Ordering::Relaxed);
+        request.headers_mut().insert("x-number", number.into());
+        Authenticating::done()
+    }
+
+    fn rejected(&self, sent: &request::Parts, _: &response::Parts) -> Rejection {
+        assert_eq!(
+            sent.headers["x-number"], "0",
+            "asked about one that was not sent"
+        );
+        self.number.fetch_add(1, Ordering::Relaxed);
+        self.on_rejection
+    }
+}
+
+/// A backend that answers `status` to the number 0, and writes down the numbers.
+fn numbered_backend(
+    status: u16,
+) -> (
+    Arc<Mutex<Vec<String>>>,
+    impl Service<Request<String>, Response = Response<()>, Error = BoxError, Future: Send> + Clone,
+) {
+    let numbers = Arc::new(Mutex::new(Vec::new()));
+    let seen = numbers.clone();
+    let backend = service_fn(move |request: Request<String>| {
+        let number = request.headers()["x-number"].to_str().unwrap().to_owned();
+        let is_first = number == "0";
+        seen.lock().unwrap().push(number);
+        let status = if is_first { status } else { 200 };
+        async move { Ok(Response::builder().status(status).body(()).unwrap()) }
+    });
+    (numbers, backend)
+}
+
+#[tokio::test]
+async fn a_request_is_sent_once_more_only_if_the_strategy_has_another_credential() {
+    for (on_rejection, status, sent) in [
+        (Rejection::AnotherCredential, 401, vec!["0", "1"]),
+        (Rejection::AnotherCredential, 400, vec!["0", "1"]),
+        (Rejection::AnotherCredential, 302, vec!["0"]),
+        (Rejection::AnotherCredential, 500, vec!["0"]),
+        (Rejection::NothingHelps, 401, vec!["0"]),
+        (Rejection::MoreScope, 403, vec!["0"]),
+        (Rejection::NotRejected, 401, vec!["0"]),
+    ] {
+        let (numbers, backend) = numbered_backend(status);
+        let origin = Origin::try_from(BACKEND).unwrap();
+        let layer = AuthLayer::new(origin, Numbers::new(on_rejection)).retry_rejected();
+        let call = layer.layer(backend).oneshot(request(Method::POST, None));
+        let expected = if sent.len() == 2 { 200 } else { status };
+        assert_eq!(call.await.unwrap().status(), expected);
+        assert_eq!(*numbers.lock().unwrap(), sent, "{on_rejection:?} {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_waits_for_the_inner_services_readiness_and_gives_it_back() {
+    let (numbers, backend) = numbered_backend(401);
+    let limited = ServiceBuilder::new().concurrency_limit(1).service(backend);
+    let origin = Origin::try_from(BACKEND).unwrap();
+    let layer = AuthLayer::new(origin, Numbers::new(Rejection::AnotherCredential));
+    let client = layer.retry_rejected().layer(limited);
+    for _ in 0..2 {
+        let call = client.clone().oneshot(request(Method::POST, None));
+        let answer = tokio::time::timeout(Duration::from_secs(5), call).await;
+        assert_eq!(answer.unwrap().unwrap().status(), 200);
+    }
+    assert_eq!(*numbers.lock().unwrap(), ["0", "1", "1"]);
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_gives_the_readiness_back_where_it_could_be_retried_too() {
+    let limited = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service(RecordingService::new());
+    let mut refused = layer().retry_rejected().layer(limited.clone());
+    let mut other = layer().layer(limited);
+    let call = ServiceExt::<Request<String>>::ready(&mut refused)
+        .await
+        .unwrap()
+        .call(request(Method::POST, None));
+    let ready = poll_immediate(pin!(ServiceExt::<Request<String>>::ready(&mut other))).await;
+    assert!(
+        ready.is_some(),
+        "a call that is not sent holds the only permit"
+    );
+    call.await.unwrap_err();
+}
+
+#[tokio::test]
+async fn without_a_retry_neither_body_nor_response_need_be_more_than_they_are() {
+    struct OnlyOnce;
+
+    let backend = service_fn(async |_: Request<OnlyOnce>| Ok::<_, BoxError>("no http::Response"));
+    let layer = AuthLayer::new(Origin::try_from(BACKEND).unwrap(), Unauthenticated);
+    let request = Request::post(BACKEND).body(OnlyOnce).unwrap();
+    let answer = layer.layer(backend).oneshot(request).await;
+    assert_eq!(answer.unwrap(), "no http::Response");
+}
+
+#[test]
+fn the_inner_service_can_be_reached() {
+    let mut service = layer().layer(RecordingService::new());
+    let _: &RecordingService = service.get_ref();
+    let _: &mut RecordingService = service.get_mut();
+    let _: RecordingService = service.into_inner();
 }
 
 #[tokio::test]

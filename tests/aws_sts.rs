@@ -30,7 +30,7 @@ use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, AwsSts, HealthCheck, Identity, IdentityLayer,
     RoleMapping, Secret, Strategy, Subject, UpstreamToken,
-    strategy::{AwsStsBuilder, GatheredBody, PayloadHash},
+    strategy::{AwsStsBuilder, PayloadHash},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -674,7 +674,7 @@ async fn trailers_are_passed_on() {
     };
     let strategy = aws
         .builder()
-        .body_with_trailers(|gathered: GatheredBody| Frames {
+        .body_with_trailers(|gathered| Frames {
             hint: gathered.size_hint(),
             frames: Box::pin(gathered.map_err(|error| match error {})),
         })
@@ -690,7 +690,7 @@ async fn trailers_are_passed_on() {
     let keeps = body.clone();
     let strategy = aws
         .builder()
-        .body_with_trailers(move |gathered: GatheredBody| {
+        .body_with_trailers(move |gathered| {
             *keeps.lock().unwrap() = Some(gathered);
             Frames::new([])
         })

@@ -8,7 +8,7 @@ use crate::error::AuthError;
 ///
 /// It is one of three:
 ///
-/// - [`done`](Self::done): the credential is on the request, which can be sent. Nothing was allocated.
+/// - [`done`](Self::done): the credential is on the request, which can be sent. This costs no allocation.
 /// - refused: `AuthError` converts into it (`error.into()`). The request must not be sent.
 /// - [`pending`](Self::pending): the work that obtains the credential. It takes the request and gives it back.
 ///

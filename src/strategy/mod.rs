@@ -18,47 +18,8 @@
 //! credentials in a `CredentialCache`, and replace a credential that the backend rejected if the layer has
 //! [`retry_rejected`](crate::AuthLayer::retry_rejected).
 //!
-//! To write another strategy, use [`strategy_fn`](crate::strategy_fn), or implement the trait:
-//!
-//! ```
-//! use http::{HeaderValue, Request};
-//! use tower_identity::{
-//!     AuthError, AuthErrorKind, AuthLayer, Authenticating, HealthCheck, Identity,
-//!     Origin, Strategy,
-//! };
-//!
-//! /// Tells a backend that trusts this gateway who the user is.
-//! #[derive(Clone)]
-//! struct SubjectHeader;
-//!
-//! impl<B> Strategy<B> for SubjectHeader {
-//!     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
-//!         if request.extensions().get::<HealthCheck>().is_some() {
-//!             return Authenticating::done();
-//!         }
-//!         let Some(identity) = request.extensions().get::<Identity>() else {
-//!             return AuthError::new(
-//!                 AuthErrorKind::MissingIdentity,
-//!                 "the backend needs to know the user",
-//!             ).into();
-//!         };
-//!         let Ok(subject) = HeaderValue::from_str(identity.subject()) else {
-//!             return AuthError::new(
-//!                 AuthErrorKind::Rejected,
-//!                 "the subject is not a valid header value",
-//!             ).into();
-//!         };
-//!         request.headers_mut().insert("x-subject", subject);
-//!         Authenticating::done()
-//!     }
-//! }
-//!
-//! let origin = Origin::try_from("https://mcp.example.com")?;
-//! let layer = AuthLayer::new(origin, SubjectHeader);
-//! # use tower::Layer;
-//! # let _ = layer.layer(tower::service_fn(async |_: Request<()>| Ok::<_, tower::BoxError>(())));
-//! # Ok::<(), tower_identity::InvalidOrigin>(())
-//! ```
+//! To write another strategy, use [`strategy_fn`](crate::strategy_fn), or implement the
+//! [trait](crate::Strategy).
 
 pub(crate) mod authenticating;
 #[cfg(feature = "aws-sts")]
@@ -86,8 +47,7 @@ pub(crate) mod upstream_inject;
 
 #[cfg(feature = "aws-sts")]
 pub use aws_sts::{
-    builder::AwsStsBuilder, credentials::SessionCredentials, payload::GatheredBody,
-    payload_hash::PayloadHash,
+    builder::AwsStsBuilder, credentials::SessionCredentials, payload_hash::PayloadHash,
 };
 #[cfg(feature = "token-exchange")]
 pub use client_credentials::ClientCredentialsBuilder;

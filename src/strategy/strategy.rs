@@ -6,39 +6,86 @@ use crate::error::AuthError;
 
 use super::{authenticating::Authenticating, rejection::Rejection};
 
-/// Puts credentials onto a request, on behalf of the [`Identity`](crate::Identity) in its extensions.
+/// Puts a credential onto a request, on behalf of the [`Identity`](crate::Identity) in its extensions.
 ///
-/// It changes the request in place. [`AuthLayer`](crate::AuthLayer) owns the request and drops it when the strategy
-/// refuses, so no half-authenticated request leaves. It is object safe: `Arc<dyn Strategy<B>>` is a `Strategy<B>`.
+/// A strategy changes the request in place. [`AuthLayer`](crate::AuthLayer) owns the request and drops it when the
+/// strategy refuses, so no half-authenticated request leaves. The trait is object safe: `Arc<dyn Strategy<B>>` is a
+/// `Strategy<B>`. A strategy that needs nothing of the body implements the trait for every `B`.
 ///
-/// # What an implementation keeps to
+/// ```
+/// use http::{HeaderValue, Request};
+/// use tower_identity::{
+///     AuthError, AuthErrorKind, AuthLayer, Authenticating, HealthCheck, Identity,
+///     Origin, Strategy,
+/// };
 ///
-/// - It answers at once ([`Authenticating::done`], which costs no allocation) when the credential is at hand.
-/// - It is `Clone`, or goes into an `AuthLayer` in an `Arc`, as one that holds state does.
-/// - It replaces a credential header that is there, it never adds a second one.
+/// /// Tells a backend that trusts this gateway who the user is.
+/// #[derive(Clone)]
+/// struct SubjectHeader;
+///
+/// impl<B> Strategy<B> for SubjectHeader {
+///     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
+///         if request.extensions().get::<HealthCheck>().is_some() {
+///             return Authenticating::done();
+///         }
+///         let Some(identity) = request.extensions().get::<Identity>() else {
+///             return AuthError::new(
+///                 AuthErrorKind::MissingIdentity,
+///                 "the backend needs to know the user",
+///             ).into();
+///         };
+///         let Ok(subject) = HeaderValue::from_str(identity.subject()) else {
+///             return AuthError::new(
+///                 AuthErrorKind::Rejected,
+///                 "the subject is not a valid header value",
+///             ).into();
+///         };
+///         request.headers_mut().insert("x-subject", subject);
+///         Authenticating::done()
+///     }
+/// }
+///
+/// let origin = Origin::try_from("https://mcp.example.com")?;
+/// let layer = AuthLayer::new(origin, SubjectHeader);
+/// # use tower::Layer;
+/// # let _ = layer.layer(tower::service_fn(async |_: Request<()>| Ok::<_, tower::BoxError>(())));
+/// # Ok::<(), tower_identity::InvalidOrigin>(())
+/// ```
+///
+/// # Rules for implementations
+///
+/// - A strategy that has the credential returns [`Authenticating::done`], without an allocation.
+/// - It is `Clone`, or goes into an `AuthLayer` in an `Arc`.
+/// - It replaces an existing credential header, and never adds a second one. A retried request has its former
+///   credential.
 /// - If it acts for a user, it lets a [`HealthCheck`](crate::HealthCheck) pass without a credential.
-/// - It leaves URI and `Host` as they are: they were checked before, and are not again.
-/// - It marks header values sensitive, and puts no secret in a URL or an error.
-/// - It obtains credentials in a task of its own, so that a caller who gives up does not take those of others along.
+/// - It does not change the URI and `Host`, because they were checked before.
+/// - It marks header values sensitive, and puts no secret into a URL or an error.
+/// - It obtains credentials in a separate task, for example with `CredentialCache`, so that a cancelled caller does not
+///   cancel the request that others wait for.
 pub trait Strategy<B>: Send + Sync {
-    /// Authenticates `request`, or says why it cannot be.
+    /// Puts the credential onto `request`, or starts to obtain it.
+    ///
+    /// A request that is refused may be left half changed, and must be dropped.
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B>;
 
     /// Says whether `response` rejects the credential that left with `sent`, and what may help.
     ///
-    /// `sent` is the request as it was sent, with its credential and its extensions. A strategy that keeps credentials
-    /// drops this one, by value: if another caller had it replaced meanwhile, the replacement stays. It returns
-    /// [`AnotherCredential`](Rejection::AnotherCredential) only if the next [`authenticate`](Self::authenticate) does
-    /// not send the same credential again.
+    /// `sent` is the request as it left this layer, with its credential and its extensions. A strategy with a cache
+    /// compares the credential in `sent` with the cached one, and drops the cached one if they are equal. If they
+    /// differ, another call has replaced the rejected credential, and the replacement stays.
     ///
-    /// [`AuthLayer`](crate::AuthLayer) asks this after [`retry_rejected`](crate::AuthLayer::retry_rejected), for
-    /// responses with a status of 400 to 499. By default no other credential helps: [`Rejection::of`].
+    /// [`AuthLayer`](crate::AuthLayer) calls this only after [`retry_rejected`](crate::AuthLayer::retry_rejected), for
+    /// a response with a status of 400 to 499. The provided method returns [`Rejection::of`], so the request is not
+    /// retried.
     fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
         let _ = sent;
         Rejection::of(response)
     }
 
-    /// What [spans and metrics](crate::telemetry) call it: one name for all of its kind.
+    /// The label for this strategy in [spans and metrics](crate::telemetry).
+    ///
+    /// It is the same for all strategies of a type. The default is `custom`.
     fn name(&self) -> &'static str {
         "custom"
     }
@@ -58,7 +105,7 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
     }
 }
 
-/// Makes a [`Strategy`] of a closure that returns a future.
+/// Makes a [`Strategy`] of an async closure that takes the request and gives it back.
 ///
 /// ```
 /// use http::{HeaderValue, Request};
@@ -76,10 +123,10 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
 /// # Ok::<(), tower_identity::InvalidOrigin>(())
 /// ```
 ///
-/// One that captures nothing may be an async closure, `async |request| …`; the future of one that captures would borrow
-/// from it.
+/// A closure that captures nothing may be written `async |request| …`. The future of one that captures would borrow
+/// from the closure, so it needs a clone, as above.
 ///
-/// The future is boxed: one allocation for each request. A [`Strategy`] of your own type can avoid it.
+/// The closure's future is boxed for each request. A type that implements [`Strategy`] can avoid this.
 pub fn strategy_fn<F, B, R>(f: F) -> StrategyFn<F>
 where
     F: Fn(Request<B>) -> R + Send + Sync + 'static,

@@ -25,14 +25,14 @@ pub(super) struct Authenticator<A> {
     requests: Requests,
 }
 
-/// What comes of a request.
+/// The outcome of one call of the strategy.
 pub(super) enum Authentication<B> {
     Done,
     Refused(AuthError),
     Pending(Pending<B>),
 }
 
-/// A credential that is to be obtained.
+/// The work that obtains a credential, before it has the request.
 pub(super) struct Pending<B> {
     obtain: Continuation<B>,
     backend: Origin,

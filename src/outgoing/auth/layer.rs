@@ -14,7 +14,7 @@ use super::{
     retry::RetryRejected,
 };
 
-/// Puts credentials onto the requests for one [`Origin`], and refuses all others.
+/// Puts credentials onto requests for one [`Origin`], and refuses all other requests.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -41,37 +41,41 @@ use super::{
 ///
 /// # Security
 ///
-/// - **A credential has an address.** Scheme, host and port of the request's URI, and its `Host` header if it has one,
-///   must be the layer's [`Origin`]. Otherwise the request fails with [`AuthErrorKind::WrongOrigin`] before the strategy
-///   is asked. So does a request with user info in its URI, and one with a relative URI, unless
-///   [`AuthLayer::client_fixes_origin`] was called.
-/// - **All or nothing.** When the strategy fails, the request is dropped: it is not sent without the credential.
-/// - What follows redirects belongs above this layer, or nowhere: beneath it, a credential in a header of its own
-///   (`x-api-key`) would travel along. [`FollowRedirect`] above is safe, clients that follow by themselves are not.
+/// - **A credential has an address.** The scheme, host and port of the request's URI must be those of the layer's
+///   [`Origin`], and so must its `Host` header, if it has one. Otherwise the request fails with
+///   [`AuthErrorKind::WrongOrigin`] before the strategy is asked. A request with user info in its URI also fails, and so
+///   does one with a relative URI, unless [`client_fixes_origin`](Self::client_fixes_origin) was called.
+/// - **All or nothing.** When the strategy refuses a request, the request is dropped. It is not sent without the
+///   credential.
+/// - **Redirects are followed above this layer, or not at all**, for example by [`FollowRedirect`]. A client below that
+///   follows redirects would send a credential in a header such as `x-api-key` to another host.
 ///
 /// # Readiness is held
 ///
-/// While a strategy obtains a credential (a token exchange, say), the inner service that was found ready for this call
-/// is kept: a concurrency permit beneath stays taken, and is given back when the request is refused. So a strategy must
-/// not send its own requests through the same limited stack, or a limit of one would wait for itself.
+/// While a strategy obtains a credential, for example in a token exchange, the layer keeps the inner service that was
+/// found ready for this call. A concurrency permit of the inner service stays taken, and is given back when the request
+/// is refused. A strategy must therefore not send its own requests through the same limited stack: with a limit of one,
+/// it would wait for itself.
 ///
 /// # Retrying rejected credentials
 ///
-/// A backend may reject a credential before its end, for example because it was revoked. After
+/// A backend may reject a credential before it expires, for example because it was revoked. With
 /// [`retry_rejected`](Self::retry_rejected) the layer then sends the request once more, with a fresh credential:
 ///
-/// 1. The strategy [says](crate::Strategy::rejected) that the response rejects the credential, and that another may be
-///    accepted. All strategies with issued credentials (`TokenExchange`, `ClientCredentials`, `OnBehalfOf`,
-///    `CrossAppAccess`, `AwsSts`) do so for a 401. They drop the rejected credential from their cache, unless it was
-///    replaced meanwhile. Strategies that would send the same again, such as [`UpstreamInject`](crate::UpstreamInject),
-///    do not. A 403 goes to the caller as it is, because another credential would not have more scope.
-/// 2. The layer authenticates the copy that it kept of the request, waits until the inner service is ready, and sends
-///    it.
-/// 3. The second response goes to the caller, even if it is a rejection again.
+/// 1. The layer keeps a copy of each request that it sends. A request whose body cannot be copied is not retried.
+/// 2. The strategy [decides](crate::Strategy::rejected) whether the response rejects the credential, and whether another
+///    may be accepted. `TokenExchange`, `ClientCredentials`, `OnBehalfOf`, `CrossAppAccess` and `AwsSts` answer so to a
+///    401, and drop the credential from their cache, if it is still the one that was sent.
+///    [`UpstreamInject`](crate::UpstreamInject) and [`HeaderInjection`](crate::HeaderInjection) would send the same
+///    credential again, so their requests are not retried. A 403 goes to the caller with its challenge, because another
+///    token would not have more scope.
+/// 3. The strategy authenticates the copy, and the layer sends it when the inner service is ready.
+/// 4. The second response goes to the caller, even if it is a rejection again.
 ///
-/// When no fresh credential can be obtained, the call fails with the [`AuthError`](crate::AuthError) that says why.
+/// If no fresh credential can be obtained, the call fails with the [`AuthError`](crate::AuthError) that says why.
 ///
-/// If many calls are rejected with the same credential, it is replaced once, and all of them go on with the new one.
+/// When many calls are rejected with the same credential, it is replaced once, and all of them are sent with the new
+/// one.
 ///
 /// ```
 /// use http::{Request, Response, StatusCode, header::AUTHORIZATION};
@@ -136,7 +140,7 @@ pub struct AuthLayer<A, R = NoRetry> {
 pub struct NoRetry;
 
 impl<A> AuthLayer<A> {
-    /// A layer that has `strategy` authenticate requests for `origin`.
+    /// Creates a layer that authenticates requests for `origin` with `strategy`.
     pub fn new(origin: Origin, strategy: A) -> Self {
         Self {
             authenticator: Authenticator::new(origin, strategy),
@@ -181,11 +185,11 @@ impl<A> AuthLayer<A> {
 }
 
 impl<A, R> AuthLayer<A, R> {
-    /// Lets requests with a relative URI pass: the client beneath sends whatever it is given to this layer's origin.
+    /// Accepts requests with a relative URI, because the client below sends all requests to this layer's origin.
     ///
     /// # Security
     ///
-    /// That it does so is not checked, and cannot be.
+    /// The layer cannot check where the client sends them.
     #[must_use]
     pub fn client_fixes_origin(mut self) -> Self {
         self.authenticator = self.authenticator.client_fixes_origin();
@@ -215,8 +219,8 @@ impl<A, R> fmt::Debug for AuthLayer<A, R> {
 
 /// The service of [`AuthLayer`].
 ///
-/// Its error is [`BoxError`]; [`AuthError::find_in`](crate::AuthError::find_in) tells whether authentication failed, or
-/// the inner service.
+/// Its error is [`BoxError`]. [`AuthError::find_in`](crate::AuthError::find_in) tells whether authentication failed or
+/// the inner service did.
 #[derive(Clone)]
 pub struct AuthService<S, A, R = NoRetry> {
     pub(super) inner: S,

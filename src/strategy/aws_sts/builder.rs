@@ -1,4 +1,7 @@
-use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, combinators::BoxBody};
 
 use crate::{
     clock::{Clock, DefaultClock},
@@ -226,13 +229,20 @@ impl AwsStsBuilder {
         self
     }
 
-    /// Says how a body of type `B` with trailers is made, where requests have such: of one that was gathered, which is a
-    /// body itself. For `axum::body::Body` that is `Body::new`.
+    /// Sets how a body with trailers becomes a body of type `B` again, after it was read to be signed. A request whose
+    /// body has trailers fails without it, except for the body of reqwest. Other bodies do not need it.
+    ///
+    /// ```no_run
+    /// # fn example(builder: tower_identity::strategy::AwsStsBuilder) {
+    /// builder.body_with_trailers(axum::body::Body::new)
+    /// # ;
+    /// # }
+    /// ```
     pub fn body_with_trailers<B: 'static>(
         mut self,
-        make: impl Fn(GatheredBody) -> B + Send + Sync + 'static,
+        make: impl Fn(BoxBody<Bytes, Infallible>) -> B + Send + Sync + 'static,
     ) -> Self {
-        self.bodies.add(make);
+        self.bodies.add(move |gathered| make(gathered.boxed()));
         self
     }
 

@@ -1,4 +1,8 @@
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use aws_credential_types::Credentials;
 use aws_smithy_runtime_api::client::identity::Identity as SigningIdentity;
@@ -8,6 +12,9 @@ use crate::{
     error::{AuthError, AuthErrorKind},
     secret::secret_header_value,
 };
+
+/// Credentials this close to their expiry could expire on the way.
+const SAFETY_MARGIN: Duration = Duration::from_secs(5);
 
 /// Temporary AWS credentials of one user in one role, as a [`CredentialCache`](crate::CredentialCache) keeps them.
 ///
@@ -72,8 +79,10 @@ impl SessionCredentials {
         &self.inner.security_token
     }
 
-    pub(super) fn expires_at(&self) -> SystemTime {
-        self.inner.expires_at
+    /// Until when a request may be signed: a little less than until the expiry.
+    pub(super) fn usable_until(&self) -> SystemTime {
+        let end = self.inner.expires_at.checked_sub(SAFETY_MARGIN);
+        end.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 }
 

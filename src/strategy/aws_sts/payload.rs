@@ -23,8 +23,7 @@ const LIMIT: u64 = 10 << 20;
 /// A request's body that was read to its end, so that it could be signed.
 ///
 /// It is a body itself: the same bytes, and the same trailers.
-#[derive(Clone, Debug)]
-pub struct GatheredBody {
+pub(super) struct GatheredBody {
     bytes: Bytes,
     trailers: Option<HeaderMap>,
 }

@@ -1,8 +1,4 @@
-use std::{
-    borrow::Cow,
-    str,
-    time::{Duration, SystemTime},
-};
+use std::{borrow::Cow, str, time::SystemTime};
 
 use aws_sigv4::{
     http_request::{
@@ -27,9 +23,6 @@ use super::{
     credentials::SessionCredentials,
     payload_hash::{PayloadHash, is_s3},
 };
-
-/// Credentials this close to their end could expire on the way.
-pub(super) const SAFETY_MARGIN: Duration = Duration::from_secs(5);
 
 /// Signing writes the query anew, each byte as at most four; a URI has at most 65,534.
 const MAX_PATH_AND_QUERY: usize = 16_000;
@@ -102,8 +95,7 @@ impl Signer {
         credentials: &SessionCredentials,
         now: SystemTime,
     ) -> Result<(), AuthError> {
-        let remaining = credentials.expires_at().duration_since(now);
-        if !remaining.is_ok_and(|remaining| remaining > SAFETY_MARGIN) {
+        if now >= credentials.usable_until() {
             return Err(expired());
         }
         clean(request.headers_mut(), payload.has_trailers);

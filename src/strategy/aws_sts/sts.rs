@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use aws_sdk_sts::{
     Client, Config,
@@ -21,7 +21,6 @@ use crate::{
 use super::{
     arn::RoleArn,
     credentials::SessionCredentials,
-    signer::SAFETY_MARGIN,
     sts_http::{SUBSCRIBER, StsHttpClient},
     sts_refusal::refusal,
 };
@@ -114,7 +113,7 @@ impl Sts {
         };
         let credentials = SessionCredentials::new(credentials)?;
         tracing::debug!(role = role.as_str(), "AWS STS answered with credentials");
-        let usable_until = credentials.expires_at().checked_sub(SAFETY_MARGIN);
-        Ok(Obtained::new(credentials).expires_at(usable_until.unwrap_or(SystemTime::UNIX_EPOCH)))
+        let usable_until = credentials.usable_until();
+        Ok(Obtained::new(credentials).expires_at(usable_until))
     }
 }
