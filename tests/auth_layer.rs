@@ -549,20 +549,16 @@ impl<B> Strategy<B> for Numbers {
 /// A backend that answers `status` to the number 0, and writes down the numbers.
 fn numbered_backend(
     status: u16,
-) -> (
-    Arc<Mutex<Vec<String>>>,
-    impl Service<Request<String>, Response = Response<()>, Error = BoxError, Future: Send> + Clone,
-) {
-    let numbers = Arc::new(Mutex::new(Vec::new()));
-    let seen = numbers.clone();
-    let backend = service_fn(move |request: Request<String>| {
+    numbers: &Arc<Mutex<Vec<String>>>,
+) -> impl Service<Request<String>, Response = Response<()>, Error = BoxError, Future: Send> + Clone
+{
+    let numbers = numbers.clone();
+    service_fn(move |request: Request<String>| {
         let number = request.headers()["x-number"].to_str().unwrap().to_owned();
-        let is_first = number == "0";
-        seen.lock().unwrap().push(number);
-        let status = if is_first { status } else { 200 };
+        let status = if number == "0" { status } else { 200 };
+        numbers.lock().unwrap().push(number);
         async move { Ok(Response::builder().status(status).body(()).unwrap()) }
-    });
-    (numbers, backend)
+    })
 }
 
 #[tokio::test]
@@ -576,7 +572,8 @@ async fn a_request_is_sent_once_more_only_if_the_strategy_has_another_credential
         (Rejection::MoreScope, 403, vec!["0"]),
         (Rejection::NotRejected, 401, vec!["0"]),
     ] {
-        let (numbers, backend) = numbered_backend(status);
+        let numbers = Arc::default();
+        let backend = numbered_backend(status, &numbers);
         let origin = Origin::try_from(BACKEND).unwrap();
         let layer = AuthLayer::new(origin, Numbers::new(on_rejection)).retry_rejected();
         let call = layer.layer(backend).oneshot(request(Method::POST, None));
@@ -588,7 +585,8 @@ async fn a_request_is_sent_once_more_only_if_the_strategy_has_another_credential
 
 #[tokio::test]
 async fn a_retry_waits_for_the_inner_services_readiness_and_gives_it_back() {
-    let (numbers, backend) = numbered_backend(401);
+    let numbers = Arc::default();
+    let backend = numbered_backend(401, &numbers);
     let limited = ServiceBuilder::new().concurrency_limit(1).service(backend);
     let origin = Origin::try_from(BACKEND).unwrap();
     let layer = AuthLayer::new(origin, Numbers::new(Rejection::AnotherCredential));
