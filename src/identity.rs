@@ -17,7 +17,7 @@ use crate::{
     secret::{AccessToken, Secret},
 };
 
-/// Who a request is for, and the tokens that were issued to or for them.
+/// The user that a request is made for, and the tokens that were issued to the user or for them.
 ///
 /// Immutable, and cheap to clone (one reference count). It travels in `http::Extensions`: a validator puts a fresh one
 /// on each incoming request, and the outgoing layers read it.
@@ -48,13 +48,13 @@ pub struct Identity {
 }
 
 struct Inner {
-    built: u64,
+    reading: Reading,
     user: Arc<User>,
     upstream: BTreeMap<String, UpstreamToken>,
     unavailable: BTreeMap<String, AuthError>,
 }
 
-/// What stays as it is while the upstream tokens change.
+/// The part that stays the same while the upstream tokens change.
 #[derive(Clone)]
 struct User {
     subject: String,
@@ -68,6 +68,9 @@ struct User {
 
 impl Identity {
     /// Starts an identity for `subject`, the `sub` claim (OIDC Core §5.1).
+    ///
+    /// Call it when you read the user's tokens, because that decides which of two identities is
+    /// [newer](Self::is_newer_than).
     pub fn builder(subject: impl Into<String>) -> IdentityBuilder {
         IdentityBuilder {
             user: User {
@@ -81,17 +84,18 @@ impl Identity {
             },
             upstream: BTreeMap::new(),
             unavailable: BTreeMap::new(),
+            reading: Reading::now(),
             faults: Faults::new("Identity"),
             upstreams: 0,
         }
     }
 
-    /// Who it is, unique within the issuer: the `sub` claim. Never empty.
+    /// The `sub` claim, which is unique within the issuer. It is never empty.
     pub fn subject(&self) -> &str {
         &self.inner.user.subject
     }
 
-    /// Who says so: the `iss` claim.
+    /// The `iss` claim: the issuer that knows the subject.
     pub fn issuer(&self) -> Option<&str> {
         self.inner.user.issuer.as_deref()
     }
@@ -131,20 +135,21 @@ impl Identity {
 
     /// Why there is no token of this provider now, although the user has logged in there: it could not be refreshed.
     ///
-    /// A strategy that wants it fails with this, rather than ask for a log-in that does not help.
+    /// A strategy that needs this token fails with this error, because a login would not help.
     pub fn unavailable_upstream(&self, provider: &str) -> Option<&AuthError> {
         self.inner.unavailable.get(provider)
     }
 
-    /// What else the application wants to know of the user. This crate does not read it.
+    /// Data of the application about the user. This crate does not read it.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.inner.user.metadata
     }
 
-    /// The same user with these upstream tokens in place of their own, as if it was built now.
+    /// The same user with other upstream tokens.
     #[cfg(feature = "incoming")]
     pub(crate) fn with_upstream(
         &self,
+        reading: Reading,
         upstream: BTreeMap<String, UpstreamToken>,
         unavailable: BTreeMap<String, AuthError>,
     ) -> Result<Self, BuildError> {
@@ -153,34 +158,20 @@ impl Identity {
             .keys()
             .for_each(|provider| faults.need_text("upstream", provider));
         faults.check()?;
-        Ok(Self::of(
-            Arc::clone(&self.inner.user),
-            upstream,
-            unavailable,
-        ))
-    }
-
-    fn of(
-        user: Arc<User>,
-        upstream: BTreeMap<String, UpstreamToken>,
-        unavailable: BTreeMap<String, AuthError>,
-    ) -> Self {
-        static BUILT: AtomicU64 = AtomicU64::new(0);
-
-        Self {
+        Ok(Self {
             inner: Arc::new(Inner {
-                built: BUILT.fetch_add(1, Ordering::Relaxed),
-                user,
+                reading,
+                user: Arc::clone(&self.inner.user),
                 upstream,
                 unavailable,
             }),
-        }
+        })
     }
 
     /// Whether both are the same user: the same subject of the same issuer.
     ///
     /// A subject is unique only within its issuer. So where an issuer is not known, an identity is the same user as its
-    /// own clones, and as nobody else.
+    /// clones only.
     pub fn is_same_user(&self, other: &Identity) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
             || (self.issuer().is_some()
@@ -188,17 +179,31 @@ impl Identity {
                 && self.subject() == other.subject())
     }
 
-    /// Whether this identity was built after `other` was, in this process.
+    /// Whether this identity's tokens were read after those of `other`, in this process.
     ///
-    /// A clone is as old as what it was cloned from. A validator builds one identity for each request, so what was
-    /// built last has the newest tokens; an identity that a client kept and sends again does not become newer by it.
+    /// A validator reads them when the request arrives, or when the store of upstream tokens answers. Which identity was
+    /// ready first does not matter: a request that waits for a slow issuer does not become newer by it. For an identity
+    /// that you build, it is when [`builder`](Self::builder) was called. A clone is as old as its original, so an identity
+    /// that a client kept and sends again does not become newer by it.
     pub fn is_newer_than(&self, other: &Identity) -> bool {
-        self.inner.built > other.inner.built
+        self.inner.reading > other.inner.reading
+    }
+}
+
+/// When the tokens of an identity were read, in the order of all such readings in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Reading(u64);
+
+impl Reading {
+    pub(crate) fn now() -> Self {
+        static READINGS: AtomicU64 = AtomicU64::new(0);
+
+        Self(READINGS.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 impl fmt::Debug for Identity {
-    /// Shows who it is and which tokens there are; no token, and no claim, which may be personal.
+    /// Shows the user and which tokens there are, but no token, and no claim, because claims may be personal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
             .field("subject", &self.subject())
@@ -216,12 +221,20 @@ pub struct IdentityBuilder {
     user: User,
     upstream: BTreeMap<String, UpstreamToken>,
     unavailable: BTreeMap<String, AuthError>,
+    reading: Reading,
     faults: Faults,
     /// How many were added, for the name of a setting.
     upstreams: usize,
 }
 
 impl IdentityBuilder {
+    /// Sets when the tokens were read, if that was not when the builder was started.
+    #[cfg(feature = "incoming")]
+    pub(crate) fn of(mut self, reading: Reading) -> Self {
+        self.reading = reading;
+        self
+    }
+
     /// Sets the issuer, the `iss` claim.
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.user.issuer = Some(issuer.into());
@@ -301,11 +314,14 @@ impl IdentityBuilder {
         self.faults
             .need_text_if_set("issuer", self.user.issuer.as_deref());
         self.faults.check()?;
-        Ok(Identity::of(
-            Arc::new(self.user),
-            self.upstream,
-            self.unavailable,
-        ))
+        Ok(Identity {
+            inner: Arc::new(Inner {
+                reading: self.reading,
+                user: Arc::new(self.user),
+                upstream: self.upstream,
+                unavailable: self.unavailable,
+            }),
+        })
     }
 }
 
@@ -357,7 +373,7 @@ impl UpstreamToken {
         self
     }
 
-    /// Sets the OIDC ID token. It is proof of a log-in for a token exchange, never a bearer token.
+    /// Sets the OIDC ID token. It proves a login in a token exchange, and is never a bearer token.
     #[must_use]
     pub fn with_id_token(mut self, id_token: Secret) -> Self {
         Arc::make_mut(&mut self.inner).id_token = Some(id_token);

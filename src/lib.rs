@@ -67,7 +67,7 @@
 //! | --- | --- |
 //! | **A request arrives** | feature `incoming` |
 //! | [`TokenValidatorLayer`] | Turns the caller's bearer token into an `Identity`, or answers 401. |
-//! | [`TokenValidator`] | Validates the tokens of one issuer: JWTs, and opaque tokens by introspection. |
+//! | [`TokenValidator`] | Validates the tokens of one or several issuers: JWTs, and opaque tokens by introspection. |
 //! | [`KeySet`] | The issuer's signing keys, where they are not fetched from the issuer. |
 //! | [`IntrospectionEndpoint`] | Asks the issuer about an opaque token (RFC 7662). |
 //! | [`ProtectedResourceMetadata`] | Tells clients where to log in, as a service for its well-known path (RFC 9728). |
@@ -271,7 +271,7 @@ pub use crate::{
         bind_subject::BindSubject,
         delegation::{ActingParty, delegation_chain},
         introspection::IntrospectionEndpoint,
-        jwks::KeySet,
+        key_set::KeySet,
         layer::TokenValidatorLayer,
         metadata::ProtectedResourceMetadata,
         validator::TokenValidator,

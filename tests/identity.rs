@@ -111,6 +111,15 @@ fn what_was_built_last_is_newest_and_a_clone_is_as_old_as_its_original() {
 }
 
 #[test]
+fn f80_an_identity_whose_tokens_were_read_first_is_not_newer_because_it_was_built_last() {
+    let first = Identity::builder("user-1");
+    let second = Identity::builder("user-1").build().unwrap();
+    let first = first.build().unwrap();
+    assert!(second.is_newer_than(&first));
+    assert!(!first.is_newer_than(&second));
+}
+
+#[test]
 fn users_are_the_same_only_if_subject_and_issuer_are() {
     let user = identity("user-1", "gho_1");
     let elsewhere = Identity::builder("user-1")

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use support::identity_provider::{
     AUDIENCE, ED25519, IdentityProvider, KEYS, OAUTH, OPENID, P256, P384, RSA, client, some_day,
 };
+use support::log::Log;
 use tower::service_fn;
 use tower_identity::{AuthError, AuthErrorKind, Clock, KeySet, ManualClock, TokenValidator};
 
@@ -144,21 +145,140 @@ async fn f28_a_rotated_key_is_looked_up_on_the_first_token_that_names_it() {
     );
 }
 
+/// A token that names a key which the issuer does not have.
+fn bad_token(setup: &Setup, key_id: &str) -> String {
+    let mut header = P256.header();
+    header["kid"] = json!(key_id);
+    P256.sign(&header, &setup.provider.claims("eve", setup.clock.now()))
+}
+
 #[tokio::test]
-async fn f28_bad_tokens_fetch_keys_at_most_once_in_10_seconds() {
+async fn f28_bad_tokens_fetch_keys_a_few_times_a_minute() {
     let setup = setup().await;
     assert_eq!(setup.kind(&setup.token(P256)).await, None);
-    for second in 0..=10 {
+    for second in 0..=60 {
         for attempt in 0..20 {
-            let mut header = P256.header();
-            header["kid"] = json!(format!("made-up-{second}-{attempt}"));
-            let token = P256.sign(&header, &setup.provider.claims("eve", setup.clock.now()));
-            assert_eq!(setup.kind(&token).await, Some(AuthErrorKind::Rejected));
+            let token = bad_token(&setup, &format!("made-up-{second}-{attempt}"));
+            assert!(setup.kind(&token).await.is_some());
         }
-        let expected = if second < 10 { 2 } else { 3 };
-        assert_eq!(setup.provider.key_fetches(), expected, "after {second} s");
+        let fetches = setup.provider.key_fetches() - 1;
+        assert_eq!(fetches, 6 + second / 10, "after {second} s");
+        assert_eq!(setup.kind(&setup.token(P256)).await, None, "a known key");
         setup.clock.advance(Duration::from_secs(1));
     }
+}
+
+#[tokio::test]
+async fn f70_a_token_of_a_new_key_is_admitted_although_bad_tokens_were_looked_up_a_moment_ago() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    for attempt in 0..3 {
+        let bad = bad_token(&setup, &format!("made-up-{attempt}"));
+        assert_eq!(setup.kind(&bad).await, Some(AuthErrorKind::Rejected));
+    }
+    setup.provider.publish([P256.public(), ED25519.public()]);
+    assert_eq!(setup.kind(&setup.token(ED25519)).await, None);
+}
+
+#[tokio::test]
+async fn f70_a_token_that_was_not_checked_is_never_called_bad_but_asked_to_wait() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    let mut said = Vec::new();
+    for attempt in 0..8 {
+        let bad = bad_token(&setup, &format!("made-up-{attempt}"));
+        said.push(setup.kind(&bad).await.unwrap());
+    }
+    let (checked, not_checked) = said.split_at(6);
+    assert!(checked.iter().all(|kind| *kind == AuthErrorKind::Rejected));
+    assert!(
+        not_checked
+            .iter()
+            .all(|kind| *kind == AuthErrorKind::Unavailable)
+    );
+
+    setup.provider.publish([P256.public(), ED25519.public()]);
+    setup.clock.advance(Duration::from_secs(4));
+    let token = setup.token(ED25519);
+    let error = setup.validator.validate(&token).await.unwrap_err();
+    assert_eq!(body_of(&error).0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(6)));
+    setup.clock.advance(Duration::from_secs(6));
+    assert_eq!(setup.kind(&token).await, None, "it waited as it was told");
+}
+
+#[tokio::test]
+async fn f70_old_tokens_of_a_key_that_was_withdrawn_use_up_no_fetch_of_others() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    let old = setup.token(P256);
+    setup.clock.advance(Duration::from_secs(120));
+    setup.provider.publish([RSA.public()]);
+    assert_eq!(setup.kind(&setup.token(RSA)).await, None);
+    let before = setup.provider.key_fetches();
+    for _ in 0..100 {
+        assert_eq!(setup.kind(&old).await, Some(AuthErrorKind::Rejected));
+    }
+    assert_eq!(setup.provider.key_fetches(), before);
+    setup.provider.publish([RSA.public(), ED25519.public()]);
+    assert_eq!(setup.kind(&setup.token(ED25519)).await, None);
+}
+
+#[tokio::test]
+async fn f73_keys_are_asked_for_in_both_media_types() {
+    let setup = setup().await;
+    assert_eq!(setup.kind(&setup.token(P256)).await, None);
+    let requests = setup.provider.requests();
+    let keys = requests.iter().find(|request| request.uri.path() == KEYS);
+    let accepted = keys.unwrap().headers["accept"].to_str().unwrap();
+    let accepted: Vec<_> = accepted.split(", ").collect();
+    assert_eq!(accepted, ["application/jwk-set+json", "application/json"]);
+}
+
+#[tokio::test]
+async fn f75_a_document_that_is_odd_does_not_end_the_search_for_the_metadata() {
+    let provider = IdentityProvider::start(P256).await;
+    let issuer = provider.uri("/tenants/one");
+    let good = json!({ "issuer": issuer, "jwks_uri": provider.uri(KEYS) }).to_string();
+    let other = json!({ "issuer": "https://evil.example.com", "jwks_uri": provider.uri(KEYS) });
+    let mut claims = provider.claims("alice", some_day());
+    claims["iss"] = json!(issuer);
+    let token = P256.sign(&P256.header(), &claims);
+    let places = [
+        "/tenants/one/.well-known/openid-configuration",
+        "/.well-known/oauth-authorization-server/tenants/one",
+        "/.well-known/openid-configuration/tenants/one",
+    ];
+    let odd = [
+        (404, String::new()),
+        (500, String::new()),
+        (302, String::new()),
+        (200, "<html>".to_owned()),
+        (200, "null".to_owned()),
+        (200, json!([issuer, provider.uri(KEYS)]).to_string()),
+        (
+            200,
+            json!({ "issuer": issuer, "jwks_uri": null }).to_string(),
+        ),
+        (200, other.to_string()),
+        (200, "[".repeat(10_000)),
+    ];
+    for (status, document) in odd {
+        for good_place in places {
+            for place in places {
+                provider.script(place, status, document.clone());
+            }
+            provider.script(good_place, 200, good.clone());
+            let validator = TokenValidator::builder(&issuer, client())
+                .audience(AUDIENCE)
+                .clock(Arc::new(ManualClock::new(some_day())))
+                .build()
+                .unwrap();
+            let outcome = validator.validate(&token).await;
+            outcome.unwrap_or_else(|error| panic!("{status} {document:.40}: {error:?}"));
+        }
+    }
+    assert_eq!(provider.fetches("/elsewhere"), 0);
 }
 
 #[tokio::test]
@@ -400,6 +520,138 @@ async fn only_keys_for_signatures_of_the_right_type_verify() {
 }
 
 #[tokio::test]
+async fn f76_keys_that_are_written_a_little_differently_are_read() {
+    use base64::{
+        Engine,
+        engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD},
+    };
+
+    let octets = |key: &Value, name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str().unwrap());
+    for (key, names) in [
+        (RSA, &["n", "e"][..]),
+        (P256, &["x", "y"]),
+        (P384, &["x", "y"]),
+        (ED25519, &["x"]),
+    ] {
+        let rewritten = |write: &dyn Fn(Vec<u8>) -> String| {
+            let mut public = key.public();
+            for name in names {
+                public[*name] = json!(write(octets(&public, name).unwrap()));
+            }
+            public
+        };
+        let mut odd = vec![
+            rewritten(&|octets| URL_SAFE.encode(octets)),
+            rewritten(&|octets| STANDARD.encode(octets)),
+        ];
+        if key != ED25519 {
+            odd.push(rewritten(&|octets| {
+                URL_SAFE_NO_PAD.encode([&[0], &octets[..]].concat())
+            }));
+        }
+        for name in ["use", "alg", "key_ops", "x5t", "issuer"] {
+            let mut public = key.public();
+            public[name] = Value::Null;
+            odd.push(public);
+        }
+        for odd in odd {
+            let setup = setup().await;
+            setup.provider.publish([odd.clone()]);
+            assert_eq!(setup.kind(&setup.token(key)).await, None, "{odd}");
+        }
+    }
+}
+
+#[test]
+fn f76_a_key_that_is_written_wrongly_is_named_in_an_event_and_the_others_serve() {
+    let changed = |name: &str, value: Value| {
+        let mut key = P256.public();
+        key["kid"] = json!("odd\n\u{1b}[31m-key");
+        key[name] = value;
+        key
+    };
+    let odd = [
+        changed("x", json!("not base64!")),
+        changed("x", json!("AQAB")),
+        changed("x", json!("A".repeat(1000))),
+        changed("x", json!([1, 2])),
+        changed("y", Value::Null),
+        changed("kty", Value::Null),
+        changed("alg", json!(256)),
+        changed("key_ops", json!("verify")),
+        changed("use", json!({})),
+    ];
+    for key in odd {
+        let log = Log::default();
+        let captured = log.capture("tower_identity=warn");
+        let keys = json!({ "keys": [key, ED25519.public()] }).to_string();
+        let keys = KeySet::from_json(keys).unwrap();
+        assert_eq!(format!("{keys:?}"), r#"[Some("ed25519")]"#, "{key}");
+        drop(captured);
+        let log = log.text();
+        assert!(log.contains("odd\\n\\u{1b}[31m-key"), "{key}: {log}");
+        assert!(!log.contains("\u{1b}[31m"));
+    }
+    for nothing in [
+        json!(1),
+        json!([]),
+        json!({ "keys": {} }),
+        json!([[P256.public()]]),
+    ] {
+        KeySet::from_json(nothing.to_string()).unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn f77_ed25519_is_the_name_of_an_algorithm_too() {
+    for named in ["Ed25519", "EdDSA"] {
+        let setup = setup().await;
+        let mut key = ED25519.public();
+        key["alg"] = json!(named);
+        setup.provider.publish([key]);
+        let claims = setup.provider.claims("alice", setup.clock.now());
+        for algorithm in ["Ed25519", "EdDSA"] {
+            let mut header = ED25519.header();
+            header["alg"] = json!(algorithm);
+            let token = ED25519.sign(&header, &claims);
+            assert_eq!(setup.kind(&token).await, None, "{named} {algorithm}");
+        }
+        let mut header = ED25519.header();
+        header["alg"] = json!("Ed448");
+        let token = ED25519.sign(&header, &claims);
+        assert_eq!(setup.kind(&token).await, Some(AuthErrorKind::Rejected));
+    }
+}
+
+#[tokio::test]
+async fn f81_an_https_issuer_cannot_have_its_keys_come_over_plain_http() {
+    let metadata = |keys: &str| {
+        json!({ "issuer": "https://issuer.example.com", "jwks_uri": keys }).to_string()
+    };
+    for keys in ["http://127.0.0.1:8080/keys", "http://localhost/keys"] {
+        let validator = validator_of(metadata(keys).into(), keys_document());
+        let error = validator.validate(&token_of_issuer()).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+        assert!(!error.to_string().contains("127.0.0.1"), "{error}");
+    }
+    let keys = metadata("https://keys.example.com/keys");
+    let validator = validator_of(keys.into(), keys_document());
+    let error = validator.validate(&token_of_issuer()).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Rejected, "it has no audience");
+}
+
+fn keys_document() -> Bytes {
+    json!({ "keys": [P256.public()] }).to_string().into()
+}
+
+fn token_of_issuer() -> String {
+    P256.sign(
+        &P256.header(),
+        &json!({ "iss": "https://issuer.example.com" }),
+    )
+}
+
+#[tokio::test]
 async fn a_key_of_edwards_curves_that_names_another_curve_verifies_nothing() {
     let setup = setup().await;
     let mut key = ED25519.public();
@@ -515,7 +767,8 @@ async fn the_path_of_an_issuer_begins_after_its_host_however_short_that_is() {
         *asked.lock().unwrap(),
         [
             "https://a.b/c/.well-known/openid-configuration",
-            "https://a.b/.well-known/oauth-authorization-server/c"
+            "https://a.b/.well-known/oauth-authorization-server/c",
+            "https://a.b/.well-known/openid-configuration/c"
         ]
     );
 }
@@ -536,7 +789,7 @@ fn validator_of(metadata: Bytes, keys: Bytes) -> TokenValidator {
 }
 
 fn kind_of(validator: &TokenValidator) -> AuthErrorKind {
-    let token = P256.sign(&P256.header(), &json!({}));
+    let token = token_of_issuer();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -596,7 +849,7 @@ async fn an_issuer_that_never_ends_its_answer_is_given_up_after_10_seconds() {
         .audience(AUDIENCE)
         .build()
         .unwrap();
-    let token = P256.sign(&P256.header(), &json!({}));
+    let token = token_of_issuer();
     let started = tokio::time::Instant::now();
     let error = validator.validate(&token).await.unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Unavailable);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
@@ -29,9 +29,9 @@ use support::{
 };
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimitLayer};
 use tower_identity::{
-    AuthErrorKind, AuthLayer, BindSubject, ClientAuth, Clock, Identity, IntrospectionEndpoint,
-    KeySet, ManualClock, Origin, Secret, TokenExchange, TokenValidator, TokenValidatorLayer,
-    delegation_chain, incoming::TokenValidatorBuilder,
+    AuthError, AuthErrorKind, AuthLayer, BindSubject, ClientAuth, Clock, Identity,
+    IntrospectionEndpoint, KeySet, ManualClock, Origin, Secret, TokenExchange, TokenValidator,
+    TokenValidatorLayer, delegation_chain, incoming::TokenValidatorBuilder,
 };
 
 const ISSUER: &str = "https://issuer.example.com";
@@ -287,6 +287,93 @@ fn bad_claims_are_refused() {
 }
 
 #[test]
+fn f71_a_header_that_is_an_array_is_no_header() {
+    let validator = builder().build().unwrap();
+    for header in [
+        json!(["ES256", null, "p256"]),
+        json!(["ES256", "JWT", "p256"]),
+        json!(["ES256", "JWT", "p256", null]),
+        json!(["ES256", "JWT", "p256", []]),
+    ] {
+        let token = P256.sign(&header, &claims());
+        let kind = refused(&validator, &token);
+        assert_eq!(kind, Some(AuthErrorKind::Rejected), "{header}");
+    }
+}
+
+#[test]
+fn f71_a_token_that_is_bound_to_a_key_is_refused_unless_it_is_admitted_by_name() {
+    let bearer = builder().build().unwrap();
+    let aware = builder().admit_bound_tokens().build().unwrap();
+    for confirmation in [
+        json!({ "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" }),
+        json!({ "x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2" }),
+        json!({}),
+        Value::Null,
+    ] {
+        let token = signed(&with("cnf", confirmation.clone()));
+        let error = wait_for(bearer.validate(&token)).unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected, "{confirmation}");
+        assert!(error.to_string().contains("`cnf`"), "{error}");
+        let identity = wait_for(aware.validate(&token)).unwrap();
+        assert_eq!(identity.claims()["cnf"], confirmation);
+    }
+}
+
+#[test]
+fn f71_a_signed_token_that_says_that_it_is_no_access_token_is_refused() {
+    let validator = builder().build().unwrap();
+    for (name, kind) in [
+        ("token_use", "id"),
+        ("token_use", "refresh"),
+        ("typ", "Refresh"),
+        ("typ", "Offline"),
+        ("typ", "ID"),
+        ("typ", "Logout"),
+        ("token_type", "refresh"),
+        ("token_type", "refresh_token"),
+        ("token_type", "DPoP"),
+    ] {
+        let error = wait_for(validator.validate(&signed(&with(name, kind)))).unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected, "{name} {kind}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    for (name, kind) in [
+        ("token_use", "access"),
+        ("typ", "Bearer"),
+        ("token_type", "access"),
+        ("typ", "what the issuer likes"),
+    ] {
+        assert_eq!(
+            refused(&validator, &signed(&with(name, kind))),
+            None,
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn f72_a_claim_of_another_type_than_it_has_is_named() {
+    let validator = builder().build().unwrap();
+    for (name, values) in [
+        ("iss", [Value::Null, json!([ISSUER])]),
+        ("sub", [Value::Null, json!(7)]),
+        ("aud", [Value::Null, json!({ "any": AUDIENCE })]),
+        ("exp", [Value::Null, json!("2033-05-18")]),
+        ("nbf", [Value::Null, json!(true)]),
+        ("iat", [Value::Null, json!([])]),
+    ] {
+        for value in values {
+            let token = signed(&with(name, value.clone()));
+            let error = wait_for(validator.validate(&token)).unwrap_err();
+            assert_eq!(error.kind(), AuthErrorKind::Rejected, "{name} {value}");
+            let named = format!("`{name}`");
+            assert!(error.to_string().contains(&named), "{value}: {error}");
+        }
+    }
+}
+
+#[test]
 fn a_token_expires_by_the_injected_clock() {
     let clock = Arc::new(ManualClock::new(some_day()));
     let validator = builder()
@@ -326,11 +413,15 @@ fn confused_algorithms_and_headers_are_refused() {
         header("kid", json!(1)),
         header("crit", json!(["exp"])),
         header("crit", json!([])),
+        header("crit", Value::Null),
+        header("crit", json!(false)),
         header("typ", json!("dpop+jwt")),
         header("typ", json!("logout+jwt")),
         header("typ", json!("")),
         json!({}),
         json!([]),
+        json!(["ES256", null, "p256"]),
+        json!(["ES256", "JWT", "p256", null]),
     ];
     for header in bad {
         let token = P256.sign(&header, &claims());
@@ -616,6 +707,101 @@ async fn a_refusal_gives_the_readiness_back() {
     drop((refusing, bound));
 }
 
+/// What the layer makes of a response of the service beneath it.
+async fn completed(validator: &TokenValidator, response: Response<Body>) -> Response<Body> {
+    let service = tower::service_fn(move |_: Request<()>| {
+        let response = response.clone();
+        async { Ok::<_, Infallible>(response) }
+    });
+    let layer = TokenValidatorLayer::new(validator.clone());
+    let request = bearing(&format!("Bearer {}", signed(&claims())));
+    layer.layer(service).oneshot(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn f82_a_refusal_of_an_outgoing_request_tells_the_caller_where_to_log_in() {
+    let validator = builder()
+        .resource(RESOURCE)
+        .scopes(["tools:read"])
+        .build()
+        .unwrap();
+    let bare = format!(r#"realm="{AUDIENCE}", resource_metadata="{METADATA}", scope="tools:read""#);
+    for (kind, expected) in [
+        (AuthErrorKind::MissingIdentity, format!("Bearer {bare}")),
+        (
+            AuthErrorKind::MissingToken,
+            format!(r#"Bearer {bare}, error="invalid_token", error_description="log in again""#),
+        ),
+        (
+            AuthErrorKind::InsufficientScope,
+            format!(
+                r#"Bearer {bare}, error="insufficient_scope", error_description="the credential does not allow this""#
+            ),
+        ),
+    ] {
+        let error = AuthError::new(kind, "the outgoing request was refused");
+        let response = completed(&validator, error.to_response()).await;
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], expected);
+        assert_eq!(
+            response.headers().get_all(WWW_AUTHENTICATE).iter().count(),
+            1
+        );
+        // The same where the response is made outside of the layer.
+        let response = validator.challenge(error).to_response::<Body>();
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], expected);
+    }
+}
+
+#[tokio::test]
+async fn f82_what_is_no_refusal_for_the_want_of_a_login_stays_as_it_is() {
+    let validator = builder().resource(RESOURCE).build().unwrap();
+    for kind in [
+        AuthErrorKind::Unavailable,
+        AuthErrorKind::Configuration,
+        AuthErrorKind::WrongOrigin,
+    ] {
+        let error = AuthError::new(kind, "it failed");
+        let response = completed(&validator, error.to_response()).await;
+        assert!(
+            !response.headers().contains_key(WWW_AUTHENTICATE),
+            "{kind:?}"
+        );
+    }
+    let challenge = HeaderValue::from_static(r#"Bearer realm="another""#);
+    let error = AuthError::new(AuthErrorKind::Rejected, "it failed").with_challenge(challenge);
+    let response = completed(&validator, error.to_response()).await;
+    assert_eq!(
+        response.headers()[WWW_AUTHENTICATE],
+        r#"Bearer realm="another""#
+    );
+
+    let mut of_backend = Response::new(Body::default());
+    *of_backend.status_mut() = StatusCode::UNAUTHORIZED;
+    let response = completed(&validator, of_backend).await;
+    assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+
+    let mut replaced: Response<Body> =
+        AuthError::new(AuthErrorKind::Rejected, "it failed").to_response();
+    *replaced.status_mut() = StatusCode::NOT_FOUND;
+    replaced.headers_mut().remove(WWW_AUTHENTICATE);
+    let response = completed(&validator, replaced).await;
+    assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+}
+
+#[tokio::test]
+async fn f82_of_two_validators_the_inner_one_is_named_in_the_challenge() {
+    let inner = builder().realm("inner").build().unwrap();
+    let outer = builder().realm("outer").build().unwrap();
+    let error = AuthError::new(AuthErrorKind::MissingToken, "it failed");
+    let response = completed(&inner, error.to_response()).await;
+    let response = completed(&outer, response).await;
+    let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
+    assert!(
+        challenge.starts_with(r#"Bearer realm="inner""#),
+        "{challenge}"
+    );
+}
+
 #[tokio::test]
 async fn metadata_is_served_at_the_well_known_path_with_the_resources_path_inserted() {
     let validator = builder()
@@ -789,14 +975,16 @@ async fn an_opaque_token_that_is_not_good_is_refused() {
         (json!([]), AuthErrorKind::Unavailable),
         (json!("x".repeat(2 << 20)), AuthErrorKind::Unavailable),
     ];
-    for (said, kind) in bad {
-        provider.introspects("opaque", said.clone());
-        let error = validator.validate("opaque").await.unwrap_err();
+    for (index, (said, kind)) in bad.into_iter().enumerate() {
+        let token = format!("opaque-{index}");
+        provider.introspects(&token, said.clone());
+        let error = validator.validate(&token).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{said:.100}");
     }
-    for status in [302, 400, 401, 403, 404, 500, 503] {
+    for status in [302, 400, 404, 500, 503] {
         provider.script(INTROSPECT, status, "{\"active\":true}");
-        let error = validator.validate("opaque").await.unwrap_err();
+        let token = format!("opaque-at-{status}");
+        let error = validator.validate(&token).await.unwrap_err();
         assert_eq!(error.kind(), AuthErrorKind::Unavailable, "{status}");
     }
     assert_eq!(provider.fetches("/elsewhere"), 0);
@@ -851,6 +1039,156 @@ async fn f09_a_revoked_token_gets_nothing_although_what_was_obtained_for_it_is_a
     provider.introspects("opaque", json!({ "active": false }));
     assert_eq!(call().await, StatusCode::UNAUTHORIZED);
     assert_eq!((backend.arrivals().len(), issuer.requests().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn f71_what_introspection_does_not_call_an_access_token_is_refused() {
+    let (provider, validator) = introspecting().await;
+    let said = |name: &str, value: &str| {
+        let mut said = provider.claims("alice", some_day());
+        said["active"] = json!(true);
+        said[name] = json!(value);
+        said
+    };
+    for (index, (name, kind)) in [
+        ("token_type", "refresh_token"),
+        ("token_type", "N_A"),
+        ("token_type", "DPoP"),
+        ("token_type", "made-up"),
+        ("token_use", "refresh_token"),
+        ("token_use", "id"),
+        ("typ", "Refresh"),
+        ("typ", "ID"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let token = format!("opaque-{index}");
+        provider.introspects(&token, said(name, kind));
+        let error = validator.validate(&token).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected, "{name} {kind}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    for (name, kind) in [
+        ("token_type", "Bearer"),
+        ("token_type", "bearer"),
+        ("token_type", "access_token"),
+        ("token_use", "access_token"),
+        ("typ", "Bearer"),
+    ] {
+        let token = format!("good-{name}-{kind}");
+        provider.introspects(&token, said(name, kind));
+        validator.validate(&token).await.unwrap();
+    }
+    let mut bound = said("token_type", "Bearer");
+    bound["cnf"] = json!({ "x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2" });
+    provider.introspects("bound", bound);
+    let error = validator.validate("bound").await.unwrap_err();
+    assert!(error.to_string().contains("`cnf`"), "{error}");
+}
+
+#[tokio::test]
+async fn f72_a_member_that_is_null_is_absent_in_an_answer_to_introspection() {
+    let (provider, validator) = introspecting().await;
+    let mut said = provider.claims("alice", some_day());
+    said["active"] = json!(true);
+    for name in [
+        "scope",
+        "client_id",
+        "username",
+        "token_type",
+        "nbf",
+        "jti",
+        "acr_values",
+        "cnf",
+        "tsid",
+    ] {
+        said[name] = Value::Null;
+    }
+    said["act"] = json!({ "sub": "agent", "iss": null, "act": null });
+    provider.introspects("opaque", said);
+    let identity = validator.validate("opaque").await.unwrap();
+    assert!(identity.claims().values().all(|claim| !claim.is_null()));
+    assert_eq!(delegation_chain(&identity).unwrap().len(), 1);
+
+    let mut without = provider.claims("alice", some_day());
+    without["active"] = json!(true);
+    without["iss"] = Value::Null;
+    without["exp"] = Value::Null;
+    provider.introspects("least", without.clone());
+    validator.validate("least").await.unwrap();
+    for required in ["sub", "aud"] {
+        let mut said = without.clone();
+        said[required] = Value::Null;
+        provider.introspects(required, said);
+        let error = validator.validate(required).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+    }
+}
+
+#[tokio::test]
+async fn f78_an_endpoint_that_refuses_this_client_is_the_operators_to_mend() {
+    let (provider, validator) = introspecting().await;
+    for (status, code) in [
+        (401, "{}"),
+        (401, "not json"),
+        (403, "{}"),
+        (400, r#"{"error":"invalid_client"}"#),
+        (400, r#"{"error":"unauthorized_client"}"#),
+    ] {
+        provider.script(INTROSPECT, status, code);
+        let token = format!("opaque-{status}-{}", code.len());
+        let error = validator.validate(&token).await.unwrap_err();
+        assert_eq!(
+            error.kind(),
+            AuthErrorKind::Configuration,
+            "{status} {code}"
+        );
+        assert!(error.to_string().contains("secret"), "{error}");
+        assert_eq!(error.to_response::<Bytes>().status(), 500);
+    }
+}
+
+#[tokio::test]
+async fn f79_a_token_is_introspected_once_for_all_who_bring_it_at_the_same_time() {
+    let (provider, validator) = introspecting().await;
+    let mut said = provider.claims("alice", some_day());
+    said["active"] = json!(true);
+    provider.introspects("good", said);
+    for (token, is_good) in [("good", true), ("bad", false)] {
+        let before = provider.fetches(INTROSPECT);
+        let outcomes = join_all((0..100).map(|_| validator.validate(token))).await;
+        assert!(outcomes.iter().all(|outcome| outcome.is_ok() == is_good));
+        assert_eq!(provider.fetches(INTROSPECT) - before, 1, "{token}");
+    }
+}
+
+#[tokio::test]
+async fn f79_a_token_that_is_not_active_is_asked_about_once_in_10_seconds_and_a_good_one_each_time()
+{
+    let (provider, _) = introspecting().await;
+    let clock = Arc::new(ManualClock::new(some_day()));
+    let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client());
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(clock.clone())
+        .introspection(endpoint.build().unwrap())
+        .build()
+        .unwrap();
+    for second in 0..20 {
+        let error = validator.validate("opaque").await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected);
+        assert_eq!(provider.fetches(INTROSPECT), 1 + second / 10);
+        clock.advance(Duration::from_secs(1));
+    }
+    let mut said = provider.claims("alice", some_day());
+    said["active"] = json!(true);
+    provider.introspects("opaque", said);
+    clock.advance(Duration::from_secs(1));
+    for asked in 1..=3 {
+        validator.validate("opaque").await.unwrap();
+        assert_eq!(provider.fetches(INTROSPECT), 2 + asked, "it may be revoked");
+    }
 }
 
 // Remembered tokens.
@@ -918,13 +1256,16 @@ async fn a_refused_token_and_one_without_an_end_are_not_remembered() {
     let endpoint = IntrospectionEndpoint::builder(provider.uri(INTROSPECT), client())
         .build()
         .unwrap();
+    let clock = Arc::new(ManualClock::new(some_day()));
     let validator = TokenValidator::builder(provider.issuer(), client())
         .audience(AUDIENCE)
         .introspection(endpoint)
         .cache_tokens(100)
+        .clock(clock.clone())
         .build()
         .unwrap();
     validator.validate("opaque").await.unwrap_err();
+    clock.advance(Duration::from_secs(10));
     let endless = json!({ "active": true, "sub": "alice", "aud": AUDIENCE });
     provider.introspects("opaque", endless);
     validator.validate("opaque").await.unwrap();

@@ -5,7 +5,10 @@ mod support;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -16,6 +19,7 @@ use support::{
     identity_provider::{AUDIENCE, IdentityProvider, P256, client, some_day},
     recording::RecordingService,
 };
+use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt};
 use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, AuthLayer, Clock, Identity, ManualClock, MemoryStore,
@@ -34,6 +38,15 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug, Default)]
 struct Scripted {
     fails: Arc<Mutex<Option<AuthErrorKind>>>,
+    /// Each refresh waits for a permit.
+    gate: Arc<Mutex<Option<Arc<Semaphore>>>>,
+    started: Arc<AtomicUsize>,
+}
+
+impl Scripted {
+    fn waiting(&self) -> usize {
+        self.started.load(Ordering::SeqCst)
+    }
 }
 
 impl Refresher for Scripted {
@@ -44,7 +57,14 @@ impl Refresher for Scripted {
     ) -> UpstreamFuture<'static, ProviderTokens> {
         let fails = *self.fails.lock().unwrap();
         let refresh_token = tokens.refresh_token().unwrap().expose().to_owned();
+        let gate = self.gate.lock().unwrap().clone();
+        if gate.is_some() {
+            self.started.fetch_add(1, Ordering::SeqCst);
+        }
         Box::pin(async move {
+            if let Some(gate) = gate {
+                gate.acquire().await.unwrap().forget();
+            }
             match fails {
                 Some(kind) => Err(AuthError::new(kind, "as scripted")),
                 None => Ok(tokens_of(&format!("fresh-{refresh_token}"), now)),
@@ -193,6 +213,36 @@ async fn a_session_comes_with_the_tokens_of_all_its_providers_fresh() {
     assert!(again.is_newer_than(&identity));
     assert_eq!(again.token().unwrap().expose(), bearer);
     assert!(!again.claims().contains_key("tsid"));
+}
+
+#[tokio::test]
+async fn f80_the_newest_identity_is_the_one_whose_tokens_were_read_last() {
+    let Setup {
+        issuer,
+        clock,
+        github,
+        builder,
+        ..
+    } = setup().await;
+    let validator = builder.build().unwrap();
+    clock.advance(LIFETIME);
+    let bearer = token(&issuer, Some("s"), clock.now());
+
+    // The first request reads the store and then waits for a provider, and the second one overtakes it.
+    let gate = Arc::new(Semaphore::new(0));
+    *github.gate.lock().unwrap() = Some(gate.clone());
+    let slow = tokio::spawn(validator.validate(&bearer));
+    while github.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let fast = Identity::builder("alice").build().unwrap();
+    gate.add_permits(2);
+    let slow = slow.await.unwrap().unwrap();
+    assert!(
+        fast.is_newer_than(&slow),
+        "it was read later, and built first"
+    );
+    assert!(!slow.is_newer_than(&fast));
 }
 
 #[tokio::test]

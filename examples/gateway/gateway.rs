@@ -243,7 +243,8 @@ impl Backend {
     }
 }
 
-/// What the caller is told of an error is nothing of what is inside. The log has that.
+/// What the caller is told of an error is nothing of what is inside. The log has that. The layer of the validator adds to
+/// a refusal where the caller can log in.
 async fn answer(
     State(gateway): State<Arc<Gateway>>,
     Path(backend): Path<String>,

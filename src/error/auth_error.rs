@@ -207,6 +207,9 @@ impl AuthError {
     ///
     /// The JSON body has `error` and `error_description`. It does not contain the message, the backend or the cause.
     ///
+    /// The response carries the error in its extensions, for a log, and for
+    /// [`TokenValidatorLayer`](crate::TokenValidatorLayer), which completes the challenge.
+    ///
     /// ```
     /// use bytes::Bytes;
     /// use http::header::WWW_AUTHENTICATE;
@@ -245,6 +248,7 @@ impl AuthError {
         if self.kind() == AuthErrorKind::Unavailable {
             headers.insert(RETRY_AFTER, whole_seconds(self.retry_after()).into());
         }
+        response.extensions_mut().insert(self.clone());
         response
     }
 }

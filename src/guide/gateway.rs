@@ -66,7 +66,8 @@
 //!
 //! [`MemoryStore`](crate::MemoryStore) replaces `RedisStore` where there is only one replica. Serve
 //! [`resource_metadata`](crate::TokenValidator::resource_metadata) beside your routes, so that MCP clients know where
-//! to log in. Keep health checks of the gateway itself outside of the layer.
+//! to log in. Keep health checks of the gateway itself outside of the layer. If your users come from several issuers,
+//! add the others with [`issuer`](crate::incoming::TokenValidatorBuilder::issuer).
 //!
 //! # 2. Carry over the identity, and few headers
 //!
@@ -163,7 +164,10 @@
 //! # assert_eq!(answer(error.into()).status(), StatusCode::SERVICE_UNAVAILABLE);
 //! ```
 //!
-//! The answer reveals nothing internal to the caller, so write the error to your log. Do not relay a backend's 401 with
+//! The answer reveals nothing internal to the caller, so write the error to your log. Answer beneath the
+//! [`TokenValidatorLayer`](crate::TokenValidatorLayer): it completes the challenge of a 401 or 403 with
+//! `resource_metadata`, without which an MCP client does not find out where to log in. Where you answer outside of the
+//! layer, pass the error through [`TokenValidator::challenge`](crate::TokenValidator::challenge) first. Do not relay a backend's 401 with
 //! its challenge, because it is about the gateway's credential for that backend. Answer with an error of the gateway
 //! instead.
 //!

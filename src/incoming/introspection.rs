@@ -25,7 +25,14 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// A [`TokenValidator`](crate::TokenValidator) with such an endpoint asks it about each
 /// token that is not a JWT. The members of the response are the claims. `active` must be
 /// `true`, `sub` and `aud` are required, and `iss`, `exp`, `nbf` and `iat` are checked if
-/// they are present.
+/// they are present. A member that is `null` counts as absent.
+///
+/// An endpoint also answers for refresh tokens. So `token_type`, `token_use` and `typ`, if
+/// present, must name an access token, for example `Bearer` or `access_token`.
+///
+/// Callers that bring the same token at the same time wait for one request. A refusal is
+/// remembered for 10 s. A valid token is asked about again for each request, unless
+/// [tokens are remembered](super::TokenValidatorBuilder::cache_tokens).
 ///
 /// ```no_run
 /// # use bytes::Bytes;
@@ -95,18 +102,47 @@ impl IntrospectionEndpoint {
         let answer = answer
             .map_err(|failure| failure.into_error(TIME_LIMIT, |fault| self.unavailable(fault)))?;
         if answer.status != StatusCode::OK {
-            return Err(self.unavailable(format_args!(
-                "answered {}; check the client's id and secret, and its own log",
-                answer.status.as_u16()
-            )));
+            return Err(self.refusal(answer.status, &answer.body));
         }
         // `serde_json` quotes the text in its errors, so they go no further.
-        let claims: Map<String, Value> = serde_json::from_slice(&answer.body)
+        let mut claims: Map<String, Value> = serde_json::from_slice(&answer.body)
             .map_err(|_| self.unavailable("answered with something else than a JSON object"))?;
+        remove_nulls(&mut claims);
         match claims.get("active") {
             Some(Value::Bool(true)) => Ok(Some(claims)),
             Some(Value::Bool(false)) => Ok(None),
             _ => Err(self.unavailable("does not say whether a token is active (RFC 7662 §2.2)")),
+        }
+    }
+
+    /// A client that is refused today is refused tomorrow (RFC 7662 §2.3).
+    #[cold]
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> AuthError {
+        let answer: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
+        let code = answer
+            .as_ref()
+            .and_then(|answer| answer.get("error")?.as_str());
+        let is_client_refused = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => true,
+            StatusCode::BAD_REQUEST => {
+                matches!(code, Some("invalid_client" | "unauthorized_client"))
+            }
+            _ => false,
+        };
+        let status = status.as_u16();
+        if is_client_refused {
+            let origin = &self.inner.origin;
+            AuthError::new(
+                AuthErrorKind::Configuration,
+                format!(
+                    "the introspection endpoint at {origin} refuses this client with {status}; check the client's id, its \
+                     secret or key, and that it may introspect tokens"
+                ),
+            )
+        } else {
+            self.unavailable(format_args!(
+                "answered {status}; check its URL and its own log"
+            ))
         }
     }
 
@@ -139,6 +175,16 @@ impl fmt::Debug for IntrospectionEndpoint {
             .field("origin", &self.inner.origin)
             .field("client_auth", &self.inner.client_auth)
             .finish_non_exhaustive()
+    }
+}
+
+/// The answer is not signed, and some issuers write each member that RFC 7662 knows: `null` means that it is absent.
+fn remove_nulls(members: &mut Map<String, Value>) {
+    members.retain(|_, member| !member.is_null());
+    for member in members.values_mut() {
+        if let Value::Object(members) = member {
+            remove_nulls(members);
+        }
     }
 }
 

@@ -6,7 +6,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{Join, join};
-use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use http::{
+    HeaderMap, Request, Response, StatusCode,
+    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -77,6 +80,10 @@ use super::validator::{
 /// The challenge is the `WWW-Authenticate` header. It has `realm`, `resource_metadata` (RFC 9728 §5.1) and `scope` where
 /// they are configured. The JSON body has `error` and `error_description`. An answer reveals no internal detail, such as
 /// the address of the issuer.
+///
+/// The service beneath can answer a request whose outgoing request failed, with [`AuthError::to_response`]. The layer
+/// completes the challenge of such a 401 or 403 in the same way, so that the caller learns where to log in. For a response
+/// that is made outside of the layer, [`TokenValidator::challenge`] does this.
 ///
 /// # Security
 ///
@@ -173,7 +180,10 @@ where
                 }
             }
         };
-        TokenValidatorFuture { state }
+        TokenValidatorFuture {
+            state,
+            validator: self.gate.validator.clone(),
+        }
     }
 }
 
@@ -227,6 +237,27 @@ fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     }
 }
 
+/// Completes the challenge of a response that was made of an error without one.
+fn complete<B>(response: &mut Response<B>, validator: &TokenValidator) {
+    let is_refusal = matches!(
+        response.status(),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+    );
+    if !is_refusal {
+        return;
+    }
+    if let Some(error) = response.extensions().get::<AuthError>()
+        && error.challenge().is_none()
+    {
+        let error = validator.challenge(error.clone());
+        if let Some(challenge) = error.challenge() {
+            let headers = response.headers_mut();
+            headers.insert(WWW_AUTHENTICATE, challenge.clone());
+        }
+        response.extensions_mut().insert(error);
+    }
+}
+
 #[cold]
 fn no_credentials() -> AuthError {
     AuthError::new(
@@ -244,6 +275,7 @@ pin_project! {
     {
         #[pin]
         state: State<S, S::Future, B>,
+        validator: TokenValidator,
     }
 }
 
@@ -271,7 +303,8 @@ where
     type Output = Result<Response<ResBody>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let this = self.project();
+        let mut state = this.state;
         loop {
             let outcome = match state.as_mut().project() {
                 StateProjection::Validating {
@@ -286,9 +319,14 @@ where
                     (Err(error), _) => SentOrRefused::refused(error),
                 },
                 StateProjection::Validated { outcome } => {
-                    return outcome
-                        .poll_outcome(cx)
-                        .map(|outcome| outcome.unwrap_or_else(|error| Ok(error.to_response())));
+                    return Poll::Ready(match ready!(outcome.poll_outcome(cx)) {
+                        Ok(Ok(mut response)) => {
+                            complete(&mut response, this.validator);
+                            Ok(response)
+                        }
+                        Ok(Err(error)) => Err(error),
+                        Err(error) => Ok(error.to_response()),
+                    });
                 }
             };
             state.set(State::Validated { outcome });

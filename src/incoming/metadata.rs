@@ -46,7 +46,7 @@ impl ProtectedResourceMetadata {
     pub(super) fn new(
         resource: &str,
         insecure: bool,
-        issuer: &str,
+        issuers: &[String],
         scopes: &[String],
     ) -> Result<Self, &'static str> {
         let (uri, origin) = parse_url(resource, insecure)?;
@@ -60,7 +60,7 @@ impl ProtectedResourceMetadata {
             .unwrap_or_default();
         let mut document = json!({
             "resource": resource,
-            "authorization_servers": [issuer],
+            "authorization_servers": issuers,
             "bearer_methods_supported": ["header"],
         });
         if let (false, Some(document)) = (scopes.is_empty(), document.as_object_mut()) {

@@ -11,8 +11,11 @@
 
 pub(crate) mod bind_subject;
 pub(crate) mod delegation;
+mod discovery;
 pub(crate) mod introspection;
-pub(crate) mod jwks;
+pub(crate) mod issuer;
+mod issuer_keys;
+pub(crate) mod key_set;
 pub(crate) mod layer;
 pub(crate) mod metadata;
 #[cfg(all(test, shuttle))]
@@ -21,5 +24,6 @@ pub(crate) mod validator;
 
 pub use bind_subject::{BindSubjectFuture, BindSubjectService};
 pub use introspection::IntrospectionEndpointBuilder;
+pub use issuer::Issuer;
 pub use layer::{TokenValidatorFuture, TokenValidatorService};
 pub use validator::{builder::TokenValidatorBuilder, validating::Validating};

@@ -18,7 +18,7 @@ use crate::{
     shuttle_tests::{SwitchingClock, check_stack},
 };
 
-use super::jwks::{IssuerKeys, Keys};
+use super::{issuer, issuer_keys::Keys};
 
 /// Serves its metadata and a set of one key, and counts how often the set is fetched.
 #[derive(Clone, Default)]
@@ -46,12 +46,9 @@ impl Issuer {
                 Ok::<_, BoxError>(Response::new(Full::new(Bytes::from(body))))
             }
         }));
-        Keys::Issuer(IssuerKeys::new(
-            "https://idp.example.com",
-            false,
-            client,
-            clock,
-        ))
+        let issuer = issuer::Issuer::of_client("https://idp.example.com", client);
+        let trusted = issuer.trust(&[], false, &clock).unwrap();
+        trusted.keys
     }
 }
 
@@ -65,7 +62,7 @@ fn tokens_that_name_a_new_key_cause_one_fetch_and_all_of_them_get_it() {
             let callers: Vec<_> = (0..4)
                 .map(|_| {
                     let (keys, seen) = (Arc::clone(&keys), seen.clone());
-                    spawn(async move { keys.newer_than(&seen).await.unwrap() })
+                    spawn(async move { keys.newer_than(&seen, None).await.unwrap() })
                 })
                 .collect();
             for caller in callers {

@@ -46,10 +46,21 @@ impl UnverifiedJwt {
     }
 }
 
-/// The `exp` claim (RFC 7519 §4.1.4). A time before 1970 counts as 1970. A time that no clock can tell counts as absent.
+/// The `exp` claim (RFC 7519 §4.1.4). One that is not a time, or that no clock can tell, counts as absent.
 pub(crate) fn expiration(claims: &Map<String, Value>) -> Option<SystemTime> {
-    let seconds = claims.get("exp")?.as_f64()?.max(0.0);
-    UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+    numeric_date(claims.get("exp")?).ok()?
+}
+
+/// A value is not a `NumericDate`.
+pub(crate) struct NotATime;
+
+/// A `NumericDate` (RFC 7519 §2): seconds since 1970, with or without a fraction. A time before 1970 counts as 1970.
+/// `None`, if no clock can tell the time.
+pub(crate) fn numeric_date(value: &Value) -> Result<Option<SystemTime>, NotATime> {
+    let seconds = value.as_f64().filter(|seconds| seconds.is_finite());
+    let seconds = seconds.ok_or(NotATime)?.max(0.0);
+    let since_1970 = Duration::try_from_secs_f64(seconds).ok();
+    Ok(since_1970.and_then(|since_1970| UNIX_EPOCH.checked_add(since_1970)))
 }
 
 fn decode_object(part: &str) -> Option<Map<String, Value>> {

@@ -2,15 +2,16 @@ use std::collections::BTreeMap;
 
 use crate::{
     error::{AuthError, AuthErrorKind, BuildError, Interaction},
-    identity::{Identity, UpstreamToken},
+    identity::{Identity, Reading, UpstreamToken},
     upstream::store::StoredTokens,
 };
 
 /// The upstream tokens that [`UpstreamTokens::load`](crate::UpstreamTokens::load) returns.
 ///
 /// A provider has either valid tokens, or needs a login, or failed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LoadedTokens {
+    reading: Reading,
     tokens: BTreeMap<String, UpstreamToken>,
     login_required: BTreeMap<String, AuthError>,
     failed: BTreeMap<String, AuthError>,
@@ -49,7 +50,17 @@ impl LoadedTokens {
                 None | Some(Interaction::LinkAccount { .. })
             )
         }));
-        user.with_upstream(self.tokens, unavailable)
+        user.with_upstream(self.reading, self.tokens, unavailable)
+    }
+
+    /// Nothing yet of what a store has just answered.
+    pub(super) fn read_now() -> Self {
+        Self {
+            reading: Reading::now(),
+            tokens: BTreeMap::new(),
+            login_required: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
     }
 
     pub(super) fn add(&mut self, provider: String, outcome: Result<StoredTokens, AuthError>) {

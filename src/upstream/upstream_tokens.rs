@@ -214,7 +214,7 @@ impl Inner {
     async fn load(self: &Arc<Self>, session: &Arc<str>) -> Result<LoadedTokens, AuthError> {
         let mut stored = self.store.load(session).await?;
         let now = self.clock.now();
-        let mut tokens = LoadedTokens::default();
+        let mut tokens = LoadedTokens::read_now();
         let mut waiting = Vec::new();
         for (name, provider) in &self.providers {
             let Some((name, stored)) = stored.remove_entry(name) else {

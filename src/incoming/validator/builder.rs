@@ -4,28 +4,29 @@ use crate::{
     clock::{Clock, DefaultClock},
     error::{BuildError, Faults, challenge::is_sendable, one_of},
     incoming::{
-        introspection::IntrospectionEndpoint,
-        jwks::{IssuerKeys, KeySet, Keys, check_issuer},
-        metadata::ProtectedResourceMetadata,
-        validator::validated_tokens::ValidatedTokens,
+        introspection::IntrospectionEndpoint, issuer::Issuer, metadata::ProtectedResourceMetadata,
     },
-    oauth::{challenge::Challenge, http_client::HttpClient},
+    oauth::challenge::Challenge,
     upstream::upstream_tokens::UpstreamTokens,
 };
 
-use super::{Inner, LoginRequired, TokenValidator, claims::ExpectedClaims};
+use super::{
+    Inner, LoginRequired, TokenValidator, claims::Admission, introspection::Introspection,
+    validated_tokens::ValidatedTokens,
+};
 
 const LEEWAY: Duration = Duration::from_secs(60);
 
 /// Builds a [`TokenValidator`].
+///
+/// `audience`, `metadata_url`, `jwks_url`, `tenants`, `require_at_jwt` and `introspection` are settings of the issuer that
+/// the builder was started with. The other settings are for all issuers.
 #[must_use = "nothing is checked before `build`"]
 pub struct TokenValidatorBuilder {
-    issuer: String,
-    source: Source,
+    issuer: Issuer,
+    added: Vec<Issuer>,
     insecure: bool,
-    audiences: Vec<String>,
-    require_at_jwt: bool,
-    leeway: Duration,
+    admission: Admission,
     introspection: Option<IntrospectionEndpoint>,
     cached_tokens: usize,
     upstream: Option<UpstreamTokens>,
@@ -36,20 +37,16 @@ pub struct TokenValidatorBuilder {
     clock: Arc<dyn Clock>,
 }
 
-pub(super) enum Source {
-    Issuer(HttpClient),
-    Given(KeySet),
-}
-
 impl TokenValidatorBuilder {
-    pub(super) fn new(issuer: String, source: Source) -> Self {
+    pub(super) fn new(issuer: Issuer) -> Self {
         Self {
             issuer,
-            source,
+            added: Vec::new(),
             insecure: false,
-            audiences: Vec::new(),
-            require_at_jwt: false,
-            leeway: LEEWAY,
+            admission: Admission {
+                leeway: LEEWAY,
+                bound_tokens: false,
+            },
             introspection: None,
             cached_tokens: 0,
             upstream: None,
@@ -61,25 +58,63 @@ impl TokenValidatorBuilder {
         }
     }
 
+    /// Adds another issuer. The `iss` of a token decides which issuer's keys and audiences count for it.
+    pub fn issuer(mut self, issuer: Issuer) -> Self {
+        self.added.push(issuer);
+        self
+    }
+
     /// Adds an audience. A token must be for one of the audiences, and at least one is required.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
-        self.audiences.push(audience.into());
+        self.issuer = self.issuer.audience(audience);
+        self
+    }
+
+    /// Sets the URL of the issuer's metadata, as [`Issuer::metadata_url`] does.
+    pub fn metadata_url(mut self, url: impl Into<String>) -> Self {
+        self.issuer = self.issuer.metadata_url(url);
+        self
+    }
+
+    /// Sets the URL of the issuer's key set, as [`Issuer::jwks_url`] does.
+    pub fn jwks_url(mut self, url: impl Into<String>) -> Self {
+        self.issuer = self.issuer.jwks_url(url);
+        self
+    }
+
+    /// Limits an issuer with `{tenantid}` to these tenants, as [`Issuer::tenants`] does.
+    pub fn tenants<T: Into<String>>(mut self, tenants: impl IntoIterator<Item = T>) -> Self {
+        self.issuer = self.issuer.tenants(tenants);
         self
     }
 
     /// Accepts only JWTs with the `typ` `at+jwt` (RFC 9068 §4).
     pub fn require_at_jwt(mut self) -> Self {
-        self.require_at_jwt = true;
+        self.issuer = self.issuer.require_at_jwt();
+        self
+    }
+
+    /// Admits tokens that are bound to a key of the caller (the claim `cnf`, RFC 7800). By default they are refused.
+    ///
+    /// # Security
+    ///
+    /// This crate does not check that the caller has the key. Without a layer that does, for example one that compares
+    /// the certificate of the TLS connection (RFC 8705), a stolen token is as good as one that was not bound.
+    pub fn admit_bound_tokens(mut self) -> Self {
+        self.admission.bound_tokens = true;
         self
     }
 
     /// Sets by how much the clocks of issuer and gateway may differ. By default one minute.
     pub fn leeway(mut self, leeway: Duration) -> Self {
-        self.leeway = leeway;
+        self.admission.leeway = leeway;
         self
     }
 
     /// Sets the endpoint that is asked about tokens that are not JWTs. By default they are refused.
+    ///
+    /// It is an endpoint of the issuer that the builder was started with. A token that is not a JWT does not say who
+    /// issued it, so it is never sent to an endpoint of another one.
     pub fn introspection(mut self, endpoint: IntrospectionEndpoint) -> Self {
         self.introspection = Some(endpoint);
         self
@@ -160,35 +195,32 @@ impl TokenValidatorBuilder {
     /// - `issuer` is not an absolute `https` URL (or `http` on loopback) without a fragment or query. With given keys it
     ///   only has to have a name.
     /// - `audience` is missing or blank.
+    /// - `metadata_url` or `jwks_url` is not such a URL, or both are set.
+    /// - `tenants` is set for an issuer without `{tenantid}`, or has something else than the id of a tenant.
+    /// - `issuer[0]`, the first issuer that was added, is the same as another one, or one of its settings is wrong (for
+    ///   example `issuer[0].audience`).
     /// - `resource` is not an absolute `https` URL (or `http` on loopback) without a fragment.
     /// - `scopes` has a scope that is not one word (RFC 6749 §3.3).
     /// - `realm`, which by default is the first audience, has a character that a header cannot have.
     pub fn build(self) -> Result<TokenValidator, BuildError> {
         let mut faults = Faults::new("TokenValidator");
         let metadata = self.check(&mut faults);
-        let realm = self.realm.as_ref().or(self.audiences.first());
-        let realm = faults.or(realm.cloned())?;
+        let audiences = self.issuer.audiences().to_vec();
+        let realm = faults.or(self.realm.as_ref().or(audiences.first()).cloned())?;
         let metadata_url = metadata.as_ref().map(ProtectedResourceMetadata::url);
         let challenge = Challenge::new(&realm, metadata_url, &self.scopes);
-        let keys = match self.source {
-            Source::Given(keys) => Keys::Given(keys),
-            Source::Issuer(client) => Keys::Issuer(IssuerKeys::new(
-                &self.issuer,
-                self.insecure,
-                client,
-                Arc::clone(&self.clock),
-            )),
-        };
+        let issuers = std::iter::once(self.issuer)
+            .chain(self.added)
+            .map(|issuer| issuer.trust(&audiences, self.insecure, &self.clock))
+            .collect::<Result<_, _>>()
+            .map_err(|fault| BuildError::of("TokenValidator", "issuer", fault))?;
         Ok(TokenValidator {
             inner: Arc::new(Inner {
-                require_at_jwt: self.require_at_jwt,
-                keys,
-                expected: ExpectedClaims {
-                    issuer: self.issuer,
-                    audiences: self.audiences,
-                    leeway: self.leeway,
-                },
-                introspection: self.introspection,
+                issuers,
+                admission: self.admission,
+                introspection: self
+                    .introspection
+                    .map(|endpoint| Introspection::new(endpoint, Arc::clone(&self.clock))),
                 validated_tokens: Some(self.cached_tokens)
                     .filter(|capacity| *capacity > 0)
                     .map(ValidatedTokens::new),
@@ -202,36 +234,54 @@ impl TokenValidatorBuilder {
     }
 
     fn check(&self, faults: &mut Faults) -> Option<ProtectedResourceMetadata> {
-        match self.source {
-            Source::Given(_) => faults.need_text("issuer", &self.issuer),
-            Source::Issuer(_) => {
-                faults.take("issuer", check_issuer(&self.issuer, self.insecure));
-            }
-        }
-        if self.audiences.is_empty() {
-            faults.add(
-                "audience",
-                "is missing, give one, or a token for anybody would do",
-            );
-        }
-        faults.need_texts("audience", &self.audiences);
-        match (&self.realm, self.audiences.first()) {
+        self.check_issuers(faults);
+        let audiences = self.issuer.audiences();
+        match (&self.realm, audiences.first()) {
             (Some(realm), _) if !is_sendable(realm) => faults.add("realm", NOT_SENDABLE),
             (None, Some(audience)) if !is_sendable(audience) => faults.add(
-                one_of("audience", &self.audiences, 0),
+                one_of("audience", audiences, 0),
                 format!("{NOT_SENDABLE}, set another `realm`"),
             ),
             _ => {}
         }
         faults.need_scopes(&self.scopes);
         let resource = self.resource.as_ref()?;
+        let issuers = std::iter::once(&self.issuer).chain(&self.added);
+        let servers: Vec<_> = issuers.flat_map(|issuer| issuer.id().servers()).collect();
         let metadata =
-            ProtectedResourceMetadata::new(resource, self.insecure, &self.issuer, &self.scopes);
+            ProtectedResourceMetadata::new(resource, self.insecure, &servers, &self.scopes);
         let metadata = faults.take("resource", metadata)?;
         if !is_sendable(metadata.url()) {
             faults.add("resource", NOT_SENDABLE);
         }
         Some(metadata)
+    }
+
+    fn check_issuers(&self, faults: &mut Faults) {
+        self.issuer.check(None, self.insecure, faults);
+        let audiences = self.issuer.audiences();
+        if audiences.is_empty() {
+            faults.add(
+                "audience",
+                "is missing, give one, or a token for anybody would do",
+            );
+        }
+        faults.need_texts("audience", audiences);
+        let mut known = vec![self.issuer.id().as_str()];
+        for (index, issuer) in self.added.iter().enumerate() {
+            issuer.check(Some(index), self.insecure, faults);
+            for audience in issuer.audiences() {
+                faults.need_text(format!("issuer[{index}].audience"), audience);
+            }
+            let identifier = issuer.id().as_str();
+            if known.contains(&identifier) {
+                faults.add(
+                    format!("issuer[{index}]"),
+                    "is there twice, give all of its audiences to one",
+                );
+            }
+            known.push(identifier);
+        }
     }
 }
 
@@ -241,7 +291,7 @@ impl fmt::Debug for TokenValidatorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenValidatorBuilder")
             .field("issuer", &self.issuer)
-            .field("audiences", &self.audiences)
+            .field("added", &self.added)
             .finish_non_exhaustive()
     }
 }

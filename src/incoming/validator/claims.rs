@@ -1,135 +1,202 @@
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
 use crate::{
     error::{AuthError, AuthErrorKind},
-    identity::Identity,
-    incoming::{delegation, validator::validated_tokens::Validated},
+    identity::{Identity, Reading},
+    incoming::{delegation, issuer::TrustedIssuer, validator::validated_tokens::Validated},
+    oauth::unverified_jwt::numeric_date,
     secret::AccessToken,
 };
 
-use super::rejected;
+use super::{rejected, token_kind};
 
 const SESSION_CLAIM: &str = "tsid";
 
-/// The issuer and audiences of accepted tokens, and by how much clocks may differ.
-pub(super) struct ExpectedClaims {
-    pub(super) issuer: String,
-    pub(super) audiences: Vec<String>,
+/// The requirements for every token, whoever issued it.
+#[derive(Clone, Copy)]
+pub(super) struct Admission {
+    /// By how much clocks may differ.
     pub(super) leeway: Duration,
+    /// Whether tokens pass that are bound to a key.
+    pub(super) bound_tokens: bool,
 }
 
-/// A valid token, and its expiry.
+/// The way in which an issuer vouches for claims.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Source {
+    Signature,
+    Introspection,
+}
+
+/// Claims that an issuer vouches for, and the token that they are of.
+pub(super) struct Vouched<'a> {
+    pub(super) issuer: &'a TrustedIssuer,
+    pub(super) source: Source,
+    pub(super) claims: Map<String, Value>,
+    pub(super) token: &'a str,
+    /// When the token came.
+    pub(super) reading: Reading,
+}
+
+/// An accepted token, and its end.
 pub(super) struct Accepted {
     pub(super) validated: Validated,
     pub(super) expires_at: Option<SystemTime>,
 }
 
-impl ExpectedClaims {
-    /// Checks the claims of a token that its issuer vouches for.
+impl Admission {
     pub(super) fn accept(
         &self,
-        mut claims: Map<String, Value>,
-        token: &str,
+        vouched: Vouched<'_>,
         now: SystemTime,
     ) -> Result<Accepted, AuthError> {
-        let issuer = text(&claims, "iss")?;
-        if issuer.is_some_and(|issuer| issuer != self.issuer) {
-            return Err(rejected("the token is of another issuer"));
+        let Vouched {
+            issuer: trusted,
+            source,
+            mut claims,
+            token,
+            reading,
+        } = vouched;
+        let issuer = match text(&claims, "iss")? {
+            Some(issuer) if trusted.id.is_of(issuer, &claims) => issuer.to_owned(),
+            Some(_) => return Err(rejected("the token is of another issuer")),
+            None if source == Source::Introspection && !trusted.id.is_template() => {
+                trusted.id.as_str().to_owned()
+            }
+            None => return Err(rejected("the token does not say who issued it")),
+        };
+        check_audience(&claims, &trusted.audiences)?;
+        let expires_at = self.check_times(&claims, source, now)?;
+        token_kind::check(&claims, source)?;
+        if claims.contains_key("cnf") && !self.bound_tokens {
+            return Err(rejected(
+                "the token is bound to a key (`cnf`), and it is not checked here whether the caller has it",
+            ));
         }
-        if !self.is_for_us(claims.get("aud")) {
-            return Err(rejected("the token is for another audience"));
-        }
-        let expires_at = self.check_times(&claims, now)?;
         delegation::actors(&claims).map_err(rejected)?;
         let session = match claims.remove(SESSION_CLAIM) {
             None => None,
             Some(Value::String(session)) if !session.is_empty() => Some(session.into()),
-            Some(_) => return Err(rejected("the token is malformed")),
+            Some(_) => return Err(odd(SESSION_CLAIM)),
         };
         Ok(Accepted {
             validated: Validated {
-                identity: self.identity(claims, token)?,
+                identity: identity(issuer, claims, token, reading)?,
                 session,
             },
             expires_at,
         })
     }
 
-    fn is_for_us(&self, audience: Option<&Value>) -> bool {
-        let is_ours = |audience: &Value| {
-            let audience = audience.as_str();
-            audience.is_some_and(|audience| self.audiences.iter().any(|ours| ours == audience))
-        };
-        match audience {
-            Some(Value::Array(audiences)) => audiences.iter().any(is_ours),
-            Some(audience) => is_ours(audience),
-            None => false,
-        }
-    }
-
     /// When the token ends, if it says so and a clock can tell.
     fn check_times(
         &self,
         claims: &Map<String, Value>,
+        source: Source,
         now: SystemTime,
     ) -> Result<Option<SystemTime>, AuthError> {
-        let now = seconds(now);
-        let leeway = self.leeway.as_secs_f64();
         let expires = time(claims, "exp")?;
-        if expires.is_some_and(|expires| expires + leeway <= now) {
+        if expires.is_none() && source == Source::Signature {
+            return Err(rejected("the token has no end"));
+        }
+        let expires_at = expires.flatten();
+        let end = expires_at.and_then(|expires_at| expires_at.checked_add(self.leeway));
+        if expires_at.is_some() && end.is_none_or(|end| end <= now) {
             let error = AuthError::new(AuthErrorKind::Expired, "the caller's token has expired");
             return Err(error.with_description("the token has expired"));
         }
+        let soon = now.checked_add(self.leeway);
         for name in ["nbf", "iat"] {
-            if time(claims, name)?.is_some_and(|time| time - leeway > now) {
+            // A time that no clock can tell is to come.
+            let is_past = |time: Option<SystemTime>| time.is_some_and(|time| Some(time) <= soon);
+            if time(claims, name)?.is_some_and(|time| !is_past(time)) {
                 return Err(rejected("the token is not valid yet"));
             }
         }
-        Ok(expires
-            .and_then(|expires| Duration::try_from_secs_f64(expires).ok())
-            .and_then(|expires| UNIX_EPOCH.checked_add(expires)))
-    }
-
-    fn identity(&self, claims: Map<String, Value>, token: &str) -> Result<Identity, AuthError> {
-        let subject = text(&claims, "sub")?.unwrap_or_default();
-        let mut identity = Identity::builder(subject).issuer(&self.issuer);
-        if let Some(name) = claims.get("name").and_then(Value::as_str) {
-            identity = identity.name(name);
-        }
-        if let Some(email) = claims.get("email").and_then(Value::as_str) {
-            identity = identity.email(email);
-        }
-        let token = AccessToken::new(token).map_err(|_| rejected("the token is malformed"))?;
-        identity
-            .claims(claims)
-            .token(token)
-            .build()
-            .map_err(|_| rejected("the token has no subject"))
+        Ok(expires_at)
     }
 }
 
-fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, AuthError> {
+fn check_audience(claims: &Map<String, Value>, ours: &[String]) -> Result<(), AuthError> {
+    let is_ours = |audience: &Value| {
+        let audience = audience.as_str();
+        audience.is_some_and(|audience| ours.iter().any(|ours| ours == audience))
+    };
+    let is_for_us = match claims.get("aud") {
+        Some(Value::Array(audiences)) => audiences.iter().any(is_ours),
+        Some(audience @ Value::String(_)) => is_ours(audience),
+        Some(_) => return Err(odd("aud")),
+        None => false,
+    };
+    if is_for_us {
+        Ok(())
+    } else {
+        Err(rejected("the token is for another audience"))
+    }
+}
+
+fn identity(
+    issuer: String,
+    claims: Map<String, Value>,
+    token: &str,
+    reading: Reading,
+) -> Result<Identity, AuthError> {
+    let subject = text(&claims, "sub")?.unwrap_or_default();
+    let mut identity = Identity::builder(subject).issuer(issuer).of(reading);
+    if let Some(name) = claims.get("name").and_then(Value::as_str) {
+        identity = identity.name(name);
+    }
+    if let Some(email) = claims.get("email").and_then(Value::as_str) {
+        identity = identity.email(email);
+    }
+    let token = AccessToken::new(token).map_err(|_| rejected("the token is malformed"))?;
+    identity
+        .claims(claims)
+        .token(token)
+        .build()
+        .map_err(|_| rejected("the token has no subject"))
+}
+
+/// When a token says that it was issued, whether or not that is true.
+pub(super) fn issued_at(claims: &Map<String, Value>) -> Option<SystemTime> {
+    numeric_date(claims.get("iat")?).ok()?
+}
+
+pub(super) fn text<'a>(
+    claims: &'a Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<&'a str>, AuthError> {
     match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(rejected("the token is malformed")),
+        Some(_) => Err(odd(name)),
     }
 }
 
-/// A `NumericDate` (RFC 7519 §2), in seconds.
-fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, AuthError> {
+/// `Some(None)`, when no clock can tell the time.
+fn time(
+    claims: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<Option<SystemTime>>, AuthError> {
     match claims.get(name) {
         None => Ok(None),
-        Some(time) => match time.as_f64().filter(|time| time.is_finite()) {
-            Some(time) => Ok(Some(time)),
-            None => Err(rejected("the token is malformed")),
-        },
+        Some(time) => numeric_date(time).map(Some).map_err(|_| odd(name)),
     }
 }
 
-fn seconds(time: SystemTime) -> f64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_secs_f64()
+/// A claim that is `null`, or of another type than it has.
+#[cold]
+fn odd(name: &'static str) -> AuthError {
+    rejected(match name {
+        "iss" => "the claim `iss` of the token is not a string",
+        "sub" => "the claim `sub` of the token is not a string",
+        "aud" => "the claim `aud` of the token is neither a string nor a list",
+        "exp" => "the claim `exp` of the token is not a time",
+        "nbf" => "the claim `nbf` of the token is not a time",
+        "iat" => "the claim `iat` of the token is not a time",
+        SESSION_CLAIM => "the claim `tsid` of the token does not name a session",
+        _ => "the token is malformed",
+    })
 }

@@ -1,16 +1,18 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::Algorithm;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::{Map, Value};
 
 use crate::{
     error::AuthError,
-    incoming::jwks::{KeySet, Verification},
+    incoming::{
+        issuer::TrustedIssuer,
+        key_set::{KeySet, Signed, Verification, algorithm},
+    },
 };
 
 use super::rejected;
 
-/// A JWS in its compact form (RFC 7515 §7.1), before it is verified.
+/// A JWS in its compact form (RFC 7515 §7.1), before anything in it is verified.
 pub(super) struct Jwt<'a> {
     header: Header,
     message: &'a str,
@@ -18,13 +20,19 @@ pub(super) struct Jwt<'a> {
     signature: Vec<u8>,
 }
 
-/// The members of a header that are read. Others are ignored, in particular a key or its URL.
+/// The members of a header that are read. The others are not, in particular a key or its URL.
 #[derive(Deserialize)]
 struct Header {
     alg: String,
     typ: Option<String>,
     kid: Option<String>,
-    crit: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "is_present")]
+    crit: bool,
+}
+
+/// A member that is `null` is there, too.
+fn is_present<'de, D: Deserializer<'de>>(member: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(member).map(|_| true)
 }
 
 impl<'a> Jwt<'a> {
@@ -35,39 +43,48 @@ impl<'a> Jwt<'a> {
         if payload.contains('.') {
             return None;
         }
+        let header = decode(header)?;
+        // A struct could be read of an array as well.
+        let is_object = header.trim_ascii_start().starts_with(b"{");
         Some(Self {
-            header: serde_json::from_slice(&decode(header)?).ok()?,
+            header: is_object.then(|| serde_json::from_slice(&header).ok())??,
             message,
             payload,
             signature: decode(signature)?,
         })
     }
 
-    /// Whether it says what it has to of itself, and one of the keys signed it.
+    /// The claims, which are the caller's until the token is [verified](Self::verify).
+    pub(super) fn claims(&self) -> Result<Map<String, Value>, AuthError> {
+        decode(self.payload)
+            .and_then(|payload| serde_json::from_slice(&payload).ok())
+            .ok_or_else(|| rejected("the token is malformed"))
+    }
+
+    /// Whether it says what it has to of itself, and one of the issuer's keys signed it.
     pub(super) fn verify(
         &self,
         keys: &KeySet,
-        require_at_jwt: bool,
+        issuer: &TrustedIssuer,
+        claims: &Map<String, Value>,
     ) -> Result<Verification, AuthError> {
-        if self.header.crit.is_some() {
+        if self.header.crit {
             return Err(rejected("the token has an extension that is not known"));
         }
-        if !is_accepted_type(self.header.typ.as_deref(), require_at_jwt) {
+        if !is_accepted_type(self.header.typ.as_deref(), issuer.require_at_jwt) {
             return Err(rejected("the token is of another type"));
         }
         let algorithm = algorithm(&self.header.alg).ok_or_else(|| {
             rejected("the token is signed with an algorithm that is not accepted")
         })?;
-        Ok(keys.verify(
+        let tenant_issuer = claims.get("iss").filter(|_| issuer.id.is_template());
+        Ok(keys.verify(&Signed {
             algorithm,
-            self.header.kid.as_deref(),
-            self.message.as_bytes(),
-            &self.signature,
-        ))
-    }
-
-    pub(super) fn claims(&self) -> Option<Map<String, Value>> {
-        serde_json::from_slice(&decode(self.payload)?).ok()
+            key_id: self.header.kid.as_deref(),
+            tenant_issuer: tenant_issuer.and_then(Value::as_str),
+            message: self.message,
+            signature: &self.signature,
+        }))
     }
 }
 
@@ -78,20 +95,4 @@ fn is_accepted_type(typ: Option<&str>, require_at_jwt: bool) -> bool {
 
 fn decode(part: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(part).ok()
-}
-
-/// The algorithms of key pairs. Algorithms whose verifying key can sign are left out.
-fn algorithm(name: &str) -> Option<Algorithm> {
-    Some(match name {
-        "RS256" => Algorithm::RS256,
-        "RS384" => Algorithm::RS384,
-        "RS512" => Algorithm::RS512,
-        "PS256" => Algorithm::PS256,
-        "PS384" => Algorithm::PS384,
-        "PS512" => Algorithm::PS512,
-        "ES256" => Algorithm::ES256,
-        "ES384" => Algorithm::ES384,
-        "EdDSA" => Algorithm::EdDSA,
-        _ => return None,
-    })
 }

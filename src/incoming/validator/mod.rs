@@ -1,6 +1,8 @@
 pub(crate) mod builder;
 mod claims;
+mod introspection;
 mod jwt;
+mod token_kind;
 mod validated_tokens;
 pub(crate) mod validating;
 
@@ -17,28 +19,29 @@ use zeroize::Zeroizing;
 use crate::{
     clock::Clock,
     error::{AuthError, AuthErrorKind},
-    identity::Identity,
-    oauth::{challenge::Challenge, http_client::HttpClient},
+    identity::{Identity, Reading},
+    oauth::challenge::Challenge,
     secret::AccessToken,
     upstream::upstream_tokens::UpstreamTokens,
 };
 
 use super::{
-    introspection::IntrospectionEndpoint,
-    jwks::{KeySet, Keys, Verification},
+    issuer::{Issuer, TrustedIssuer},
+    key_set::{KeySet, Verification},
     metadata::ProtectedResourceMetadata,
 };
 
-use builder::{Source, TokenValidatorBuilder};
-use claims::{Accepted, ExpectedClaims};
+use builder::TokenValidatorBuilder;
+use claims::{Accepted, Admission, Source, Vouched, issued_at, text};
+use introspection::Introspection;
 use jwt::Jwt;
 use validated_tokens::{Validated, ValidatedTokens};
 use validating::Validating;
 
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// Validates bearer tokens of one issuer for this resource, and turns them into an
-/// [`Identity`].
+/// Validates bearer tokens of one or several issuers for this resource, and turns them
+/// into an [`Identity`].
 ///
 /// A clone costs one reference count.
 ///
@@ -78,20 +81,25 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// | part of the token | requirement |
 /// | --- | --- |
 /// | the token | at most 16 KiB of visible ASCII |
-/// | `alg` | RS256 to RS512, PS256 to PS512, ES256, ES384 or EdDSA, and an algorithm of the key. Never `none`, never HS |
-/// | `kid` | a key of the issuer. Without a `kid`, every suitable key is tried |
+/// | `alg` | RS256 to RS512, PS256 to PS512, ES256, ES384 or EdDSA (also as `Ed25519`, RFC 9864), and an algorithm of the key. Never `none`, never HS |
+/// | `kid` | a key of the token's issuer. Without a `kid`, every suitable key is tried |
 /// | `typ` | absent, `JWT` or `at+jwt` (RFC 9068 §2.1), in any case. With [`require_at_jwt`](TokenValidatorBuilder::require_at_jwt), only `at+jwt` |
-/// | `crit` | absent: the crate supports no extension (RFC 7515 §4.1.11) |
+/// | `crit` | absent, and not `null`: the crate supports no extension (RFC 7515 §4.1.11) |
 /// | `jku`, `x5u`, `jwk`, `x5c` | none: they are not read |
-/// | `iss` | equal to the issuer, character by character |
+/// | `iss` | equal to one of the issuers, character by character. It decides which keys and audiences count. For an issuer with `{tenantid}`, see [`Issuer`](super::Issuer#many-tenants) |
 /// | `aud` | present, and contains one of the configured audiences |
 /// | `exp` | present, and in the future |
 /// | `nbf`, `iat` | in the past, if present |
 /// | `sub` | present, and not blank |
+/// | `token_type`, `token_use`, `typ` (as claims) | not the name of another kind of token, such as `refresh_token` or `id` |
+/// | `cnf` | absent, unless [bound tokens are admitted](TokenValidatorBuilder::admit_bound_tokens) (RFC 7800) |
 /// | `act` | if present, at most 8 nested objects ([`delegation_chain`](crate::delegation_chain)) |
 ///
 /// Times are compared with the [clock](trait@crate::Clock#setting-the-clock), with a leeway
 /// of one minute.
+///
+/// A claim that is `null`, or of another type than it has, is refused, and the error
+/// names it.
 ///
 /// A token that is not a JWT is sent to the
 /// [introspection endpoint](TokenValidatorBuilder::introspection), if there is one.
@@ -108,6 +116,8 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// | any other fault of the token | `Rejected` | 401 `invalid_token` |
 /// | an upstream provider needs a new login | `Rejected` | 401 `invalid_token`, unless [such callers pass](TokenValidatorBuilder::admit_without_upstream_login) |
 /// | the issuer or the store of upstream tokens cannot be reached, or sends an unusable answer | `Unavailable` | 503 |
+/// | the token names an unknown key, and the issuer was asked for its keys too often to be asked now | `Unavailable` | 503, with the time until it can be asked |
+/// | the introspection endpoint refuses this application, for example because its secret is wrong | `Configuration` | 500 |
 ///
 /// If an upstream provider cannot be reached, the request still passes. A strategy that
 /// needs this provider's token then fails with the provider's error
@@ -118,24 +128,36 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// # Where the keys come from
 ///
 /// The issuer's metadata names the URL of its key set. The validator looks for the
-/// metadata at `/.well-known/openid-configuration` (OIDC Discovery §4), and if there is
-/// none, at `/.well-known/oauth-authorization-server` (RFC 8414 §3). It never fetches a
-/// URL that a token names. A validator with a given [`KeySet`] fetches nothing.
+/// metadata at these locations, until one has it:
+///
+/// 1. `/.well-known/openid-configuration` behind the issuer's path (OIDC Discovery §4)
+/// 2. `/.well-known/oauth-authorization-server` before the path (RFC 8414 §3)
+/// 3. `/.well-known/openid-configuration` before the path (RFC 8414 §5)
+///
+/// If it is elsewhere, set [`metadata_url`](TokenValidatorBuilder::metadata_url), or
+/// [`jwks_url`](TokenValidatorBuilder::jwks_url) for the key set itself. The validator
+/// never fetches a URL that a token names, and nothing for a token of an issuer that it
+/// does not know. With a given [`KeySet`] it fetches nothing at all.
 ///
 /// | the keys are fetched | callers that wait |
 /// | --- | --- |
 /// | when no key is known yet | all, for one fetch |
 /// | in the last quarter of the keys' age, at most 5 minutes before its end | none: one fetch runs in the background |
 /// | after that age, if the issuer could not be reached | none: the known keys stay valid, and fetches are repeated with growing pauses |
-/// | when a token names an unknown key | that caller, for one fetch. There is at most one such fetch in 10 s |
+/// | when a token names an unknown key | that caller, for one fetch |
+///
+/// Unknown keys cause at most 6 fetches at once, and 6 in a minute. After that, a token
+/// that names one is not called bad: the response is a 503 with the time to wait. A token
+/// that is a minute older than keys that were fetched in the last 10 s causes no fetch.
 ///
 /// The keys age after the `max-age` of the response (RFC 9111 §5.2.2.1), but at least 5
 /// minutes and at most a day. Without a `max-age`, they age after an hour.
 ///
 /// A response must arrive within 10 s. The validator refuses metadata that names another
 /// issuer, a key set at a URL that is neither `https` nor loopback, a redirect, a response
-/// of more than 1 MiB, a set of more than 100 keys, and a set without a usable key. It
-/// then keeps the keys that it knew before.
+/// of more than 1 MiB, a set of more than 100 keys, and a set without a usable key. The
+/// keys of an `https` issuer must be at an `https` URL. A refused key set changes nothing:
+/// the validator keeps the keys that it knew before.
 ///
 /// # Security
 ///
@@ -148,10 +170,10 @@ pub struct TokenValidator {
 }
 
 struct Inner {
-    require_at_jwt: bool,
-    keys: Keys,
-    expected: ExpectedClaims,
-    introspection: Option<IntrospectionEndpoint>,
+    /// The one whom the validator was started with comes first.
+    issuers: Vec<TrustedIssuer>,
+    admission: Admission,
+    introspection: Option<Introspection>,
     validated_tokens: Option<ValidatedTokens>,
     upstream: Option<UpstreamTokens>,
     login_required: LoginRequired,
@@ -176,12 +198,12 @@ impl TokenValidator {
         ResBody::Data: Send,
         ResBody::Error: Into<BoxError>,
     {
-        TokenValidatorBuilder::new(issuer.into(), Source::Issuer(HttpClient::new(client)))
+        TokenValidatorBuilder::new(Issuer::new(issuer, client))
     }
 
     /// Starts a validator for tokens of this issuer that are signed with one of `keys`. It fetches nothing.
     pub fn builder_with_keys(issuer: impl Into<String>, keys: KeySet) -> TokenValidatorBuilder {
-        TokenValidatorBuilder::new(issuer.into(), Source::Given(keys))
+        TokenValidatorBuilder::new(Issuer::with_keys(issuer, keys))
     }
 
     /// Validates a token, given without its scheme, and returns the identity of its caller.
@@ -201,8 +223,9 @@ impl TokenValidator {
             None => {
                 let inner = Arc::clone(&self.inner);
                 let token = Zeroizing::new(token.to_owned());
+                let reading = Reading::now();
                 Validating::pending(async move {
-                    let outcome = inner.validate_waiting(&token).await;
+                    let outcome = inner.validate_waiting(&token, reading).await;
                     inner.conclude(outcome).await
                 })
             }
@@ -214,6 +237,40 @@ impl TokenValidator {
         Validating::ready(Err(self.inner.refused(error)))
     }
 
+    /// Completes the error of an outgoing request with this validator's challenge: `realm`, `resource_metadata`
+    /// (RFC 9728 §5.1) and `scope`, so that its [response](AuthError::to_response) tells the caller where to log in.
+    ///
+    /// An error that has a challenge keeps it. [`TokenValidatorLayer`](crate::TokenValidatorLayer) completes the responses
+    /// of the service beneath it, so this is for responses that are made elsewhere.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::header::WWW_AUTHENTICATE;
+    /// use tower_identity::{AuthError, AuthErrorKind, KeySet, TokenValidator};
+    ///
+    /// # let keys = r#"{ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" }] }"#;
+    /// let keys = KeySet::from_json(keys)?;
+    /// let issuer = "https://issuer.example.com";
+    /// let validator = TokenValidator::builder_with_keys(issuer, keys)
+    ///     .audience("https://gateway.example.com")
+    ///     .resource("https://gateway.example.com")
+    ///     .build()?;
+    ///
+    /// let message = "the user has no token of this provider";
+    /// let error = AuthError::new(AuthErrorKind::MissingToken, message);
+    /// let response = validator.challenge(error).to_response::<Bytes>();
+    /// let challenge = response.headers()[WWW_AUTHENTICATE].to_str()?;
+    /// assert!(challenge.contains("resource_metadata="));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn challenge(&self, error: AuthError) -> AuthError {
+        if error.challenge().is_some() {
+            return error;
+        }
+        self.inner.challenge.added_to(error)
+    }
+
     /// The metadata service for the configured [`resource`](TokenValidatorBuilder::resource), if there is one.
     pub fn resource_metadata(&self) -> Option<ProtectedResourceMetadata> {
         self.inner.metadata.clone()
@@ -223,14 +280,18 @@ impl TokenValidator {
 impl fmt::Debug for TokenValidator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenValidator")
-            .field("issuer", &self.inner.expected.issuer)
-            .field("audiences", &self.inner.expected.audiences)
+            .field("issuers", &self.inner.issuer_names())
             .field("introspection", &self.inner.introspection)
             .finish_non_exhaustive()
     }
 }
 
 impl Inner {
+    fn issuer_names(&self) -> Vec<&str> {
+        let issuers = self.issuers.iter();
+        issuers.map(|issuer| issuer.id.as_str()).collect()
+    }
+
     /// `None`, when something has to be waited for.
     fn validate_now(&self, token: &str) -> Option<Result<Validated, AuthError>> {
         if token.len() > MAX_TOKEN {
@@ -241,70 +302,124 @@ impl Inner {
         {
             return Some(Ok(validated));
         }
-        let Some(jwt) = Jwt::parse(token) else {
-            return match self.introspection {
-                Some(_) => None,
-                None => Some(Err(rejected("the token is malformed"))),
-            };
-        };
-        match jwt.verify(&self.keys.known()?, self.require_at_jwt) {
-            Ok(Verification::Good) => Some(self.accept_jwt(&jwt, token)),
-            Ok(Verification::Bad) => Some(Err(not_signed())),
-            Ok(Verification::Unknown) => None,
-            Err(error) => Some(Err(error)),
+        match Jwt::parse(token) {
+            Some(jwt) => self.validate_jwt_now(&jwt, token).transpose(),
+            None if self.introspection.is_some() => None,
+            None => Some(Err(rejected("the token is malformed"))),
         }
     }
 
-    async fn validate_waiting(&self, token: &str) -> Result<Validated, AuthError> {
-        let Some(jwt) = Jwt::parse(token) else {
-            return self.introspect(token).await;
+    fn validate_jwt_now(&self, jwt: &Jwt<'_>, token: &str) -> Result<Option<Validated>, AuthError> {
+        let claims = jwt.claims()?;
+        let issuer = self.issuer_of(&claims)?;
+        let Some(known) = issuer.keys.known() else {
+            return Ok(None);
         };
-        let known = self.keys.known();
+        match jwt.verify(&known.keys, issuer, &claims)? {
+            Verification::Good => self
+                .accept_jwt(issuer, claims, token, Reading::now())
+                .map(Some),
+            Verification::Bad => Err(not_signed()),
+            Verification::Unknown => Ok(None),
+        }
+    }
+
+    async fn validate_waiting(
+        self: &Arc<Self>,
+        token: &str,
+        reading: Reading,
+    ) -> Result<Validated, AuthError> {
+        let Some(jwt) = Jwt::parse(token) else {
+            return self.introspect(token, reading).await;
+        };
+        let claims = jwt.claims()?;
+        let issuer = self.issuer_of(&claims)?;
+        let known = issuer.keys.known();
         let keys = match &known {
             Some(keys) => keys.clone(),
-            None => self.keys.first().await?,
+            None => issuer.keys.first().await?,
         };
-        let mut verification = jwt.verify(&keys, self.require_at_jwt)?;
+        let mut verification = jwt.verify(&keys.keys, issuer, &claims)?;
         // Keys that were fetched for this very token are as new as can be.
         if verification == Verification::Unknown
             && known.is_some()
-            && let Some(newer) = self.keys.newer_than(&keys).await?
+            && let Some(newer) = issuer.keys.newer_than(&keys, issued_at(&claims)).await?
         {
-            verification = jwt.verify(&newer, self.require_at_jwt)?;
+            verification = jwt.verify(&newer.keys, issuer, &claims)?;
         }
         match verification {
-            Verification::Good => self.accept_jwt(&jwt, token),
+            Verification::Good => self.accept_jwt(issuer, claims, token, reading),
             Verification::Bad | Verification::Unknown => Err(not_signed()),
         }
     }
 
-    fn accept_jwt(&self, jwt: &Jwt<'_>, token: &str) -> Result<Validated, AuthError> {
-        let claims = jwt
-            .claims()
-            .ok_or_else(|| rejected("the token is malformed"))?;
-        if !claims.contains_key("exp") {
-            return Err(rejected("the token has no end"));
-        }
-        if !claims.contains_key("iss") {
-            return Err(rejected("the token does not say who issued it"));
-        }
-        self.accept(claims, token)
+    /// The issuer that the token says it is of. No key is looked up for a token of another one.
+    fn issuer_of(&self, claims: &Map<String, Value>) -> Result<&TrustedIssuer, AuthError> {
+        let issuer =
+            text(claims, "iss")?.ok_or_else(|| rejected("the token does not say who issued it"))?;
+        let is_exact = |trusted: &&TrustedIssuer| {
+            !trusted.id.is_template() && trusted.id.is_of(issuer, claims)
+        };
+        let is_of = |trusted: &&TrustedIssuer| trusted.id.is_of(issuer, claims);
+        let mut issuers = self.issuers.iter();
+        issuers
+            .clone()
+            .find(is_exact)
+            .or_else(|| issuers.find(is_of))
+            .ok_or_else(|| rejected("the token is of another issuer"))
     }
 
-    async fn introspect(&self, token: &str) -> Result<Validated, AuthError> {
-        let not_active = || rejected("the token is not active");
-        let endpoint = self.introspection.as_ref().ok_or_else(not_active)?;
+    fn accept_jwt(
+        &self,
+        issuer: &TrustedIssuer,
+        claims: Map<String, Value>,
+        token: &str,
+        reading: Reading,
+    ) -> Result<Validated, AuthError> {
+        self.accept(Vouched {
+            issuer,
+            source: Source::Signature,
+            claims,
+            token,
+            reading,
+        })
+    }
+
+    async fn introspect(
+        self: &Arc<Self>,
+        token: &str,
+        reading: Reading,
+    ) -> Result<Validated, AuthError> {
+        let introspection = self.introspection.as_ref().ok_or_else(not_active)?;
         // What cannot be a token is not sent to anyone.
-        AccessToken::new(token).map_err(|_| rejected("the token is malformed"))?;
-        let claims = endpoint.introspect(token, &*self.clock).await?;
-        self.accept(claims.ok_or_else(not_active)?, token)
+        let token = AccessToken::new(token).map_err(|_| rejected("the token is malformed"))?;
+        let inner = Arc::clone(self);
+        let ask = |token: AccessToken| async move { inner.ask(token.expose(), reading).await };
+        introspection.once(token, ask).await
     }
 
-    fn accept(&self, claims: Map<String, Value>, token: &str) -> Result<Validated, AuthError> {
+    async fn ask(&self, token: &str, reading: Reading) -> Result<Validated, AuthError> {
+        let introspection = self.introspection.as_ref().ok_or_else(not_active)?;
+        let issuer = self.issuers.first().ok_or_else(not_active)?;
+        let claims = introspection
+            .endpoint
+            .introspect(token, &*self.clock)
+            .await?;
+        self.accept(Vouched {
+            issuer,
+            source: Source::Introspection,
+            claims: claims.ok_or_else(not_active)?,
+            token,
+            reading,
+        })
+    }
+
+    fn accept(&self, vouched: Vouched<'_>) -> Result<Validated, AuthError> {
+        let accepted = self.admission.accept(vouched, self.clock.now())?;
         let Accepted {
             validated,
             expires_at,
-        } = self.expected.accept(claims, token, self.clock.now())?;
+        } = accepted;
         if let (Some(tokens), Some(expires_at)) = (&self.validated_tokens, expires_at) {
             tokens.keep(&validated, expires_at, &*self.clock);
         }
@@ -368,6 +483,11 @@ impl Inner {
 enum LoginRequired {
     Refused,
     Admitted,
+}
+
+#[cold]
+fn not_active() -> AuthError {
+    rejected("the token is not active")
 }
 
 #[cold]

@@ -1,0 +1,184 @@
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Request, StatusCode, Uri,
+    header::{ACCEPT, CACHE_CONTROL},
+    uri::Scheme,
+};
+use http_body_util::Full;
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    oauth::http_client::{Answer, HttpClient, parse_url},
+};
+
+use super::{issuer::IssuerId, key_set::KeySet};
+
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+const DEFAULT_MAX_AGE: Duration = Duration::from_secs(60 * 60);
+const MIN_MAX_AGE: Duration = Duration::from_secs(5 * 60);
+const LONGEST_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+const JSON: &str = "application/json";
+/// The media type of RFC 7517 §8.5.1, without which Kubernetes answers 406, and the one that others have.
+const JSON_OR_KEY_SET: &str = "application/jwk-set+json, application/json";
+
+/// Finds and fetches the key set of one issuer.
+pub(super) struct Discovery {
+    pub(super) issuer: IssuerId,
+    pub(super) place: Place,
+    pub(super) insecure: bool,
+    pub(super) client: HttpClient,
+}
+
+/// The URLs that lead to a key set.
+pub(super) enum Place {
+    /// The first of these documents that is the issuer's metadata names it.
+    Metadata(Vec<Uri>),
+    Keys(Uri),
+}
+
+/// Why a document does not lead to a key set.
+enum Odd {
+    /// Nor will another one, because the server does not answer.
+    Unreachable(AuthError),
+    NotThere(AuthError),
+    Unusable(AuthError),
+}
+
+impl Discovery {
+    /// The keys, and for how long they may be kept.
+    pub(super) async fn fetch_keys(&self) -> Result<(KeySet, Duration), AuthError> {
+        let answer = match &self.place {
+            Place::Keys(uri) => self.ask(uri, JSON_OR_KEY_SET).await?,
+            Place::Metadata(documents) => {
+                let uri = self.find_keys(documents).await?;
+                self.ask(&uri, JSON_OR_KEY_SET).await?
+            }
+        };
+        if answer.status != StatusCode::OK {
+            let status = answer.status.as_u16();
+            return Err(self.unavailable(format_args!("answered {status} instead of its key set")));
+        }
+        let keys = KeySet::parse(&answer.body)
+            .map_err(|fault| self.unavailable(format_args!("has a key set that {fault}")))?;
+        tracing::debug!(
+            issuer = self.issuer.as_str(),
+            ?keys,
+            "fetched the issuer's keys"
+        );
+        Ok((keys, max_age(&answer.headers)))
+    }
+
+    async fn find_keys(&self, documents: &[Uri]) -> Result<Uri, AuthError> {
+        let mut unusable = None;
+        let mut not_there = None;
+        for document in documents {
+            match self.read_metadata(document).await {
+                Ok(uri) => return Ok(uri),
+                Err(Odd::Unreachable(error)) => return Err(error),
+                Err(Odd::Unusable(error)) => unusable = unusable.or(Some(error)),
+                Err(Odd::NotThere(error)) => not_there = Some(error),
+            }
+        }
+        let error = unusable.or(not_there);
+        Err(error.unwrap_or_else(|| self.unavailable("has no place for its metadata")))
+    }
+
+    /// The `jwks_uri` of a metadata document.
+    async fn read_metadata(&self, document: &Uri) -> Result<Uri, Odd> {
+        let answer = self.ask(document, JSON).await.map_err(Odd::Unreachable)?;
+        if answer.status != StatusCode::OK {
+            let status = answer.status.as_u16();
+            let error = self.unavailable(format_args!("answered {status} instead of its metadata"));
+            return Err(if answer.status.is_client_error() {
+                Odd::NotThere(error)
+            } else {
+                Odd::Unusable(error)
+            });
+        }
+        self.keys_uri(&answer.body)
+            .map_err(|fault| Odd::Unusable(self.unavailable(fault)))
+    }
+
+    fn keys_uri(&self, metadata: &[u8]) -> Result<Uri, String> {
+        // `serde_json` quotes the text in its errors, so they go no further.
+        let metadata: Option<Map<String, Value>> = serde_json::from_slice(metadata).ok();
+        let text = |name| metadata.as_ref()?.get(name)?.as_str();
+        let (Some(issuer), Some(uri)) = (text("issuer"), text("jwks_uri")) else {
+            return Err("has no metadata of an issuer (OIDC Discovery §3, RFC 8414 §2)".to_owned());
+        };
+        if !self.issuer.has_metadata_of(issuer) {
+            return Err(
+                "has the metadata of another issuer (RFC 8414 §3.3); configure the `issuer` as its metadata has it"
+                    .to_owned(),
+            );
+        }
+        let (uri, _) = parse_url(uri, self.insecure)
+            .map_err(|fault| format!("names a `jwks_uri` that {fault}"))?;
+        let is_downgrade = self.issuer.is_https() && uri.scheme() != Some(&Scheme::HTTPS);
+        if is_downgrade && !self.insecure {
+            return Err("names a `jwks_uri` that is plain http, but is an https issuer".to_owned());
+        }
+        Ok(uri)
+    }
+
+    async fn ask(&self, uri: &Uri, accept: &'static str) -> Result<Answer, AuthError> {
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.uri_mut() = uri.clone();
+        request
+            .headers_mut()
+            .insert(ACCEPT, HeaderValue::from_static(accept));
+        let answer = self.client.call(request, TIME_LIMIT).await;
+        answer.map_err(|failure| failure.into_error(TIME_LIMIT, |fault| self.unavailable(fault)))
+    }
+
+    #[cold]
+    fn unavailable(&self, fault: impl fmt::Display) -> AuthError {
+        let issuer = self.issuer.as_str();
+        AuthError::new(
+            AuthErrorKind::Unavailable,
+            format!("the keys of the issuer {issuer} are not available: it {fault}"),
+        )
+    }
+}
+
+/// Where an issuer's metadata can be: behind its path (OIDC Discovery §4), and between host and path under both names
+/// (RFC 8414 §3.1 and §5), as the authorization specification of MCP has it.
+pub(super) fn well_known(issuer: &str) -> Result<Vec<Uri>, &'static str> {
+    const OPENID: &str = "/.well-known/openid-configuration";
+    const OAUTH: &str = "/.well-known/oauth-authorization-server";
+
+    let issuer = issuer.trim_end_matches('/');
+    let authority = issuer.find("://").map_or(0, |scheme| scheme + 3);
+    let path_at = issuer
+        .get(authority..)
+        .and_then(|rest| rest.find('/'))
+        .map_or(issuer.len(), |slash| authority + slash);
+    let (host, path) = issuer.split_at(path_at);
+    let mut documents = vec![
+        format!("{host}{path}{OPENID}"),
+        format!("{host}{OAUTH}{path}"),
+    ];
+    if !path.is_empty() {
+        documents.push(format!("{host}{OPENID}{path}"));
+    }
+    let documents = documents.iter().map(|document| document.parse());
+    documents
+        .collect::<Result<_, _>>()
+        .map_err(|_| "is not a URL such as `https://idp.example.com`")
+}
+
+fn max_age(headers: &HeaderMap) -> Duration {
+    headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|directive| directive.trim().strip_prefix("max-age="))
+        .find_map(|seconds| seconds.parse().ok())
+        .map_or(DEFAULT_MAX_AGE, Duration::from_secs)
+        .clamp(MIN_MAX_AGE, LONGEST_MAX_AGE)
+}

@@ -1,0 +1,63 @@
+use serde_json::{Map, Value};
+
+use crate::error::AuthError;
+
+use super::{claims::Source, rejected};
+
+/// The members that say what kind of token it is: of RFC 7662 §2.2, of Amazon Cognito and Ory Hydra, and of Keycloak.
+const MEMBERS: [&str; 3] = ["token_type", "token_use", "typ"];
+
+const ACCESS_TOKEN: [&str; 8] = [
+    "bearer",
+    "access",
+    "access_token",
+    "at+jwt",
+    "application/at+jwt",
+    "jwt",
+    "urn:ietf:params:oauth:token-type:access_token",
+    "urn:ietf:params:oauth:token-type:jwt",
+];
+
+const OTHER_TOKEN: [&str; 13] = [
+    "refresh",
+    "refresh_token",
+    "offline",
+    "id",
+    "id_token",
+    "logout",
+    "code",
+    "n_a",
+    "mac",
+    "pop",
+    "dpop",
+    "urn:ietf:params:oauth:token-type:refresh_token",
+    "urn:ietf:params:oauth:token-type:id_token",
+];
+
+/// Refuses a token that is good and is no access token that its bearer can use: a refresh token, for example.
+///
+/// An introspection endpoint answers for every kind, so only what it calls an access token passes. A signed token passes
+/// unless it says that it is something else, because in its claims these names may mean anything.
+pub(super) fn check(claims: &Map<String, Value>, source: Source) -> Result<(), AuthError> {
+    for name in MEMBERS {
+        let Some(kind) = claims.get(name) else {
+            continue;
+        };
+        let is_among = |kinds: &[&str]| {
+            let kind = kind.as_str();
+            kind.is_some_and(|kind| kinds.iter().any(|known| known.eq_ignore_ascii_case(kind)))
+        };
+        let passes = match source {
+            Source::Introspection => is_among(&ACCESS_TOKEN),
+            Source::Signature => !is_among(&OTHER_TOKEN),
+        };
+        if !passes {
+            return Err(rejected(match name {
+                "token_type" => "the token is not an access token, says its `token_type`",
+                "token_use" => "the token is not an access token, says its `token_use`",
+                _ => "the token is not an access token, says its `typ`",
+            }));
+        }
+    }
+    Ok(())
+}
