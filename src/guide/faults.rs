@@ -54,7 +54,7 @@
 //! | F26 | `traceparent` changes on a retry, which breaks the signature | `aws_sts` | `f25_f26_only_host_content_type_and_amz_headers_are_signed` |
 //! | F27 | a user's name becomes part of a policy expression | `aws_roles` | `f27_a_claim_is_a_value_and_never_part_of_an_expression` |
 //! | F28 | an unknown `kid` is not looked up again after the keys were rotated | `issuer_keys` | `f28_a_rotated_key_is_looked_up_on_the_first_token_that_names_it` |
-//! | F28-debounce | … or is looked up again for each bad token | `issuer_keys` | `f28_bad_tokens_fetch_keys_at_most_once_in_10_seconds` |
+//! | F28-debounce | … or is looked up again for each bad token | `issuer_keys` | `f28_bad_tokens_fetch_keys_a_few_times_a_minute` |
 //! | F29 | an issuer's refusal of a user is answered with 500 | `token_endpoint` | `f29_the_callers_fault_is_told_from_the_issuers` |
 //! | F29-issuer | … an issuer's outage | `token_strategies` | `f29_whose_fault_it_is_shows_in_the_status_and_nothing_else_does` |
 //! | F30 | a lock is held while an event stream is open, which blocks all calls | `rmcp_client` | `f30_a_hundred_calls_proceed_while_streams_are_open` |
@@ -83,5 +83,19 @@
 //! | F41 | the part of a refusal that says how the user must log in is lost | `issuer_answers` | `f41_the_challenge_tells_the_caller_which_login_is_needed` |
 //! | F42 | `requested_token_type` is not sent, which some issuers require | `token_strategies` | `f42_an_access_token_is_asked_for_by_name_unless_it_is_set_otherwise` |
 //! | F43 | a token with an `expires_in` of 0 or `null` is accepted when it is refreshed, and refused when it is sent | `issuer_answers` | `f43_a_token_without_a_lifetime_is_sent_now_and_not_kept_whoever_asked_for_it` |
+//! | F70 | one token with an unknown key makes good tokens of a new key look bad | `issuer_keys` | `f70_a_token_that_was_not_checked_is_never_called_bad_but_asked_to_wait` |
+//! | F71 | a token that is bound to a key (`cnf`) is accepted from anybody | `token_validator` | `f71_a_token_that_is_bound_to_a_key_is_refused_unless_it_is_admitted_by_name` |
+//! | F71-refresh | … a refresh token that passes introspection | `token_validator` | `f71_what_introspection_does_not_call_an_access_token_is_refused` |
+//! | F71-crit | … a header with `crit: null` | `token_validator` | `confused_algorithms_and_headers_are_refused` |
+//! | F71-array | … a header that is an array | `token_validator` | `f71_a_header_that_is_an_array_is_no_header` |
+//! | F72 | a member of an introspection answer that is `null` is taken for one that is there | `token_validator` | `f72_a_member_that_is_null_is_absent_in_an_answer_to_introspection` |
+//! | F73 | keys are asked for as `application/json` only, which some issuers answer with 406 | `issuer_keys` | `f73_keys_are_asked_for_in_both_media_types` |
+//! | F74 | keys that are not where the issuer's own URL leads cannot be named | `several_issuers` | `f74_keys_are_fetched_where_they_are_said_to_be_and_nothing_else_is` |
+//! | F75 | discovery ends at the first document that is odd | `issuer_keys` | `f75_a_document_that_is_odd_does_not_end_the_search_for_the_metadata` |
+//! | F76 | a key with a leading zero octet or padding is not read | `issuer_keys` | `f76_keys_that_are_written_a_little_differently_are_read` |
+//! | F78-introspection | a wrong client secret at the introspection endpoint is told as an outage | `token_validator` | `f78_an_endpoint_that_refuses_this_client_is_the_operators_to_mend` |
+//! | F79 | each bad token is introspected again | `token_validator` | `f79_a_token_is_introspected_once_for_all_who_bring_it_at_the_same_time` |
+//! | F80 | the identity that was built last counts as the newest, although its tokens were read first | `validated_upstream_tokens` | `f80_the_newest_identity_is_the_one_whose_tokens_were_read_last` |
+//! | F82 | the gateway's 401 for a refused outgoing request does not say where to log in | `token_validator` | `f82_a_refusal_of_an_outgoing_request_tells_the_caller_where_to_log_in` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.
