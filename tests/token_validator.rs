@@ -287,6 +287,17 @@ fn bad_claims_are_refused() {
 }
 
 #[test]
+fn f71_a_crit_is_refused_whatever_is_in_it() {
+    let validator = builder().build().unwrap();
+    for crit in [Value::Null, json!([]), json!(["b64"]), json!(false)] {
+        let mut header = P256.header();
+        header["crit"] = crit;
+        let kind = refused(&validator, &P256.sign(&header, &claims()));
+        assert_eq!(kind, Some(AuthErrorKind::Rejected), "{header}");
+    }
+}
+
+#[test]
 fn f71_a_header_that_is_an_array_is_no_header() {
     let validator = builder().build().unwrap();
     for header in [

@@ -86,7 +86,7 @@
 //! | F70 | one token with an unknown key makes good tokens of a new key look bad | `issuer_keys` | `f70_a_token_that_was_not_checked_is_never_called_bad_but_asked_to_wait` |
 //! | F71 | a token that is bound to a key (`cnf`) is accepted from anybody | `token_validator` | `f71_a_token_that_is_bound_to_a_key_is_refused_unless_it_is_admitted_by_name` |
 //! | F71-refresh | … a refresh token that passes introspection | `token_validator` | `f71_what_introspection_does_not_call_an_access_token_is_refused` |
-//! | F71-crit | … a header with `crit: null` | `token_validator` | `confused_algorithms_and_headers_are_refused` |
+//! | F71-crit | … a header with `crit: null` | `token_validator` | `f71_a_crit_is_refused_whatever_is_in_it` |
 //! | F71-array | … a header that is an array | `token_validator` | `f71_a_header_that_is_an_array_is_no_header` |
 //! | F72 | a member of an introspection answer that is `null` is taken for one that is there | `token_validator` | `f72_a_member_that_is_null_is_absent_in_an_answer_to_introspection` |
 //! | F73 | keys are asked for as `application/json` only, which some issuers answer with 406 | `issuer_keys` | `f73_keys_are_asked_for_in_both_media_types` |
