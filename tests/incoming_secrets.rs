@@ -74,7 +74,7 @@ async fn f33_no_part_of_a_token_is_logged_or_shown() {
     for witness in [
         "IntrospectionEndpointBuilder { client_auth: Some(ClientAuth {",
         "TokenValidatorBuilder { issuer: ",
-        "TokenValidator { issuer: ",
+        "TokenValidator { issuers: [",
         "introspection: Some(IntrospectionEndpoint { origin: ",
         "Validating(pending)",
         "Validating(ready)",
