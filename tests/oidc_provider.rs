@@ -26,6 +26,7 @@ use tower_identity::{
     TokenExchange, TokenValidator, TokenValidatorLayer, UpstreamTokenStore, UpstreamTokens,
     client::hyper::{HttpsClient, https_client},
     delegation_chain,
+    incoming::Issuer,
     oauth::{PrivateKeyJwt, SigningAlgorithm, TokenRequest, TokenType},
     upstream::{Provider, RefreshTokenGrant},
 };
@@ -205,6 +206,114 @@ async fn a_rotation_of_keys_is_followed_and_a_key_that_was_withdrawn_is_no_longe
         let refused = validator.validate(&withdrawn).await.unwrap_err();
         assert_eq!(refused.kind(), AuthErrorKind::Rejected);
     }
+}
+
+#[tokio::test]
+async fn f70_a_rotation_of_keys_is_followed_at_once_although_a_token_of_an_unknown_key_came_between()
+ {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let clock = clock();
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(GATEWAY)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let token = async || {
+        let user = provider.log_in("browser", "alice", "openid", GATEWAY).await;
+        user.access_token
+    };
+    validator.validate(&token().await).await.unwrap();
+    let mut header = P256.header();
+    header["kid"] = json!("made-up");
+    let bad = P256.sign(
+        &header,
+        &json!({ "iss": provider.issuer(), "aud": GATEWAY }),
+    );
+    for _ in 0..3 {
+        let refused = validator.validate(&bad).await.unwrap_err();
+        assert_eq!(refused.kind(), AuthErrorKind::Rejected);
+        provider.rotate_keys(true).await;
+        validator.validate(&token().await).await.unwrap();
+    }
+    // The budget is spent by now, and a token of the next key is asked to wait, not refused.
+    provider.rotate_keys(true).await;
+    let good = token().await;
+    let wait = validator.validate(&good).await.unwrap_err();
+    assert_eq!(wait.kind(), AuthErrorKind::Unavailable, "{wait}");
+    clock.advance(wait.retry_after().unwrap());
+    validator.validate(&good).await.unwrap();
+}
+
+#[tokio::test]
+async fn f71_a_refresh_token_that_the_provider_calls_active_is_refused() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let endpoint = IntrospectionEndpoint::builder(provider.introspection_endpoint(), client())
+        .client_auth(confidential())
+        .build()
+        .unwrap();
+    let validator = TokenValidator::builder(provider.issuer(), client())
+        .audience(OPAQUE)
+        .introspection(endpoint)
+        .build()
+        .unwrap();
+    let user = provider
+        .log_in("browser", "alice", "openid read", OPAQUE)
+        .await;
+    validator.validate(&user.access_token).await.unwrap();
+    let refused = validator.validate(&user.refresh_token).await.unwrap_err();
+    assert_eq!(refused.kind(), AuthErrorKind::Rejected);
+}
+
+#[tokio::test]
+async fn f78_a_wrong_secret_at_introspection_is_the_operators_to_mend() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    for client_auth in [
+        ClientAuth::basic(CONFIDENTIAL, secret("wrong")),
+        ClientAuth::basic("nobody", secret(SECRET)),
+    ] {
+        let endpoint = IntrospectionEndpoint::builder(provider.introspection_endpoint(), client())
+            .client_auth(client_auth)
+            .build()
+            .unwrap();
+        let validator = TokenValidator::builder(provider.issuer(), client())
+            .audience(OPAQUE)
+            .introspection(endpoint)
+            .build()
+            .unwrap();
+        let refused = validator.validate("opaque").await.unwrap_err();
+        assert_eq!(refused.kind(), AuthErrorKind::Configuration, "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn users_of_two_providers_are_admitted_by_one_gateway_each_with_their_own() {
+    let (Some(first), Some(second)) = (provider().await, provider().await) else {
+        return;
+    };
+    let validator = TokenValidator::builder(first.issuer(), client())
+        .audience(GATEWAY)
+        .issuer(Issuer::new(second.issuer(), client()).audience("https://es256.example.com/"))
+        .build()
+        .unwrap();
+    let mut users = Vec::new();
+    for (provider, audience) in [(&first, GATEWAY), (&second, "https://es256.example.com/")] {
+        let user = provider
+            .log_in("browser", "alice", "openid", audience)
+            .await;
+        let identity = validator.validate(&user.access_token).await.unwrap();
+        assert_eq!(identity.issuer(), Some(provider.issuer()));
+        users.push(identity);
+    }
+    assert!(!users[0].is_same_user(&users[1]), "both are called alice");
+    let user = second.log_in("browser", "alice", "openid", GATEWAY).await;
+    let refused = validator.validate(&user.access_token).await.unwrap_err();
+    assert_eq!(refused.kind(), AuthErrorKind::Rejected);
 }
 
 #[tokio::test]
