@@ -48,9 +48,7 @@ pub(crate) fn check(input: &[u8]) {
     assert!(asked.len() <= 3, "{asked:?}");
     for (uri, body) in &asked {
         assert!(body.is_empty());
-        let host = uri.host().unwrap();
-        let is_loopback = host == "localhost" || host == "[::1]" || host.starts_with("127.");
-        assert!(uri.scheme_str() == Some("https") || is_loopback, "{uri}");
+        assert_eq!(uri.scheme_str(), Some("https"), "{uri}");
     }
     match outcome {
         Ok(identity) => {
@@ -59,11 +57,17 @@ pub(crate) fn check(input: &[u8]) {
                 assert_eq!(metadata["issuer"], ISSUER, "it is another issuer's");
             }
             assert_eq!(keys.status(), StatusCode::OK);
-            let ours = ED25519.public()["x"].clone();
+            let ours = ED25519.public();
+            let ours = ours["x"].as_str().unwrap();
             let keys = members(keys.body()).unwrap();
             let mut keys = keys["keys"].as_array().unwrap().iter();
             assert!(
-                keys.any(|key| key["x"] == ours),
+                keys.any(|key| {
+                    // Padding and plain base64 are read as well.
+                    let x = key["x"].as_str().unwrap_or_default();
+                    let x = x.trim_end_matches('=').replace('+', "-").replace('/', "_");
+                    x == ours
+                }),
                 "nobody published this key"
             );
         }

@@ -70,7 +70,8 @@ pub(crate) fn check(input: &[u8]) {
         .iter()
         .filter(|(uri, _)| uri.path() == "/keys")
         .count();
-    assert!(key_fetches <= 2, "{key_fetches} fetches at one moment");
+    // One for the first token, and a few for unknown keys.
+    assert!(key_fetches <= 7, "{key_fetches} fetches at one moment");
 }
 
 /// The layer passes nothing on that the validator refuses, and takes the header off what it passes on.
