@@ -47,6 +47,7 @@ use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use tower_identity::{
     ManualClock, MemoryStore, SystemClock, UpstreamTokenStore,
     client::hyper::{HttpsClient, https_client},
+    upstream::TokenOwner,
 };
 
 use fakes::{AUDIENCE, CLIENT_SECRET, Issuer};
@@ -79,7 +80,7 @@ async fn main() -> Result<ExitCode, BoxError> {
 
     let mut tokens = Vec::new();
     for number in 0..SESSIONS {
-        tokens.push(issuer.callers_token(&format!("user-{number}"), &session(number))?);
+        tokens.push(issuer.callers_token(&user(number))?);
     }
     let with_layers = Target::open(with_layers, &tokens).await?;
     let without_layers = Target::open(without_layers, &tokens).await?;
@@ -132,8 +133,8 @@ async fn pong(State(sessions): State<Arc<AtomicUsize>>, request: Request) -> Res
     ([json, ("mcp-session-id", &id)], PONG).into_response()
 }
 
-fn session(number: usize) -> String {
-    format!("session-{number}")
+fn user(number: usize) -> String {
+    format!("user-{number}")
 }
 
 async fn start_gateway(issuer: &Issuer, backend: SocketAddr) -> Result<SocketAddr, BoxError> {
@@ -145,9 +146,8 @@ async fn start_gateway(issuer: &Issuer, backend: SocketAddr) -> Result<SocketAdd
     ))?;
     let store = MemoryStore::new();
     for number in 0..SESSIONS {
-        store
-            .put(&session(number), "github", &issuer.log_in()?)
-            .await?;
+        let owner = TokenOwner::new(issuer.url(), user(number))?;
+        store.put(&owner, "github", &issuer.log_in()?).await?;
     }
     let surroundings = Surroundings {
         environment: |_| Some(CLIENT_SECRET.to_owned()),

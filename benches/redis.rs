@@ -13,7 +13,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis_server::RedisServer;
 use tower_identity::{
     AccessToken, RedisStore, Secret, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
-    upstream::{Provider, ProviderTokens, Refresher, SealingKey, UpstreamFuture},
+    upstream::{Provider, ProviderTokens, Refresher, SealingKey, TokenOwner, UpstreamFuture},
 };
 
 #[path = "../tests/support/peers.rs"]
@@ -54,12 +54,13 @@ fn redis(criterion: &mut Criterion) {
         .enable_all()
         .build()
         .unwrap();
+    let alice = TokenOwner::new("https://issuer.example.com", "alice").unwrap();
     let (manager, upstream) = runtime.block_on(async {
         let store = RedisStore::builder(server.url(), SealingKey::new([7; 32]))
             .build()
             .unwrap();
         for provider in PROVIDERS {
-            store.put("session", provider, &tokens()).await.unwrap();
+            store.put(&alice, provider, &tokens()).await.unwrap();
         }
         let providers =
             PROVIDERS.map(|provider| Provider::builder(provider, Never).build().unwrap());
@@ -92,7 +93,7 @@ fn redis(criterion: &mut Criterion) {
     });
     group.bench_function("redis_load", |bencher| {
         bencher.iter(|| {
-            let loaded = runtime.block_on(upstream.load("session")).unwrap();
+            let loaded = runtime.block_on(upstream.load(&alice)).unwrap();
             assert_eq!(loaded.tokens().len(), PROVIDERS.len());
             black_box(loaded)
         });

@@ -25,12 +25,13 @@ use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, AuthLayer, Clock, DefaultClock, Identity, KeySet,
     ManualClock, MemoryStore, Origin, Secret, Strategy, SystemClock, TokenEndpoint, TokenExchange,
     TokenValidator, UpstreamInject, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
-    upstream::{Claim, Claimed, Provider, ProviderTokens, RefreshTokenGrant, Refresher},
+    upstream::{
+        Claim, Claimed, Provider, ProviderTokens, RefreshTokenGrant, Refresher, TokenOwner,
+    },
 };
 
 const ISSUER: &str = "https://idp.example.com";
 const AUDIENCE: &str = "https://gateway.example.com";
-const SESSION: &str = "session-1";
 const HOUR: Duration = Duration::from_secs(3600);
 const HALF_AN_HOUR: Duration = Duration::from_secs(1800);
 
@@ -82,7 +83,11 @@ impl Issuer {
     }
 }
 
-/// A token for the gateway, of a session with upstream tokens, that lasts for half an hour.
+fn alice() -> TokenOwner {
+    TokenOwner::new(ISSUER, "alice").unwrap()
+}
+
+/// A token for the gateway, of a user with upstream tokens, that lasts for half an hour.
 fn token(now: SystemTime) -> String {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let claims = json!({
@@ -90,7 +95,6 @@ fn token(now: SystemTime) -> String {
         "sub": "alice",
         "aud": AUDIENCE,
         "exp": (now + HALF_AN_HOUR).as_secs(),
-        "tsid": SESSION,
     });
     P256.sign(&P256.header(), &claims)
 }
@@ -148,16 +152,16 @@ async fn a_clock_that_is_set_once_moves_everything() {
     )
     .with_refresh_token(Secret::new("refresh").unwrap());
     for store in [&store, &bounded] {
-        store.put(SESSION, "github", &at_login).await.unwrap();
+        store.put(&alice(), "github", &at_login).await.unwrap();
     }
     let stored = bounded
-        .load(SESSION)
+        .load(&alice())
         .await
         .unwrap()
         .remove("github")
         .unwrap();
     let claim = || Claim::new(stored.version(), HALF_AN_HOUR).with_in_doubt_for(HOUR);
-    let claimed = bounded.claim(SESSION, "github", &claim()).await.unwrap();
+    let claimed = bounded.claim(&alice(), "github", &claim()).await.unwrap();
     assert!(matches!(claimed, Claimed::Granted(_)));
 
     let token_now = token(clock.now());
@@ -190,7 +194,7 @@ async fn a_clock_that_is_set_once_moves_everything() {
     assert_eq!(sent, "Bearer issued-3");
     let refused = send(inject, &user).await.unwrap_err();
     assert_eq!(refused.kind(), AuthErrorKind::Expired);
-    let claimed = bounded.claim(SESSION, "github", &claim()).await.unwrap();
+    let claimed = bounded.claim(&alice(), "github", &claim()).await.unwrap();
     assert!(matches!(claimed, Claimed::Gone), "{claimed:?}");
     let refused = unavailable.refresh(&at_login, some_day());
     let retry_after = refused.await.unwrap_err().retry_after();

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use support::{
     issuer::{Behaviour, Issuer},
+    owner,
     token_stack::{self, endpoint_builder, jwt, secret, token_for, user, user_with_id_token},
 };
 use tower_identity::{
@@ -261,9 +262,13 @@ async fn f40_the_refresh_grant_asks_for_a_login_where_one_is_needed_and_nowhere_
         let name = &answer.name;
         issuer.next(answer.behaviour());
         let (store, upstream) = expired_session(&issuer).await;
-        let loaded = upstream.load("session-1").await.unwrap();
+        let loaded = upstream.load(&owner("alice")).await.unwrap();
         assert!(loaded.tokens().is_empty(), "{name}");
-        let is_kept = store.load("session-1").await.unwrap().contains_key("idp");
+        let is_kept = store
+            .load(&owner("alice"))
+            .await
+            .unwrap()
+            .contains_key("idp");
         if answer.kind() == AuthErrorKind::Rejected {
             let error = &loaded.login_required()["idp"];
             assert!(loaded.failed().is_empty() && !is_kept, "{name}");
@@ -294,7 +299,7 @@ async fn expired_session(issuer: &Issuer) -> (MemoryStore, UpstreamTokens) {
     let tokens = ProviderTokens::new(token, now - Duration::from_secs(3600))
         .with_refresh_token(secret(USERS_TOKEN));
     let store = MemoryStore::new();
-    store.put("session-1", "idp", &tokens).await.unwrap();
+    store.put(&owner("alice"), "idp", &tokens).await.unwrap();
     let idp = Provider::builder("idp", RefreshTokenGrant::new(endpoint(issuer)))
         .build()
         .unwrap();
@@ -620,7 +625,7 @@ async fn f43_a_token_without_a_lifetime_is_sent_now_and_not_kept_whoever_asked_f
         let (_, upstream) = expired_session(&issuer).await;
         for number in [1, 2] {
             issuer.next(token(number));
-            let mut tokens = upstream.load("session-1").await.unwrap().into_tokens();
+            let mut tokens = upstream.load(&owner("alice")).await.unwrap().into_tokens();
             let idp = tokens.remove("idp").unwrap();
             let identity = Identity::builder("alice").upstream("idp", idp);
             let identity = identity.build().unwrap();

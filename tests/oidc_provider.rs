@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use support::{
     key_pair::{ED25519, KeyPair, P256, RSA},
     oidc_provider::{LoggedIn, OidcProvider},
+    owner,
 };
 use tower::{Layer, ServiceExt, service_fn};
 use tower_identity::{
@@ -406,7 +407,7 @@ async fn each_refresh_token_is_spent_once_however_many_requests_wait_and_the_fam
     let mut before = first.access_token;
     for refreshes in 1..=3 {
         clock.advance(HOUR);
-        let loads = join_all((0..20).map(|_| upstream.load("session"))).await;
+        let loads = join_all((0..20).map(|_| upstream.load(&owner("alice")))).await;
         let mut tokens = loads.into_iter().map(|loaded| {
             let loaded = loaded.unwrap();
             loaded.tokens()["idp"].access_token().expose().to_owned()
@@ -436,7 +437,7 @@ async fn a_family_that_a_stolen_refresh_token_killed_sends_the_user_to_log_in() 
     };
     let (upstream, clock, first) = logged_in(&provider).await;
     clock.advance(HOUR);
-    upstream.load("session").await.unwrap();
+    upstream.load(&owner("alice")).await.unwrap();
 
     let (status, said) = provider
         .token(&[
@@ -452,7 +453,7 @@ async fn a_family_that_a_stolen_refresh_token_killed_sends_the_user_to_log_in() 
     assert_eq!(provider.count("grant.revoked", "refresh_token").await, 1);
 
     clock.advance(HOUR);
-    let loaded = upstream.load("session").await.unwrap();
+    let loaded = upstream.load(&owner("alice")).await.unwrap();
     assert!(loaded.login_required().contains_key("idp"), "{loaded:?}");
     assert!(loaded.tokens().is_empty());
 }
@@ -466,7 +467,7 @@ async fn a_provider_that_does_not_rotate_is_asked_with_the_same_refresh_token_ag
     let (upstream, clock, _) = logged_in(&provider).await;
     for _ in 0..2 {
         clock.advance(HOUR);
-        let loaded = upstream.load("session").await.unwrap();
+        let loaded = upstream.load(&owner("alice")).await.unwrap();
         assert!(loaded.tokens().contains_key("idp"), "{loaded:?}");
     }
     assert_eq!(provider.count("grant.success", "refresh_token").await, 2);
@@ -560,7 +561,7 @@ async fn logged_in(provider: &OidcProvider) -> (UpstreamTokens, Arc<ManualClock>
         .log_in("browser", "alice", "openid read", GATEWAY)
         .await;
     let stored = tokens.tokens(clock.now());
-    store.put("session", "idp", &stored).await.unwrap();
+    store.put(&owner("alice"), "idp", &stored).await.unwrap();
     let idp = Provider::builder("idp", grant).build().unwrap();
     let upstream = UpstreamTokens::new(store, [idp]).clock(clock.clone());
     (upstream, clock, tokens)

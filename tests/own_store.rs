@@ -3,19 +3,19 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::ready,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use futures_util::FutureExt;
-use support::store_contract;
+use support::{log::Log, owner, store_contract};
 use tower_identity::{
     AccessToken, Clock, ManualClock, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
     upstream::{
-        Claim, Claimed, Lease, Provider, ProviderTokens, Refresher, Settlement, StoredTokens,
-        UpstreamFuture,
+        Claim, Claimed, Lease, OwnerKey, Provider, ProviderTokens, Refresher, Settlement,
+        StoredTokens, TokenOwner, UpstreamFuture, Version,
     },
 };
 
@@ -24,16 +24,22 @@ use tower_identity::{
 struct OwnStore {
     table: Mutex<Table>,
     clock: Arc<ManualClock>,
+    /// Whether it finds tokens by the session alone, as it should not.
+    forgets_user: bool,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    rows: BTreeMap<(String, String), Row>,
+    rows: BTreeMap<Key, Row>,
     last_fence: u64,
 }
 
+/// An owner's key and the provider.
+type Key = (Vec<u8>, String);
+
 #[derive(Debug)]
 struct Row {
+    user: [u8; 32],
     version: [u8; 16],
     tokens: ProviderTokens,
     claimed: Option<Claimant>,
@@ -50,6 +56,7 @@ struct Claimant {
 impl Row {
     fn new(stored: &StoredTokens) -> Self {
         Self {
+            user: stored.user().to_bytes(),
             version: stored.version().to_bytes(),
             tokens: stored.tokens().clone(),
             claimed: None,
@@ -57,8 +64,9 @@ impl Row {
     }
 
     fn stored(&self) -> StoredTokens {
-        let version = tower_identity::upstream::Version::from_bytes(self.version);
-        StoredTokens::with_version(self.tokens.clone(), version)
+        let user = OwnerKey::from_bytes(self.user);
+        let version = Version::from_bytes(self.version);
+        StoredTokens::restored(user, self.tokens.clone(), version)
     }
 
     fn is_held_by(&self, lease: &Lease) -> bool {
@@ -72,10 +80,22 @@ impl OwnStore {
         Self {
             table: Mutex::default(),
             clock,
+            forgets_user: false,
         }
     }
 
-    fn claim_now(&self, key: &(String, String), claim: &Claim) -> Claimed {
+    fn owner(&self, owner: &TokenOwner) -> Vec<u8> {
+        match owner.session() {
+            Some(session) if self.forgets_user => session.as_bytes().to_vec(),
+            _ => owner.key().to_bytes().to_vec(),
+        }
+    }
+
+    fn key(&self, owner: &TokenOwner, provider: &str) -> Key {
+        (self.owner(owner), provider.to_owned())
+    }
+
+    fn claim_now(&self, key: &Key, claim: &Claim) -> Claimed {
         let now = self.clock.now();
         let table = &mut *self.table.lock().unwrap();
         let Some(row) = table.rows.get_mut(key) else {
@@ -113,7 +133,7 @@ impl OwnStore {
         Claimed::Granted(Lease::new(claim.version(), table.last_fence))
     }
 
-    fn settle_now(&self, key: &(String, String), lease: &Lease, settlement: &Settlement) -> bool {
+    fn settle_now(&self, key: &Key, lease: &Lease, settlement: &Settlement) -> bool {
         let rows = &mut self.table.lock().unwrap().rows;
         let Some(row) = rows.get_mut(key) else {
             return false;
@@ -135,55 +155,71 @@ impl OwnStore {
     }
 }
 
-fn key(session: &str, provider: &str) -> (String, String) {
-    (session.to_owned(), provider.to_owned())
-}
-
 impl UpstreamTokenStore for OwnStore {
-    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
+    fn load<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+    ) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
         let table = self.table.lock().unwrap();
-        let rows = table.rows.iter().filter(|((of, _), _)| of == session);
+        let owner = self.owner(owner);
+        let rows = table.rows.iter().filter(|((of, _), _)| *of == owner);
         let tokens = rows.map(|((_, provider), row)| (provider.clone(), row.stored()));
         Box::pin(ready(Ok(tokens.collect())))
     }
 
     fn put<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         tokens: &'a ProviderTokens,
     ) -> UpstreamFuture<'a, ()> {
-        let row = Row::new(&StoredTokens::new(tokens.clone()));
+        let row = Row::new(&StoredTokens::new(owner, tokens.clone()));
         let rows = &mut self.table.lock().unwrap().rows;
-        rows.insert(key(session, provider), row);
+        rows.insert(self.key(owner, provider), row);
         Box::pin(ready(Ok(())))
     }
 
-    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
+    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        let owner = self.owner(owner);
         let rows = &mut self.table.lock().unwrap().rows;
-        rows.retain(|(of, _), _| of != session);
+        rows.retain(|(of, _), _| *of != owner);
         Box::pin(ready(Ok(())))
+    }
+
+    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        let user = user.user_key().to_bytes();
+        let rows = &mut self.table.lock().unwrap().rows;
+        rows.retain(|_, row| row.user != user);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
+        let user = user.user_key().to_bytes();
+        let table = self.table.lock().unwrap();
+        let rows = table.rows.iter().filter(|(_, row)| row.user == user);
+        let providers = rows.map(|((_, provider), _)| provider.clone());
+        Box::pin(ready(Ok(providers.collect())))
     }
 
     fn claim<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         claim: &'a Claim,
     ) -> UpstreamFuture<'a, Claimed> {
-        let claimed = self.claim_now(&key(session, provider), claim);
+        let claimed = self.claim_now(&self.key(owner, provider), claim);
         Box::pin(ready(Ok(claimed)))
     }
 
     fn renew<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
     ) -> UpstreamFuture<'a, bool> {
         let rows = &mut self.table.lock().unwrap().rows;
-        let row = rows.get_mut(&key(session, provider));
+        let row = rows.get_mut(&self.key(owner, provider));
         let held = row.filter(|row| row.is_held_by(lease));
         let claimant = held.and_then(|row| row.claimed.as_mut());
         let until = self.clock.now() + time;
@@ -193,12 +229,12 @@ impl UpstreamTokenStore for OwnStore {
 
     fn settle<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
     ) -> UpstreamFuture<'a, bool> {
-        let settled = self.settle_now(&key(session, provider), lease, settlement);
+        let settled = self.settle_now(&self.key(owner, provider), lease, settlement);
         Box::pin(ready(Ok(settled)))
     }
 }
@@ -240,16 +276,69 @@ async fn tokens_are_loaded_from_it_and_refreshed_by_a_refresher_of_ones_own() {
     let clock = clock();
     let store: Arc<dyn UpstreamTokenStore> = Arc::new(OwnStore::new(clock.clone()));
     store
-        .put("session", "github", &store_contract::tokens("at-login"))
+        .put(
+            &owner("alice"),
+            "github",
+            &store_contract::tokens("at-login"),
+        )
         .await
         .unwrap();
     let github = Provider::builder("github", OwnRefresher).build().unwrap();
     let upstream = UpstreamTokens::new(store.clone(), [github]).clock(clock);
 
-    let tokens = upstream.load("session").await.unwrap();
+    let tokens = upstream.load(&owner("alice")).await.unwrap();
     let token = tokens.tokens()["github"].access_token();
     assert_eq!(token.expose(), "refreshed");
-    let stored = store.load("session").await.unwrap();
+    let stored = store.load(&owner("alice")).await.unwrap();
     let token = stored["github"].tokens().token().access_token();
     assert_eq!(token.expose(), "refreshed");
+}
+
+#[tokio::test]
+async fn f65_tokens_that_a_store_finds_by_the_session_alone_are_given_to_no_other_user() {
+    let clock = clock();
+    let mut store = OwnStore::new(clock.clone());
+    store.forgets_user = true;
+    let store = Arc::new(store);
+    let session = |user: &str| owner(user).with_session("session-1");
+    let tokens = store_contract::tokens("alice");
+    store
+        .put(&session("alice"), "github", &tokens)
+        .await
+        .unwrap();
+    store
+        .put(&session("alice"), "other", &tokens)
+        .await
+        .unwrap();
+    let github = Provider::builder("github", OwnRefresher).build().unwrap();
+    let upstream = UpstreamTokens::new(store.clone(), [github]).clock(clock);
+
+    let log = Log::default();
+    let captured = log.capture("warn");
+    let loaded = upstream.load(&session("mallory")).await.unwrap();
+    assert!(loaded.tokens().is_empty() && loaded.failed().is_empty());
+    assert_eq!(
+        loaded.login_required().keys().collect::<Vec<_>>(),
+        ["github"]
+    );
+    drop(captured);
+    let said = log.text();
+    assert!(
+        said.contains("ERROR") && said.contains("of another user"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("session-1") && !said.contains("mallory"),
+        "{said}"
+    );
+    // They are neither refreshed nor removed.
+    let stored = store.load(&session("alice")).await.unwrap();
+    let token = stored["github"].tokens().token().access_token();
+    assert_eq!(token.expose(), "access-alice");
+
+    let loaded = upstream.load(&session("alice")).await.unwrap();
+    assert_eq!(
+        loaded.tokens()["github"].access_token().expose(),
+        "refreshed"
+    );
 }

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     env,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
 
@@ -15,6 +15,7 @@ use futures_util::{FutureExt, future::join_all};
 use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use support::{
+    owner,
     redis::{Proxy, RedisServer},
     rotating_issuer::{self, RotatingIssuer},
     store_contract::{self, tokens},
@@ -28,7 +29,7 @@ use tower_identity::{
     AuthError, AuthErrorKind, RedisStore, SystemClock, UpstreamTokenStore, UpstreamTokens,
     upstream::{
         Claim, Claimed, LoadedTokens, ProviderBuilder, RedisStoreBuilder, SealingKey, Settlement,
-        StoredTokens,
+        StoredTokens, TokenOwner,
     },
 };
 
@@ -36,6 +37,8 @@ const SESSION: &str = "session-7Fjfp0ZBr1KtDRbnfVdmIw";
 const MOMENT: Duration = Duration::from_millis(10);
 const LEASE_TIME: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(60);
+
+static ALICE: LazyLock<TokenOwner> = LazyLock::new(|| owner("alice-7Fjfp0ZBr1KtDRbnfVdmIw"));
 
 fn key(number: u8) -> SealingKey {
     SealingKey::new([number; 32])
@@ -52,7 +55,7 @@ fn impatient_store_at(url: &str) -> RedisStore {
 }
 
 async fn only(store: &RedisStore) -> Result<Option<StoredTokens>, AuthError> {
-    Ok(store.load(SESSION).await?.remove("github"))
+    Ok(store.load(&ALICE).await?.remove("github"))
 }
 
 async fn holds(store: &RedisStore, name: &str) -> bool {
@@ -63,7 +66,7 @@ async fn holds(store: &RedisStore, name: &str) -> bool {
 }
 
 async fn put(store: &RedisStore, name: &str) -> Result<(), AuthError> {
-    store.put(SESSION, "github", &tokens(name)).await
+    store.put(&ALICE, "github", &tokens(name)).await
 }
 
 fn kind<T: std::fmt::Debug>(result: Result<T, AuthError>) -> AuthErrorKind {
@@ -91,7 +94,7 @@ impl Bench {
     async fn with_expired_session(store: &RedisStore) -> Self {
         let issuer = RotatingIssuer::start(Arc::new(SystemClock), Duration::ZERO).await;
         let expired = issuer.log_in("alice");
-        store.put(SESSION, "github", &expired).await.unwrap();
+        store.put(&ALICE, "github", &expired).await.unwrap();
         issuer.set_lifetime(Duration::from_secs(3600));
         Self { issuer }
     }
@@ -109,7 +112,7 @@ impl Bench {
     /// Lets a replica load until the issuer has spent the refresh token, and not yet answered.
     async fn spends(&self, replica: &UpstreamTokens) -> (Loading, Arc<Semaphore>) {
         let gate = self.issuer.hold_answers();
-        let loading = tokio::spawn(replica.load(SESSION));
+        let loading = tokio::spawn(replica.load(&ALICE));
         until(async || self.issuer.refreshes() == 1).await;
         self.issuer.hold_no_more();
         (loading, gate)
@@ -148,12 +151,12 @@ async fn a_load_is_one_command() {
     let store = store_at(&server.url()).build().unwrap();
     for provider in ["github", "google", "gitlab"] {
         store
-            .put(SESSION, provider, &tokens(provider))
+            .put(&ALICE, provider, &tokens(provider))
             .await
             .unwrap();
     }
     let () = server.ask("CONFIG RESETSTAT");
-    assert_eq!(store.load(SESSION).await.unwrap().len(), 3);
+    assert_eq!(store.load(&ALICE).await.unwrap().len(), 3);
     let statistics: String = server.ask("INFO commandstats");
     let commands: Vec<_> = statistics
         .lines()
@@ -167,7 +170,7 @@ async fn a_load_is_one_command() {
 }
 
 #[tokio::test]
-async fn who_reads_redis_learns_neither_tokens_nor_the_sessions_id() {
+async fn who_reads_redis_learns_neither_tokens_nor_users_nor_sessions() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -175,22 +178,31 @@ async fn who_reads_redis_learns_neither_tokens_nor_the_sessions_id() {
     put(&store, "a").await.unwrap();
     let version = only(&store).await.unwrap().unwrap().version();
     let claim = Claim::new(version, GRACE);
-    store.claim(SESSION, "github", &claim).await.unwrap();
+    store.claim(&ALICE, "github", &claim).await.unwrap();
+    let session = ALICE.clone().with_session(SESSION);
+    store.put(&session, "github", &tokens("a")).await.unwrap();
 
     let keys: Vec<String> = server.ask("KEYS *");
-    assert!(
-        keys.len() == 1 && keys[0].starts_with("gateway:"),
-        "{keys:?}"
-    );
-    let fields: BTreeMap<String, Vec<u8>> = server.ask(&format!("HGETALL {}", keys[0]));
-    let stored = format!(
-        "{keys:?} {:?}",
-        fields
-            .iter()
-            .map(|(name, value)| { (name, String::from_utf8_lossy(value)) })
-            .collect::<Vec<_>>()
-    );
-    for secret in ["access-", "refresh-", "id-a", SESSION] {
+    assert_eq!(keys.len(), 3, "{keys:?}");
+    let mut stored = format!("{keys:?}");
+    for key in &keys {
+        assert!(key.starts_with("gateway:{"), "{keys:?}");
+        let read = match key.ends_with(":sessions") {
+            true => format!("ZRANGE {key} 0 -1"),
+            false => format!("HGETALL {key}"),
+        };
+        for value in server.ask::<Vec<Vec<u8>>>(&read) {
+            stored.push_str(&String::from_utf8_lossy(&value));
+        }
+    }
+    for secret in [
+        "access-",
+        "refresh-",
+        "id-a",
+        "issuer.example",
+        "alice",
+        SESSION,
+    ] {
         assert!(!stored.contains(secret), "{stored}");
     }
     let shown = format!(
@@ -209,8 +221,10 @@ async fn who_reads_redis_learns_neither_tokens_nor_the_sessions_id() {
         !shown.contains("[1, 1") && !shown.contains("pw-Xq3"),
         "{shown}"
     );
-    let left: i64 = server.ask(&format!("PTTL {}", keys[0]));
-    assert!(left > 29 * 24 * 3600 * 1000, "{left}");
+    for key in &keys {
+        let left: i64 = server.ask(&format!("PTTL {key}"));
+        assert!(left > 29 * 24 * 3600 * 1000, "{left}");
+    }
 }
 
 #[tokio::test]
@@ -262,10 +276,10 @@ async fn a_value_that_was_moved_or_tampered_with_is_an_error_and_no_log_in() {
     };
     let store = store_at(&server.url()).build().unwrap();
     let mut connection = server.connection();
-    let key_of = async |session: &str| {
+    let key_of = async |user: &str| {
         let before: Vec<String> = server.ask("KEYS *");
         store
-            .put(session, "github", &tokens(session))
+            .put(&owner(user), "github", &tokens(user))
             .await
             .unwrap();
         let keys: Vec<String> = server.ask("KEYS *");
@@ -283,10 +297,13 @@ async fn a_value_that_was_moved_or_tampered_with_is_an_error_and_no_log_in() {
     };
 
     set(&mine, "t:github", &good);
-    assert_eq!(kind(store.load("mine").await), AuthErrorKind::Configuration);
+    assert_eq!(
+        kind(store.load(&owner("mine")).await),
+        AuthErrorKind::Configuration
+    );
     set(&theirs, "t:google", &good);
     assert_eq!(
-        kind(store.load("theirs").await),
+        kind(store.load(&owner("theirs")).await),
         AuthErrorKind::Configuration
     );
     for at in 0..good.len() {
@@ -294,7 +311,7 @@ async fn a_value_that_was_moved_or_tampered_with_is_an_error_and_no_log_in() {
         tampered[at] ^= 1;
         set(&mine, "t:github", &tampered);
         assert_eq!(
-            kind(store.load("mine").await),
+            kind(store.load(&owner("mine")).await),
             AuthErrorKind::Configuration,
             "byte {at}"
         );
@@ -302,7 +319,7 @@ async fn a_value_that_was_moved_or_tampered_with_is_an_error_and_no_log_in() {
     for length in 0..good.len() {
         set(&mine, "t:github", &good[..length]);
         assert_eq!(
-            kind(store.load("mine").await),
+            kind(store.load(&owner("mine")).await),
             AuthErrorKind::Configuration,
             "{length} bytes"
         );
@@ -363,14 +380,14 @@ async fn f19_a_redis_that_stalls_is_unavailable_in_bounded_time_and_nothing_is_s
     let bench = Bench::with_expired_session(&store).await;
     let replica = bench.replica("gateway", &store, |provider| provider);
     proxy.stall();
-    let loading = (0..50).map(|_| tokio::spawn(replica.load(SESSION)));
+    let loading = (0..50).map(|_| tokio::spawn(replica.load(&ALICE)));
     for loaded in join_all(loading).await {
         assert_eq!(kind(loaded.unwrap()), AuthErrorKind::Unavailable);
     }
     assert_eq!(bench.issuer.refreshes(), 0);
     proxy.go_on();
-    until(async || replica.load(SESSION).await.is_ok()).await;
-    bench.good(&replica.load(SESSION).await.unwrap());
+    until(async || replica.load(&ALICE).await.is_ok()).await;
+    bench.good(&replica.load(&ALICE).await.unwrap());
     assert_eq!(bench.issuer.refreshes(), 1);
 }
 
@@ -404,19 +421,14 @@ async fn a_call_on_a_connection_that_was_dropped_is_made_once_more() {
         let version = only(&store).await.unwrap().unwrap().version();
         proxy.drop_connections();
         let claimed = store
-            .claim(SESSION, "github", &Claim::new(version, GRACE))
+            .claim(&ALICE, "github", &Claim::new(version, GRACE))
             .await;
         let Claimed::Granted(lease) = claimed.unwrap() else {
             panic!("not granted")
         };
         proxy.drop_connections();
         let next = Settlement::Replace(StoredTokens::new(tokens("next")));
-        assert!(
-            store
-                .settle(SESSION, "github", &lease, &next)
-                .await
-                .unwrap()
-        );
+        assert!(store.settle(&ALICE, "github", &lease, &next).await.unwrap());
         assert!(holds(&store, "next").await);
     }
 }
@@ -433,7 +445,7 @@ async fn f19_a_claim_whose_answer_was_lost_is_the_same_when_it_is_made_again() {
     let claim = Claim::new(version, GRACE);
     proxy.stall();
     assert_eq!(
-        kind(store.claim(SESSION, "github", &claim).await),
+        kind(store.claim(&ALICE, "github", &claim).await),
         AuthErrorKind::Unavailable
     );
     proxy.lose_connections_without_a_word();
@@ -441,15 +453,15 @@ async fn f19_a_claim_whose_answer_was_lost_is_the_same_when_it_is_made_again() {
     let patient = store_at(&server.url()).build().unwrap();
     let other = Claim::new(version, GRACE);
     assert!(matches!(
-        patient.claim(SESSION, "github", &other).await.unwrap(),
+        patient.claim(&ALICE, "github", &other).await.unwrap(),
         Claimed::Held(_)
     ));
-    let Claimed::Granted(lease) = patient.claim(SESSION, "github", &claim).await.unwrap() else {
+    let Claimed::Granted(lease) = patient.claim(&ALICE, "github", &claim).await.unwrap() else {
         panic!("its holder does not get it");
     };
     assert!(
         patient
-            .settle(SESSION, "github", &lease, &Settlement::Release)
+            .settle(&ALICE, "github", &lease, &Settlement::Release)
             .await
             .unwrap()
     );
@@ -476,7 +488,7 @@ async fn f17_tokens_that_were_refreshed_while_redis_was_down_are_used_and_stored
     })
     .await;
     let other = bench.replica("other", &patient, |provider| provider);
-    assert_eq!(bench.good(&other.load(SESSION).await.unwrap()), token);
+    assert_eq!(bench.good(&other.load(&ALICE).await.unwrap()), token);
     assert_eq!(bench.issuer.refreshes(), 1);
     assert!(bench.issuer.killed().is_empty());
 }
@@ -504,7 +516,7 @@ async fn a_redis_that_lost_its_data_needs_a_log_in_and_a_refresh_does_not_bring_
     assert!(only(&store).await.unwrap().is_none());
     assert!(
         replica
-            .load(SESSION)
+            .load(&ALICE)
             .await
             .unwrap()
             .login_required()
@@ -530,7 +542,7 @@ async fn f17_a_lease_that_runs_out_leaves_doubt_until_its_holder_is_back() {
 
     // It waits for the lease, which nobody renews, and then does not spend what may have been spent.
     let other = bench.replica("other", &patient, |provider| provider);
-    let loaded = other.load(SESSION).await.unwrap();
+    let loaded = other.load(&ALICE).await.unwrap();
     assert_eq!(loaded.failed()["github"].kind(), AuthErrorKind::Unavailable);
 
     gate.add_permits(1);
@@ -541,7 +553,7 @@ async fn f17_a_lease_that_runs_out_leaves_doubt_until_its_holder_is_back() {
         stored.token().access_token().expose() == token
     })
     .await;
-    assert_eq!(bench.good(&other.load(SESSION).await.unwrap()), token);
+    assert_eq!(bench.good(&other.load(&ALICE).await.unwrap()), token);
     assert_eq!(bench.issuer.refreshes(), 1);
 }
 
@@ -563,7 +575,7 @@ async fn f18_a_holder_whose_lease_ran_out_and_was_taken_over_reads_what_the_othe
     proxy.drop_connections();
 
     let other = bench.replica("other", &patient, |provider| provider.grace(GRACE));
-    let token = bench.good(&other.load(SESSION).await.unwrap());
+    let token = bench.good(&other.load(&ALICE).await.unwrap());
     assert_eq!(bench.issuer.presented_again(), 1);
 
     proxy.lead_to(&server);
@@ -607,7 +619,7 @@ async fn f17_a_fail_over_in_the_middle_of_a_refresh_spends_nothing_twice_and_los
     let other = bench.replica("other", &patient, |provider| provider);
     proxy.drop_connections();
     proxy.lead_to_nowhere();
-    let loaded = other.load(SESSION).await.unwrap();
+    let loaded = other.load(&ALICE).await.unwrap();
     assert_eq!(loaded.failed()["github"].kind(), AuthErrorKind::Unavailable);
     assert_eq!(bench.issuer.refreshes(), 1, "the claim was not lost");
 
@@ -621,7 +633,7 @@ async fn f17_a_fail_over_in_the_middle_of_a_refresh_spends_nothing_twice_and_los
         stored.token().access_token().expose() == token
     })
     .await;
-    assert_eq!(bench.good(&other.load(SESSION).await.unwrap()), token);
+    assert_eq!(bench.good(&other.load(&ALICE).await.unwrap()), token);
     assert_eq!(bench.issuer.refreshes(), 1);
     second.kill();
 }
@@ -639,7 +651,7 @@ async fn a_write_that_too_few_replicas_confirm_does_not_count_and_nothing_is_spe
     let bench = Bench::with_expired_session(&store).await;
     let holder = bench.replica("holder", &store, |provider| provider);
     replica.kill();
-    let loaded = holder.load(SESSION).await.unwrap();
+    let loaded = holder.load(&ALICE).await.unwrap();
     assert_eq!(loaded.failed()["github"].kind(), AuthErrorKind::Unavailable);
     assert_eq!(bench.issuer.refreshes(), 0);
     let error = put(&store, "b").await.unwrap_err();
@@ -696,7 +708,7 @@ fn replica_process() {
             loop {
                 sleep(Duration::from_millis(fastrand::u64(50..150))).await;
                 let user = format!("user-{}", fastrand::usize(..SESSIONS));
-                let loaded = upstream.load(&user).await;
+                let loaded = upstream.load(&owner(&user)).await;
                 let token = loaded
                     .as_ref()
                     .ok()
@@ -764,7 +776,7 @@ async fn eight_replicas_that_are_killed_at_random_never_cost_a_user_the_log_in()
     for user in 0..SESSIONS {
         let user = format!("user-{user}");
         store
-            .put(&user, "github", &issuer.log_in(&user))
+            .put(&owner(&user), "github", &issuer.log_in(&user))
             .await
             .unwrap();
     }

@@ -39,10 +39,9 @@ use tower_identity::{
     TokenValidator, TokenValidatorLayer, UpstreamInject, UpstreamToken, UpstreamTokenStore,
     UpstreamTokens,
     client::rmcp::{SendAs, TowerHttpClient},
-    upstream::{Provider, ProviderTokens, Refresher, UpstreamFuture},
+    upstream::{Provider, ProviderTokens, Refresher, TokenOwner, UpstreamFuture},
 };
 
-const SESSION: &str = "session-1";
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Turns `refresh-1` into `upstream-2` and `refresh-2`, and so on, and no refresh token twice.
@@ -117,7 +116,8 @@ impl World {
         let refresher = ScriptedRefresher::default();
         let store = MemoryStore::new();
         let at_log_in = issued(1, some_day());
-        store.put(SESSION, "github", &at_log_in).await.unwrap();
+        let alice = TokenOwner::new(issuer.issuer(), "alice").unwrap();
+        store.put(&alice, "github", &at_log_in).await.unwrap();
         let github = Provider::builder("github", refresher.clone())
             .build()
             .unwrap();
@@ -141,8 +141,7 @@ impl World {
 
     /// What the user's client sends: a token of its own that is good for ten minutes.
     fn request(&self) -> Request<()> {
-        let mut claims = self.issuer.claims("alice", self.clock.now());
-        claims["tsid"] = json!(SESSION);
+        let claims = self.issuer.claims("alice", self.clock.now());
         let token = P256.sign(&P256.header(), &claims);
         let mut request = Request::new(());
         let authorization = HeaderValue::try_from(format!("Bearer {token}")).unwrap();

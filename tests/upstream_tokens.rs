@@ -3,9 +3,9 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{
             AtomicBool, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -16,6 +16,7 @@ use std::{
 
 use futures_util::{FutureExt, future::join_all};
 use support::{
+    owner,
     rotating_issuer::RotatingIssuer,
     store_contract::{self, tokens},
 };
@@ -24,7 +25,7 @@ use tower_identity::{
     UpstreamTokenStore, UpstreamTokens,
     upstream::{
         Claim, Claimed, Lease, LoadedTokens, Provider, ProviderBuilder, ProviderTokens, Refresher,
-        Settlement, StoredTokens, UpstreamFuture,
+        Settlement, StoredTokens, TokenOwner, UpstreamFuture,
     },
 };
 
@@ -33,6 +34,8 @@ const LIFETIME: Duration = Duration::from_secs(1000);
 const IN_ADVISORY_WINDOW: Duration = Duration::from_secs(810);
 const IN_MANDATORY_WINDOW: Duration = Duration::from_secs(975);
 const SESSION: &str = "session-7Fjfp0ZBr1KtDRbnfVdmIw";
+
+static ALICE: LazyLock<TokenOwner> = LazyLock::new(|| owner("alice").with_session(SESSION));
 
 /// A session with tokens of one provider, `github`, in a store that can be made to fail.
 struct Bench {
@@ -65,7 +68,7 @@ impl Bench {
 
     async fn log_in(&self) {
         let tokens = self.issuer.log_in("alice");
-        self.store.put(SESSION, "github", &tokens).await.unwrap();
+        self.store.put(&ALICE, "github", &tokens).await.unwrap();
     }
 
     /// Another replica on the same store.
@@ -76,13 +79,13 @@ impl Bench {
     }
 
     async fn load(&self) -> LoadedTokens {
-        self.upstream.load(SESSION).await.unwrap()
+        self.upstream.load(&ALICE).await.unwrap()
     }
 
     async fn stored(&self) -> Option<StoredTokens> {
         self.store
             .memory
-            .load(SESSION)
+            .load(&ALICE)
             .await
             .unwrap()
             .remove("github")
@@ -178,7 +181,10 @@ fn store_is_down() -> AuthError {
 }
 
 impl UpstreamTokenStore for FlakyStore {
-    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
+    fn load<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+    ) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
         self.faults.loaded.fetch_add(1, Relaxed);
         Box::pin(async move {
             if self.faults.loads.load(SeqCst) {
@@ -187,27 +193,35 @@ impl UpstreamTokenStore for FlakyStore {
             let overtaken = self.faults.overtaken_load.lock().unwrap().take();
             match overtaken {
                 Some(tokens) => Ok(tokens),
-                None => self.memory.load(session).await,
+                None => self.memory.load(owner).await,
             }
         })
     }
 
     fn put<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         tokens: &'a ProviderTokens,
     ) -> UpstreamFuture<'a, ()> {
-        self.memory.put(session, provider, tokens)
+        self.memory.put(owner, provider, tokens)
     }
 
-    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
-        self.memory.delete(session)
+    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        self.memory.remove(owner)
+    }
+
+    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        self.memory.remove_user(user)
+    }
+
+    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
+        self.memory.providers(user)
     }
 
     fn claim<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         claim: &'a Claim,
     ) -> UpstreamFuture<'a, Claimed> {
@@ -216,7 +230,7 @@ impl UpstreamTokenStore for FlakyStore {
             if self.faults.claims.load(SeqCst) {
                 return Err(store_is_down());
             }
-            let claimed = self.memory.claim(session, provider, claim).await?;
+            let claimed = self.memory.claim(owner, provider, claim).await?;
             if self.faults.answers_to_claims.load(SeqCst) {
                 return Err(store_is_down());
             }
@@ -226,17 +240,17 @@ impl UpstreamTokenStore for FlakyStore {
 
     fn renew<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
     ) -> UpstreamFuture<'a, bool> {
-        self.memory.renew(session, provider, lease, time)
+        self.memory.renew(owner, provider, lease, time)
     }
 
     fn settle<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
@@ -246,9 +260,7 @@ impl UpstreamTokenStore for FlakyStore {
             if self.faults.settlements.load(SeqCst) {
                 return Err(store_is_down());
             }
-            self.memory
-                .settle(session, provider, lease, settlement)
-                .await
+            self.memory.settle(owner, provider, lease, settlement).await
         })
     }
 }
@@ -290,12 +302,16 @@ async fn memory_store_keeps_the_contract() {
 async fn memory_store_is_bounded() {
     let store = MemoryStore::builder().capacity(10).build().unwrap();
     for session in 0..1000 {
-        let session = session.to_string();
+        let session = owner(&session.to_string());
         store.put(&session, "github", &tokens("a")).await.unwrap();
     }
     let mut kept = 0;
     for session in 0..1000 {
-        kept += store.load(&session.to_string()).await.unwrap().len();
+        kept += store
+            .load(&owner(&session.to_string()))
+            .await
+            .unwrap()
+            .len();
     }
     assert!((1..=10).contains(&kept), "{kept}");
     let refused = MemoryStore::builder().capacity(0).build().unwrap_err();
@@ -323,7 +339,7 @@ async fn expired_tokens_are_refreshed_and_stored() {
             bench.good(
                 &bench
                     .replica(|provider| provider)
-                    .load(SESSION)
+                    .load(&ALICE)
                     .await
                     .unwrap()
             ),
@@ -347,16 +363,16 @@ async fn expired_tokens_of_several_providers_are_refreshed_side_by_side() {
     .map(|provider| provider.build().unwrap());
     let upstream = UpstreamTokens::new(store.clone(), providers).clock(clock.clone());
     store
-        .put(SESSION, "github", &github.log_in("alice"))
+        .put(&ALICE, "github", &github.log_in("alice"))
         .await
         .unwrap();
     store
-        .put(SESSION, "google", &google.log_in("alice"))
+        .put(&ALICE, "google", &google.log_in("alice"))
         .await
         .unwrap();
 
     clock.advance(LIFETIME);
-    let loading = tokio::spawn(upstream.load(SESSION));
+    let loading = tokio::spawn(upstream.load(&ALICE));
     until(|| github.refreshes() == 1 && google.refreshes() == 1).await;
     for gate in gates {
         gate.add_permits(1);
@@ -370,7 +386,7 @@ async fn expired_tokens_of_several_providers_are_refreshed_side_by_side() {
 async fn f11_many_requests_at_once_cause_one_refresh() {
     let bench = Bench::new().await;
     bench.clock.advance(LIFETIME);
-    let loading = (0..1000).map(|_| tokio::spawn(bench.upstream.load(SESSION)));
+    let loading = (0..1000).map(|_| tokio::spawn(bench.upstream.load(&ALICE)));
     let loaded = join_all(loading).await;
     for loaded in loaded {
         bench.good(&loaded.unwrap().unwrap());
@@ -386,7 +402,7 @@ async fn f18_replicas_that_refresh_at_once_spend_a_refresh_token_once() {
         bench.clock.advance(LIFETIME);
         let loading = replicas
             .iter()
-            .map(|replica| tokio::spawn(replica.load(SESSION)));
+            .map(|replica| tokio::spawn(replica.load(&ALICE)));
         let loading: Vec<_> = loading.collect();
         for loaded in join_all(loading).await {
             bench.good(&loaded.unwrap().unwrap());
@@ -414,17 +430,21 @@ async fn in_the_advisory_window_nobody_waits() {
 }
 
 #[tokio::test]
-async fn sessions_that_began_together_are_not_refreshed_all_at_once() {
+async fn logins_that_were_made_together_are_not_refreshed_all_at_once() {
     let bench = Bench::new().await;
-    let sessions: Vec<_> = (0..64).map(|number| format!("session-{number}")).collect();
-    for session in &sessions {
-        let tokens = bench.issuer.log_in(session);
-        bench.store.put(session, "github", &tokens).await.unwrap();
+    let users: Vec<_> = (0..64).map(|number| format!("user-{number}")).collect();
+    for user in &users {
+        let tokens = bench.issuer.log_in(user);
+        bench
+            .store
+            .put(&owner(user), "github", &tokens)
+            .await
+            .unwrap();
     }
     let refreshes_at = async |age: Duration| {
         bench.clock.set(clock().now() + age);
-        for session in &sessions {
-            bench.upstream.load(session).await.unwrap();
+        for user in &users {
+            bench.upstream.load(&owner(user)).await.unwrap();
         }
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -484,7 +504,7 @@ async fn f12_a_request_that_is_given_up_does_not_stop_the_refresh() {
     let bench = Bench::new().await;
     bench.clock.advance(LIFETIME);
     let gate = bench.issuer.hold_answers();
-    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    let loading = tokio::spawn(bench.upstream.load(&ALICE));
     bench.refreshes_reach(1).await;
     loading.abort();
     assert!(loading.await.unwrap_err().is_cancelled());
@@ -499,7 +519,7 @@ async fn f15_a_refresh_that_failed_is_tried_again_and_other_providers_still_work
     let google = RotatingIssuer::start(bench.clock.clone(), LIFETIME).await;
     bench
         .store
-        .put(SESSION, "google", &google.log_in("alice"))
+        .put(&ALICE, "google", &google.log_in("alice"))
         .await
         .unwrap();
     let providers = [
@@ -512,7 +532,7 @@ async fn f15_a_refresh_that_failed_is_tried_again_and_other_providers_still_work
     bench.clock.advance(LIFETIME);
     bench.issuer.set_down(true);
     for _ in 0..10 {
-        let loaded = upstream.load(SESSION).await.unwrap();
+        let loaded = upstream.load(&ALICE).await.unwrap();
         assert!(loaded.tokens().contains_key("google") && loaded.login_required().is_empty());
         let error = &loaded.failed()["github"];
         assert_eq!(error.kind(), AuthErrorKind::Unavailable);
@@ -523,7 +543,7 @@ async fn f15_a_refresh_that_failed_is_tried_again_and_other_providers_still_work
 
     bench.issuer.set_down(false);
     bench.clock.advance(2 * SECOND);
-    bench.good(&upstream.load(SESSION).await.unwrap());
+    bench.good(&upstream.load(&ALICE).await.unwrap());
 }
 
 #[tokio::test]
@@ -560,7 +580,7 @@ async fn die_while_spending(bench: &Bench, provider: ProviderBuilder) {
         .enable_all()
         .build()
         .unwrap();
-    let loading = runtime.spawn(upstream.load(SESSION));
+    let loading = runtime.spawn(upstream.load(&ALICE));
     bench.refreshes_reach(1).await;
     runtime.shutdown_background();
     assert!(loading.await.unwrap_err().is_cancelled());
@@ -609,7 +629,7 @@ async fn f17_tokens_that_cannot_be_stored_are_used_and_stored_as_soon_as_it_can_
 
     bench.store.faults.settlements.store(false, SeqCst);
     let replica = bench.replica(|provider| provider);
-    assert_eq!(bench.good(&replica.load(SESSION).await.unwrap()), token);
+    assert_eq!(bench.good(&replica.load(&ALICE).await.unwrap()), token);
     assert_eq!(bench.issuer.refreshes(), 1);
 }
 
@@ -623,7 +643,7 @@ async fn f18_the_loser_of_a_race_reads_the_winners_tokens_and_removes_nothing() 
         move |_: &ProviderTokens, _| -> UpstreamFuture<'static, ProviderTokens> {
             let (store, won) = (store.clone(), won.clone());
             Box::pin(async move {
-                store.put(SESSION, "github", &won).await?;
+                store.put(&ALICE, "github", &won).await?;
                 Err(AuthError::new(AuthErrorKind::Rejected, "invalid_grant"))
             })
         },
@@ -634,7 +654,7 @@ async fn f18_the_loser_of_a_race_reads_the_winners_tokens_and_removes_nothing() 
     let loser = UpstreamTokens::new(bench.store.clone(), [provider]).clock(bench.clock.clone());
 
     let winner = winner.token().access_token().expose().to_owned();
-    let loaded = loser.load(SESSION).await.unwrap();
+    let loaded = loser.load(&ALICE).await.unwrap();
     assert_eq!(access_token(&loaded), winner);
     let stored = bench.stored().await.unwrap();
     let token = stored.tokens().token();
@@ -644,9 +664,9 @@ async fn f18_the_loser_of_a_race_reads_the_winners_tokens_and_removes_nothing() 
 /// A replica reads tokens that have expired; before it can claim them, another one refreshes them, and time passes.
 async fn overtaken(bench: &Bench, meanwhile: Duration) -> (String, LoadedTokens) {
     bench.clock.advance(LIFETIME);
-    let read = bench.store.load(SESSION).await.unwrap();
+    let read = bench.store.load(&ALICE).await.unwrap();
     let winners = bench.replica(|provider| provider);
-    let winners = access_token(&winners.load(SESSION).await.unwrap());
+    let winners = access_token(&winners.load(&ALICE).await.unwrap());
     bench.clock.advance(meanwhile);
     *bench.store.faults.overtaken_load.lock().unwrap() = Some(read);
     (winners, bench.load().await)
@@ -675,13 +695,9 @@ async fn who_waits_for_another_replica_asks_the_store_a_few_times_a_second() {
     bench.clock.advance(LIFETIME);
     let version = bench.stored().await.unwrap().version();
     let another = Claim::new(version, 3600 * SECOND);
-    bench
-        .store
-        .claim(SESSION, "github", &another)
-        .await
-        .unwrap();
+    bench.store.claim(&ALICE, "github", &another).await.unwrap();
     tokio::time::pause();
-    let waiting = tokio::time::timeout(20 * SECOND, upstream.load(SESSION));
+    let waiting = tokio::time::timeout(20 * SECOND, upstream.load(&ALICE));
     waiting.await.unwrap_err();
     let claims = bench.store.faults.claimed.load(SeqCst);
     assert!((40..=100).contains(&claims), "{claims}");
@@ -700,7 +716,7 @@ async fn what_could_not_be_stored_is_tried_again_a_few_times_a_second_and_given_
     bench.clock.advance(LIFETIME);
     bench.store.faults.settlements.store(true, SeqCst);
     tokio::time::pause();
-    upstream.load(SESSION).await.unwrap();
+    upstream.load(&ALICE).await.unwrap();
     tokio::time::sleep(20 * SECOND).await;
     let settlements = bench.store.faults.settled.load(SeqCst);
     assert!((40..=100).contains(&settlements), "{settlements}");
@@ -722,7 +738,7 @@ async fn f19_a_store_that_is_down_is_no_busy_holder() {
     tokio::time::resume();
 
     bench.store.faults.loads.store(true, SeqCst);
-    let error = bench.upstream.load(SESSION).await.unwrap_err();
+    let error = bench.upstream.load(&ALICE).await.unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Unavailable);
     assert_eq!(bench.issuer.refreshes(), 0);
 }
@@ -739,7 +755,7 @@ async fn f19_a_claim_whose_answer_was_lost_is_taken_back_and_spends_nothing() {
     bench.clock.advance(60 * SECOND);
     let replica = bench.replica(|provider| provider);
     loop {
-        let loaded = replica.load(SESSION).await.unwrap();
+        let loaded = replica.load(&ALICE).await.unwrap();
         if loaded.failed().is_empty() {
             bench.good(&loaded);
             break;
@@ -782,12 +798,12 @@ async fn f36_tokens_are_refreshed_before_the_id_token_that_is_used_expires() {
         let provider = provider.build().unwrap();
         let store = MemoryStore::new();
         store
-            .put(SESSION, "github", &issuer.log_in("alice"))
+            .put(&ALICE, "github", &issuer.log_in("alice"))
             .await
             .unwrap();
         let upstream = UpstreamTokens::new(store, [provider]).clock(clock.clone());
         let id_token = async || {
-            let loaded = upstream.load(SESSION).await.unwrap();
+            let loaded = upstream.load(&ALICE).await.unwrap();
             loaded.tokens()["github"]
                 .id_token()
                 .unwrap()
@@ -829,17 +845,17 @@ async fn a_lease_that_runs_out_mid_refresh_may_still_be_settled_by_its_holder() 
     let bench = Bench::new().await;
     bench.clock.advance(LIFETIME);
     let gate = bench.issuer.hold_answers();
-    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    let loading = tokio::spawn(bench.upstream.load(&ALICE));
     bench.refreshes_reach(1).await;
 
     bench.clock.advance(11 * SECOND);
     let replica = bench.replica(|provider| provider);
-    let error = failed(&replica.load(SESSION).await.unwrap());
+    let error = failed(&replica.load(&ALICE).await.unwrap());
     assert_eq!(error, AuthErrorKind::Unavailable);
 
     gate.add_permits(1);
     let token = bench.good(&loading.await.unwrap().unwrap());
-    assert_eq!(bench.good(&replica.load(SESSION).await.unwrap()), token);
+    assert_eq!(bench.good(&replica.load(&ALICE).await.unwrap()), token);
     assert_eq!(bench.issuer.refreshes(), 1);
 }
 
@@ -850,13 +866,13 @@ async fn a_holder_whose_lease_was_taken_over_is_refused_and_reads_what_the_other
     bench.issuer.forgive("gateway");
     bench.clock.advance(LIFETIME);
     let gate = bench.issuer.hold_answers();
-    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    let loading = tokio::spawn(bench.upstream.load(&ALICE));
     bench.refreshes_reach(1).await;
 
     bench.issuer.hold_no_more();
     bench.clock.advance(11 * SECOND);
     let replica = bench.replica(grace);
-    let token = bench.good(&replica.load(SESSION).await.unwrap());
+    let token = bench.good(&replica.load(&ALICE).await.unwrap());
     gate.add_permits(1);
     assert_eq!(bench.good(&loading.await.unwrap().unwrap()), token);
     assert_eq!(bench.good_token().await, token);
@@ -867,9 +883,9 @@ async fn a_log_out_during_a_refresh_stays() {
     let bench = Bench::new().await;
     bench.clock.advance(LIFETIME);
     let gate = bench.issuer.hold_answers();
-    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    let loading = tokio::spawn(bench.upstream.load(&ALICE));
     bench.refreshes_reach(1).await;
-    bench.store.delete(SESSION).await.unwrap();
+    bench.store.remove(&ALICE).await.unwrap();
     gate.add_permits(1);
     assert!(requires_login(&loading.await.unwrap().unwrap()));
     assert!(bench.stored().await.is_none());
@@ -880,7 +896,7 @@ async fn a_log_in_during_a_refresh_stays() {
     let bench = Bench::new().await;
     bench.clock.advance(LIFETIME);
     let gate = bench.issuer.hold_answers();
-    let loading = tokio::spawn(bench.upstream.load(SESSION));
+    let loading = tokio::spawn(bench.upstream.load(&ALICE));
     bench.refreshes_reach(1).await;
     bench.log_in().await;
     let newest = bench.good_token().await;
@@ -905,11 +921,11 @@ async fn a_refresher_that_panics_or_hangs_up_is_a_failure_of_its_provider_alone(
     let upstream = UpstreamTokens::new(bench.store.clone(), providers).clock(bench.clock.clone());
     bench
         .store
-        .put(SESSION, "broken", &tokens("a"))
+        .put(&ALICE, "broken", &tokens("a"))
         .await
         .unwrap();
     bench.clock.advance(100 * LIFETIME);
-    let loaded = upstream.load(SESSION).await.unwrap();
+    let loaded = upstream.load(&ALICE).await.unwrap();
     bench.good(&loaded);
     assert_eq!(loaded.failed()["broken"].kind(), AuthErrorKind::Unavailable);
 }
@@ -930,7 +946,7 @@ async fn a_refresher_that_never_answers_is_given_up() {
     let upstream = UpstreamTokens::new(bench.store.clone(), [never()]).clock(bench.clock.clone());
     bench.clock.advance(LIFETIME);
     tokio::time::pause();
-    let loaded = upstream.load(SESSION).await.unwrap();
+    let loaded = upstream.load(&ALICE).await.unwrap();
     assert_eq!(failed(&loaded), AuthErrorKind::Unavailable);
 }
 
@@ -943,9 +959,9 @@ async fn a_lease_is_renewed_as_long_as_its_holder_lives_and_no_longer() {
     let held = bench.stored().await.unwrap().version();
     let claim = async || {
         let claim = Claim::new(held, SECOND);
-        bench.store.claim(SESSION, "github", &claim).await.unwrap()
+        bench.store.claim(&ALICE, "github", &claim).await.unwrap()
     };
-    let loading = tokio::spawn(upstream.load(SESSION));
+    let loading = tokio::spawn(upstream.load(&ALICE));
     let pass = async |time: Duration| {
         bench.clock.advance(time);
         tokio::time::advance(time).await;
@@ -970,10 +986,10 @@ async fn a_lease_is_renewed_as_long_as_its_holder_lives_and_no_longer() {
 #[tokio::test]
 async fn missing_tokens_need_a_log_in_unless_the_provider_is_optional() {
     let bench = Bench::new().await;
-    let loaded = bench.upstream.load("unknown").await.unwrap();
+    let loaded = bench.upstream.load(&owner("unknown")).await.unwrap();
     assert!(requires_login(&loaded));
     let replica = bench.replica(ProviderBuilder::optional);
-    let loaded = replica.load("unknown").await.unwrap();
+    let loaded = replica.load(&owner("unknown")).await.unwrap();
     assert!(loaded.login_required().is_empty() && loaded.tokens().is_empty());
 }
 
@@ -983,7 +999,7 @@ async fn tokens_that_cannot_be_refreshed_are_used_to_their_end() {
     let now = bench.clock.now();
     let token = |name: &str| UpstreamToken::new(AccessToken::new(name).unwrap());
     let put = async |provider: &str, tokens: ProviderTokens| {
-        bench.store.put(SESSION, provider, &tokens).await.unwrap();
+        bench.store.put(&ALICE, provider, &tokens).await.unwrap();
     };
     // A provider that is not configured, a token without a refresh token, and one without an end.
     put(
@@ -1013,7 +1029,7 @@ async fn f16_a_token_without_an_end_is_refreshed_after_five_minutes() {
     let token = UpstreamToken::new(issued.token().access_token().clone());
     let tokens = ProviderTokens::new(token, bench.clock.now())
         .with_refresh_token(issued.refresh_token().unwrap().clone());
-    bench.store.put(SESSION, "github", &tokens).await.unwrap();
+    bench.store.put(&ALICE, "github", &tokens).await.unwrap();
     let old = bench.good_token().await;
     bench.clock.advance(300 * SECOND);
     assert_ne!(bench.good_token().await, old);
@@ -1036,7 +1052,7 @@ async fn nothing_secret_is_shown() {
     for secret in ["access-alice", "refresh-alice", SESSION] {
         assert!(!shown.contains(secret), "{shown}");
     }
-    let shown = format!("{shown} {:?}", bench.upstream.load(SESSION));
+    let shown = format!("{shown} {:?}", bench.upstream.load(&ALICE));
     for witness in ["UpstreamTokens {", "MemoryStore {", "LoadingTokens {"] {
         assert!(shown.contains(witness), "{witness}: {shown}");
     }

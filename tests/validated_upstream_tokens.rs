@@ -4,7 +4,7 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -28,7 +28,7 @@ use tower_identity::{
     incoming::TokenValidatorBuilder,
     upstream::{
         Claim, Claimed, Lease, Provider, ProviderTokens, Refresher, Settlement, StoredTokens,
-        UpstreamFuture,
+        TokenOwner, UpstreamFuture,
     },
 };
 
@@ -89,25 +89,43 @@ fn broken<T: Send + 'static>() -> UpstreamFuture<'static, T> {
 }
 
 impl UpstreamTokenStore for Broken {
-    fn load<'a>(&'a self, _: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
+    fn load<'a>(&'a self, _: &'a TokenOwner) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
         broken()
     }
 
-    fn put<'a>(&'a self, _: &'a str, _: &'a str, _: &'a ProviderTokens) -> UpstreamFuture<'a, ()> {
+    fn put<'a>(
+        &'a self,
+        _: &'a TokenOwner,
+        _: &'a str,
+        _: &'a ProviderTokens,
+    ) -> UpstreamFuture<'a, ()> {
         broken()
     }
 
-    fn delete<'a>(&'a self, _: &'a str) -> UpstreamFuture<'a, ()> {
+    fn remove<'a>(&'a self, _: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         broken()
     }
 
-    fn claim<'a>(&'a self, _: &'a str, _: &'a str, _: &'a Claim) -> UpstreamFuture<'a, Claimed> {
+    fn remove_user<'a>(&'a self, _: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        broken()
+    }
+
+    fn providers<'a>(&'a self, _: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
+        broken()
+    }
+
+    fn claim<'a>(
+        &'a self,
+        _: &'a TokenOwner,
+        _: &'a str,
+        _: &'a Claim,
+    ) -> UpstreamFuture<'a, Claimed> {
         broken()
     }
 
     fn renew<'a>(
         &'a self,
-        _: &'a str,
+        _: &'a TokenOwner,
         _: &'a str,
         _: &'a Lease,
         _: Duration,
@@ -117,7 +135,7 @@ impl UpstreamTokenStore for Broken {
 
     fn settle<'a>(
         &'a self,
-        _: &'a str,
+        _: &'a TokenOwner,
         _: &'a str,
         _: &'a Lease,
         _: &'a Settlement,
@@ -130,16 +148,19 @@ struct Setup {
     issuer: IdentityProvider,
     clock: Arc<ManualClock>,
     github: Scripted,
+    store: MemoryStore,
     builder: TokenValidatorBuilder,
 }
 
-/// Two providers, `github` and `slack`; the session `s` has tokens of both.
+/// Two providers, `github` and `slack`. Alice's session `s` has tokens of both.
 async fn setup() -> Setup {
     let clock = Arc::new(ManualClock::new(some_day()));
     let store = MemoryStore::new();
+    let issuer = IdentityProvider::start(P256).await;
+    let session = alice(&issuer).with_session("s");
     for provider in ["github", "slack"] {
         let tokens = tokens_of(provider, some_day());
-        store.put("s", provider, &tokens).await.unwrap();
+        store.put(&session, provider, &tokens).await.unwrap();
     }
     let github = Scripted::default();
     let providers = [
@@ -148,8 +169,9 @@ async fn setup() -> Setup {
             .build()
             .unwrap(),
     ];
-    let issuer = IdentityProvider::start(P256).await;
-    let upstream = UpstreamTokens::new(store, providers).clock(clock.clone());
+    let upstream = UpstreamTokens::new(store.clone(), providers)
+        .session_claim("tsid")
+        .clock(clock.clone());
     let builder = TokenValidator::builder(issuer.issuer(), client())
         .audience(AUDIENCE)
         .clock(clock.clone())
@@ -158,12 +180,26 @@ async fn setup() -> Setup {
         issuer,
         clock,
         github,
+        store,
         builder,
     }
 }
 
+fn alice(issuer: &IdentityProvider) -> TokenOwner {
+    TokenOwner::new(issuer.issuer(), "alice").unwrap()
+}
+
 fn token(issuer: &IdentityProvider, session: Option<&str>, now: SystemTime) -> String {
-    let mut claims = issuer.claims("alice", now);
+    token_of(issuer, "alice", session, now)
+}
+
+fn token_of(
+    issuer: &IdentityProvider,
+    user: &str,
+    session: Option<&str>,
+    now: SystemTime,
+) -> String {
+    let mut claims = issuer.claims(user, now);
     if let Some(session) = session {
         claims["tsid"] = json!(session);
     }
@@ -173,6 +209,12 @@ fn token(issuer: &IdentityProvider, session: Option<&str>, now: SystemTime) -> S
 fn upstream<'a>(identity: &'a Identity, provider: &str) -> Option<&'a str> {
     let token = identity.upstream(provider)?;
     Some(token.access_token().expose())
+}
+
+fn upstream_of(identity: &Identity) -> Vec<(&str, &str)> {
+    let upstreams = identity.upstreams();
+    let tokens = upstreams.map(|(provider, token)| (provider, token.access_token().expose()));
+    tokens.collect()
 }
 
 async fn forward(
@@ -213,6 +255,84 @@ async fn a_session_comes_with_the_tokens_of_all_its_providers_fresh() {
     assert!(again.is_newer_than(&identity));
     assert_eq!(again.token().unwrap().expose(), bearer);
     assert!(!again.claims().contains_key("tsid"));
+}
+
+#[tokio::test]
+async fn f66_a_users_tokens_are_found_whatever_the_issuer_calls_the_session() {
+    let Setup {
+        issuer,
+        clock,
+        store,
+        builder,
+        ..
+    } = setup().await;
+    let tokens = tokens_of("of-alice", some_day());
+    store.put(&alice(&issuer), "github", &tokens).await.unwrap();
+    let github = Provider::builder("github", Scripted::default());
+    let upstream = UpstreamTokens::new(store, [github.build().unwrap()]).clock(clock.clone());
+    let validator = builder.upstream_tokens(upstream).build().unwrap();
+    for session in [None, Some("s"), Some("")] {
+        let bearer = token(&issuer, session, clock.now());
+        let identity = validator.validate(&bearer).await.unwrap();
+        assert_eq!(upstream_of(&identity), [("github", "of-alice")]);
+        let claim = identity.claims().get("tsid");
+        assert_eq!(claim.and_then(|claim| claim.as_str()), session);
+    }
+    let bearer = token_of(&issuer, "bob", None, clock.now());
+    let error = validator.validate(&bearer).await.unwrap_err();
+    assert_eq!(error.provider(), Some("github"));
+}
+
+#[tokio::test]
+async fn f65_a_session_is_of_one_user_of_one_issuer() {
+    let Setup {
+        issuer,
+        clock,
+        store,
+        builder,
+        ..
+    } = setup().await;
+    let validator = builder.admit_without_upstream_login().build().unwrap();
+    let bearer = token(&issuer, Some("s"), clock.now());
+    let identity = validator.validate(&bearer).await.unwrap();
+    assert_eq!(
+        upstream_of(&identity),
+        [("github", "github"), ("slack", "slack")]
+    );
+    let bearer = token_of(&issuer, "mallory", Some("s"), clock.now());
+    let identity = validator.validate(&bearer).await.unwrap();
+    assert_eq!(upstream_of(&identity), []);
+
+    // Another issuer that knows an Alice, on the same store.
+    let other = IdentityProvider::start(P256).await;
+    let upstream = UpstreamTokens::new(store, []).session_claim("tsid");
+    let validator = TokenValidator::builder(other.issuer(), client())
+        .audience(AUDIENCE)
+        .clock(clock.clone())
+        .upstream_tokens(upstream)
+        .build()
+        .unwrap();
+    let bearer = token(&other, Some("s"), clock.now());
+    let identity = validator.validate(&bearer).await.unwrap();
+    assert_eq!(upstream_of(&identity), []);
+}
+
+#[tokio::test]
+async fn a_session_claim_that_names_no_session_is_refused() {
+    let Setup {
+        issuer,
+        clock,
+        builder,
+        ..
+    } = setup().await;
+    let validator = builder.build().unwrap();
+    for session in [json!(""), json!(" "), json!(1), json!(null), json!(["s"])] {
+        let mut claims = issuer.claims("alice", clock.now());
+        claims["tsid"] = session.clone();
+        let bearer = P256.sign(&P256.header(), &claims);
+        let error = validator.validate(&bearer).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected, "{session}");
+    }
 }
 
 #[tokio::test]
@@ -266,6 +386,7 @@ async fn f17_a_caller_who_has_to_log_in_again_is_told_so() {
         clock,
         github,
         builder,
+        ..
     } = setup().await;
     let validator = builder
         .resource("https://gateway.example.com")
@@ -297,6 +418,7 @@ async fn where_it_is_allowed_a_caller_passes_without_the_provider_that_needs_a_l
         clock,
         github,
         builder,
+        ..
     } = setup().await;
     let validator = builder.admit_without_upstream_login().build().unwrap();
     *github.fails.lock().unwrap() = Some(AuthErrorKind::Rejected);
@@ -316,6 +438,7 @@ async fn f29_a_provider_that_is_down_is_503_for_its_own_calls_and_no_others() {
         clock,
         github,
         builder,
+        ..
     } = setup().await;
     let validator = builder.build().unwrap();
     *github.fails.lock().unwrap() = Some(AuthErrorKind::Unavailable);

@@ -22,6 +22,7 @@ use tower::{BoxError, ServiceExt, service_fn};
 use tower_identity::{
     ManualClock, MemoryStore, UpstreamTokenStore,
     client::{hyper::https_client, rmcp::TowerHttpClient},
+    upstream::TokenOwner,
 };
 
 use crate::{
@@ -131,13 +132,14 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     // The day.
     let mut timeline = Timeline::new(arrivals);
     timeline.note_health(&gateway).await?;
-    store.put("session-1", "github", &issuer.log_in()?).await?;
-    let token = issuer.callers_token("user-1", "session-1")?;
+    let user = TokenOwner::new(issuer.url(), "user-1")?;
+    store.put(&user, "github", &issuer.log_in()?).await?;
+    let token = issuer.callers_token("user-1")?;
     let with_github = timeline.open(&format!("{gateway}/github"), &token).await?;
     let with_tickets = timeline.open(&format!("{gateway}/tickets"), &token).await?;
     timeline.call(&with_github).await;
     timeline.call(&with_tickets).await;
-    let another = issuer.callers_token("user-2", "session-2")?;
+    let another = issuer.callers_token("user-2")?;
     timeline
         .intrude(&format!("{gateway}/tickets"), &another)
         .await?;
@@ -151,7 +153,7 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     issuer.revoke_refresh_token();
     clock.advance(AN_HOUR_AND_A_BIT);
     timeline.call(&with_github).await;
-    store.put("session-1", "github", &issuer.log_in()?).await?;
+    store.put(&user, "github", &issuer.log_in()?).await?;
     timeline.call(&with_github).await;
     github.redirect_next_call(format!("http://{stranger}/mcp"));
     timeline.call(&with_github).await;

@@ -92,11 +92,11 @@ impl Issuer {
     }
 
     /// The token that a user comes to the gateway with. It lives for a day.
-    pub(crate) fn callers_token(&self, user: &str, session: &str) -> Result<String, BoxError> {
+    pub(crate) fn callers_token(&self, user: &str) -> Result<String, BoxError> {
         let now = self.inner.clock.now().duration_since(UNIX_EPOCH)?.as_secs();
         let header = json!({ "alg": "EdDSA", "kid": "1", "typ": "at+jwt" });
         let claims = json!({
-            "iss": self.url(), "sub": user, "aud": AUDIENCE, "iat": now, "exp": now + 24 * 3600, "tsid": session,
+            "iss": self.url(), "sub": user, "aud": AUDIENCE, "iat": now, "exp": now + 24 * 3600,
         });
         let [header, claims] =
             [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
@@ -130,7 +130,7 @@ impl Issuer {
         token.starts_with(service) && ends.is_some_and(|end| self.inner.clock.now() < end)
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 

@@ -1,10 +1,10 @@
 //! The tokens that users have at upstream providers: loading, refreshing and storing them.
 //!
-//! [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens of a session from an
+//! [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens of a [`TokenOwner`], a user or a session of theirs, from an
 //! [`UpstreamTokenStore`](crate::UpstreamTokenStore), which is a [`MemoryStore`](crate::MemoryStore), a `RedisStore` or
 //! one that you write. Each [`Provider`] has a [`Refresher`], for example a [`RefreshTokenGrant`].
 //!
-//! A store's methods take and return [`ProviderTokens`], [`StoredTokens`] with their [`Version`], and for refreshes
+//! A store's methods take and return [`TokenOwner`], [`OwnerKey`], [`ProviderTokens`], [`StoredTokens`] with their [`Version`], and for refreshes
 //! [`Claim`], [`Claimed`], [`Lease`] and [`Settlement`].
 
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use std::pin::Pin;
 use crate::error::AuthError;
 
 mod loaded_tokens;
+mod owner;
 mod provider;
 mod refresh;
 mod refresher;
@@ -21,6 +22,7 @@ pub(crate) mod store;
 pub(crate) mod upstream_tokens;
 
 pub use loaded_tokens::LoadedTokens;
+pub use owner::{OwnerKey, TokenOwner};
 pub use provider::{Provider, ProviderBuilder};
 pub use refresher::{RefreshTokenGrant, Refresher};
 pub use store::{

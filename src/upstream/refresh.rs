@@ -16,9 +16,10 @@ use crate::{
 };
 
 use super::{
+    owner::TokenOwner,
     provider::{Provider, remaining},
     upstream_tokens::IN_DOUBT_FOR,
-    upstream_tokens::{Inner, log_in_again},
+    upstream_tokens::{Inner, is_of, log_in_again},
 };
 
 const REFRESH_LIMIT: Duration = Duration::from_secs(35);
@@ -29,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub(super) struct Refresh {
     pub(super) inner: Arc<Inner>,
-    pub(super) session: Arc<str>,
+    pub(super) owner: TokenOwner,
     pub(super) provider: Arc<Provider>,
     pub(super) stored: StoredTokens,
     pub(super) claim: Claim,
@@ -55,7 +56,7 @@ impl Refresh {
                 if id_token.is_some_and(|end| remaining(end, self.now()).is_none()) {
                     return self.give_up(lease, id_token_not_renewed()).await;
                 }
-                let successor = StoredTokens::new(tokens);
+                let successor = StoredTokens::new(&self.owner, tokens);
                 let newer = self.conclude(lease, Settlement::Replace(successor.clone()));
                 Ok(self.obtained(newer.await?.unwrap_or(successor)))
             }
@@ -85,10 +86,12 @@ impl Refresh {
             };
             match claimed {
                 Claimed::Granted(lease) => return Ok(Right::Granted(lease)),
-                Claimed::Superseded(newer) => return Ok(Right::Superseded(newer)),
+                Claimed::Superseded(newer) if is_of(&newer, &self.owner, &self.provider.name) => {
+                    return Ok(Right::Superseded(newer));
+                }
                 Claimed::Held(left) => sleep(pause.min(left)).await,
                 Claimed::InDoubt(left) => return Err(in_doubt(left)),
-                Claimed::Gone => return Err(log_in_again()),
+                Claimed::Superseded(_) | Claimed::Gone => return Err(log_in_again()),
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -110,7 +113,7 @@ impl Refresh {
         let (store, time) = (&self.inner.store, self.inner.lease_time);
         loop {
             sleep(time / 3).await;
-            let renewed = store.renew(&self.session, &self.provider.name, lease, time);
+            let renewed = store.renew(&self.owner, &self.provider.name, lease, time);
             if !renewed.await.unwrap_or(true) {
                 tracing::debug!("the lease of a refresh was lost");
             }
@@ -128,7 +131,7 @@ impl Refresh {
         let is_good = is_good.is_some_and(|end| remaining(end, self.now()).is_some());
         let settlement = if is_good {
             let rest = ProviderTokens::new(tokens.token().clone(), tokens.issued_at());
-            Settlement::Replace(StoredTokens::new(rest))
+            Settlement::Replace(StoredTokens::new(&self.owner, rest))
         } else {
             Settlement::Remove
         };
@@ -178,14 +181,14 @@ impl Refresh {
     async fn ask(&self) -> Result<Claimed, AuthError> {
         let store = &self.inner.store;
         store
-            .claim(&self.session, &self.provider.name, &self.claim)
+            .claim(&self.owner, &self.provider.name, &self.claim)
             .await
     }
 
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<bool, AuthError> {
         let store = &self.inner.store;
         store
-            .settle(&self.session, &self.provider.name, lease, settlement)
+            .settle(&self.owner, &self.provider.name, lease, settlement)
             .await
     }
 

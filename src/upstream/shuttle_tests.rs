@@ -21,14 +21,13 @@ use crate::{
 };
 
 use super::{
-    UpstreamFuture,
+    TokenOwner, UpstreamFuture,
     provider::Provider,
     refresher::Refresher,
     store::{ProviderTokens, UpstreamTokenStore, memory::MemoryStore},
     upstream_tokens::UpstreamTokens,
 };
 
-const SESSION: &str = "session-1";
 const GITHUB: &str = "github";
 const LIFETIME: Duration = Duration::from_secs(3600);
 
@@ -53,6 +52,10 @@ impl Refresher for Github {
             Ok(tokens_number(number + 1, now))
         })
     }
+}
+
+fn alice() -> TokenOwner {
+    TokenOwner::new("https://issuer.example.com", "alice").unwrap()
 }
 
 fn tokens_number(number: usize, now: SystemTime) -> ProviderTokens {
@@ -89,14 +92,18 @@ impl Replicas {
             clock: clock.clone(),
         };
         let expired = tokens_number(0, clock.now());
-        replicas.store.put(SESSION, GITHUB, &expired).await.unwrap();
+        replicas
+            .store
+            .put(&alice(), GITHUB, &expired)
+            .await
+            .unwrap();
         clock.advance(LIFETIME);
         replicas
     }
 
     /// The access token that a request gets at one of the replicas, if it does not give up or is to log in.
     async fn load(upstream: UpstreamTokens, polls: usize) -> Option<String> {
-        let loaded = poll_at_most(polls, upstream.load(SESSION)).await?.unwrap();
+        let loaded = poll_at_most(polls, upstream.load(&alice())).await?.unwrap();
         assert!(loaded.failed().is_empty(), "{loaded:?}");
         let token = loaded.tokens().get(GITHUB)?;
         Some(token.access_token().expose().to_owned())
@@ -142,9 +149,9 @@ fn a_log_in_and_a_log_out_outlast_the_refreshes_that_are_under_way() {
                 yield_now().await;
                 if logs_in {
                     let tokens = issued("access-of-log-in", now);
-                    store.put(SESSION, GITHUB, &tokens).await.unwrap();
+                    store.put(&alice(), GITHUB, &tokens).await.unwrap();
                 } else {
-                    store.delete(SESSION).await.unwrap();
+                    store.remove(&alice()).await.unwrap();
                 }
             });
             change.await.unwrap();

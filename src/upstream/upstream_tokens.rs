@@ -17,6 +17,7 @@ use crate::{
 
 use super::{
     loaded_tokens::LoadedTokens,
+    owner::TokenOwner,
     provider::{Freshness, Provider, remaining},
     refresh::Refresh,
     store::{Claim, StoredTokens, UpstreamTokenStore},
@@ -29,7 +30,7 @@ const LEASE_TIME: Duration = Duration::from_secs(10);
 pub(super) const UNKNOWN_LIFETIME: Duration = Duration::from_secs(300);
 const MAX_SUCCESSORS: usize = 3;
 
-/// Loads the upstream tokens of a session for each request, and refreshes them before
+/// Loads the upstream tokens of a user for each request, and refreshes them before
 /// they expire.
 ///
 /// A clone shares the store and the refreshes. Give it to a
@@ -41,10 +42,10 @@ const MAX_SUCCESSORS: usize = 3;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// use tower_identity::{
 ///     ClientAuth, MemoryStore, Secret, TokenEndpoint, UpstreamTokens,
-///     upstream::{Provider, RefreshTokenGrant},
+///     upstream::{Provider, RefreshTokenGrant, TokenOwner},
 /// };
 ///
-/// # async fn load(session: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn load() -> Result<(), Box<dyn std::error::Error>> {
 /// # let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
 /// # let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
 /// let url = "https://github.example.com/token";
@@ -54,11 +55,22 @@ const MAX_SUCCESSORS: usize = 3;
 /// let github = Provider::builder("github", RefreshTokenGrant::new(endpoint)).build()?;
 /// let upstream = UpstreamTokens::new(MemoryStore::new(), [github]);
 ///
-/// let session = upstream.load(session).await?;
-/// let token = session.tokens().get("github");
+/// let alice = TokenOwner::new("https://idp.example.com", "alice")?;
+/// let loaded = upstream.load(&alice).await?;
+/// let token = loaded.tokens().get("github");
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Whose tokens they are
+///
+/// The tokens belong to a [`TokenOwner`]: a user, whom an issuer knows by a subject. At
+/// a login, your application [puts](UpstreamTokenStore::put) the provider's tokens into
+/// the store for this user. With [`session_claim`](Self::session_claim), the tokens of
+/// each of the user's sessions are kept apart.
+///
+/// If the store returns tokens that were stored for another user, they are not used, as
+/// if there were none, and an event on the level `ERROR` says so.
 ///
 /// # The tokens of a request
 ///
@@ -80,7 +92,7 @@ const MAX_SUCCESSORS: usize = 3;
 /// # What happens when something breaks
 ///
 /// A refresh token is used by one party at a time. In one process, one refresh runs
-/// per provider and session. Across replicas, the holder of the
+/// per provider and owner. Across replicas, the holder of the
 /// [lease](crate::UpstreamTokenStore#one-refresh-at-a-time) refreshes. A refresh runs
 /// to its end even if the request that started it is cancelled.
 ///
@@ -93,12 +105,12 @@ const MAX_SUCCESSORS: usize = 3;
 /// | the lease holder dies before, during or after the call to the provider | the lease runs out. The refresh token may have been used, so that it is not sent again: `Unavailable` for two minutes, in which the holder may turn out to be alive. Then the tokens are removed, and the user must log in again. With [`ProviderBuilder::grace`](super::ProviderBuilder::grace), the refresh token is sent again at once |
 /// | a lease runs out while its holder is still working | the holder may still store the tokens, unless another party has claimed since. In that case its fencing token is too old: the store refuses, and the holder reads what the other party stored |
 /// | two parties refresh all the same, and the provider refuses the second | the second one removes nothing, because removal compares versions. It reads the tokens of the first |
-/// | the user logs in or out during a refresh | the tokens of the login stay. A deleted session stays deleted |
+/// | the user logs in or out during a refresh | the tokens of the login stay. Removed tokens stay removed |
 /// | the store loses its data | the user must log in again at every provider |
 ///
 /// # Security
 ///
-/// Errors and events show neither the session's id nor a token.
+/// Errors and events show neither the user nor the session nor a token.
 #[derive(Clone)]
 pub struct UpstreamTokens {
     inner: Arc<Inner>,
@@ -109,6 +121,7 @@ pub(super) struct Inner {
     pub(super) store: Arc<dyn UpstreamTokenStore>,
     providers: BTreeMap<String, Arc<Provider>>,
     refreshes: CredentialCache<StoredTokens>,
+    session_claim: Option<Arc<str>>,
     pub(super) lease_time: Duration,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -130,9 +143,27 @@ impl UpstreamTokens {
                     .map(|provider| (provider.name.clone(), Arc::new(provider)))
                     .collect(),
                 refreshes: CredentialCache::builder().make(),
+                session_claim: None,
                 lease_time: LEASE_TIME,
                 clock: DefaultClock::get(),
             }),
+        }
+    }
+
+    /// Narrows the tokens to a session of the user, which the claim `claim` of the user's token names. By default the
+    /// tokens are those of the user, whatever the session.
+    ///
+    /// A [`TokenValidator`](crate::TokenValidator) then loads the tokens of the user with the session that the claim
+    /// names, for example `sid` (OIDC Front-Channel Logout §3) or ToolHive's `tsid`. Give
+    /// [`put`](UpstreamTokenStore::put) an owner [with the same session](TokenOwner::with_session). A token without the
+    /// claim has no upstream tokens, and one whose claim is not a string, or is blank, is refused. The claim is left out
+    /// of the identity.
+    #[must_use]
+    pub fn session_claim(self, claim: impl Into<Arc<str>>) -> Self {
+        let mut inner = Arc::unwrap_or_clone(self.inner);
+        inner.session_claim = Some(claim.into());
+        Self {
+            inner: Arc::new(inner),
         }
     }
 
@@ -158,7 +189,7 @@ impl UpstreamTokens {
         }
     }
 
-    /// Loads the tokens of the session with the id `session`.
+    /// Loads the tokens of this user, or of this session of theirs.
     ///
     /// # Errors
     ///
@@ -167,15 +198,19 @@ impl UpstreamTokens {
     /// # Panics
     ///
     /// If the future is polled outside of a Tokio runtime with time enabled.
-    pub fn load(&self, session: &str) -> LoadingTokens {
-        let (upstream, session) = (self.clone(), Arc::from(session));
+    pub fn load(&self, owner: &TokenOwner) -> LoadingTokens {
+        let (upstream, owner) = (self.clone(), owner.clone());
         LoadingTokens {
-            future: Box::pin(async move { upstream.load_unboxed(&session).await }),
+            future: Box::pin(async move { upstream.load_unboxed(&owner).await }),
         }
     }
 
-    pub(crate) async fn load_unboxed(&self, session: &Arc<str>) -> Result<LoadedTokens, AuthError> {
-        self.inner.load(session).await
+    pub(crate) fn claim_of_session(&self) -> Option<&str> {
+        self.inner.session_claim.as_deref()
+    }
+
+    pub(crate) async fn load_unboxed(&self, owner: &TokenOwner) -> Result<LoadedTokens, AuthError> {
+        self.inner.load(owner).await
     }
 }
 
@@ -211,8 +246,9 @@ impl fmt::Debug for LoadingTokens {
 }
 
 impl Inner {
-    async fn load(self: &Arc<Self>, session: &Arc<str>) -> Result<LoadedTokens, AuthError> {
-        let mut stored = self.store.load(session).await?;
+    async fn load(self: &Arc<Self>, owner: &TokenOwner) -> Result<LoadedTokens, AuthError> {
+        let mut stored = self.store.load(owner).await?;
+        stored.retain(|provider, stored| is_of(stored, owner, provider));
         let now = self.clock.now();
         let mut tokens = LoadedTokens::read_now();
         let mut waiting = Vec::new();
@@ -226,11 +262,11 @@ impl Inner {
             match provider.freshness(&stored, now) {
                 Freshness::Settled => tokens.add(name, Ok(stored)),
                 Freshness::Advisory => {
-                    drop(self.refresh(session, provider, &stored));
+                    drop(self.refresh(owner, provider, &stored));
                     tokens.add(name, Ok(stored));
                 }
                 Freshness::Mandatory | Freshness::Expired => {
-                    let fresh = self.fresh(session, provider, stored);
+                    let fresh = self.fresh(owner, provider, stored);
                     waiting.push(async { (name, fresh.await) });
                 }
             }
@@ -249,14 +285,14 @@ impl Inner {
     /// The refreshed tokens, or `stored` if the refresh failed and they are still valid.
     async fn fresh(
         self: &Arc<Self>,
-        session: &Arc<str>,
+        owner: &TokenOwner,
         provider: &Arc<Provider>,
         mut stored: StoredTokens,
     ) -> Result<StoredTokens, AuthError> {
         let asked_at = self.clock.now();
         // Another replica's tokens may expire while this one waits for them.
         for _ in 0..MAX_SUCCESSORS {
-            let refreshed = match self.refresh(session, provider, &stored) {
+            let refreshed = match self.refresh(owner, provider, &stored) {
                 Some(refreshing) => refreshing.await,
                 None => Err(log_in_again()),
             };
@@ -287,20 +323,20 @@ impl Inner {
     /// Starts a refresh, or joins the one that is under way for these tokens. `None` without a refresh token.
     fn refresh(
         self: &Arc<Self>,
-        session: &Arc<str>,
+        owner: &TokenOwner,
         provider: &Arc<Provider>,
         stored: &StoredTokens,
     ) -> Option<Obtaining<StoredTokens>> {
         let refresh_token = stored.tokens().refresh_token()?;
         let key = CacheScope::new("upstream-tokens")
-            .field("session", session.as_bytes())
+            .field("owner", owner.key().to_bytes())
             .field("provider", &provider.name)
             .field("version", stored.version().to_bytes())
             .key(refresh_token.fingerprint());
         Some(self.refreshes.obtain(key, None, || {
             let refresh = Refresh {
                 inner: Arc::clone(self),
-                session: Arc::clone(session),
+                owner: owner.clone(),
                 provider: Arc::clone(provider),
                 stored: stored.clone(),
                 claim: Claim::new(stored.version(), self.lease_time)
@@ -312,10 +348,22 @@ impl Inner {
     }
 }
 
+/// Whether stored tokens belong to this user. The store may have found them by less, for example by the session alone.
+pub(super) fn is_of(stored: &StoredTokens, owner: &TokenOwner, provider: &str) -> bool {
+    let is_of = stored.user() == owner.user_key();
+    if !is_of {
+        tracing::error!(
+            provider,
+            "the store returned upstream tokens of another user; they are not used, and the user has to log in"
+        );
+    }
+    is_of
+}
+
 #[cold]
 pub(super) fn log_in_again() -> AuthError {
     AuthError::new(
         AuthErrorKind::Rejected,
-        "the session has no tokens of this provider any more that are good or can be renewed; have the user log in again",
+        "the user has no tokens of this provider that are good or can be renewed; have the user log in again",
     )
 }

@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::join_all;
 use http::{Method, StatusCode};
 use tokio::time::{sleep, timeout};
-use tower_identity::UpstreamTokenStore;
+use tower_identity::{UpstreamTokenStore, upstream::TokenOwner};
 
 use super::{
     backends::Backend,
@@ -97,12 +97,14 @@ impl User {
         self.log_ins += 1;
         self.log_in = format!("{}-log-in-{}", name(self.number), self.log_ins);
         let tokens = town.realm.log_in(self.number);
-        while town.store.put(&self.log_in, "hub", &tokens).await.is_err() {
+        let user = TokenOwner::new(town.realm.keys().issuer(), name(self.number)).unwrap();
+        let owner = user.clone().with_session(&self.log_in);
+        while town.store.put(&owner, "hub", &tokens).await.is_err() {
             sleep(Duration::from_millis(100)).await;
         }
         if !old.is_empty() {
             town.ledger.count("log-in: once more");
-            let _ = town.store.delete(&old).await;
+            let _ = town.store.remove(&user.with_session(old)).await;
         }
         self.new_token();
     }

@@ -152,7 +152,11 @@ impl Surroundings<'_> {
         )
         .audience(AUDIENCE)
         .cache_tokens(REMEMBERED)
-        .upstream_tokens(UpstreamTokens::new(store, [hub]).clock(clock.clone()))
+        .upstream_tokens(
+            UpstreamTokens::new(store, [hub])
+                .session_claim("tsid")
+                .clock(clock.clone()),
+        )
         .clock(clock)
         .build()
         .unwrap()

@@ -1,7 +1,7 @@
 //! The gateways' store of upstream tokens, and how many refreshes it saw begin.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,7 +12,8 @@ use std::{
 use tower_identity::{
     RedisStore, UpstreamTokenStore,
     upstream::{
-        Claim, Claimed, Lease, ProviderTokens, SealingKey, Settlement, StoredTokens, UpstreamFuture,
+        Claim, Claimed, Lease, ProviderTokens, SealingKey, Settlement, StoredTokens, TokenOwner,
+        UpstreamFuture,
     },
 };
 
@@ -60,50 +61,61 @@ pub(crate) struct ObservedStore {
 }
 
 impl UpstreamTokenStore for ObservedStore {
-    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
-        self.store.load(session)
+    fn load<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+    ) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
+        self.store.load(owner)
     }
 
     fn put<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         tokens: &'a ProviderTokens,
     ) -> UpstreamFuture<'a, ()> {
-        self.store.put(session, provider, tokens)
+        self.store.put(owner, provider, tokens)
     }
 
-    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
-        self.store.delete(session)
+    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        self.store.remove(owner)
+    }
+
+    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        self.store.remove_user(user)
+    }
+
+    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
+        self.store.providers(user)
     }
 
     fn claim<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         claim: &'a Claim,
     ) -> UpstreamFuture<'a, Claimed> {
         self.refreshes.claims(claim.holder());
-        self.store.claim(session, provider, claim)
+        self.store.claim(owner, provider, claim)
     }
 
     fn renew<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
     ) -> UpstreamFuture<'a, bool> {
-        self.store.renew(session, provider, lease, time)
+        self.store.renew(owner, provider, lease, time)
     }
 
     fn settle<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
     ) -> UpstreamFuture<'a, bool> {
-        self.store.settle(session, provider, lease, settlement)
+        self.store.settle(owner, provider, lease, settlement)
     }
 }

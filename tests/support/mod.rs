@@ -1,6 +1,12 @@
 //! The fakes and helpers that the tests share.
 #![allow(dead_code, reason = "no test uses all of it")]
 
+/// A user of some issuer.
+#[cfg(feature = "incoming")]
+pub(crate) fn owner(subject: &str) -> tower_identity::upstream::TokenOwner {
+    tower_identity::upstream::TokenOwner::new("https://issuer.example.com", subject).unwrap()
+}
+
 pub(crate) mod authenticated;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod aws_stack;

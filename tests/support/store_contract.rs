@@ -7,8 +7,12 @@ use std::{
 
 use tower_identity::{
     AccessToken, Secret, UpstreamToken, UpstreamTokenStore,
-    upstream::{Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, Version},
+    upstream::{
+        Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, TokenOwner, Version,
+    },
 };
+
+use super::owner;
 
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(3600);
@@ -36,27 +40,19 @@ fn describe(tokens: &ProviderTokens) -> String {
     )
 }
 
-fn replace(name: &str) -> Settlement {
-    Settlement::Replace(StoredTokens::new(tokens(name)))
-}
-
 struct Contract<'a> {
     store: &'a dyn UpstreamTokenStore,
-    session: &'static str,
+    owner: TokenOwner,
 }
 
 impl Contract<'_> {
     async fn stored(&self) -> Option<StoredTokens> {
-        self.store
-            .load(self.session)
-            .await
-            .unwrap()
-            .remove("github")
+        self.store.load(&self.owner).await.unwrap().remove("github")
     }
 
     async fn put(&self, name: &str) -> Version {
         self.store
-            .put(self.session, "github", &tokens(name))
+            .put(&self.owner, "github", &tokens(name))
             .await
             .unwrap();
         self.stored().await.unwrap().version()
@@ -64,7 +60,7 @@ impl Contract<'_> {
 
     async fn claim(&self, claim: &Claim) -> Claimed {
         self.store
-            .claim(self.session, "github", claim)
+            .claim(&self.owner, "github", claim)
             .await
             .unwrap()
     }
@@ -78,16 +74,20 @@ impl Contract<'_> {
 
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> bool {
         self.store
-            .settle(self.session, "github", lease, settlement)
+            .settle(&self.owner, "github", lease, settlement)
             .await
             .unwrap()
     }
 
     async fn renew(&self, lease: &Lease, time: Duration) -> bool {
         self.store
-            .renew(self.session, "github", lease, time)
+            .renew(&self.owner, "github", lease, time)
             .await
             .unwrap()
+    }
+
+    fn replace(&self, name: &str) -> Settlement {
+        Settlement::Replace(StoredTokens::new(&self.owner, tokens(name)))
     }
 
     async fn holds(&self, name: &str) -> bool {
@@ -98,39 +98,57 @@ impl Contract<'_> {
 
 /// Runs the whole contract on an empty store.
 pub(crate) async fn check(store: &dyn UpstreamTokenStore, pass: Pass) {
-    let at = |session| Contract { store, session };
+    check_for(store, &pass, |user| owner(user)).await;
+    check_for(store, &pass, |user| owner(user).with_session("session-1")).await;
+    owners_are_apart(store).await;
+    a_log_out_everywhere_removes_every_session(store).await;
+    providers_are_listed(store).await;
+}
+
+async fn check_for(
+    store: &dyn UpstreamTokenStore,
+    pass: &Pass,
+    owner: impl Fn(&str) -> TokenOwner,
+) {
+    let at = |user| Contract {
+        store,
+        owner: owner(user),
+    };
     tokens_come_back_as_they_were_put(at("put")).await;
     one_holder_at_a_time(at("one holder")).await;
     a_settled_lease_is_over(at("settled")).await;
     a_refresh_does_not_undo_a_log_in(at("log-in")).await;
     a_refresh_does_not_undo_a_log_out(at("log-out")).await;
-    a_lapsed_lease_leaves_doubt(at("doubt"), &pass).await;
-    a_doubt_ends_with_the_tokens(at("end of doubt"), &pass).await;
-    a_grace_lets_another_try(at("grace"), &pass).await;
-    a_renewed_lease_lasts(at("renewed"), &pass).await;
+    a_lapsed_lease_leaves_doubt(at("doubt"), pass).await;
+    a_doubt_ends_with_the_tokens(at("end of doubt"), pass).await;
+    a_grace_lets_another_try(at("grace"), pass).await;
+    a_renewed_lease_lasts(at("renewed"), pass).await;
     removal_compares(at("removal")).await;
 }
 
 async fn tokens_come_back_as_they_were_put(contract: Contract<'_>) {
-    let (store, session) = (contract.store, contract.session);
-    assert!(store.load(session).await.unwrap().is_empty());
+    let (store, owner) = (contract.store, &contract.owner);
+    let another = super::owner("another");
+    assert!(store.load(owner).await.unwrap().is_empty());
     let issued_at = SystemTime::UNIX_EPOCH;
     let bare = UpstreamToken::new(AccessToken::new("bare").unwrap());
     let bare = ProviderTokens::new(bare, issued_at);
-    store.put(session, "bare", &bare).await.unwrap();
-    store.put(session, "github", &tokens("a")).await.unwrap();
-    store.put("another", "github", &tokens("b")).await.unwrap();
+    store.put(owner, "bare", &bare).await.unwrap();
+    store.put(owner, "github", &tokens("a")).await.unwrap();
+    store.put(&another, "github", &tokens("b")).await.unwrap();
 
-    let loaded = store.load(session).await.unwrap();
+    let loaded = store.load(owner).await.unwrap();
     assert_eq!(loaded.keys().collect::<Vec<_>>(), ["bare", "github"]);
     assert_eq!(describe(loaded["bare"].tokens()), describe(&bare));
     assert_eq!(describe(loaded["github"].tokens()), describe(&tokens("a")));
     assert_ne!(loaded["bare"].version(), loaded["github"].version());
 
-    store.delete(session).await.unwrap();
-    store.delete(session).await.unwrap();
-    assert!(store.load(session).await.unwrap().is_empty());
-    assert_eq!(store.load("another").await.unwrap().len(), 1);
+    assert_eq!(loaded["github"].user(), owner.user_key());
+
+    store.remove(owner).await.unwrap();
+    store.remove(owner).await.unwrap();
+    assert!(store.load(owner).await.unwrap().is_empty());
+    assert_eq!(store.load(&another).await.unwrap().len(), 1);
 }
 
 async fn one_holder_at_a_time(contract: Contract<'_>) {
@@ -151,11 +169,11 @@ async fn one_holder_at_a_time(contract: Contract<'_>) {
     let next = contract.granted(&second).await;
     assert!(next.fence() > lease.fence());
     assert!(!contract.renew(&lease, LONG).await);
-    assert!(!contract.settle(&lease, &replace("late")).await);
+    assert!(!contract.settle(&lease, &contract.replace("late")).await);
     assert!(!contract.settle(&lease, &Settlement::Remove).await);
     assert!(!contract.settle(&lease, &Settlement::Release).await);
     assert!(contract.holds("a").await);
-    assert!(contract.settle(&next, &replace("b")).await);
+    assert!(contract.settle(&next, &contract.replace("b")).await);
     assert!(contract.holds("b").await);
 }
 
@@ -163,13 +181,13 @@ async fn a_settled_lease_is_over(contract: Contract<'_>) {
     let version = contract.put("a").await;
     let claim = Claim::new(version, LONG);
     let lease = contract.granted(&claim).await;
-    let settlement = replace("b");
+    let settlement = contract.replace("b");
     assert!(contract.settle(&lease, &settlement).await);
     assert!(
         contract.settle(&lease, &settlement).await,
         "the same again does no harm"
     );
-    assert!(!contract.settle(&lease, &replace("c")).await);
+    assert!(!contract.settle(&lease, &contract.replace("c")).await);
     assert!(!contract.renew(&lease, LONG).await);
     let Claimed::Superseded(newer) = contract.claim(&claim).await else {
         panic!("the old version can be claimed");
@@ -183,7 +201,11 @@ async fn a_refresh_does_not_undo_a_log_in(contract: Contract<'_>) {
     let lease = Claim::new(contract.put("a").await, LONG);
     let lease = contract.granted(&lease).await;
     let version = contract.put("b").await;
-    assert!(!contract.settle(&lease, &replace("refreshed")).await);
+    assert!(
+        !contract
+            .settle(&lease, &contract.replace("refreshed"))
+            .await
+    );
     assert!(!contract.settle(&lease, &Settlement::Remove).await);
     assert!(contract.holds("b").await);
     contract.granted(&Claim::new(version, LONG)).await;
@@ -192,15 +214,23 @@ async fn a_refresh_does_not_undo_a_log_in(contract: Contract<'_>) {
 async fn a_refresh_does_not_undo_a_log_out(contract: Contract<'_>) {
     let claim = Claim::new(contract.put("a").await, LONG);
     let lease = contract.granted(&claim).await;
-    contract.store.delete(contract.session).await.unwrap();
+    contract.store.remove(&contract.owner).await.unwrap();
     assert!(!contract.renew(&lease, LONG).await);
-    assert!(!contract.settle(&lease, &replace("refreshed")).await);
+    assert!(
+        !contract
+            .settle(&lease, &contract.replace("refreshed"))
+            .await
+    );
     assert!(contract.stored().await.is_none());
     assert!(matches!(contract.claim(&claim).await, Claimed::Gone));
 
     // The same tokens after another log-in are another version.
     contract.put("a").await;
-    assert!(!contract.settle(&lease, &replace("refreshed")).await);
+    assert!(
+        !contract
+            .settle(&lease, &contract.replace("refreshed"))
+            .await
+    );
     assert!(contract.holds("a").await);
 }
 
@@ -214,7 +244,7 @@ async fn a_lapsed_lease_leaves_doubt(contract: Contract<'_>, pass: &Pass) {
     };
     assert!(left > Duration::from_secs(30), "{left:?}");
     assert!(contract.holds("a").await);
-    assert!(contract.settle(&lease, &replace("b")).await);
+    assert!(contract.settle(&lease, &contract.replace("b")).await);
     assert!(contract.holds("b").await);
 }
 
@@ -225,7 +255,7 @@ async fn a_doubt_ends_with_the_tokens(contract: Contract<'_>, pass: &Pass) {
     pass(3 * SHORT).await;
     assert!(matches!(contract.claim(&claim()).await, Claimed::Gone));
     assert!(contract.stored().await.is_none());
-    assert!(!contract.settle(&lease, &replace("late")).await);
+    assert!(!contract.settle(&lease, &contract.replace("late")).await);
     assert!(contract.stored().await.is_none());
 }
 
@@ -239,11 +269,11 @@ async fn a_grace_lets_another_try(contract: Contract<'_>, pass: &Pass) {
     assert!(second.fence() > first.fence());
     assert!(!contract.renew(&first, LONG).await);
     assert!(
-        !contract.settle(&first, &replace("first")).await,
+        !contract.settle(&first, &contract.replace("first")).await,
         "an old fence writes"
     );
     assert!(matches!(contract.claim(&claim).await, Claimed::Held(_)));
-    assert!(contract.settle(&second, &replace("second")).await);
+    assert!(contract.settle(&second, &contract.replace("second")).await);
     assert!(contract.holds("second").await);
 }
 
@@ -264,4 +294,91 @@ async fn removal_compares(contract: Contract<'_>) {
     assert!(contract.holds("a").await);
     assert!(contract.settle(&lease, &Settlement::Remove).await);
     assert!(contract.stored().await.is_none());
+}
+
+async fn owners_are_apart(store: &dyn UpstreamTokenStore) {
+    let issuers = ["https://issuer.example.com", "https://issuer.example.co"];
+    let subjects = ["mapart", "apart"];
+    let sessions = [None, Some("a"), Some("b"), Some("")];
+    let mut owners = Vec::new();
+    for (issuer, subject) in issuers.into_iter().zip(subjects) {
+        for subject in [subject, "apart-too"] {
+            let user = TokenOwner::new(issuer, subject).unwrap();
+            owners.extend(sessions.map(|session| match session {
+                Some(session) => user.clone().with_session(session),
+                None => user.clone(),
+            }));
+        }
+    }
+    for (number, owner) in owners.iter().enumerate() {
+        let tokens = tokens(&number.to_string());
+        store.put(owner, "github", &tokens).await.unwrap();
+    }
+    for (number, owner) in owners.iter().enumerate() {
+        let loaded = store.load(owner).await.unwrap();
+        assert_eq!(loaded["github"].user(), owner.user_key());
+        let expected = describe(&tokens(&number.to_string()));
+        assert_eq!(describe(loaded["github"].tokens()), expected);
+    }
+    // A log-out ends one session, and no other.
+    store.remove(&owners[1]).await.unwrap();
+    for (number, owner) in owners.iter().enumerate() {
+        let is_empty = store.load(owner).await.unwrap().is_empty();
+        assert_eq!(is_empty, number == 1);
+    }
+}
+
+async fn a_log_out_everywhere_removes_every_session(store: &dyn UpstreamTokenStore) {
+    let (user, another) = (owner("everywhere"), owner("everywhere else"));
+    let sessions = ["a", "b", "c"].map(|session| user.clone().with_session(session));
+    let mut owners = vec![user.clone()];
+    owners.extend(sessions.clone());
+    let others = [another.clone(), another.with_session("a")];
+    for owner in owners.iter().chain(&others) {
+        store.put(owner, "github", &tokens("a")).await.unwrap();
+    }
+    let version = store.load(&sessions[0]).await.unwrap()["github"].version();
+    let claim = Claim::new(version, LONG);
+    let claimed = store.claim(&sessions[0], "github", &claim).await.unwrap();
+    let Claimed::Granted(lease) = claimed else {
+        panic!("not granted: {claimed:?}");
+    };
+
+    // Whatever session it is asked from.
+    store.remove_user(&sessions[1]).await.unwrap();
+    store.remove_user(&sessions[1]).await.unwrap();
+    let refreshed = Settlement::Replace(StoredTokens::new(&sessions[0], tokens("refreshed")));
+    let settled = store.settle(&sessions[0], "github", &lease, &refreshed);
+    assert!(!settled.await.unwrap());
+    for owner in &owners {
+        assert!(store.load(owner).await.unwrap().is_empty());
+    }
+    assert!(store.providers(&user).await.unwrap().is_empty());
+    for owner in &others {
+        assert_eq!(store.load(owner).await.unwrap().len(), 1);
+    }
+
+    store
+        .put(&sessions[2], "github", &tokens("a"))
+        .await
+        .unwrap();
+    assert_eq!(store.load(&sessions[2]).await.unwrap().len(), 1);
+    store.remove_user(&user).await.unwrap();
+    assert!(store.load(&sessions[2]).await.unwrap().is_empty());
+}
+
+async fn providers_are_listed(store: &dyn UpstreamTokenStore) {
+    let user = owner("lister");
+    assert!(store.providers(&user).await.unwrap().is_empty());
+    let session = user.clone().with_session("a");
+    for (owner, provider) in [(&user, "github"), (&session, "slack"), (&session, "github")] {
+        store.put(owner, provider, &tokens("a")).await.unwrap();
+    }
+    let version = store.load(&user).await.unwrap()["github"].version();
+    let claim = Claim::new(version, LONG);
+    store.claim(&user, "github", &claim).await.unwrap();
+    for asked in [&user, &session] {
+        let providers = store.providers(asked).await.unwrap();
+        assert_eq!(providers.iter().collect::<Vec<_>>(), ["github", "slack"]);
+    }
 }

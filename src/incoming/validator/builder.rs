@@ -131,8 +131,8 @@ impl TokenValidatorBuilder {
         self
     }
 
-    /// Adds upstream tokens to the identity: those of the session that the token's `tsid` claim names, loaded for each
-    /// request. An identity from a token without `tsid` has none.
+    /// Adds upstream tokens to the identity: those of the user whom the token's `iss` and `sub` name, loaded for each
+    /// request. With [`session_claim`](UpstreamTokens::session_claim), those of a session of the user.
     ///
     /// A caller that must log in again at one of the providers is refused with 401.
     pub fn upstream_tokens(mut self, upstream: UpstreamTokens) -> Self {

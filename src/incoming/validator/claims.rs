@@ -5,14 +5,12 @@ use serde_json::{Map, Value};
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::{Identity, Reading},
-    incoming::{delegation, issuer::TrustedIssuer, validator::validated_tokens::Validated},
+    incoming::{delegation, issuer::TrustedIssuer},
     oauth::unverified_jwt::numeric_date,
     secret::AccessToken,
 };
 
 use super::{rejected, token_kind};
-
-const SESSION_CLAIM: &str = "tsid";
 
 /// The requirements for every token, whoever issued it.
 #[derive(Clone, Copy)]
@@ -42,7 +40,7 @@ pub(super) struct Vouched<'a> {
 
 /// An accepted token, and its end.
 pub(super) struct Accepted {
-    pub(super) validated: Validated,
+    pub(super) identity: Identity,
     pub(super) expires_at: Option<SystemTime>,
 }
 
@@ -55,7 +53,7 @@ impl Admission {
         let Vouched {
             issuer: trusted,
             source,
-            mut claims,
+            claims,
             token,
             reading,
         } = vouched;
@@ -76,16 +74,8 @@ impl Admission {
             ));
         }
         delegation::actors(&claims).map_err(rejected)?;
-        let session = match claims.remove(SESSION_CLAIM) {
-            None => None,
-            Some(Value::String(session)) if !session.is_empty() => Some(session.into()),
-            Some(_) => return Err(odd(SESSION_CLAIM)),
-        };
         Ok(Accepted {
-            validated: Validated {
-                identity: identity(issuer, claims, token, reading)?,
-                session,
-            },
+            identity: identity(issuer, claims, token, reading)?,
             expires_at,
         })
     }
@@ -196,7 +186,6 @@ fn odd(name: &'static str) -> AuthError {
         "exp" => "the claim `exp` of the token is not a time",
         "nbf" => "the claim `nbf` of the token is not a time",
         "iat" => "the claim `iat` of the token is not a time",
-        SESSION_CLAIM => "the claim `tsid` of the token does not name a session",
         _ => "the token is malformed",
     })
 }

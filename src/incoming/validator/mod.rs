@@ -22,7 +22,7 @@ use crate::{
     identity::{Identity, Reading},
     oauth::challenge::Challenge,
     secret::AccessToken,
-    upstream::upstream_tokens::UpstreamTokens,
+    upstream::{TokenOwner, upstream_tokens::UpstreamTokens},
 };
 
 use super::{
@@ -107,8 +107,8 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// # The outcome
 ///
 /// The identity has the token and its claims, among them `sub`, `iss`, `name` and
-/// `email`. The claim `tsid` is left out: it names the session of the upstream tokens,
-/// and must not reach a backend.
+/// `email`. If upstream tokens are [kept by session](UpstreamTokens::session_claim), the
+/// claim that names the session is left out.
 ///
 /// | fault | [`AuthErrorKind`] | response |
 /// | --- | --- | --- |
@@ -414,30 +414,64 @@ impl Inner {
         })
     }
 
-    fn accept(&self, vouched: Vouched<'_>) -> Result<Validated, AuthError> {
+    fn accept(&self, mut vouched: Vouched<'_>) -> Result<Validated, AuthError> {
+        let session = self.take_session(&mut vouched.claims);
         let accepted = self.admission.accept(vouched, self.clock.now())?;
         let Accepted {
-            validated,
+            identity,
             expires_at,
         } = accepted;
+        let validated = Validated {
+            owner: self.owner(&identity, session)?,
+            identity,
+        };
         if let (Some(tokens), Some(expires_at)) = (&self.validated_tokens, expires_at) {
             tokens.keep(&validated, expires_at, &*self.clock);
         }
         Ok(validated)
     }
 
+    /// The claim that names the session of the upstream tokens, which is nobody else's business.
+    fn take_session(&self, claims: &mut Map<String, Value>) -> Option<Value> {
+        claims.remove(self.upstream.as_ref()?.claim_of_session()?)
+    }
+
+    /// Whose upstream tokens the request gets, if any.
+    fn owner(
+        &self,
+        identity: &Identity,
+        session: Option<Value>,
+    ) -> Result<Option<TokenOwner>, AuthError> {
+        let Some(upstream) = &self.upstream else {
+            return Ok(None);
+        };
+        let user = || {
+            TokenOwner::of(identity).map_err(|_| rejected("the token does not say who issued it"))
+        };
+        match session {
+            Some(Value::String(session)) if !session.trim().is_empty() => {
+                Ok(Some(user()?.with_session(session)))
+            }
+            Some(_) => Err(rejected(
+                "the claim of the token that names its session does not",
+            )),
+            None if upstream.claim_of_session().is_some() => Ok(None),
+            None => user().map(Some),
+        }
+    }
+
     /// Adds the upstream tokens where there are any to load, else the challenge where one is due.
     fn conclude(self: &Arc<Self>, outcome: Result<Validated, AuthError>) -> Validating {
-        let Validated { identity, session } = match outcome {
+        let Validated { identity, owner } = match outcome {
             Ok(validated) => validated,
             Err(error) => return Validating::ready(Err(self.refused(error))),
         };
-        let (Some(_), Some(session)) = (&self.upstream, session) else {
+        let Some(owner) = owner else {
             return Validating::ready(Ok(identity));
         };
         let inner = Arc::clone(self);
         Validating::pending(async move {
-            let outcome = inner.with_upstream(identity, &session).await;
+            let outcome = inner.with_upstream(identity, &owner).await;
             outcome.map_err(|error| inner.refused(error))
         })
     }
@@ -445,12 +479,12 @@ impl Inner {
     async fn with_upstream(
         &self,
         user: Identity,
-        session: &Arc<str>,
+        owner: &TokenOwner,
     ) -> Result<Identity, AuthError> {
         let Some(upstream) = &self.upstream else {
             return Ok(user);
         };
-        let tokens = upstream.load_unboxed(session).await?;
+        let tokens = upstream.load_unboxed(owner).await?;
         if self.login_required == LoginRequired::Refused
             && let Some((provider, refusal)) = tokens.login_required().first_key_value()
         {

@@ -1,20 +1,19 @@
 use std::{
     borrow::Borrow,
     hash::{Hash, Hasher},
-    sync::Arc,
     time::{Instant, SystemTime},
 };
 
 use quick_cache::sync::Cache;
 
-use crate::{clock::Clock, identity::Identity, secret::AccessToken};
+use crate::{clock::Clock, identity::Identity, secret::AccessToken, upstream::TokenOwner};
 
 /// The outcome for a valid token.
 #[derive(Clone)]
 pub(super) struct Validated {
     pub(super) identity: Identity,
-    /// The token session whose upstream tokens are the user's: the `tsid` claim.
-    pub(super) session: Option<Arc<str>>,
+    /// Whose upstream tokens the request gets, if any.
+    pub(super) owner: Option<TokenOwner>,
 }
 
 /// Valid tokens, until they expire.

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc, PoisonError,
@@ -14,6 +14,7 @@ use crate::{
     clock::{Clock, DefaultClock},
     error::BuildError,
     runtime::Mutex,
+    upstream::{OwnerKey, TokenOwner},
 };
 
 use super::{
@@ -25,8 +26,8 @@ const DEFAULT_CAPACITY: usize = 16_384;
 
 /// Stores upstream tokens in this process: for one replica, and for tests.
 ///
-/// The number of sessions is bounded. If the store is full, it drops a session that was not used for long, and that user
-/// must log in again. When the process ends, all users must. A clone is the same store.
+/// The number of owners is bounded: of users, or of sessions where there are any. If the store is full, it drops the
+/// tokens of an owner that was not used for long, and that user must log in again. When the process ends, all users must. A clone is the same store.
 ///
 /// For an example see [`UpstreamTokens`](crate::UpstreamTokens).
 #[derive(Clone)]
@@ -35,12 +36,16 @@ pub struct MemoryStore {
 }
 
 struct Inner {
-    sessions: Cache<String, Session>,
+    sessions: Cache<OwnerKey, Arc<Session>>,
     fences: AtomicU64,
     clock: Arc<dyn Clock>,
 }
 
-type Session = Arc<Mutex<BTreeMap<String, Row>>>;
+/// The tokens of a user and session, by provider.
+struct Session {
+    user: OwnerKey,
+    rows: Mutex<BTreeMap<String, Row>>,
+}
 
 struct Row {
     stored: StoredTokens,
@@ -55,7 +60,7 @@ struct Hold {
 }
 
 impl MemoryStore {
-    /// Creates a store for 16,384 sessions.
+    /// Creates a store for 16,384 owners.
     pub fn new() -> Self {
         Self::with(DEFAULT_CAPACITY, DefaultClock::get())
     }
@@ -88,14 +93,17 @@ impl Default for MemoryStore {
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryStore")
-            .field("sessions", &self.inner.sessions.len())
+            .field("owners", &self.inner.sessions.len())
             .finish_non_exhaustive()
     }
 }
 
 impl UpstreamTokenStore for MemoryStore {
-    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
-        let tokens = self.inner.with_session(session, |rows| {
+    fn load<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+    ) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
+        let tokens = self.inner.with_session(owner, |rows| {
             rows.iter()
                 .map(|(provider, row)| (provider.clone(), row.stored.clone()))
                 .collect()
@@ -105,50 +113,69 @@ impl UpstreamTokenStore for MemoryStore {
 
     fn put<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         tokens: &'a ProviderTokens,
     ) -> UpstreamFuture<'a, ()> {
         let row = Row {
-            stored: StoredTokens::new(tokens.clone()),
+            stored: StoredTokens::new(owner, tokens.clone()),
             claimed: None,
         };
-        let rows = self.inner.sessions.get_or_insert_with(session, || {
-            Ok::<_, std::convert::Infallible>(Session::default())
+        let session = self.inner.sessions.get_or_insert_with(&owner.key(), || {
+            Ok::<_, std::convert::Infallible>(Arc::new(Session {
+                user: owner.user_key(),
+                rows: Mutex::default(),
+            }))
         });
-        let Ok(rows) = rows;
-        rows.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(provider.to_owned(), row);
+        let Ok(session) = session;
+        session.with_rows(|rows| rows.insert(provider.to_owned(), row));
         ready(())
     }
 
-    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
-        self.inner.sessions.remove(session);
+    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        self.inner.sessions.remove(&owner.key());
         ready(())
+    }
+
+    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        let user = user.user_key();
+        self.inner
+            .sessions
+            .retain(|_, session| session.user != user);
+        ready(())
+    }
+
+    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
+        let mut providers = BTreeSet::new();
+        for (_, session) in self.inner.sessions.iter() {
+            if session.user == user.user_key() {
+                session.with_rows(|rows| providers.extend(rows.keys().cloned()));
+            }
+        }
+        ready(providers)
     }
 
     fn claim<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         claim: &'a Claim,
     ) -> UpstreamFuture<'a, Claimed> {
         let claimed = self
             .inner
-            .with_session(session, |rows| self.inner.claim(rows, provider, claim));
+            .with_session(owner, |rows| self.inner.claim(rows, provider, claim));
         ready(claimed.unwrap_or(Claimed::Gone))
     }
 
     fn renew<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
     ) -> UpstreamFuture<'a, bool> {
         let until = later(self.inner.clock.monotonic(), time);
-        let renewed = self.inner.with_session(session, |rows| {
+        let renewed = self.inner.with_session(owner, |rows| {
             let hold = rows.get_mut(provider).and_then(|row| row.held_by(lease));
             hold.map(|hold| hold.until = until).is_some()
         });
@@ -157,12 +184,12 @@ impl UpstreamTokenStore for MemoryStore {
 
     fn settle<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
     ) -> UpstreamFuture<'a, bool> {
-        let settled = self.inner.with_session(session, |rows| {
+        let settled = self.inner.with_session(owner, |rows| {
             let Some(row) = rows.get_mut(provider) else {
                 return false;
             };
@@ -191,12 +218,10 @@ impl UpstreamTokenStore for MemoryStore {
 impl Inner {
     fn with_session<T>(
         &self,
-        session: &str,
+        owner: &TokenOwner,
         change: impl FnOnce(&mut BTreeMap<String, Row>) -> T,
     ) -> Option<T> {
-        let rows = self.sessions.get(session)?;
-        let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(change(&mut rows))
+        Some(self.sessions.get(&owner.key())?.with_rows(change))
     }
 
     fn claim(&self, rows: &mut BTreeMap<String, Row>, provider: &str, claim: &Claim) -> Claimed {
@@ -238,6 +263,12 @@ impl Inner {
     }
 }
 
+impl Session {
+    fn with_rows<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Row>) -> T) -> T {
+        change(&mut self.rows.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Row {
     fn held_by(&mut self, lease: &Lease) -> Option<&mut Hold> {
         let is_same_version = self.stored.version() == lease.version();
@@ -256,7 +287,7 @@ pub struct MemoryStoreBuilder {
 }
 
 impl MemoryStoreBuilder {
-    /// Sets the highest number of sessions. By default 16,384.
+    /// Sets the highest number of owners. By default 16,384.
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self

@@ -6,20 +6,25 @@ pub(crate) mod redis;
 pub(crate) mod sealing;
 mod tokens;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::upstream::UpstreamFuture;
+use crate::upstream::{TokenOwner, UpstreamFuture};
 
 pub use claim::{Claim, Claimed, Lease, Settlement};
 pub use tokens::{ProviderTokens, StoredTokens, Version};
 
-/// Stores upstream tokens by session and provider.
+/// Stores upstream tokens by user, session and provider.
 ///
 /// [`MemoryStore`](crate::MemoryStore) is for one process, and `RedisStore` (feature
 /// `redis`) for several replicas. Implement this trait for another database.
 ///
 /// At a login, your application calls [`put`](Self::put) with the provider's tokens,
-/// and at a logout [`delete`](Self::delete). In between,
+/// and at a logout [`remove`](Self::remove). In between,
 /// [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens for each request, and
 /// replaces those that it has refreshed.
 ///
@@ -27,21 +32,23 @@ pub use tokens::{ProviderTokens, StoredTokens, Version};
 /// use std::time::{Duration, SystemTime};
 /// use tower_identity::{
 ///     AccessToken, MemoryStore, Secret, UpstreamToken, UpstreamTokenStore,
-///     upstream::ProviderTokens,
+///     upstream::{ProviderTokens, TokenOwner},
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = MemoryStore::new();
 ///
+/// let alice = TokenOwner::new("https://idp.example.com", "alice")?;
 /// let now = SystemTime::now();
 /// let token = UpstreamToken::new(AccessToken::new("gho_16C7e42F292c")?)
 ///     .with_expires_at(now + Duration::from_secs(3600));
 /// let tokens = ProviderTokens::new(token, now)
 ///     .with_refresh_token(Secret::new("ghr_1B4a2e77838347a7E420")?);
-/// store.put("session-1", "github", &tokens).await?;
+/// store.put(&alice, "github", &tokens).await?;
+/// assert!(store.providers(&alice).await?.contains("github"));
 ///
-/// store.delete("session-1").await?;
+/// store.remove(&alice).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -64,35 +71,67 @@ pub use tokens::{ProviderTokens, StoredTokens, Version};
 /// unknown whether the store was changed. Calling the same method again is safe. A
 /// stored value that cannot be read is a
 /// [`Configuration`](crate::AuthErrorKind::Configuration) error, and never counts as a
-/// session without tokens.
+/// user without tokens.
+///
+/// # Whose tokens they are
+///
+/// A [`TokenOwner`] is a user: an issuer and a subject. Applications that keep the
+/// tokens of each login apart add a session. For a user `U` with the sessions `a` and
+/// `b`:
+///
+/// | call | effect |
+/// | --- | --- |
+/// | `load(U)` | loads the tokens that were put for `U` without a session |
+/// | `load(U with a)` | loads the tokens that were put for `U` with `a` |
+/// | `remove(U with a)` | removes the tokens of `a`. Those of `b`, and those without a session, stay |
+/// | `remove_user(U)` | removes the tokens of `a`, of `b`, and those without a session |
+///
+/// A store finds tokens by [`TokenOwner::key`], and the sessions of a user by
+/// [`TokenOwner::user_key`]. It needs neither the issuer, nor the subject, nor the
+/// session's id.
 ///
 /// # Security
 ///
-/// Anyone who knows a session's id can load its tokens. Take the id from a source that
-/// authenticated the session's holder, for example a signed token. Never take it from
-/// a value that a caller can choose.
+/// A store that finds tokens by less than the owner's key, for example by the session's
+/// id alone, must return the [`user`](StoredTokens::user) that they were stored for.
+/// [`UpstreamTokens`](crate::UpstreamTokens) compares it with the caller, and refuses
+/// tokens of another user.
 pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
-    /// Loads all tokens of the session, by provider, in one round trip. An unknown session has none.
-    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>>;
+    /// Loads all tokens of this user and session, by provider, in one round trip. An unknown owner has none.
+    ///
+    /// The tokens come with the [`user`](StoredTokens::user) that they were stored for.
+    fn load<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+    ) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>>;
 
     /// Stores the tokens of a login with a new [`Version`], in place of older ones. A running refresh does not change
     /// them.
     fn put<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         tokens: &'a ProviderTokens,
     ) -> UpstreamFuture<'a, ()>;
 
-    /// Deletes the session. A running refresh does not bring it back.
-    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()>;
+    /// Removes the tokens of this user and session. A running refresh does not bring them back.
+    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()>;
+
+    /// Removes all tokens of the user, with and without a session, whatever session `user` names. A running refresh does
+    /// not bring them back.
+    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()>;
+
+    /// The providers of which the user has tokens, with or without a session, whatever session `user` names.
+    ///
+    /// The tokens may have expired. It is meant for a page that shows a user the linked accounts.
+    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>>;
 
     /// Asks for the right to use a refresh token.
     ///
     /// The same [holder](Claim::holder) that claims again gets the same lease again.
     fn claim<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         claim: &'a Claim,
     ) -> UpstreamFuture<'a, Claimed>;
@@ -100,7 +139,7 @@ pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
     /// Lets a lease last for `time` from now. Returns `false` if the lease was lost, which is final.
     fn renew<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
@@ -112,7 +151,7 @@ pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
     /// same successor again returns `true`.
     fn settle<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
@@ -120,49 +159,60 @@ pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
 }
 
 impl<S: UpstreamTokenStore + ?Sized> UpstreamTokenStore for Arc<S> {
-    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
-        (**self).load(session)
+    fn load<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+    ) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
+        (**self).load(owner)
     }
 
     fn put<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         tokens: &'a ProviderTokens,
     ) -> UpstreamFuture<'a, ()> {
-        (**self).put(session, provider, tokens)
+        (**self).put(owner, provider, tokens)
     }
 
-    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
-        (**self).delete(session)
+    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        (**self).remove(owner)
+    }
+
+    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        (**self).remove_user(user)
+    }
+
+    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
+        (**self).providers(user)
     }
 
     fn claim<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         claim: &'a Claim,
     ) -> UpstreamFuture<'a, Claimed> {
-        (**self).claim(session, provider, claim)
+        (**self).claim(owner, provider, claim)
     }
 
     fn renew<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
     ) -> UpstreamFuture<'a, bool> {
-        (**self).renew(session, provider, lease, time)
+        (**self).renew(owner, provider, lease, time)
     }
 
     fn settle<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
     ) -> UpstreamFuture<'a, bool> {
-        (**self).settle(session, provider, lease, settlement)
+        (**self).settle(owner, provider, lease, settlement)
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     error::{AuthError, AuthErrorKind, BuildError},
     identity::UpstreamToken,
     secret::{AccessToken, Secret},
+    upstream::OwnerKey,
 };
 
 use super::{ProviderTokens, Version};
@@ -65,7 +66,7 @@ impl fmt::Debug for SealingKey {
 
 /// Where sealed tokens belong. They open nowhere else.
 pub(super) struct Place<'a> {
-    pub(super) session: &'a str,
+    pub(super) owner: OwnerKey,
     pub(super) provider: &'a str,
     pub(super) version: Version,
 }
@@ -74,10 +75,8 @@ impl Place<'_> {
     fn associated_data(&self) -> Vec<u8> {
         let mut data = vec![FORMAT];
         data.extend(self.version.to_bytes());
-        for name in [self.session, self.provider] {
-            data.extend((name.len() as u64).to_be_bytes());
-            data.extend(name.as_bytes());
-        }
+        data.extend(self.owner.to_bytes());
+        data.extend(self.provider.as_bytes());
         data
     }
 }

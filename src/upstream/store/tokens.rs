@@ -1,6 +1,10 @@
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use crate::{identity::UpstreamToken, secret::Secret};
+use crate::{
+    identity::UpstreamToken,
+    secret::Secret,
+    upstream::{OwnerKey, TokenOwner},
+};
 
 /// The tokens that a provider issued for a user, at a login or a refresh. A clone costs one reference count.
 #[derive(Clone)]
@@ -75,27 +79,39 @@ impl fmt::Debug for ProviderTokens {
     }
 }
 
-/// A provider's tokens, as a store keeps them: with a version.
+/// A provider's tokens, as a store keeps them: with their user and a version.
 #[derive(Clone, Debug)]
 pub struct StoredTokens {
     tokens: ProviderTokens,
+    user: OwnerKey,
     version: Version,
 }
 
 impl StoredTokens {
-    /// Tokens with a new version. A store does this in [`put`](super::UpstreamTokenStore::put).
-    pub fn new(tokens: ProviderTokens) -> Self {
-        Self::with_version(tokens, Version::random())
+    /// Tokens of `owner` with a new version. A store does this in [`put`](super::UpstreamTokenStore::put).
+    pub fn new(owner: &TokenOwner, tokens: ProviderTokens) -> Self {
+        Self::restored(owner.user_key(), tokens, Version::random())
     }
 
-    /// Tokens with the version that they were stored with.
-    pub fn with_version(tokens: ProviderTokens, version: Version) -> Self {
-        Self { tokens, version }
+    /// Tokens as they were stored: with their [`user`](Self::user) and [`version`](Self::version).
+    pub fn restored(user: OwnerKey, tokens: ProviderTokens, version: Version) -> Self {
+        Self {
+            tokens,
+            user,
+            version,
+        }
     }
 
     /// The tokens.
     pub fn tokens(&self) -> &ProviderTokens {
         &self.tokens
+    }
+
+    /// The [key of the user](TokenOwner::user_key) that they were stored for.
+    ///
+    /// [`UpstreamTokens`](crate::UpstreamTokens) gives them to no other user.
+    pub fn user(&self) -> OwnerKey {
+        self.user
     }
 
     /// The version.

@@ -2,13 +2,20 @@ mod builder;
 mod scripts;
 mod server;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use redis::{Cmd, FromRedisValue, Value};
-use sha2::{Digest, Sha256};
 
-use crate::error::{AuthError, AuthErrorKind};
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    upstream::{OwnerKey, TokenOwner},
+};
 
 pub use builder::RedisStoreBuilder;
 
@@ -18,7 +25,7 @@ use super::{
     sealing::{Place, SealingKey, open, seal},
 };
 
-use scripts::{CLAIM, PUT, RENEW, SETTLE};
+use scripts::{CLAIM, PROVIDERS, PUT, REMOVE_USER, RENEW, SETTLE};
 use server::Server;
 
 const TOKENS: &str = "t:";
@@ -42,11 +49,23 @@ const VERSION_LENGTH: usize = 16;
 /// # }
 /// ```
 ///
-/// A session is one hash with a time to live. Its key is a prefix and the SHA-256 of the
-/// session's id, so that listing the keys does not reveal ids. A provider's tokens are
-/// one field: their version, and the tokens sealed with XChaCha20-Poly1305. Scripts
-/// compare and write in one step. Leases run by the clock of Redis, so that the clocks
-/// of the replicas may differ.
+/// Scripts compare and write in one step. Leases run by the clock of Redis, so that the
+/// clocks of the replicas may differ.
+///
+/// # What is in Redis
+///
+/// | key | value |
+/// | --- | --- |
+/// | prefix, `{`, the [user key](crate::upstream::TokenOwner::user_key), `}` | a hash: the tokens of the user that belong to no session |
+/// | the same, `:`, the [key](crate::upstream::TokenOwner::key) of the session | a hash: the tokens of that session |
+/// | prefix, `{`, the user key, `}:sessions` | a sorted set: the user's sessions, by when they end |
+///
+/// The keys of user and session are SHA-256 sums in Base64, so that Redis has no issuer,
+/// no subject and no session's id. The braces are a hash tag: a cluster keeps all keys
+/// of a user in one slot. All keys have a time to live.
+///
+/// In a hash, a provider's tokens are one field: their version, and the tokens sealed
+/// with XChaCha20-Poly1305.
 ///
 /// # What happens when Redis fails
 ///
@@ -59,16 +78,19 @@ const VERSION_LENGTH: usize = 16;
 /// | stalls | fails with `Unavailable` after 500 ms. The next call makes a new connection, so that a host that vanished is not waited for |
 /// | drops the connection | is made once more on a new connection, which is safe. Both tries together take at most 500 ms |
 /// | restarts with its data | fails as above, until Redis is back |
-/// | restarts without its data | finds no sessions: every provider needs a login. A refresh that was running stores nothing, as after a logout |
+/// | restarts without its data | finds no tokens: every provider needs a login. A refresh that was running stores nothing, as after a logout |
 /// | fails over | behaves as after a dropped connection, if the address leads to the new primary. A primary may confirm a write that its replicas never get. With [`replicas`](RedisStoreBuilder::replicas), a refresh token is used only when that many replicas have the claim, and its successor counts as stored only when they have it |
 /// | holds a value that was sealed with an unknown key, was tampered with, or was moved | fails with [`Configuration`](crate::AuthErrorKind::Configuration). The value does not count as missing, and is not overwritten |
 ///
 /// # Security
 ///
-/// - A party that reads Redis learns the number of sessions, when they were used, and
-///   the names of their providers. A party that writes to Redis can delete sessions and
-///   restore an older state of a session. It can neither forge tokens nor move them to
-///   another session, provider or version.
+/// - A party that reads Redis learns the number of users and sessions, when they were
+///   used, and the names of their providers. It can recognize a user whose issuer and
+///   subject it knows. A party that writes to Redis can delete tokens and restore an
+///   older state of them. It can neither forge tokens nor move them to another user,
+///   session, provider or version.
+/// - [`remove_user`](crate::UpstreamTokenStore::remove_user) finds the sessions in the
+///   sorted set. Let Redis evict no keys (`maxmemory-policy noeviction`).
 /// - Nonces are random and have 192 bits: one key can seal any amount of data.
 /// - The connection is encrypted only if the URL starts with `rediss://` and the
 ///   application enables TLS in the `redis` crate (`tokio-rustls-comp`). The values are
@@ -102,14 +124,17 @@ impl fmt::Debug for RedisStore {
 }
 
 impl UpstreamTokenStore for RedisStore {
-    fn load<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
+    fn load<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+    ) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
         Box::pin(async move {
             let mut command = redis::cmd("HGETALL");
-            command.arg(self.inner.key(session));
+            command.arg(self.inner.key(owner));
             let fields: Vec<(String, Vec<u8>)> = self.inner.server.ask(&command).await?;
             let tokens = fields.into_iter().filter_map(|(field, value)| {
                 let provider = field.strip_prefix(TOKENS)?;
-                let stored = self.inner.read(session, provider, &value);
+                let stored = self.inner.read(owner, provider, &value);
                 Some(stored.map(|stored| (provider.to_owned(), stored)))
             });
             tokens.collect()
@@ -118,38 +143,62 @@ impl UpstreamTokenStore for RedisStore {
 
     fn put<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         tokens: &'a ProviderTokens,
     ) -> UpstreamFuture<'a, ()> {
         Box::pin(async move {
-            let stored = StoredTokens::new(tokens.clone());
-            let mut command = self.inner.script(PUT, session, provider);
+            let stored = StoredTokens::new(owner, tokens.clone());
+            let mut command = self.inner.script(PUT, owner, provider);
             command
-                .arg(self.inner.written(session, provider, &stored)?)
-                .arg(milliseconds(self.inner.time_to_live));
+                .arg(self.inner.written(owner, provider, &stored)?)
+                .arg(milliseconds(self.inner.time_to_live))
+                .arg(session_name(owner));
             let _: i64 = self.inner.server.write(&command).await?;
             Ok(())
         })
     }
 
-    fn delete<'a>(&'a self, session: &'a str) -> UpstreamFuture<'a, ()> {
+    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         Box::pin(async move {
             let mut command = redis::cmd("DEL");
-            command.arg(self.inner.key(session));
+            command.arg(self.inner.key(owner));
             let _: i64 = self.inner.server.write(&command).await?;
             Ok(())
+        })
+    }
+
+    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
+        Box::pin(async move {
+            let sessions = self.inner.sessions(user).await?;
+            let mut command = redis::cmd("EVAL");
+            command.arg(REMOVE_USER).arg(sessions.len() + 2);
+            command.arg(self.inner.index(user));
+            command.arg(self.inner.keys(user, &sessions));
+            command.arg(&sessions);
+            let _: i64 = self.inner.server.write(&command).await?;
+            Ok(())
+        })
+    }
+
+    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
+        Box::pin(async move {
+            let sessions = self.inner.sessions(user).await?;
+            let mut command = redis::cmd("EVAL");
+            command.arg(PROVIDERS).arg(sessions.len() + 1);
+            command.arg(self.inner.keys(user, &sessions));
+            self.inner.server.ask(&command).await
         })
     }
 
     fn claim<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         claim: &'a Claim,
     ) -> UpstreamFuture<'a, Claimed> {
         Box::pin(async move {
-            let mut command = self.inner.script(CLAIM, session, provider);
+            let mut command = self.inner.script(CLAIM, owner, provider);
             command
                 .arg(&claim.version().to_bytes()[..])
                 .arg(format!("{:032x}", claim.holder()))
@@ -157,19 +206,19 @@ impl UpstreamTokenStore for RedisStore {
                 .arg(milliseconds(claim.grace()))
                 .arg(milliseconds(claim.in_doubt_for()));
             let answer = self.inner.server.write(&command).await?;
-            self.inner.claimed(session, provider, claim, answer)
+            self.inner.claimed(owner, provider, claim, answer)
         })
     }
 
     fn renew<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         time: Duration,
     ) -> UpstreamFuture<'a, bool> {
         Box::pin(async move {
-            let mut command = self.inner.script(RENEW, session, provider);
+            let mut command = self.inner.script(RENEW, owner, provider);
             command
                 .arg(&lease.version().to_bytes()[..])
                 .arg(lease.fence())
@@ -180,7 +229,7 @@ impl UpstreamTokenStore for RedisStore {
 
     fn settle<'a>(
         &'a self,
-        session: &'a str,
+        owner: &'a TokenOwner,
         provider: &'a str,
         lease: &'a Lease,
         settlement: &'a Settlement,
@@ -188,48 +237,79 @@ impl UpstreamTokenStore for RedisStore {
         Box::pin(async move {
             let (how, new) = match settlement {
                 Settlement::Replace(stored) => {
-                    ("replace", self.inner.written(session, provider, stored)?)
+                    ("replace", self.inner.written(owner, provider, stored)?)
                 }
                 Settlement::Remove => ("remove", Vec::new()),
                 Settlement::Release => ("release", Vec::new()),
             };
-            let mut command = self.inner.script(SETTLE, session, provider);
+            let mut command = self.inner.script(SETTLE, owner, provider);
             command
                 .arg(&lease.version().to_bytes()[..])
                 .arg(lease.fence())
                 .arg(how)
                 .arg(new)
-                .arg(milliseconds(self.inner.time_to_live));
+                .arg(milliseconds(self.inner.time_to_live))
+                .arg(session_name(owner));
             self.inner.server.write(&command).await
         })
     }
 }
 
 impl Inner {
-    fn key(&self, session: &str) -> String {
-        let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(session));
-        format!("{}{hash}", self.prefix)
+    /// The key of the hash that has the tokens.
+    ///
+    /// All keys of a user have the same hash tag, so that a cluster keeps them in one slot.
+    fn key(&self, owner: &TokenOwner) -> String {
+        let user = self.user_key(owner);
+        match owner.session() {
+            None => user,
+            Some(_) => session_key(&user, &session_name(owner)),
+        }
     }
 
-    fn script(&self, script: &'static str, session: &str, provider: &str) -> Cmd {
+    fn user_key(&self, user: &TokenOwner) -> String {
+        format!("{}{{{}}}", self.prefix, encoded(user.user_key()))
+    }
+
+    /// The key of the sorted set of the user's sessions, by when they end.
+    fn index(&self, user: &TokenOwner) -> String {
+        format!("{}:sessions", self.user_key(user))
+    }
+
+    /// The keys of the user's tokens, first of those without a session.
+    fn keys(&self, user: &TokenOwner, sessions: &[String]) -> Vec<String> {
+        let user = self.user_key(user);
+        let of_sessions = sessions.iter().map(|session| session_key(&user, session));
+        std::iter::once(user.clone()).chain(of_sessions).collect()
+    }
+
+    async fn sessions(&self, user: &TokenOwner) -> Result<Vec<String>, AuthError> {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(self.index(user)).arg(0).arg(-1);
+        self.server.ask(&command).await
+    }
+
+    /// A script with the key of the tokens, and with the index if they belong to a session.
+    fn script(&self, script: &'static str, owner: &TokenOwner, provider: &str) -> Cmd {
         let mut command = redis::cmd("EVAL");
-        command
-            .arg(script)
-            .arg(1)
-            .arg(self.key(session))
-            .arg(provider);
+        command.arg(script);
+        match owner.session() {
+            None => command.arg(1).arg(self.key(owner)),
+            Some(_) => command.arg(2).arg(self.key(owner)).arg(self.index(owner)),
+        };
+        command.arg(provider);
         command
     }
 
     fn written(
         &self,
-        session: &str,
+        owner: &TokenOwner,
         provider: &str,
         stored: &StoredTokens,
     ) -> Result<Vec<u8>, AuthError> {
         let version = stored.version();
         let place = Place {
-            session,
+            owner: owner.key(),
             provider,
             version,
         };
@@ -238,23 +318,28 @@ impl Inner {
         Ok([&version.to_bytes()[..], &sealed].concat())
     }
 
-    fn read(&self, session: &str, provider: &str, value: &[u8]) -> Result<StoredTokens, AuthError> {
+    fn read(
+        &self,
+        owner: &TokenOwner,
+        provider: &str,
+        value: &[u8],
+    ) -> Result<StoredTokens, AuthError> {
         let (version, sealed) = value
             .split_first_chunk::<VERSION_LENGTH>()
             .ok_or_else(unreadable)?;
         let version = Version::from_bytes(*version);
         let place = Place {
-            session,
+            owner: owner.key(),
             provider,
             version,
         };
         let tokens = open(sealed, &place, &self.keys)?;
-        Ok(StoredTokens::with_version(tokens, version))
+        Ok(StoredTokens::restored(owner.user_key(), tokens, version))
     }
 
     fn claimed(
         &self,
-        session: &str,
+        owner: &TokenOwner,
         provider: &str,
         claim: &Claim,
         answer: Vec<Value>,
@@ -269,12 +354,25 @@ impl Inner {
             "in doubt" => Claimed::InDoubt(Duration::from_millis(number()?)),
             "superseded" => {
                 let stored: Vec<u8> = value.and_then(read_as).ok_or_else(unreadable)?;
-                Claimed::Superseded(self.read(session, provider, &stored)?)
+                Claimed::Superseded(self.read(owner, provider, &stored)?)
             }
             "gone" => Claimed::Gone,
             _ => return Err(unreadable()),
         })
     }
+}
+
+fn session_key(user: &str, session: &str) -> String {
+    format!("{user}:{session}")
+}
+
+/// The name of a session in the index.
+fn session_name(owner: &TokenOwner) -> String {
+    encoded(owner.key())
+}
+
+fn encoded(key: OwnerKey) -> String {
+    URL_SAFE_NO_PAD.encode(key.to_bytes())
 }
 
 fn read_as<T: FromRedisValue>(value: Value) -> Option<T> {

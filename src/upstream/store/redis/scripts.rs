@@ -1,4 +1,6 @@
 //! Scripts that Redis runs in one step. Running one twice has the effect of running it once.
+//!
+//! `KEYS[1]` has the tokens. `KEYS[2]` is the index of the user's sessions, where the tokens belong to one.
 
 /// A lease is `holder fence since until`, both times in milliseconds of the clock of Redis.
 pub(super) const CLAIM: &str = r"
@@ -62,6 +64,13 @@ redis.call('HDEL', key, lease)
 if how == 'replace' then
   redis.call('HSET', key, tokens, new)
   redis.call('PEXPIRE', key, ARGV[6])
+  if KEYS[2] then
+    local clock = redis.call('TIME')
+    local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+    redis.call('ZADD', KEYS[2], now + ARGV[6], ARGV[7])
+    redis.call('PEXPIRE', KEYS[2], ARGV[6])
+  end
 elseif how == 'remove' then
   redis.call('HDEL', key, tokens)
 end
@@ -72,5 +81,29 @@ pub(super) const PUT: &str = r"
 redis.call('HSET', KEYS[1], 't:' .. ARGV[1], ARGV[2])
 redis.call('HDEL', KEYS[1], 'l:' .. ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
+if KEYS[2] then
+  local clock = redis.call('TIME')
+  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+  redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[4])
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+end
 return 1
+";
+
+/// Removes the sessions that are named from the index, `KEYS[1]`, and all other keys that are given.
+pub(super) const REMOVE_USER: &str = r"
+for at = 2, #KEYS do redis.call('DEL', KEYS[at]) end
+for _, session in ipairs(ARGV) do redis.call('ZREM', KEYS[1], session) end
+return 1
+";
+
+pub(super) const PROVIDERS: &str = r"
+local providers = {}
+for _, key in ipairs(KEYS) do
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(field, 1, 2) == 't:' then providers[#providers + 1] = string.sub(field, 3) end
+  end
+end
+return providers
 ";
