@@ -4,7 +4,6 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     env,
     process::{Child, Command, Stdio},
     sync::{Arc, LazyLock},
@@ -427,7 +426,7 @@ async fn a_call_on_a_connection_that_was_dropped_is_made_once_more() {
             panic!("not granted")
         };
         proxy.drop_connections();
-        let next = Settlement::Replace(StoredTokens::new(tokens("next")));
+        let next = Settlement::Replace(StoredTokens::new(&ALICE, tokens("next")));
         assert!(store.settle(&ALICE, "github", &lease, &next).await.unwrap());
         assert!(holds(&store, "next").await);
     }
