@@ -26,7 +26,6 @@ use rmcp::{
         StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig,
     },
 };
-use serde_json::json;
 use support::{
     identity_provider::{AUDIENCE, IdentityProvider, P256, client, some_day},
     mcp_backend::McpBackend,
