@@ -26,10 +26,11 @@ use support::{
     sts::Behaviour,
 };
 use tokio::sync::Semaphore;
-use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, AwsSts, HealthCheck, Identity, IdentityLayer,
     RoleMapping, Secret, Strategy, Subject, UpstreamToken,
+    outgoing::PeekedBody,
     strategy::{AwsStsBuilder, PayloadHash},
 };
 
@@ -1419,7 +1420,14 @@ async fn a_rejected_session_is_replaced_and_the_call_sent_once_more() {
         tower::service_fn(move |request: Request<Body>| {
             let is_rejected = request.headers()["x-amz-security-token"] == first;
             let status = if is_rejected { 401 } else { 200 };
-            async move { Ok::<_, BoxError>(http::Response::builder().status(status).body(()).unwrap()) }
+            async move {
+                Ok::<_, BoxError>(
+                    http::Response::builder()
+                        .status(status)
+                        .body(Body::default())
+                        .unwrap(),
+                )
+            }
         })
     };
     let client = ServiceBuilder::new()
@@ -1429,6 +1437,293 @@ async fn a_rejected_session_is_replaced_and_the_call_sent_once_more() {
     let answer = client.oneshot(aws.request(&alice)).await.unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(aws.sts.calls(), 2);
+}
+
+/// A service that rejects the sessions it is told to, in its own words.
+#[derive(Clone, Default)]
+struct Service {
+    state: Arc<Mutex<ServiceState>>,
+}
+
+#[derive(Default)]
+struct ServiceState {
+    rejected: HashSet<HeaderValue>,
+    answer: http::Response<Bytes>,
+    calls: usize,
+}
+
+impl Service {
+    /// Rejects all sessions that it has seen, with this answer.
+    fn reject(&self, answer: http::Response<Bytes>) {
+        self.state.lock().unwrap().answer = answer;
+    }
+
+    fn calls(&self) -> usize {
+        self.state.lock().unwrap().calls
+    }
+
+    fn answer(&self, request: &Request<Body>, rejects_all: bool) -> http::Response<Body> {
+        let mut state = self.state.lock().unwrap();
+        state.calls += 1;
+        let token = request.headers()["x-amz-security-token"].clone();
+        let is_first = state.rejected.is_empty();
+        if rejects_all || is_first || state.rejected.contains(&token) {
+            state.rejected.insert(token);
+            return state.answer.clone().map(Full::from);
+        }
+        http::Response::new(Full::from("accepted"))
+    }
+
+    fn client(&self, aws: &AwsStack, strategy: &AwsSts, rejects_all: bool) -> Client {
+        let service = self.clone();
+        let answer = move |request: Request<Body>| {
+            let answer = service.answer(&request, rejects_all);
+            async { Ok::<_, BoxError>(answer) }
+        };
+        ServiceBuilder::new()
+            .boxed_clone()
+            .layer(AuthLayer::new(aws.service.origin(), strategy.clone()).retry_rejected())
+            .service(tower::service_fn(answer))
+    }
+}
+
+type Client =
+    tower::util::BoxCloneService<Request<Body>, http::Response<PeekedBody<Body>>, BoxError>;
+
+fn answer_of(rejection: &serde_json::Value) -> http::Response<Bytes> {
+    let status = rejection["status"].as_u64().unwrap() as u16;
+    let mut answer = http::Response::builder().status(status);
+    for (name, value) in rejection["headers"].as_object().unwrap() {
+        answer = answer.header(name, value.as_str().unwrap());
+    }
+    let body = rejection["body"].as_str().unwrap().to_owned();
+    answer.body(Bytes::from(body)).unwrap()
+}
+
+async fn whole(answer: http::Response<PeekedBody<Body>>) -> (u16, Bytes) {
+    let (head, body) = answer.into_parts();
+    (
+        head.status.as_u16(),
+        body.collect().await.unwrap().to_bytes(),
+    )
+}
+
+#[tokio::test]
+async fn f47_a_session_is_replaced_after_each_documented_answer_that_speaks_of_it() {
+    let answers = documented("aws_rejections");
+    assert_eq!(answers.len(), 41);
+    let aws = AwsStack::start().await;
+    for rejection in answers {
+        let name = rejection["name"].as_str().unwrap();
+        let (strategy, service) = (aws.strategy(), Service::default());
+        let client = service.client(&aws, &strategy, false);
+        let mut request = aws.request(&user("alice", name));
+        if name.contains("_head_") {
+            *request.method_mut() = Method::HEAD;
+        }
+        let answer = answer_of(&rejection);
+        service.reject(answer.clone());
+        let calls = aws.sts.calls();
+        let got = whole(client.oneshot(request).await.unwrap()).await;
+        // An answer that says nothing is taken for the session's, at first.
+        if rejection["session"].as_bool().unwrap_or(true) {
+            assert_eq!(got, (200, "accepted".into()), "{name}");
+            assert_eq!(aws.sts.calls() - calls, 2, "{name}");
+        } else {
+            let status = answer.status().as_u16();
+            assert_eq!(got, (status, answer.into_body()), "{name}");
+            assert_eq!(aws.sts.calls() - calls, 1, "{name}");
+            assert_eq!(service.calls(), 1, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn f47_an_answer_that_says_nothing_replaces_a_session_at_most_once_a_minute() {
+    let aws = AwsStack::start().await;
+    let is_unclear = |answer: &serde_json::Value| {
+        let code = answer["code"].as_str().unwrap_or_default();
+        answer["session"].is_null() || ["AuthFailure", "RequestExpired"].contains(&code)
+    };
+    let unclear = documented("aws_rejections").into_iter().filter(is_unclear);
+    for rejection in unclear {
+        let name = rejection["name"].as_str().unwrap();
+        let (strategy, service) = (aws.strategy(), Service::default());
+        let client = service.client(&aws, &strategy, true);
+        let answer = answer_of(&rejection);
+        service.reject(answer.clone());
+        let calls = aws.sts.calls();
+        let call = async |user: &Identity| {
+            let mut request = aws.request(user);
+            if name.contains("_head_") {
+                *request.method_mut() = Method::HEAD;
+            }
+            let got = whole(client.clone().oneshot(request).await.unwrap()).await;
+            let expected = answer.clone().map(Bytes::from);
+            assert_eq!(
+                got,
+                (expected.status().as_u16(), expected.into_body()),
+                "{name}"
+            );
+            aws.sts.calls() - calls
+        };
+        let alice = user("alice", name);
+        assert_eq!(call(&alice).await, 2, "{name}");
+        for _ in 0..20 {
+            assert_eq!(call(&alice).await, 2, "{name}");
+        }
+        aws.clock.advance(59 * SECOND);
+        assert_eq!(call(&alice).await, 2, "{name}");
+        // Another user's session is another.
+        assert_eq!(call(&user("bob", name)).await, 4, "{name}");
+        aws.clock.advance(SECOND);
+        assert_eq!(call(&alice).await, 5, "{name}");
+        assert_eq!(call(&alice).await, 5, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn f47_many_that_were_rejected_without_a_word_use_the_one_session_that_replaced_theirs() {
+    let aws = AwsStack::start().await;
+    let (strategy, service) = (aws.strategy(), Service::default());
+    let client = service.client(&aws, &strategy, false);
+    service.reject(
+        http::Response::builder()
+            .status(403)
+            .body(Bytes::new())
+            .unwrap(),
+    );
+    let alice = user("alice", "t");
+    let layer = AuthLayer::new(aws.service.origin(), strategy.clone());
+    // Those that wait for the answer to the first session.
+    let signed = strategy.authenticated(aws.request(&alice)).await.unwrap();
+    drop((layer, signed));
+    let calls = (0..20).map(|_| client.clone().oneshot(aws.request(&alice)));
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    assert_eq!(aws.sts.calls(), 2);
+}
+
+#[tokio::test]
+async fn f47_a_401_that_says_nothing_of_the_session_replaces_it_too() {
+    let aws = AwsStack::start().await;
+    for error_type in ["", "SomethingNew", "UnauthorizedException"] {
+        let (strategy, service) = (aws.strategy(), Service::default());
+        let client = service.client(&aws, &strategy, false);
+        let answer = http::Response::builder()
+            .status(401)
+            .header("x-amzn-errortype", error_type);
+        service.reject(answer.body(Bytes::new()).unwrap());
+        let answer = client
+            .oneshot(aws.request(&user("alice", "t")))
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200, "{error_type}");
+    }
+}
+
+#[tokio::test]
+async fn f47_no_answer_that_was_spoiled_panics_and_each_is_passed_on_unchanged() {
+    let aws = AwsStack::start().await;
+    let nested =
+        |open: &str, close: &str| format!("{}{}", open.repeat(10_000), close.repeat(10_000));
+    let after = |length: usize| {
+        format!(
+            "{{\"a\":\"{}\",\"__type\":\"ExpiredToken\"}}",
+            "x".repeat(length)
+        )
+    };
+    let spoiled = [
+        "{\"__type\":\"Exp".to_owned(),
+        "{\"__type\":[\"ExpiredToken\"]}".to_owned(),
+        "{\"__type\":{\"__type\":\"ExpiredToken\"}}".to_owned(),
+        "{\"error\":{\"__type\":\"ExpiredToken\"}}".to_owned(),
+        "{\"__type\":\"ExpiredToken\u{7}\"}".to_owned(),
+        "[\"ExpiredToken\"]".to_owned(),
+        "ExpiredToken".to_owned(),
+        "<Error><Code>ExpiredTok".to_owned(),
+        "<Error><Code></Code></Error>".to_owned(),
+        "<Error><Message><Code>ExpiredToken</Code></Message></Error>".to_owned(),
+        "<Error><!-- <Code>ExpiredToken</Code> --></Error>".to_owned(),
+        "<Error><Message><![CDATA[<Code>ExpiredToken</Code>]]></Message></Error>".to_owned(),
+        "<Error><!-- <Code>ExpiredToken</Code></Error>".to_owned(),
+        "</Error></Error><".to_owned(),
+        "<Error><Code>Expired\u{1b}Token</Code></Error>".to_owned(),
+        nested("<a>", "</a>"),
+        nested("{\"a\":", "}"),
+        format!("{{\"a\":{},\"__type\":\"ExpiredToken\"}}", nested("[", "]")),
+        after(16 << 10),
+        "x".repeat(2 * MIB),
+    ];
+    for (number, body) in spoiled.into_iter().enumerate() {
+        let (strategy, service) = (aws.strategy(), Service::default());
+        let client = service.client(&aws, &strategy, false);
+        let body = Bytes::from(body);
+        let answer = http::Response::builder().status(400).body(body.clone());
+        service.reject(answer.unwrap());
+        let answer = client
+            .oneshot(aws.request(&user("alice", "t")))
+            .await
+            .unwrap();
+        assert_eq!(whole(answer).await, (400, body), "{number}");
+    }
+    for body in [after(1 << 10), after(8_000)] {
+        let (strategy, service) = (aws.strategy(), Service::default());
+        let client = service.client(&aws, &strategy, false);
+        let answer = http::Response::builder().status(400).body(body.into());
+        service.reject(answer.unwrap());
+        let answer = client
+            .oneshot(aws.request(&user("alice", "t")))
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+}
+
+/// An answer of a service, sent over a socket or made by hand, whose body goes on for longer than is looked at.
+#[tokio::test]
+async fn f47_a_body_that_was_looked_at_streams_on_with_its_trailers_and_its_error() {
+    let aws = AwsStack::start().await;
+    let piece = Bytes::from(vec![b'x'; 5 << 10]);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-checksum", HeaderValue::from_static("abc"));
+    for ends_with_error in [false, true] {
+        let (mut sender, body) = http_body_util::channel::Channel::<Bytes, io::Error>::new(8);
+        let body = Arc::new(Mutex::new(Some(body)));
+        let answer = move |_: Request<Body>| {
+            let body = body.lock().unwrap().take().unwrap();
+            let answer = http::Response::builder().status(403).body(body).unwrap();
+            async { Ok::<_, BoxError>(answer) }
+        };
+        let layer = AuthLayer::new(aws.service.origin(), aws.strategy()).retry_rejected();
+        let client = layer.layer(tower::service_fn(answer));
+        // It starts like an error that is not the session's.
+        let start = "<Error><Code>AccessDenied</Code>".to_owned();
+        for data in [Bytes::from(start.clone()), piece.clone(), piece.clone()] {
+            sender.send_data(data).await.unwrap();
+        }
+        // No more has arrived, and the answer is there.
+        let answer = client
+            .oneshot(aws.request(&user("alice", "t")))
+            .await
+            .unwrap();
+        let mut body = answer.into_body();
+        assert!(!body.is_end_stream());
+        let mut next = async || body.frame().await.unwrap();
+        assert_eq!(next().await.unwrap().into_data().unwrap(), start);
+        assert_eq!(next().await.unwrap().into_data().unwrap(), piece);
+        assert_eq!(next().await.unwrap().into_data().unwrap(), piece);
+        sender.send_data(piece.clone()).await.unwrap();
+        assert_eq!(next().await.unwrap().into_data().unwrap(), piece);
+        if ends_with_error {
+            sender.abort(io::Error::other("connection reset"));
+            assert_eq!(next().await.unwrap_err().to_string(), "connection reset");
+        } else {
+            sender.send_trailers(trailers.clone()).await.unwrap();
+            assert_eq!(next().await.unwrap().into_trailers().unwrap(), trailers);
+        }
+    }
 }
 
 #[tokio::test]

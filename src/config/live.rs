@@ -168,6 +168,15 @@ impl<B> Strategy<B> for Follower<B> {
         self.0.load().rejected(sent, response)
     }
 
+    fn rejected_in_body(
+        &self,
+        sent: &request::Parts,
+        response: &response::Parts,
+        first_bytes: &[u8],
+    ) -> Rejection {
+        self.0.load().rejected_in_body(sent, response, first_bytes)
+    }
+
     fn name(&self) -> &'static str {
         self.0.load().name()
     }

@@ -11,6 +11,6 @@ pub(crate) mod headers;
 pub(crate) mod identity;
 mod origin_guard;
 
-pub use auth::{AuthFuture, AuthService, NoRetry, RetryFuture, RetryRejected};
+pub use auth::{AuthFuture, AuthService, NoRetry, PeekedBody, RetryFuture, RetryRejected};
 pub use headers::{HeaderForwardBuilder, HeaderForwardFuture, HeaderForwardService};
 pub use identity::IdentityService;

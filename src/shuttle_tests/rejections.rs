@@ -80,7 +80,7 @@ impl Issuer {
 }
 
 /// Takes what was minted for the user whom the path names, and rejects the first of it.
-async fn backend(request: Request<Body>) -> Result<Response<()>, BoxError> {
+async fn backend(request: Request<Body>) -> Result<Response<Body>, BoxError> {
     yield_now().await;
     let authorization = request.headers()[AUTHORIZATION].to_str()?;
     let (user, number) = authorization
@@ -88,7 +88,7 @@ async fn backend(request: Request<Body>) -> Result<Response<()>, BoxError> {
         .and_then(|token| token.split_once('-'))
         .unwrap();
     assert_eq!(request.uri().path(), format!("/{user}"));
-    let mut response = Response::new(());
+    let mut response = Response::new(Body::default());
     if number == "1" {
         *response.status_mut() = StatusCode::UNAUTHORIZED;
     }
@@ -97,8 +97,9 @@ async fn backend(request: Request<Body>) -> Result<Response<()>, BoxError> {
 
 fn client(
     strategy: TokenExchange,
-) -> impl Service<Request<Body>, Response = Response<()>, Error = BoxError, Future: Send> + Clone + Send
-{
+) -> impl Service<Request<Body>, Response = Response<PeekedBody<Body>>, Error = BoxError, Future: Send>
++ Clone
++ Send {
     ServiceBuilder::new()
         .layer(IdentityLayer::new(None))
         .layer(

@@ -3,8 +3,6 @@ use http::{StatusCode, header::WWW_AUTHENTICATE, response::Parts};
 /// Says whether a response rejects the credential of its request, and what may help.
 ///
 /// [`Strategy::rejected`](crate::Strategy::rejected) returns it.
-// AWS names its errors in the body. When that is needed: a variant that asks for the first bytes, and a provided method
-// of `Strategy` that gets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -17,6 +15,8 @@ pub enum Rejection {
     AnotherCredential,
     /// The credential is valid, and its scope is not sufficient.
     MoreScope,
+    /// The first bytes of the body tell: [`rejected_in_body`](crate::Strategy::rejected_in_body) is asked about them.
+    SaidInBody,
 }
 
 impl Rejection {

@@ -83,6 +83,20 @@ pub trait Strategy<B>: Send + Sync {
         Rejection::of(response)
     }
 
+    /// Says the same of a response for which [`rejected`](Self::rejected) returned
+    /// [`SaidInBody`](Rejection::SaidInBody). `first_bytes` are the first 8 KiB of its body, or all of a shorter one.
+    ///
+    /// The body is passed on unchanged. The body of an event stream (`text/event-stream`) is not looked at.
+    fn rejected_in_body(
+        &self,
+        sent: &request::Parts,
+        response: &response::Parts,
+        first_bytes: &[u8],
+    ) -> Rejection {
+        let _ = (sent, first_bytes);
+        Rejection::of(response)
+    }
+
     /// The label for this strategy in [spans and metrics](crate::telemetry).
     ///
     /// It is the same for all strategies of a type. The default is `custom`.
@@ -98,6 +112,15 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
 
     fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
         (**self).rejected(sent, response)
+    }
+
+    fn rejected_in_body(
+        &self,
+        sent: &request::Parts,
+        response: &response::Parts,
+        first_bytes: &[u8],
+    ) -> Rejection {
+        (**self).rejected_in_body(sent, response, first_bytes)
     }
 
     fn name(&self) -> &'static str {

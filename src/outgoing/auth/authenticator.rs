@@ -116,17 +116,41 @@ impl<A> Authenticator<A> {
         error.with_backend(backend.clone())
     }
 
-    /// Whether a request may be accepted with another credential than the one that it was sent with.
-    pub(super) fn may_try_again<B>(&self, sent: &request::Parts, response: &response::Parts) -> bool
+    /// Whether the response rejects the credential that the request was sent with, and what may help.
+    pub(super) fn rejection<B>(
+        &self,
+        sent: &request::Parts,
+        response: &response::Parts,
+    ) -> Rejection
     where
         A: Strategy<B>,
     {
-        if self.strategy.rejected(sent, response) != Rejection::AnotherCredential {
-            return false;
+        self.observe::<B>(sent, self.strategy.rejected(sent, response))
+    }
+
+    /// As [`rejection`](Self::rejection), once the first bytes of the response's body are there.
+    pub(super) fn rejection_in_body<B>(
+        &self,
+        sent: &request::Parts,
+        response: &response::Parts,
+        first_bytes: &[u8],
+    ) -> Rejection
+    where
+        A: Strategy<B>,
+    {
+        let strategy = &self.strategy;
+        self.observe::<B>(sent, strategy.rejected_in_body(sent, response, first_bytes))
+    }
+
+    fn observe<B>(&self, sent: &request::Parts, rejection: Rejection) -> Rejection
+    where
+        A: Strategy<B>,
+    {
+        if rejection == Rejection::AnotherCredential {
+            tracing::debug!(method = %sent.method, "the credential was rejected: sending the request with a fresh one");
+            telemetry::forced_refresh(self.strategy.name());
         }
-        tracing::debug!(method = %sent.method, "the credential was rejected: sending the request with a fresh one");
-        telemetry::forced_refresh(self.strategy.name());
-        true
+        rejection
     }
 }
 

@@ -68,7 +68,8 @@ use super::{
 ///    401, and drop the credential from their cache, if it is still the one that was sent.
 ///    [`UpstreamInject`](crate::UpstreamInject) and [`HeaderInjection`](crate::HeaderInjection) would send the same
 ///    credential again, so their requests are not retried. A 403 goes to the caller with its challenge, because another
-///    token would not have more scope.
+///    token would not have more scope. `AwsSts` also reads [what the error says](crate::AwsSts#rejected-sessions), in the
+///    headers or the first 8 KiB of the body.
 /// 3. The strategy authenticates the copy, and the layer sends it when the inner service is ready.
 /// 4. The second response goes to the caller, even if it is a rejection again.
 ///
@@ -109,7 +110,7 @@ use super::{
 ///
 /// # futures_util::FutureExt::now_or_never(async {
 /// let backend = service_fn(async |request: Request<String>| {
-///     let mut response = Response::new(());
+///     let mut response = Response::new(String::from("done"));
 ///     if request.headers()[AUTHORIZATION] == "0" {
 ///         *response.status_mut() = StatusCode::UNAUTHORIZED;
 ///     }
@@ -152,7 +153,8 @@ impl<A> AuthLayer<A> {
     /// [what is retried](Self#retrying-rejected-credentials).
     ///
     /// Each request is cloned before it is sent, with its body and its extensions. The response of the inner service
-    /// must be an [`http::Response`].
+    /// must be an [`http::Response`], and its body a [`Body`](http_body::Body). The body that the caller gets is a
+    /// [`PeekedBody`](crate::outgoing::PeekedBody): the same bytes, streamed.
     #[must_use]
     pub fn retry_rejected<B: Clone>(self) -> AuthLayer<A, RetryRejected<B>> {
         self.retry_rejected_with(|body| Some(body.clone()))

@@ -3,8 +3,10 @@
 mod authenticator;
 mod future;
 pub(crate) mod layer;
+mod peeked_body;
 mod retry;
 
 pub use future::AuthFuture;
 pub use layer::{AuthService, NoRetry};
+pub use peeked_body::PeekedBody;
 pub use retry::{RetryFuture, RetryRejected};

@@ -4,15 +4,20 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, header::CONTENT_TYPE, response};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
-use crate::{error::AuthError, strategy::strategy::Strategy};
+use crate::{
+    error::AuthError,
+    strategy::{rejection::Rejection, strategy::Strategy},
+};
 
 use super::{
     authenticator::{Authentication, Authenticator, Obtaining},
     layer::AuthService,
+    peeked_body::{PeekedBody, Peeking},
 };
 
 /// An [`AuthLayer`](crate::AuthLayer) that sends a request once more when its credential is rejected.
@@ -57,10 +62,11 @@ where
     S: Service<Request<B>, Response = Response<ResBody>> + Clone,
     S::Error: Into<BoxError>,
     A: Strategy<B> + Clone,
+    ResBody: Body,
 {
-    type Response = S::Response;
+    type Response = Response<PeekedBody<ResBody>>;
     type Error = BoxError;
-    type Future = RetryFuture<S, A, B>;
+    type Future = RetryFuture<S, A, B, ResBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -91,13 +97,14 @@ pin_project! {
     /// The future of [`AuthService`](super::AuthService) with
     /// [`retry_rejected`](crate::AuthLayer::retry_rejected).
     #[must_use = "futures do nothing unless polled"]
-    pub struct RetryFuture<S, A, B>
+    pub struct RetryFuture<S, A, B, ResBody>
     where
         S: Service<Request<B>>,
+        ResBody: Body,
     {
         calls: Calls<S, A, B>,
         #[pin]
-        state: State<S::Future, B>,
+        state: State<S::Future, B, ResBody>,
     }
 }
 
@@ -122,31 +129,78 @@ where
         self.inner.call(request)
     }
 
-    /// Authenticates the copy of a rejected request, or returns the response.
-    fn authenticate_again<ResBody>(
-        &mut self,
-        response: Response<ResBody>,
-    ) -> Result<State<S::Future, B>, Response<ResBody>> {
-        if !response.status().is_client_error() {
-            return Err(response);
-        }
-        let Some(sent) = self.sent.take() else {
-            return Err(response);
+    /// Decides what follows a response.
+    fn after<ResBody: Body>(&mut self, response: Response<ResBody>) -> Next<S::Future, B, ResBody> {
+        let is_asked_about = response.status().is_client_error();
+        let Some(sent) = self.sent.take().filter(|_| is_asked_about) else {
+            return Next::Return(response.map(PeekedBody::untouched));
         };
         let (sent, sent_body) = sent.into_parts();
         let (head, body) = response.into_parts();
-        if !self.authenticator.may_try_again(&sent, &head) {
-            return Err(Response::from_parts(head, body));
+        match self.authenticator.rejection::<B>(&sent, &head) {
+            Rejection::AnotherCredential => {
+                Next::State(self.authenticate_again(Request::from_parts(sent, sent_body)))
+            }
+            Rejection::SaidInBody if !is_event_stream(&head) => Next::State(State::Peeking {
+                peeked: Some(Box::new(Peeked {
+                    sent: Request::from_parts(sent, sent_body),
+                    head,
+                    body: Peeking::start(body),
+                })),
+            }),
+            _ => Next::Return(Response::from_parts(head, PeekedBody::untouched(body))),
         }
-        let mut request = Request::from_parts(sent, sent_body);
-        let authentication = self.authenticator.authenticate(&mut request);
-        Ok(State::of(authentication, request))
     }
+
+    /// Decides what follows a response of whose body the first bytes were read.
+    fn after_peeking<ResBody: Body>(
+        &mut self,
+        peeked: Peeked<B, ResBody>,
+    ) -> Next<S::Future, B, ResBody> {
+        let Peeked { sent, head, body } = peeked;
+        let (sent, sent_body) = sent.into_parts();
+        let rejection = self
+            .authenticator
+            .rejection_in_body::<B>(&sent, &head, body.bytes());
+        if rejection == Rejection::AnotherCredential {
+            return Next::State(self.authenticate_again(Request::from_parts(sent, sent_body)));
+        }
+        Next::Return(Response::from_parts(head, body.into_body()))
+    }
+
+    fn authenticate_again<ResBody: Body>(
+        &self,
+        mut request: Request<B>,
+    ) -> State<S::Future, B, ResBody> {
+        let authentication = self.authenticator.authenticate(&mut request);
+        State::of(authentication, request)
+    }
+}
+
+/// Events may be far apart, and none of them is an error that ends the response.
+fn is_event_stream(head: &response::Parts) -> bool {
+    let content_type = head.headers.get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// A rejected request, and the response of whose body the first bytes are being read.
+struct Peeked<B, ResBody: Body> {
+    sent: Request<B>,
+    head: response::Parts,
+    body: Peeking<ResBody>,
+}
+
+enum Next<F, B, ResBody: Body> {
+    State(State<F, B, ResBody>),
+    Return(Response<PeekedBody<ResBody>>),
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<F, B> {
+    enum State<F, B, ResBody>
+    where
+        ResBody: Body,
+    {
         Obtaining {
             obtaining: Box<Obtaining<B>>,
         },
@@ -157,13 +211,16 @@ pin_project! {
             #[pin]
             future: F,
         },
+        Peeking {
+            peeked: Option<Box<Peeked<B, ResBody>>>,
+        },
         Refused {
             error: future::Ready<AuthError>,
         },
     }
 }
 
-impl<F, B> State<F, B> {
+impl<F, B, ResBody: Body> State<F, B, ResBody> {
     fn of(authentication: Authentication<B>, request: Request<B>) -> Self {
         match authentication {
             Authentication::Done => Self::authenticated(request),
@@ -187,13 +244,14 @@ impl<F, B> State<F, B> {
     }
 }
 
-impl<S, A, B, ResBody> Future for RetryFuture<S, A, B>
+impl<S, A, B, ResBody> Future for RetryFuture<S, A, B, ResBody>
 where
     S: Service<Request<B>, Response = Response<ResBody>>,
     S::Error: Into<BoxError>,
     A: Strategy<B>,
+    ResBody: Body,
 {
-    type Output = Result<Response<ResBody>, BoxError>;
+    type Output = Result<Response<PeekedBody<ResBody>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -216,12 +274,24 @@ where
                     }
                 }
                 StateProjection::Sent { future } => match ready!(future.poll(cx)) {
-                    Ok(response) => match calls.authenticate_again(response) {
-                        Ok(next) => next,
-                        Err(response) => return Poll::Ready(Ok(response)),
+                    Ok(response) => match calls.after(response) {
+                        Next::State(next) => next,
+                        Next::Return(response) => return Poll::Ready(Ok(response)),
                     },
                     Err(error) => return Poll::Ready(Err(error.into())),
                 },
+                StateProjection::Peeking { peeked } => {
+                    if let Some(peeked) = peeked {
+                        ready!(peeked.body.poll(cx));
+                    }
+                    let Some(peeked) = peeked.take() else {
+                        return Poll::Pending;
+                    };
+                    match calls.after_peeking(*peeked) {
+                        Next::State(next) => next,
+                        Next::Return(response) => return Poll::Ready(Ok(response)),
+                    }
+                }
                 StateProjection::Refused { error } => {
                     return Pin::new(error).poll(cx).map(|error| Err(error.into()));
                 }
@@ -231,9 +301,10 @@ where
     }
 }
 
-impl<S, A, B> fmt::Debug for RetryFuture<S, A, B>
+impl<S, A, B, ResBody> fmt::Debug for RetryFuture<S, A, B, ResBody>
 where
     S: Service<Request<B>>,
+    ResBody: Body,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryFuture").finish_non_exhaustive()

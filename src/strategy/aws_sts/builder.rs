@@ -14,6 +14,7 @@ use crate::{
 use super::{
     AwsSts, Inner,
     credentials::SessionCredentials,
+    doubts::Doubts,
     payload::{BodyFactories, GatheredBody},
     payload_hash::PayloadHash,
     role_mapper::{RoleMapper, RoleMapping, RoleSettings},
@@ -306,6 +307,7 @@ impl AwsStsBuilder {
                 signer: Signer::new(self.region, self.service, self.payload_hash),
                 bodies: self.bodies,
                 cache,
+                doubts: Doubts::default(),
                 clock: self.clock,
             }),
         })

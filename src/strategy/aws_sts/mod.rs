@@ -45,6 +45,8 @@
 mod arn;
 pub(crate) mod builder;
 pub(crate) mod credentials;
+mod doubts;
+mod error_type;
 mod matcher;
 pub(crate) mod payload;
 pub(crate) mod payload_hash;
@@ -65,7 +67,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response, StatusCode, request, response};
+use http::{Extensions, Method, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use http_body_util::Full;
 use tower::{BoxError, Service};
@@ -89,6 +91,8 @@ use super::{
 
 use builder::AwsStsBuilder;
 use credentials::SessionCredentials;
+use doubts::Doubts;
+use error_type::Verdict;
 use payload::{BodyFactories, Gathering, Payload};
 use role_mapper::{Role, RoleMapper};
 use session_name::SessionNames;
@@ -143,6 +147,7 @@ struct Inner {
     signer: Signer,
     bodies: BodyFactories,
     cache: CredentialCache<SessionCredentials>,
+    doubts: Doubts,
     clock: Arc<dyn Clock>,
 }
 
@@ -237,6 +242,43 @@ impl Inner {
         Ok(())
     }
 
+    /// Replaces the session that a request was sent in, if the answer speaks of it.
+    fn rejected(
+        &self,
+        sent: &request::Parts,
+        response: &response::Parts,
+        error_type: Option<&str>,
+    ) -> Rejection {
+        let says_nothing = error_type.is_none();
+        let is_sure = match (response.status, error_type.map(error_type::verdict)) {
+            (_, Some(Verdict::Session)) => true,
+            (_, Some(Verdict::Ambiguous)) => false,
+            (_, Some(Verdict::Other)) => return Rejection::of(response),
+            (StatusCode::UNAUTHORIZED, _) => true,
+            (StatusCode::FORBIDDEN, _) if says_nothing => false,
+            // An answer to HEAD has no body, and S3 says 400 of a session that has expired.
+            (StatusCode::BAD_REQUEST, _) if says_nothing && sent.method == Method::HEAD => false,
+            _ => return Rejection::of(response),
+        };
+        let Ok(session) = self.session(&sent.extensions) else {
+            return Rejection::of(response);
+        };
+        let token = sent.headers.get(AMZ_SECURITY_TOKEN);
+        let is_sent =
+            |credentials: &SessionCredentials| token == Some(credentials.security_token());
+        let is_current = || {
+            let kept = self.cache.lookup(&session.key, session.token.expires_at);
+            matches!(kept, Ok(Some(kept)) if is_sent(&kept))
+        };
+        // Where the session has been replaced already, a request is sent in the new one.
+        if !is_sure && is_current() && !self.doubts.may_replace(session.key, self.clock.monotonic())
+        {
+            return Rejection::of(response);
+        }
+        self.cache.invalidate(&session.key, is_sent);
+        Rejection::AnotherCredential
+    }
+
     #[cold]
     fn name_provider(&self, error: AuthError) -> AuthError {
         match self.subject.provider() {
@@ -299,20 +341,27 @@ where
     }
 
     fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
-        let inner = &*self.inner;
-        let extensions = &sent.extensions;
-        if response.status != StatusCode::UNAUTHORIZED || extensions.get::<HealthCheck>().is_some()
-        {
+        let may_be_said = matches!(
+            response.status,
+            StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        );
+        if !may_be_said || sent.extensions.get::<HealthCheck>().is_some() {
             return Rejection::of(response);
         }
-        let Ok(session) = inner.session(extensions) else {
-            return Rejection::NothingHelps;
-        };
-        let token = sent.headers.get(AMZ_SECURITY_TOKEN);
-        inner.cache.invalidate(&session.key, |credentials| {
-            token == Some(credentials.security_token())
-        });
-        Rejection::AnotherCredential
+        match error_type::in_headers(&response.headers) {
+            None if sent.method != Method::HEAD => Rejection::SaidInBody,
+            error_type => self.inner.rejected(sent, response, error_type),
+        }
+    }
+
+    fn rejected_in_body(
+        &self,
+        sent: &request::Parts,
+        response: &response::Parts,
+        first_bytes: &[u8],
+    ) -> Rejection {
+        let error_type = error_type::in_body(first_bytes);
+        self.inner.rejected(sent, response, error_type.as_deref())
     }
 
     fn name(&self) -> &'static str {
