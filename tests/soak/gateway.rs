@@ -12,10 +12,12 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower::{
+    BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService,
+};
 use tower_identity::{
     AuthError, AuthLayer, AwsSts, BindSubject, ClientAuth, CredentialCache, CrossAppAccess,
     FallbackPolicy, Identity, IdentityLayer, Origin, Secret, TokenEndpoint, TokenExchange,
@@ -49,7 +51,8 @@ pub(crate) const ASTRAY: HeaderName = HeaderName::from_static("x-astray");
 
 const REMEMBERED: usize = 4096;
 
-type Stack = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
+type ResBody = UnsyncBoxBody<Bytes, hyper::Error>;
+type Stack = BoxCloneSyncService<Request<Body>, Response<ResBody>, BoxError>;
 type Session = IdentityService<BindSubjectService<Stack>>;
 
 pub(crate) struct Gateway {
@@ -198,16 +201,16 @@ impl Gateway {
             realm: Arc::clone(&surroundings.realm),
             origins: surroundings.origins.clone(),
             stacks: [
-                Stack::new(
+                boxed(
                     surroundings.stack(Backend::Upstream, |origin| AuthLayer::new(origin, inject)),
                 ),
-                Stack::new(surroundings.stack(Backend::Exchange, |origin| {
+                boxed(surroundings.stack(Backend::Exchange, |origin| {
                     AuthLayer::new(origin, exchange).retry_rejected()
                 })),
-                Stack::new(surroundings.stack(Backend::CrossApp, |origin| {
+                boxed(surroundings.stack(Backend::CrossApp, |origin| {
                     AuthLayer::new(origin, cross_app)
                 })),
-                Stack::new(surroundings.stack(Backend::Aws, |origin| AuthLayer::new(origin, aws))),
+                boxed(surroundings.stack(Backend::Aws, |origin| AuthLayer::new(origin, aws))),
             ],
             sessions: Mutex::default(),
             number: AtomicU64::new(0),
@@ -326,15 +329,26 @@ impl Inner {
     }
 }
 
+/// With whatever body, since a layer that looks at responses has its own.
+fn boxed<S, B>(stack: S) -> Stack
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+{
+    Stack::new(stack.map_response(|response: Response<B>| response.map(BodyExt::boxed_unsync)))
+}
+
 /// Boxed, because the compiler does not see otherwise that it can be sent.
 fn sent(
     session: Session,
     request: Request<Body>,
-) -> BoxFuture<'static, Result<Response<Incoming>, BoxError>> {
+) -> BoxFuture<'static, Result<Response<ResBody>, BoxError>> {
     session.oneshot(request).boxed()
 }
 
-async fn collected(response: Response<Incoming>) -> Response<Body> {
+async fn collected(response: Response<ResBody>) -> Response<Body> {
     let (head, body) = response.into_parts();
     let Ok(body) = body.collect().await else {
         return status(StatusCode::IM_A_TEAPOT);

@@ -96,14 +96,15 @@ pub(crate) struct Entering<S> {
 #[derive(Clone)]
 struct HasLeft(Arc<AtomicBool>);
 
-impl<S> Service<Request<Body>> for Entering<S>
+impl<S, ResBody> Service<Request<Body>> for Entering<S>
 where
-    S: Service<Request<Body>, Response = Response<Incoming>, Error = BoxError>,
+    S: Service<Request<Body>, Response = Response<ResBody>, Error = BoxError>,
     S::Future: Send + 'static,
+    ResBody: 'static,
 {
-    type Response = Response<Incoming>;
+    type Response = Response<ResBody>;
     type Error = BoxError;
-    type Future = BoxFuture<Response<Incoming>>;
+    type Future = BoxFuture<Response<ResBody>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx)

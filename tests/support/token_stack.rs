@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Debug,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -172,26 +173,30 @@ pub(crate) fn unauthorized() -> Response<ServerBody> {
 
 /// A client of a backend.
 pub(crate) trait HttpService:
-    Service<Request<Body>, Response = Response<Incoming>, Error = BoxError, Future: Send>
+    Service<Request<Body>, Response = Response<Self::ResBody>, Error = BoxError, Future: Send>
     + Clone
     + Send
     + 'static
 {
+    type ResBody: http_body::Body<Data = Bytes, Error = hyper::Error> + Debug + Send + 'static;
 }
 
-impl<S> HttpService for S where
-    S: Service<Request<Body>, Response = Response<Incoming>, Error = BoxError, Future: Send>
+impl<S, ResBody> HttpService for S
+where
+    S: Service<Request<Body>, Response = Response<ResBody>, Error = BoxError, Future: Send>
         + Clone
         + Send
-        + 'static
+        + 'static,
+    ResBody: http_body::Body<Data = Bytes, Error = hyper::Error> + Debug + Send + 'static,
 {
+    type ResBody = ResBody;
 }
 
 /// Sends a request. What fails is an [`AuthError`].
 pub(crate) async fn send<S: HttpService>(
     client: &S,
     request: Request<Body>,
-) -> Result<Response<Incoming>, AuthError> {
+) -> Result<Response<S::ResBody>, AuthError> {
     let answer = client.clone().oneshot(request).await;
     answer.map_err(|error| {
         AuthError::find_in(error.as_ref())
