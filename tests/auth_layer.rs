@@ -550,14 +550,19 @@ impl<B> Strategy<B> for Numbers {
 fn numbered_backend(
     status: u16,
     numbers: &Arc<Mutex<Vec<String>>>,
-) -> impl Service<Request<String>, Response = Response<()>, Error = BoxError, Future: Send> + Clone
+) -> impl Service<Request<String>, Response = Response<String>, Error = BoxError, Future: Send> + Clone
 {
     let numbers = numbers.clone();
     service_fn(move |request: Request<String>| {
         let number = request.headers()["x-number"].to_str().unwrap().to_owned();
         let status = if number == "0" { status } else { 200 };
         numbers.lock().unwrap().push(number);
-        async move { Ok(Response::builder().status(status).body(()).unwrap()) }
+        async move {
+            Ok(Response::builder()
+                .status(status)
+                .body(String::new())
+                .unwrap())
+        }
     })
 }
 
@@ -601,9 +606,9 @@ async fn a_retry_waits_for_the_inner_services_readiness_and_gives_it_back() {
 
 #[tokio::test]
 async fn a_call_that_is_refused_gives_the_readiness_back_where_it_could_be_retried_too() {
-    let limited = ServiceBuilder::new()
-        .concurrency_limit(1)
-        .service(RecordingService::new());
+    let backend =
+        service_fn(async |_: Request<String>| Ok::<_, BoxError>(Response::new(String::new())));
+    let limited = ServiceBuilder::new().concurrency_limit(1).service(backend);
     let mut refused = layer().retry_rejected().layer(limited.clone());
     let mut other = layer().layer(limited);
     let call = ServiceExt::<Request<String>>::ready(&mut refused)

@@ -83,6 +83,15 @@
 //! | F41 | the part of a refusal that says how the user must log in is lost | `issuer_answers` | `f41_the_challenge_tells_the_caller_which_login_is_needed` |
 //! | F42 | `requested_token_type` is not sent, which some issuers require | `token_strategies` | `f42_an_access_token_is_asked_for_by_name_unless_it_is_set_otherwise` |
 //! | F43 | a token with an `expires_in` of 0 or `null` is accepted when it is refreshed, and refused when it is sent | `issuer_answers` | `f43_a_token_without_a_lifetime_is_sent_now_and_not_kept_whoever_asked_for_it` |
+//! | F47 | an AWS session that was rejected with 400 or 403 is never replaced | `aws_sts` | `f47_a_session_is_replaced_after_each_documented_answer_that_speaks_of_it` |
+//! | F47-doubt | … or is replaced at each 403 that says nothing | `aws_sts` | `f47_an_answer_that_says_nothing_replaces_a_session_at_most_once_a_minute` |
+//! | F48 | one error code of AWS STS is one party's fault, although it means three | `aws_sts` | `f48_each_documented_answer_of_sts_is_told_to_those_who_can_do_something_about_it` |
+//! | F49 | a user without a role is asked to log in again, which cannot help | `aws_roles` | `f49_a_user_without_a_role_is_forbidden_and_not_asked_to_log_in` |
+//! | F50 | an identity without claims satisfies a matcher with a negation | `aws_roles` | `f50_an_identity_without_claims_satisfies_no_matcher_and_gets_no_fallback_role` |
+//! | F51 | a matcher's pattern is compiled for each element of a list | `aws_roles` | `f51_a_pattern_is_compiled_once_however_many_groups_there_are` |
+//! | F51-product | … and its work is the product of two claims, without a bound | `aws_roles` | `f51_the_work_of_a_matcher_is_bounded_by_patterns_times_list` |
+//! | F52 | a session name that was made fit is also the name of another user | `aws_roles` | `f52_a_name_that_looks_replaced_is_replaced_itself` |
+//! | F53 | the payload is not signed as the service wants it | `aws_signatures` | `f53_a_request_is_signed_as_aws_sigv4_signs_it_with_the_settings_of_the_service` |
 //! | F70 | one token with an unknown key makes good tokens of a new key look bad | `issuer_keys` | `f70_a_token_that_was_not_checked_is_never_called_bad_but_asked_to_wait` |
 //! | F71 | a token that is bound to a key (`cnf`) is accepted from anybody | `token_validator` | `f71_a_token_that_is_bound_to_a_key_is_refused_unless_it_is_admitted_by_name` |
 //! | F71-refresh | … a refresh token that passes introspection | `token_validator` | `f71_what_introspection_does_not_call_an_access_token_is_refused` |

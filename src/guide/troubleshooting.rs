@@ -82,7 +82,7 @@
 //! | The issuer wants a stronger login, a consent or a linked account. | [`AuthError::interaction`](crate::AuthError::interaction) says which, and the response's challenge has the parameters of the login. |
 //! | All users are rejected at once. | The issuer refused in words that the [table](crate::TokenEndpoint#refusals) does not know, or the form is wrong. [`AuthError::oauth_error`](crate::AuthError::oauth_error) has the code; [`refusal`](crate::oauth::TokenEndpointBuilder::refusal) sets its kind. |
 //! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). |
-//! | AWS STS considers the user's token invalid or expired. | See [the answers of AWS STS](crate::AwsSts#what-comes-of-an-answer-of-aws-sts). |
+//! | AWS STS considers the user's token invalid or expired. | See [the answers of AWS STS](crate::AwsSts#answers-of-aws-sts). |
 //!
 //! # `InsufficientScope`
 //!

@@ -29,7 +29,7 @@ pin_project! {
     }
 }
 
-/// What was read of a body.
+/// The beginning of a body, which was read.
 struct First<B: Body> {
     frames: VecDeque<Frame<B::Data>>,
     error: Option<B::Error>,

@@ -1,46 +1,4 @@
-//! [`AwsSts`]: the user's claims choose an IAM role, AWS STS gives credentials for it, and SigV4 signs the request.
-//!
-//! # Which role
-//!
-//! 1. The [`RoleMapping`]s that apply to the user's claims, by their priority, then in the order they were added in.
-//! 2. The fallback role; not where a matcher had no answer for the user's claims, unless that was allowed by name.
-//! 3. None: the request is [`Rejected`](AuthErrorKind::Rejected), and not sent.
-//!
-//! # What is signed
-//!
-//! The method, the path, the query, the SHA-256 of the body, and the headers `host`, `content-type` and `x-amz-*`: no
-//! other, because proxies rewrite them. Before that
-//!
-//! - headers that end at the next hop are removed (RFC 9110 §7.6.1), those that `connection` names as well;
-//! - `host` becomes what the URI says, without a port that is the scheme's own;
-//! - `authorization`, `x-amz-date`, `x-amz-security-token` and `x-amz-content-sha256` of the caller are dropped.
-//!
-//! For the service `s3` the path is signed as it is, and `x-amz-content-sha256` is sent.
-//!
-//! The body is read once, up to 10 MiB. A longer one, or one that is not as long as it says, is
-//! [`PayloadTooLarge`](AuthErrorKind::PayloadTooLarge). What was in memory in one piece is passed on without a copy.
-//! Trailers are passed on too; where the body is of another type than reqwest's,
-//! [`body_with_trailers`](AwsStsBuilder::body_with_trailers) has to say how.
-//!
-//! # What comes of an answer of AWS STS
-//!
-//! | answer | [`AuthErrorKind`] |
-//! | --- | --- |
-//! | `ExpiredToken…`, `InvalidIdentityToken…`, `IDPRejectedClaim`; a token of more than 20,000 characters is not sent | `Rejected` |
-//! | `AccessDenied…`: the trust policy of the role is not for this user | `InsufficientScope` |
-//! | throttling, 408, 429, 5xx, `IDPCommunicationError`, no answer within 30 s | `Unavailable`, with `Retry-After` |
-//! | a success without credentials that a request can be signed with | `Unavailable` |
-//! | `ValidationError`, `MalformedPolicyDocument`, `PackedPolicyTooLarge`, `RegionDisabledException`, 3xx, any other | `Configuration` |
-//!
-//! It is asked again as [`CredentialCache`] says; the retries of the AWS SDK are off.
-//!
-//! # Security
-//!
-//! - The user's token leaves in the body of a POST to AWS STS, over https or to loopback.
-//! - Claims are compared with, or bound as a variable of, what was configured. They never become part of an expression
-//!   or an ARN. A claim that does not fit is named by errors, its value is not shown.
-//! - The AWS SDK shows tokens and headers at TRACE, so it is kept from logging. What AWS STS answers is never shown.
-//! - Credentials are not used within 5 s of their end.
+//! [`AwsSts`], and its parts.
 
 mod arn;
 pub(crate) mod builder;
@@ -101,37 +59,104 @@ use session_tags::RequiredTags;
 use signer::{AMZ_SECURITY_TOKEN, SignedPayload, Signer};
 use sts::{AssumeRole, Sts};
 
-/// Signs requests to AWS as the user, in a role that their claims choose.
+/// Signs requests to AWS (SigV4) as an IAM role that the user's claims select.
 ///
-/// AWS STS is asked once per user, role, session name and lifetime, see [`CredentialCache`]. A [`HealthCheck`] passes
-/// without a signature. A clone is cheap, and is the same strategy. See the [module](self) for what it promises.
+/// AWS STS exchanges the user's token for the credentials of a session in that role (`AssumeRoleWithWebIdentity`). The
+/// strategy calls it once per user, role, session name, session policy and lifetime, and keeps the credentials in a
+/// [`CredentialCache`]. A [`HealthCheck`] passes without a signature. A clone is cheap, and is the same strategy.
 ///
 /// ```no_run
-/// # use bytes::Bytes; use http_body_util::Full; use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-/// # fn strategy() -> Result<(), tower_identity::BuildError> {
-/// # let sts_client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// # use bytes::Bytes; use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let sts_client = Client::builder(TokioExecutor::new())
+/// #     .build_http::<Full<Bytes>>();
 /// use tower_identity::{AwsSts, RoleMapping};
 ///
+/// let admin = "arn:aws:iam::123456789012:role/Admin";
 /// let strategy = AwsSts::builder("eu-west-1", sts_client)
 ///     .service("aws-mcp")
-///     .role_mapping(RoleMapping::claim("admins", "arn:aws:iam::123456789012:role/Admin").priority(1))
+///     .role_mapping(RoleMapping::claim("admins", admin).priority(1))
 ///     .fallback_role("arn:aws:iam::123456789012:role/Default")
 ///     .build()?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), tower_identity::BuildError>(())
 /// ```
+///
+/// # Selecting a role
+///
+/// 1. The strategy tries the [`RoleMapping`]s by their priority, then in the order in which they were added. The first
+///    one that applies to the user's claims gives the role.
+/// 2. If none applies, the user gets the fallback role. They do not if a matcher had no answer for their claims, or if
+///    there are mappings and the identity has no claims, unless
+///    [`fallback_after_failed_matcher`](AwsStsBuilder::fallback_after_failed_matcher) allows it.
+/// 3. Otherwise the request is refused with [`InsufficientScope`](AuthErrorKind::InsufficientScope).
+///
+/// # What is signed
+///
+/// The signature covers the method, the path, the query, the SHA-256 of the body, and the headers `host`,
+/// `content-type` and `x-amz-*`. It covers no other headers, because proxies rewrite them. Before signing, the strategy
+///
+/// - removes hop-by-hop headers (RFC 9110 §7.6.1), and those that `connection` names,
+/// - sets `host` to the host of the URI, without the default port of the scheme, and
+/// - removes `authorization`, `x-amz-date`, `x-amz-security-token` and `x-amz-content-sha256`.
+///
+/// For S3 (`s3`, `s3-object-lambda`, `s3-outposts`, `s3express`) the path is signed as it is. Other services expect it
+/// normalized and encoded twice. [`PayloadHash`](crate::strategy::PayloadHash) lists the services that want the hash of
+/// the body in a header.
+///
+/// The body is read once, up to 10 MiB. The request is refused with
+/// [`PayloadTooLarge`](AuthErrorKind::PayloadTooLarge) if the body is longer, or not as long as it says. A body that is in
+/// memory in one piece is not copied. Trailers are sent too. For another body type than reqwest's,
+/// [`body_with_trailers`](AwsStsBuilder::body_with_trailers) sets how such a body is made.
+///
+/// # Rejected sessions
+///
+/// With [`retry_rejected`](crate::AuthLayer::retry_rejected), a session that the service rejects is replaced and the
+/// request sent once more:
+///
+/// | response | replaced |
+/// | --- | --- |
+/// | 400, 401 or 403 with an error type that speaks of the session or its key, for example `ExpiredToken`, `InvalidClientTokenId` or `UnrecognizedClientException` | always |
+/// | 401 with no error type, or one that is not known | always |
+/// | 403, or 400 to `HEAD`, that says nothing | at most once a minute per session |
+/// | `RequestExpired` or `AuthFailure`, which may also mean a wrong clock or a missing right | at most once a minute per session |
+/// | any other, for example `AccessDenied` | never |
+///
+/// The error type is in the header `x-amzn-errortype` or `x-amzn-query-error`, or in the first 8 KiB of a body in JSON or
+/// XML. The body reaches the caller unchanged.
+///
+/// # Answers of AWS STS
+///
+/// | answer | [`AuthErrorKind`] |
+/// | --- | --- |
+/// | `ExpiredToken…`, `InvalidIdentityToken…` (except as below), `IDPRejectedClaim`, a token of more than 20,000 characters (not sent) | `Rejected` |
+/// | `AccessDenied…`: the trust policy of the role does not allow this user | `InsufficientScope` |
+/// | throttling in any spelling that the AWS SDKs know, timeouts, 408, 429, 5xx, `IDPCommunicationError`, no answer within 30 s | `Unavailable`, with `Retry-After` if there is one |
+/// | `InvalidIdentityToken`, because AWS could not get the issuer's keys | `Unavailable` |
+/// | a success without usable credentials | `Unavailable` |
+/// | `InvalidIdentityToken`, because IAM has no provider for the issuer, or one with another audience or thumbprint | `Configuration` |
+/// | `ValidationError`, `MalformedPolicyDocument`, `PackedPolicyTooLarge`, `RegionDisabledException`, 3xx, any other | `Configuration` |
+///
+/// The [`CredentialCache`] decides when AWS STS is called again. The retries of the AWS SDK are off.
 ///
 /// # Errors
 ///
-/// - [`MissingIdentity`](AuthErrorKind::MissingIdentity): the request carries no identity.
-/// - [`MissingToken`](AuthErrorKind::MissingToken): the identity has not the token that is to be sent to AWS STS.
-/// - [`Expired`](AuthErrorKind::Expired): that token is known to have expired.
-/// - [`Rejected`](AuthErrorKind::Rejected): there is no role for the user.
-/// - [`Configuration`](AuthErrorKind::Configuration): the session name claim is missing or does not fit, or the request
-///   cannot be signed.
-/// - [`PayloadTooLarge`](AuthErrorKind::PayloadTooLarge): as [above](self#what-is-signed); also a path and query of more
-///   than 16,000 bytes.
-/// - What [AWS STS says](self#what-comes-of-an-answer-of-aws-sts).
+/// - [`MissingIdentity`](AuthErrorKind::MissingIdentity): the request has no identity.
+/// - [`MissingToken`](AuthErrorKind::MissingToken): the identity has no token that can be sent to AWS STS.
+/// - [`Expired`](AuthErrorKind::Expired): that token has expired.
+/// - [`InsufficientScope`](AuthErrorKind::InsufficientScope): the user has no role, or a required session tag is missing.
+/// - [`Configuration`](AuthErrorKind::Configuration): the claim for the session name or the session policy is missing or
+///   does not fit, or the request cannot be signed.
+/// - [`PayloadTooLarge`](AuthErrorKind::PayloadTooLarge): [the body](#what-is-signed) is too long, or the path and query
+///   have more than 16,000 bytes.
+/// - The kinds of [the answers of AWS STS](#answers-of-aws-sts).
+///
+/// # Security
+///
+/// - The user's token leaves only in the body of a POST to AWS STS, over https or to loopback.
+/// - A claim is a value that is compared, or the variable of an expression. It never becomes part of an expression or an
+///   ARN. Errors name a claim that does not fit, and do not show its value.
+/// - The AWS SDK logs tokens and headers at TRACE, so its logging is suppressed. The messages of AWS STS are never shown.
+/// - Credentials are not used in the last 5 s before they expire.
 #[derive(Clone)]
 pub struct AwsSts {
     inner: Arc<Inner>,
@@ -151,7 +176,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
 }
 
-/// Who a request is signed for.
+/// The session that a request is signed in.
 struct Session<'a> {
     token: UserToken<'a>,
     role: &'a Role,
@@ -161,10 +186,10 @@ struct Session<'a> {
 }
 
 impl AwsSts {
-    /// Starts a strategy for this region, such as `eu-west-1`, that reaches AWS STS through `sts_client`.
+    /// Starts a strategy for a region, for example `eu-west-1`. `sts_client` sends the requests to AWS STS.
     ///
-    /// The client is one of its own, not the stack that the requests go through: see
-    /// [readiness](crate::AuthLayer#readiness-is-held). It follows no redirects.
+    /// Do not use the client stack that the authenticated requests go through: see
+    /// [readiness](crate::AuthLayer#readiness-is-held). The client must not follow redirects.
     pub fn builder<S, ResBody>(region: impl Into<String>, sts_client: S) -> AwsStsBuilder
     where
         S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,

@@ -96,7 +96,7 @@ enum Gathered {
     Many(BytesMut),
 }
 
-/// A body, as what is to be sent.
+/// A body that is ready to be sent.
 pub(super) enum Payload<B> {
     Empty(B),
     /// It is not signed. Whether it has trailers is what the request's head says.
@@ -222,7 +222,7 @@ impl Gathered {
         }
     }
 
-    /// What is whole already is taken over, not copied.
+    /// Takes over data that is in one piece, and copies no byte of it.
     fn append(&mut self, mut data: impl Buf) {
         if !data.has_remaining() {
             return;
@@ -248,7 +248,7 @@ impl Gathered {
     }
 }
 
-/// What is said of a body's length before it is read.
+/// The length that a body declares before it is read.
 #[derive(Default)]
 struct Declared {
     lower: u64,
@@ -286,7 +286,7 @@ impl Declared {
         }
     }
 
-    /// What is longer than the upper end was given up while it was read.
+    /// Refuses a body that is too short. One that is too long was refused while it was read.
     fn check(&self, length: u64) -> Result<(), AuthError> {
         if length < self.lower {
             return Err(lied());

@@ -35,9 +35,9 @@ use super::{
 ///
 /// An expression may use
 ///
-/// - the operators;
-/// - `size`, `contains`, `startsWith`, `endsWith`, and `matches` with a pattern that is written out;
-/// - `has`, `type`, and the conversions `string`, `int`, `double`, `bool` and `dyn`;
+/// - the operators,
+/// - `size`, `contains`, `startsWith`, `endsWith`, and `matches` with a pattern that is written out,
+/// - `has`, `type`, and the conversions `string`, `int`, `double`, `bool` and `dyn`,
 /// - `exists`, `exists_one`, `all` and `filter`, but not one inside of another. There is no `map`.
 ///
 /// It has at most 1,024 bytes, 128 opening brackets and 64 levels. The types of literals and results must fit: for example
@@ -46,9 +46,9 @@ use super::{
 ///
 /// An expression does not match when it has no answer for a user's claims. That is the case when
 ///
-/// - it reads a claim that the user does not have, or one of another type than it needs;
-/// - the identity has no claims at all;
-/// - there are more than 2,048 claim values, 64 KiB of their text, or 32 levels of them;
+/// - it reads a claim that the user does not have, or one of another type than it needs,
+/// - the identity has no claims at all,
+/// - there are more than 2,048 claim values, 64 KiB of their text, or 32 levels of them,
 /// - the evaluation could take too long: more than 67 million steps, by the size of the claims and the patterns. For
 ///   example, `claims.groups.exists(g, g.matches("^team-"))` takes far fewer for thousands of groups.
 ///
@@ -141,7 +141,8 @@ pub(super) struct Role {
 }
 
 impl RoleMapper {
-    /// `scope` has all of the configuration but the role. What is wrong is left out, and among the faults.
+    /// Builds it of the settings that are right, and adds the others to the faults. `scope` has all of the configuration
+    /// but the role.
     pub(super) fn new(settings: RoleSettings, scope: &CacheScope, faults: &mut Faults) -> Self {
         let role = |setting: Cow<'static, str>, arn: &str, faults: &mut Faults| {
             let arn = faults.take(setting, RoleArn::parse(arn))?;

@@ -12,7 +12,7 @@ use super::arn::is_name_byte;
 
 const MIN: usize = 2;
 const MAX: usize = 64;
-/// What comes between the beginning of an unfit name and its hash.
+/// Separates the beginning of an unfit name from its hash.
 const MARK: &str = ",sha256=";
 /// So many of the hash that nobody finds two names that have the same.
 const HASH_BYTES: usize = 16;

@@ -132,7 +132,7 @@ impl<'a> Tags<'a> {
         Ok(())
     }
 
-    /// API Reference of AWS STS, "Tag"; IAM User Guide, "Things to know about session tags".
+    /// API Reference of AWS STS, "Tag", and IAM User Guide, "Things to know about session tags".
     fn check(&self) -> Result<(), &'static str> {
         if self.tags.len() > MAX_TAGS {
             return Err("there are more than 50");

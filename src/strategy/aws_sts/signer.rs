@@ -24,7 +24,7 @@ use super::{
     payload_hash::{PayloadHash, is_s3},
 };
 
-/// Signing writes the query anew, each byte as at most four; a URI has at most 65,534.
+/// Signing writes the query anew, each byte as at most four, and a URI has at most 65,534.
 const MAX_PATH_AND_QUERY: usize = 16_000;
 
 const AMZ_PREFIX: &str = "x-amz-";
@@ -53,7 +53,7 @@ pub(super) struct Signer {
     payload_hash: PayloadHash,
 }
 
-/// What is signed of a request's body.
+/// The part of a request's body that is signed.
 pub(super) struct SignedPayload<'a> {
     /// `None` is a body that is not signed.
     pub(super) bytes: Option<&'a [u8]>,

@@ -1,4 +1,4 @@
-//! What an error of AWS STS means, and for whom.
+//! The meaning of errors of AWS STS.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use crate::{
 
 use super::arn::RoleArn;
 
-/// What is to be done about an error, and by whom.
+/// The kind of an error, and advice.
 type Meaning = (AuthErrorKind, &'static str);
 
 #[cold]
@@ -108,7 +108,7 @@ const CONFIGURATION: Meaning = (
     "check the role, its maximum session duration, the session name and the session policies",
 );
 
-/// API Reference of AWS STS, "AssumeRoleWithWebIdentity" and "Common Error Types"; the throttling and transient errors
+/// API Reference of AWS STS, "AssumeRoleWithWebIdentity" and "Common Error Types", and the throttling and transient errors
 /// that the AWS SDKs share ("Retry behavior" in their reference guide).
 const CODES: [(&str, Meaning); 34] = [
     ("AccessDenied", NOT_FOR_THIS_USER),
