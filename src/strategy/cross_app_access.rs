@@ -57,7 +57,7 @@ use crate::oauth::unverified_jwt::UnverifiedJwt;
 ///
 /// # Errors
 ///
-/// As [`TokenExchange`](super::TokenExchange#errors), of either endpoint. An assertion that fails the checks is
+/// As [`TokenExchange`](crate::TokenExchange#errors), of either endpoint. An assertion that fails the checks is
 /// [`Unavailable`](AuthErrorKind::Unavailable): the identity provider is at fault.
 #[derive(Clone)]
 pub struct CrossAppAccess {

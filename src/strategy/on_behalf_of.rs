@@ -19,7 +19,7 @@ use super::{
 
 /// Exchanges the user's token for the backend's at Microsoft Entra, with its on-behalf-of flow.
 ///
-/// It is what [`TokenExchange`](super::TokenExchange) is elsewhere: the grant of RFC 7523 §2.1 with the user's access
+/// It is what [`TokenExchange`](crate::TokenExchange) is elsewhere: the grant of RFC 7523 §2.1 with the user's access
 /// token as the `assertion`, and `requested_token_use=on_behalf_of`. The token has to be one that was issued for this
 /// application. A health check passes without a credential. A clone is cheap, and is the same strategy.
 ///
@@ -36,7 +36,7 @@ use super::{
 ///
 /// # Errors
 ///
-/// As [`TokenExchange`](super::TokenExchange#errors).
+/// As [`TokenExchange`](crate::TokenExchange#errors).
 #[derive(Clone)]
 pub struct OnBehalfOf {
     tokens: Arc<IssuedTokens>,
