@@ -199,9 +199,11 @@ mod clock;
 pub mod config;
 #[cfg(feature = "token-exchange")]
 pub mod credential;
+mod credential_header;
 mod error;
 #[cfg(all(doc, feature = "full"))]
 pub mod guide;
+mod hop_by_hop;
 mod identity;
 #[cfg(feature = "incoming")]
 pub mod incoming;

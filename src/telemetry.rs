@@ -90,6 +90,21 @@ impl AuthenticationSpan {
     }
 }
 
+/// Tells that a request was refused and did not leave.
+///
+/// A wrong origin or a wrong configuration concerns the operator, and is a warning.
+#[cold]
+pub(crate) fn refused(layer: &'static str, error: &AuthError) {
+    let kind = kind_name(error.kind());
+    let backend = error.backend().map(tracing::field::display);
+    match error.kind() {
+        AuthErrorKind::WrongOrigin | AuthErrorKind::Configuration => {
+            tracing::warn!(backend, strategy = layer, kind, %error, "a request was refused");
+        }
+        _ => tracing::debug!(backend, strategy = layer, kind, %error, "a request was refused"),
+    }
+}
+
 /// How the requests of one layer are counted. Clones count together.
 #[derive(Clone, Default)]
 pub(crate) struct Requests {
@@ -236,16 +251,20 @@ pub(crate) fn fallback() {
 fn name<T>(outcome: &Result<T, AuthError>) -> &'static str {
     match outcome {
         Ok(_) => "ok",
-        Err(error) => match error.kind() {
-            AuthErrorKind::MissingIdentity => "missing_identity",
-            AuthErrorKind::MissingToken => "missing_token",
-            AuthErrorKind::Expired => "expired",
-            AuthErrorKind::Rejected => "rejected",
-            AuthErrorKind::InsufficientScope => "insufficient_scope",
-            AuthErrorKind::Unavailable => "unavailable",
-            AuthErrorKind::Configuration => "configuration",
-            AuthErrorKind::WrongOrigin => "wrong_origin",
-            AuthErrorKind::PayloadTooLarge => "payload_too_large",
-        },
+        Err(error) => kind_name(error.kind()),
+    }
+}
+
+fn kind_name(kind: AuthErrorKind) -> &'static str {
+    match kind {
+        AuthErrorKind::MissingIdentity => "missing_identity",
+        AuthErrorKind::MissingToken => "missing_token",
+        AuthErrorKind::Expired => "expired",
+        AuthErrorKind::Rejected => "rejected",
+        AuthErrorKind::InsufficientScope => "insufficient_scope",
+        AuthErrorKind::Unavailable => "unavailable",
+        AuthErrorKind::Configuration => "configuration",
+        AuthErrorKind::WrongOrigin => "wrong_origin",
+        AuthErrorKind::PayloadTooLarge => "payload_too_large",
     }
 }

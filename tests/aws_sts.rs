@@ -425,12 +425,14 @@ async fn hop_by_hop_headers_and_those_that_connection_names_are_removed_before_s
         names,
         [
             "authorization",
+            "connection",
             "host",
             "x-amz-date",
             "x-amz-security-token",
             "x-stays"
         ]
     );
+    assert_eq!(arrival.headers["connection"], "close");
     let signature = Signature::of(&arrival.headers);
     assert_eq!(
         signature.signed_headers,

@@ -3,33 +3,25 @@
 
 mod support;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Version, header::HOST};
 use http_body_util::Full;
-use rcgen::CertifiedKey;
 use support::{
     http_server::{HttpServer, ok, temporary_redirect},
     recording::identity,
+    tls::{config, start_tls, trusting},
 };
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ClientConfig, RootCertStore, ServerConfig,
-        crypto::aws_lc_rs,
-        pki_types::{CertificateDer, PrivateKeyDer},
-    },
-};
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AuthError, AuthErrorKind, AuthLayer, HeaderInjection, Identity, IdentityLayer, Origin,
     UpstreamInject,
-    client::hyper::{HttpsClient, https_client, https_client_with},
+    client::hyper::{https_client, https_client_with},
 };
 
 #[tokio::test]
@@ -227,37 +219,6 @@ async fn a_connection_that_does_not_come_about_is_given_up_after_10_seconds() {
 
     assert!(error.is_connect());
     assert_eq!(started.elapsed().as_secs(), 10);
-}
-
-/// A server for `localhost`, and the certificate that it shows.
-async fn start_tls(alpn: &[&str]) -> (HttpServer, CertificateDer<'static>) {
-    let CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed([String::from("localhost")]).unwrap();
-    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
-    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let server = HttpServer::start_over(move |tcp| acceptor.accept(tcp), async |_| ok()).await;
-    (server, cert.der().clone())
-}
-
-fn trusting(certificate: Option<CertificateDer<'static>>) -> HttpsClient<Full<Bytes>> {
-    https_client_with(config(certificate))
-}
-
-fn config(certificate: Option<CertificateDer<'static>>) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificate);
-    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 fn get(uri: &str) -> Request<Full<Bytes>> {

@@ -10,12 +10,15 @@ use pin_project_lite::pin_project;
 use tower::{BoxError, Layer, Service};
 
 use crate::{
+    credential_header::CredentialHeader,
     error::{BuildError, Faults},
+    hop_by_hop::remove_hop_by_hop,
     inner_service_accessors::inner_service_accessors,
     origin::Origin,
     outgoing::origin_guard::OriginGuard,
     secret::secret_header_value,
     sent_or_refused::SentOrRefused,
+    telemetry,
 };
 
 const NAMED_TWICE: &str = "names a header that an earlier setting names, remove one of the two";
@@ -85,8 +88,8 @@ pub struct HeaderForwardLayer {
 }
 
 struct Headers {
-    fixed: Vec<(HeaderName, HeaderValue)>,
-    captured: Vec<HeaderName>,
+    fixed: Vec<(CredentialHeader, HeaderValue)>,
+    captured: Vec<CredentialHeader>,
 }
 
 impl HeaderForwardLayer {
@@ -104,7 +107,7 @@ impl HeaderForwardLayer {
     /// Insert the result into the extensions of the outgoing request.
     pub fn captured(&self, incoming: &HeaderMap) -> CapturedHeaders {
         let mut headers = HeaderMap::new();
-        for name in &self.headers.captured {
+        for name in self.headers.captured.iter().map(CredentialHeader::name) {
             for value in incoming.get_all(name) {
                 headers.append(name, value.clone());
             }
@@ -135,16 +138,20 @@ impl Headers {
     fn add_to<B>(&self, request: &mut Request<B>) {
         let captured = request.extensions().get::<CapturedHeaders>().cloned();
         let outgoing = request.headers_mut();
-        for (name, value) in &self.fixed {
-            if !outgoing.contains_key(name) {
-                outgoing.insert(name.clone(), value.clone());
+        for (header, value) in &self.fixed {
+            if outgoing.contains_key(header.name()) {
+                header.remove_other_spellings(outgoing);
+            } else {
+                header.insert(outgoing, value.clone());
             }
         }
         let Some(CapturedHeaders { headers: captured }) = captured else {
             return;
         };
-        for name in &self.captured {
+        for header in &self.captured {
+            let name = header.name();
             if !outgoing.contains_key(name) {
+                header.remove_other_spellings(outgoing);
                 for value in captured.get_all(name) {
                     outgoing.append(name.clone(), value.clone());
                 }
@@ -153,11 +160,12 @@ impl Headers {
     }
 
     fn debug(&self, name: &str, guard: &OriginGuard, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fixed: Vec<_> = self.fixed.iter().map(|(name, _)| name).collect();
+        let fixed: Vec<_> = self.fixed.iter().map(|(header, _)| header.name()).collect();
+        let captured: Vec<_> = self.captured.iter().map(CredentialHeader::name).collect();
         f.debug_struct(name)
             .field("origin", guard.origin())
             .field("headers", &fixed)
-            .field("captured", &self.captured)
+            .field("captured", &captured)
             .finish_non_exhaustive()
     }
 }
@@ -233,7 +241,13 @@ impl HeaderForwardBuilder {
         faults.check()?;
         Ok(HeaderForwardLayer {
             guard: self.guard,
-            headers: Arc::new(Headers { fixed, captured }),
+            headers: Arc::new(Headers {
+                fixed: fixed
+                    .into_iter()
+                    .map(|(name, value)| (CredentialHeader::new(name), value))
+                    .collect(),
+                captured: captured.into_iter().map(CredentialHeader::new).collect(),
+            }),
         })
     }
 }
@@ -301,12 +315,14 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let state = match self.guard.check(&request) {
             Ok(()) => {
+                remove_hop_by_hop(request.headers_mut());
                 self.headers.add_to(&mut request);
                 SentOrRefused::sent(self.inner.call(request))
             }
             Err(error) => {
                 // A clone is not ready, so this gives back what `poll_ready` reserved, such as a concurrency permit.
                 self.inner = self.inner.clone();
+                telemetry::refused("header_forward", &error);
                 SentOrRefused::refused(error)
             }
         };

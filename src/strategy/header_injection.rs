@@ -3,9 +3,10 @@ use std::{
     fmt,
 };
 
-use http::{HeaderName, HeaderValue, Request, header::AUTHORIZATION};
+use http::{HeaderValue, Request, header::AUTHORIZATION};
 
 use crate::{
+    credential_header::CredentialHeader,
     error::{BuildError, Faults},
     outgoing::headers::{header_name, header_value, is_restricted},
 };
@@ -31,7 +32,7 @@ use super::{authenticating::Authenticating, strategy::Strategy};
 /// ```
 #[derive(Clone)]
 pub struct HeaderInjection {
-    name: HeaderName,
+    header: CredentialHeader,
     value: HeaderValue,
 }
 
@@ -91,15 +92,17 @@ impl HeaderInjection {
             .take(value_setting, value)
             .and_then(|value| faults.take(value_setting, header_value(value)));
         let (name, value) = faults.or(name.zip(value))?;
-        Ok(Self { name, value })
+        Ok(Self {
+            header: CredentialHeader::new(name),
+            value,
+        })
     }
 }
 
 impl<B> Strategy<B> for HeaderInjection {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
-        request
-            .headers_mut()
-            .insert(self.name.clone(), self.value.clone());
+        self.header
+            .insert(request.headers_mut(), self.value.clone());
         Authenticating::done()
     }
 
@@ -111,7 +114,7 @@ impl<B> Strategy<B> for HeaderInjection {
 impl fmt::Debug for HeaderInjection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeaderInjection")
-            .field("name", &self.name)
+            .field("name", self.header.name())
             .finish_non_exhaustive()
     }
 }

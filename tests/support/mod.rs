@@ -37,5 +37,7 @@ pub(crate) mod sigv4;
 pub(crate) mod store_contract;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod sts;
+#[cfg(feature = "hyper")]
+pub(crate) mod tls;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod token_stack;

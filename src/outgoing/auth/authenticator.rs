@@ -7,6 +7,7 @@ use http::{Request, request, response};
 
 use crate::{
     error::AuthError,
+    hop_by_hop::remove_hop_by_hop,
     origin::Origin,
     outgoing::origin_guard::OriginGuard,
     strategy::{
@@ -81,6 +82,7 @@ impl<A> Authenticator<A> {
             let span = AuthenticationSpan::new(backend, strategy);
             return Authentication::Refused(self.refusal(span, strategy, error));
         }
+        remove_hop_by_hop(request.headers_mut());
         let mut span = AuthenticationSpan::new(backend, strategy);
         let entered = span.enter();
         let state = self.strategy.authenticate(request).into_state();
@@ -106,14 +108,16 @@ impl<A> Authenticator<A> {
     fn refusal(
         &self,
         mut span: AuthenticationSpan,
-        strategy: impl FnOnce() -> &'static str,
+        strategy: impl Fn() -> &'static str,
         error: AuthError,
     ) -> AuthError {
         let backend = self.guard.origin();
+        let error = error.with_backend(backend.clone());
         let outcome = Err::<(), _>(error.clone());
+        telemetry::refused(strategy(), &error);
         span.end(&outcome);
         self.requests.count(backend, strategy, &outcome);
-        error.with_backend(backend.clone())
+        error
     }
 
     /// Whether the response rejects the credential that the request was sent with, and what may help.
@@ -180,9 +184,12 @@ impl<B> Future for Obtaining<B> {
         let entered = span.enter();
         let polled = request.as_mut().poll(cx);
         drop(entered);
-        let outcome = ready!(polled);
+        let outcome = ready!(polled).map_err(|error| error.with_backend(backend.clone()));
+        if let Err(error) = &outcome {
+            telemetry::refused(strategy, error);
+        }
         span.end(&outcome);
         requests.count(backend, || strategy, &outcome);
-        Poll::Ready(outcome.map_err(|error| error.with_backend(backend.clone())))
+        Poll::Ready(outcome)
     }
 }

@@ -9,15 +9,15 @@ use aws_sigv4::{
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri,
-    header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-    },
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, PROXY_AUTHORIZATION, TRAILER},
     uri::{Authority, Scheme},
 };
 use tracing::{Dispatch, dispatcher};
 
-use crate::error::{AuthError, AuthErrorKind};
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    hop_by_hop::remove_hop_by_hop,
+};
 
 use super::{
     credentials::SessionCredentials,
@@ -31,19 +31,6 @@ const AMZ_PREFIX: &str = "x-amz-";
 const AMZ_CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
 pub(super) const AMZ_SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
-
-const HOP_BY_HOP: [HeaderName; 10] = [
-    CONNECTION,
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
 
 /// Signs requests as AWS wants them (SigV4, "AWS API request signatures").
 pub(super) struct Signer {
@@ -153,18 +140,13 @@ impl Signer {
 
 /// Removes what ends at the next hop, and what signing brings anew.
 fn clean(headers: &mut HeaderMap, has_trailers: bool) {
-    for name in named_by_connection(headers) {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        // It announces the trailers that go out.
-        if name != TRAILER || !has_trailers {
-            headers.remove(name);
-        }
-    }
+    remove_hop_by_hop(headers);
+    headers.remove(PROXY_AUTHORIZATION);
     if has_trailers {
         // HTTP/1.1 sends no trailers after a body whose length it knows (RFC 9112 §7.1.2).
         headers.remove(CONTENT_LENGTH);
+    } else {
+        headers.remove(TRAILER);
     }
     for name in [
         AUTHORIZATION,
@@ -174,14 +156,6 @@ fn clean(headers: &mut HeaderMap, has_trailers: bool) {
     ] {
         headers.remove(name);
     }
-}
-
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(CONNECTION).iter();
-    values
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .collect()
 }
 
 /// Makes the `host` header what HTTP clients make of the URI, so that what is signed is what is sent.

@@ -1,0 +1,87 @@
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE},
+};
+
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Removes what belongs to the caller's connection (RFC 9110 §7.6.1), so that nothing beneath a layer deletes a header
+/// that the layer adds.
+///
+/// Each header that `Connection` names goes, and the hop-by-hop headers. `Connection` keeps `close`, `keep-alive` and an
+/// upgrade whose `Upgrade` header is there. `TE: trailers` stays, because gRPC needs it and HTTP/2 allows it (RFC 9113
+/// §8.2.2).
+#[inline]
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.keys().any(is_hop_by_hop) {
+        remove(headers);
+    }
+}
+
+#[inline]
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+#[cold]
+fn remove(headers: &mut HeaderMap) {
+    let mut kept = Vec::new();
+    let mut named = Vec::new();
+    let connection: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    for value in &connection {
+        for option in value.as_bytes().split(|&byte| byte == b',') {
+            let option = option.trim_ascii();
+            if option.eq_ignore_ascii_case(b"close") {
+                kept.push("close");
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                kept.push("keep-alive");
+            } else if option.eq_ignore_ascii_case(b"upgrade") {
+                if headers.contains_key(UPGRADE) {
+                    kept.push("upgrade");
+                }
+            } else if let Ok(name) = HeaderName::from_bytes(option) {
+                named.push(name);
+            }
+        }
+    }
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        CONNECTION,
+        HTTP2_SETTINGS,
+        KEEP_ALIVE,
+        PROXY_AUTHENTICATE,
+        PROXY_CONNECTION,
+        TRANSFER_ENCODING,
+    ] {
+        headers.remove(name);
+    }
+    if !kept.contains(&"upgrade") {
+        headers.remove(UPGRADE);
+    }
+    let mut te = headers.get_all(TE).iter();
+    let only_trailers = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"trailers");
+    if !te.all(only_trailers) {
+        headers.remove(TE);
+    }
+    kept.sort_unstable();
+    kept.dedup();
+    if !kept.is_empty()
+        && let Ok(connection) = HeaderValue::try_from(kept.join(", "))
+    {
+        headers.insert(CONNECTION, connection);
+    }
+}
