@@ -13,6 +13,13 @@
 //! | `cache` | see the table of labels below; empty if no `CredentialCache` was asked |
 //! | `outcome` | see the table of labels below |
 //!
+//! # Events
+//!
+//! A request that [`AuthLayer`](crate::AuthLayer) or [`HeaderForwardLayer`](crate::HeaderForwardLayer) refuses is the event
+//! "a request was refused", with the fields `backend`, `strategy`, `kind` and `error`. Its level is `warn` for the kinds
+//! `wrong_origin` and `configuration`, which concern the operator, and `debug` for all others. `strategy` is
+//! `header_forward` for `HeaderForwardLayer`.
+//!
 //! # Metrics
 //!
 //! With the feature `metrics`, the crate sends these metrics to the recorder of the

@@ -15,7 +15,7 @@ use super::{authenticating::Authenticating, strategy::Strategy};
 
 /// Sends a fixed header: an API key, say, or a service's own `Authorization`.
 ///
-/// A header of that name that is there already is replaced. It does not depend on a user: a request without an identity
+/// A header of that name that is there already is replaced, also one with `_` in place of `-`. It does not depend on a user: a request without an identity
 /// gets it, a health check too.
 ///
 /// # Security

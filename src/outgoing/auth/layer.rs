@@ -50,6 +50,13 @@ use super::{
 /// - **Redirects are followed above this layer, or not at all**, for example by [`FollowRedirect`]. A client below that
 ///   follows redirects would send a credential in a header such as `x-api-key` to another host.
 ///
+/// # Hop-by-hop headers
+///
+/// A request header such as `Connection: authorization` would make the HTTP client, or the next hop, delete the credential.
+/// Before the strategy runs, the layer removes each header that `Connection` names and the hop-by-hop headers (RFC 9110
+/// §7.6.1). `Connection` keeps `close`, `keep-alive` and `upgrade`, so an upgrade still works. `TE: trailers` stays for
+/// gRPC. [`HeaderForwardLayer`](crate::HeaderForwardLayer) does the same.
+///
 /// # Readiness is held
 ///
 /// While a strategy obtains a credential, for example in a token exchange, the layer keeps the inner service that was
