@@ -9,14 +9,16 @@ use tower::BoxError;
 use crate::strategy::{strategy::Strategy, unauthenticated::Unauthenticated};
 
 use super::{
-    block::Block, document::Members, error::SectionFaults, kind::Kind, resources::Resources,
+    AwsStsConfig, CrossAppAccessConfig, HeaderInjectionConfig, OnBehalfOfConfig,
+    TokenExchangeConfig, UpstreamInjectConfig, block::Block, document::Members,
+    error::SectionFaults, kind::Kind, resources::Resources,
 };
 
 const UNAUTHENTICATED: &str = "unauthenticated";
 
 /// Declares the kinds of backends that have a block. All of what is common to them follows from this list.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident($module:ident::$config:ident),)+) => {
+    ($($(#[$doc:meta])* $name:ident($config:ident),)+) => {
         /// Selects how requests to one backend are authenticated: a `type`, and the block of keys that goes with it.
         ///
         /// `Debug` and serialization show no secret. Where a secret was given by value, serialization writes
@@ -42,13 +44,6 @@ macro_rules! kinds {
             /// [registered](super::ResourcesBuilder::strategy) under.
             Registered(String),
         }
-
-        /// The blocks of the kinds.
-        pub(crate) mod blocks {
-            $(pub use crate::config::kinds::$module::$config;)+
-        }
-
-        use blocks::*;
 
         /// Each kind's `type` and the key of its block.
         const KINDS: &[(&str, &str)] = &[$((<$config as Kind>::TYPE, <$config as Kind>::BLOCK)),+];
@@ -121,17 +116,17 @@ macro_rules! kinds {
 
 kinds! {
     /// `header_injection`, with `headerInjection`: [`HeaderInjection`](crate::HeaderInjection).
-    HeaderInjection(header_injection::HeaderInjectionConfig),
+    HeaderInjection(HeaderInjectionConfig),
     /// `token_exchange`, with `tokenExchange`: [`TokenExchange`](crate::TokenExchange).
-    TokenExchange(token_exchange::TokenExchangeConfig),
+    TokenExchange(TokenExchangeConfig),
     /// `upstream_inject`, with `upstreamInject`: [`UpstreamInject`](crate::UpstreamInject).
-    UpstreamInject(upstream_inject::UpstreamInjectConfig),
+    UpstreamInject(UpstreamInjectConfig),
     /// `aws_sts`, with `awsSts`: `AwsSts`, which needs the feature `aws-sts`.
-    AwsSts(aws_sts::AwsStsConfig),
+    AwsSts(AwsStsConfig),
     /// `obo`, with `obo`: [`OnBehalfOf`](crate::OnBehalfOf).
-    OnBehalfOf(on_behalf_of::OnBehalfOfConfig),
+    OnBehalfOf(OnBehalfOfConfig),
     /// `xaa`, with `xaa`: [`CrossAppAccess`](crate::CrossAppAccess).
-    CrossAppAccess(cross_app_access::CrossAppAccessConfig),
+    CrossAppAccess(CrossAppAccessConfig),
 }
 
 /// The types that are not for the application to register.

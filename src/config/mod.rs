@@ -17,9 +17,15 @@ mod resources;
 #[cfg(feature = "aws-sts")]
 mod sts_resources;
 
-pub use backend::blocks::*;
 pub use error::{ConfigError, ConfigFault};
-pub use kinds::aws_sts::RoleMappingConfig;
+pub use kinds::{
+    aws_sts::{AwsStsConfig, RoleMappingConfig},
+    cross_app_access::CrossAppAccessConfig,
+    header_injection::HeaderInjectionConfig,
+    on_behalf_of::OnBehalfOfConfig,
+    token_exchange::TokenExchangeConfig,
+    upstream_inject::UpstreamInjectConfig,
+};
 pub use live::LiveOutgoingAuth;
 pub use outgoing_auth::Source;
 pub use resources::{Resources, ResourcesBuilder};

@@ -1,4 +1,5 @@
-//! The kinds of backends that have a block: one file for each, and one line in [`kinds!`](super::backend).
+//! The kinds of backends that have a block, one file for each. `backend.rs` has the list of them. A kind that is in the
+//! list and not re-exported by `config` does not compile, nor does one that lacks a part of [`Kind`](super::kind::Kind).
 
 pub(super) mod aws_sts;
 pub(super) mod cross_app_access;
