@@ -98,7 +98,7 @@ impl Contract<'_> {
 
 /// Runs the whole contract on an empty store.
 pub(crate) async fn check(store: &dyn UpstreamTokenStore, pass: Pass) {
-    check_for(store, &pass, |user| owner(user)).await;
+    check_for(store, &pass, owner).await;
     check_for(store, &pass, |user| owner(user).with_session("session-1")).await;
     owners_are_apart(store).await;
     a_log_out_everywhere_removes_every_session(store).await;
