@@ -13,7 +13,9 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis_server::RedisServer;
 use tower_identity::{
     AccessToken, RedisStore, Secret, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
-    upstream::{Provider, ProviderTokens, Refresher, SealingKey, TokenOwner, UpstreamFuture},
+    upstream::{
+        Provider, ProviderTokens, Refreshed, Refresher, SealingKey, TokenOwner, UpstreamFuture,
+    },
 };
 
 #[path = "../tests/support/peers.rs"]
@@ -30,11 +32,7 @@ const PROVIDERS: [&str; 2] = ["github", "google"];
 struct Never;
 
 impl Refresher for Never {
-    fn refresh(
-        &self,
-        _: &ProviderTokens,
-        _: SystemTime,
-    ) -> UpstreamFuture<'static, ProviderTokens> {
+    fn refresh(&self, _: &ProviderTokens, _: SystemTime) -> UpstreamFuture<'static, Refreshed> {
         unreachable!("a good token was refreshed")
     }
 }

@@ -14,8 +14,8 @@ use support::{log::Log, owner, store_contract};
 use tower_identity::{
     AccessToken, Clock, ManualClock, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
     upstream::{
-        Claim, Claimed, Lease, OwnerKey, Provider, ProviderTokens, Refresher, Settlement,
-        StoredTokens, TokenOwner, UpstreamFuture, Version,
+        Claim, Claimed, Lease, OwnerKey, Provider, ProviderTokens, Refreshed, Refresher,
+        Settlement, StoredTokens, TokenOwner, UpstreamFuture, Version,
     },
 };
 
@@ -264,10 +264,10 @@ impl Refresher for OwnRefresher {
         &self,
         _tokens: &ProviderTokens,
         now: SystemTime,
-    ) -> UpstreamFuture<'static, ProviderTokens> {
+    ) -> UpstreamFuture<'static, Refreshed> {
         let token = UpstreamToken::new(AccessToken::new("refreshed").unwrap());
         let token = token.with_expires_at(now + Duration::from_secs(3600));
-        Box::pin(ready(Ok(ProviderTokens::new(token, now))))
+        Box::pin(ready(Ok(ProviderTokens::new(token, now).into())))
     }
 }
 

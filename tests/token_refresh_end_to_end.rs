@@ -38,7 +38,7 @@ use tower_identity::{
     TokenValidator, TokenValidatorLayer, UpstreamInject, UpstreamToken, UpstreamTokenStore,
     UpstreamTokens,
     client::rmcp::{SendAs, TowerHttpClient},
-    upstream::{Provider, ProviderTokens, Refresher, TokenOwner, UpstreamFuture},
+    upstream::{Provider, ProviderTokens, Refreshed, Refresher, TokenOwner, UpstreamFuture},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -54,14 +54,14 @@ impl Refresher for ScriptedRefresher {
         &self,
         tokens: &ProviderTokens,
         now: SystemTime,
-    ) -> UpstreamFuture<'static, ProviderTokens> {
+    ) -> UpstreamFuture<'static, Refreshed> {
         let spent = self.spent.fetch_add(1, Ordering::SeqCst) + 1;
         let sent = tokens.refresh_token().unwrap().expose().to_owned();
         assert_eq!(sent, format!("refresh-{spent}"), "spent twice, or lost");
         let issued = issued(spent + 1, now);
         Box::pin(async move {
             tokio::task::yield_now().await;
-            Ok(issued)
+            Ok(issued.into())
         })
     }
 }

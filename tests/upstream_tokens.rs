@@ -16,6 +16,7 @@ use std::{
 
 use futures_util::{FutureExt, future::join_all};
 use support::{
+    log::Log,
     owner,
     rotating_issuer::RotatingIssuer,
     store_contract::{self, tokens},
@@ -24,8 +25,8 @@ use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, Clock, ManualClock, MemoryStore, UpstreamToken,
     UpstreamTokenStore, UpstreamTokens,
     upstream::{
-        Claim, Claimed, Lease, LoadedTokens, Provider, ProviderBuilder, ProviderTokens, Refresher,
-        Settlement, StoredTokens, TokenOwner, UpstreamFuture,
+        Claim, Claimed, Lease, LoadedTokens, Provider, ProviderBuilder, ProviderTokens, Refreshed,
+        Refresher, Settlement, StoredTokens, TokenOwner, UpstreamFuture,
     },
 };
 
@@ -160,6 +161,7 @@ struct Faults {
     /// The claim is made, and its answer lost.
     answers_to_claims: AtomicBool,
     settlements: AtomicBool,
+    granted: Mutex<Option<Lease>>,
     /// What a load answers that was begun before others wrote.
     overtaken_load: Mutex<Option<BTreeMap<String, StoredTokens>>>,
     loaded: AtomicUsize,
@@ -173,6 +175,17 @@ impl FlakyStore {
             memory: MemoryStore::builder().clock(clock.clone()).build().unwrap(),
             faults: Arc::default(),
         }
+    }
+}
+
+impl FlakyStore {
+    /// Forgets the claim, as a store does that is restored from before it.
+    async fn forget_claim(&self) {
+        let lease = self.faults.granted.lock().unwrap().take().unwrap();
+        let released = self
+            .memory
+            .settle(&ALICE, "github", &lease, &Settlement::Release);
+        assert!(released.await.unwrap());
     }
 }
 
@@ -234,6 +247,9 @@ impl UpstreamTokenStore for FlakyStore {
             if self.faults.answers_to_claims.load(SeqCst) {
                 return Err(store_is_down());
             }
+            if let Claimed::Granted(lease) = claimed {
+                *self.faults.granted.lock().unwrap() = Some(lease);
+            }
             Ok(claimed)
         })
     }
@@ -282,8 +298,9 @@ where
         &self,
         tokens: &ProviderTokens,
         now: SystemTime,
-    ) -> UpstreamFuture<'static, ProviderTokens> {
-        (self.0)(tokens, now)
+    ) -> UpstreamFuture<'static, Refreshed> {
+        let refreshed = (self.0)(tokens, now);
+        Box::pin(async move { refreshed.await.map(Into::into) })
     }
 }
 
@@ -631,6 +648,208 @@ async fn f17_tokens_that_cannot_be_stored_are_used_and_stored_as_soon_as_it_can_
     let replica = bench.replica(|provider| provider);
     assert_eq!(bench.good(&replica.load(&ALICE).await.unwrap()), token);
     assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+impl Bench {
+    async fn stored_token(&self) -> Option<String> {
+        let stored = self.stored().await?;
+        let token = stored.tokens().token().access_token();
+        Some(token.expose().to_owned())
+    }
+
+    async fn is_stored(&self, token: &str) {
+        let stored = async {
+            while self.stored_token().await.as_deref() != Some(token) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(60 * SECOND, stored).await;
+        in_time.expect("it was not stored");
+    }
+}
+
+#[tokio::test]
+async fn f63_tokens_are_stored_when_the_store_is_back_without_the_claim() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    bench.store.faults.settlements.store(true, SeqCst);
+    let token = bench.good_token().await;
+    bench.store.forget_claim().await;
+    bench.store.faults.settlements.store(false, SeqCst);
+
+    bench.is_stored(&token).await;
+    let replica = bench.replica(|provider| provider);
+    assert_eq!(bench.good(&replica.load(&ALICE).await.unwrap()), token);
+    bench.clock.advance(LIFETIME);
+    bench.good(&replica.load(&ALICE).await.unwrap());
+    assert_eq!(bench.issuer.presented_again(), 0);
+    assert!(bench.issuer.killed().is_empty());
+}
+
+#[tokio::test]
+async fn f63_a_store_that_forgets_the_claim_and_fails_costs_the_waiting_request_nothing() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    let gate = bench.issuer.hold_answers();
+    let loading = tokio::spawn(bench.upstream.load(&ALICE));
+    bench.refreshes_reach(1).await;
+    bench.store.forget_claim().await;
+    bench.store.faults.claims.store(true, SeqCst);
+    gate.add_permits(1);
+    let token = bench.good(&loading.await.unwrap().unwrap());
+    // The claim that failed is not taken back: the refresh token was spent.
+    tokio::time::sleep(100 * Duration::from_millis(1)).await;
+    bench.store.faults.claims.store(false, SeqCst);
+    bench.is_stored(&token).await;
+    assert_eq!(bench.issuer.presented_again(), 0);
+}
+
+#[tokio::test]
+async fn f63_a_store_that_goes_back_to_older_tokens_gets_the_newest_ones() {
+    let bench = Bench::new().await;
+    let oldest = bench.stored().await.unwrap();
+    bench.clock.advance(LIFETIME);
+    bench.good_token().await;
+    bench.clock.advance(LIFETIME);
+    bench.store.faults.settlements.store(true, SeqCst);
+    let token = bench.good_token().await;
+    let restore = async || {
+        let restored = bench.store.memory.put(&ALICE, "github", oldest.tokens());
+        restored.await.unwrap();
+    };
+    restore().await;
+    bench.store.faults.settlements.store(false, SeqCst);
+    bench.is_stored(&token).await;
+
+    // It goes back between a load and the claim.
+    bench.clock.advance(LIFETIME);
+    let read = bench.store.memory.load(&ALICE).await.unwrap();
+    restore().await;
+    *bench.store.faults.overtaken_load.lock().unwrap() = Some(read);
+    let newest = bench.good_token().await;
+    assert_eq!(bench.stored_token().await, Some(newest));
+    assert_eq!(bench.issuer.presented_again(), 0);
+    assert!(bench.issuer.killed().is_empty());
+}
+
+#[tokio::test]
+async fn f63_tokens_that_cannot_be_stored_in_time_are_told() {
+    let bench = Bench::new().await;
+    let answers = Scripted(
+        |_: &ProviderTokens, _| -> UpstreamFuture<'static, ProviderTokens> {
+            Box::pin(async { Ok(tokens("fresh")) })
+        },
+    );
+    let provider = Provider::builder("github", answers).build().unwrap();
+    let upstream = UpstreamTokens::new(bench.store.clone(), [provider]).clock(bench.clock.clone());
+    bench.clock.advance(LIFETIME);
+    bench.store.faults.settlements.store(true, SeqCst);
+    let log = Log::default();
+    let _captured = log.capture("warn");
+    tokio::time::pause();
+    upstream.load(&ALICE).await.unwrap();
+    assert!(log.text().contains("not stored yet"), "{}", log.text());
+    assert!(!log.text().contains("ERROR"), "{}", log.text());
+    tokio::time::sleep(200 * SECOND).await;
+    let said = log.text();
+    assert!(said.contains("ERROR") && said.contains("is lost"), "{said}");
+    assert!(
+        said.contains("github") && !said.contains("-fresh"),
+        "{said}"
+    );
+}
+
+/// Two providers: `github`, whose tokens are good for 20 s, and `google`, whose answers are held.
+struct Two {
+    clock: Arc<ManualClock>,
+    github: RotatingIssuer,
+    google: RotatingIssuer,
+    gate: Arc<tokio::sync::Semaphore>,
+    upstream: UpstreamTokens,
+}
+
+impl Two {
+    async fn new() -> Self {
+        let clock = clock();
+        let github = RotatingIssuer::start(clock.clone(), 20 * SECOND).await;
+        let google = RotatingIssuer::start(clock.clone(), 1000 * SECOND).await;
+        let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
+        let expired = google.log_in("alice");
+        store.put(&ALICE, "google", &expired).await.unwrap();
+        clock.advance(1000 * SECOND);
+        let tokens = github.log_in("alice");
+        store.put(&ALICE, "github", &tokens).await.unwrap();
+        let gate = google.hold_answers();
+        let providers = [
+            github.provider("github", "gateway"),
+            google.provider("google", "gateway"),
+        ]
+        .map(|provider| provider.build().unwrap());
+        Self {
+            upstream: UpstreamTokens::new(store, providers).clock(clock.clone()),
+            clock,
+            github,
+            google,
+            gate,
+        }
+    }
+
+    /// Loads, and lets time pass while `google` is waited for.
+    async fn load_while(&self, passes: impl AsyncFnOnce()) -> LoadedTokens {
+        let loading = tokio::spawn(self.upstream.load(&ALICE));
+        until(|| self.google.refreshes() == 1).await;
+        passes().await;
+        self.gate.add_permits(1);
+        let loaded = loading.await.unwrap().unwrap();
+        assert_eq!(loaded.tokens().len(), 2, "{loaded:?}");
+        loaded
+    }
+}
+
+#[tokio::test]
+async fn f69_a_token_that_expires_while_another_provider_is_waited_for_is_refreshed() {
+    let two = Two::new().await;
+    two.clock.advance(10 * SECOND);
+    let loaded = two
+        .load_while(async || two.clock.advance(30 * SECOND))
+        .await;
+    let user = two.github.user_of(&access_token(&loaded));
+    assert_eq!(user.as_deref(), Some("alice"), "it has expired");
+    assert_eq!(two.github.refreshes(), 1);
+}
+
+#[tokio::test]
+async fn f69_a_refreshed_token_that_expires_while_another_provider_is_waited_for_is_refreshed() {
+    let two = Two::new().await;
+    two.clock.advance(20 * SECOND);
+    let loaded = two
+        .load_while(async || {
+            until(|| two.github.refreshes() == 1).await;
+            // Its answer has to arrive before the time passes.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            two.clock.advance(30 * SECOND);
+        })
+        .await;
+    let user = two.github.user_of(&access_token(&loaded));
+    assert_eq!(user.as_deref(), Some("alice"), "it has expired");
+    assert_eq!(two.github.refreshes(), 2);
+}
+
+#[tokio::test]
+async fn f69_what_was_refreshed_while_another_provider_was_waited_for_is_taken() {
+    let two = Two::new().await;
+    let old = two.github.log_in("alice");
+    let old = old.token().access_token().expose().to_owned();
+    two.clock.advance(16 * SECOND);
+    let loaded = two
+        .load_while(async || {
+            until(|| two.github.refreshes() == 1).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        })
+        .await;
+    assert_ne!(access_token(&loaded), old);
+    let remaining = loaded.tokens()["github"].expires_at().unwrap();
+    assert_eq!(remaining, two.clock.now() + 20 * SECOND);
 }
 
 #[tokio::test]

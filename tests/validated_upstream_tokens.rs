@@ -27,8 +27,8 @@ use tower_identity::{
     UpstreamTokens,
     incoming::TokenValidatorBuilder,
     upstream::{
-        Claim, Claimed, Lease, Provider, ProviderTokens, Refresher, Settlement, StoredTokens,
-        TokenOwner, UpstreamFuture,
+        Claim, Claimed, Lease, Provider, ProviderTokens, Refreshed, Refresher, Settlement,
+        StoredTokens, TokenOwner, UpstreamFuture,
     },
 };
 
@@ -54,7 +54,7 @@ impl Refresher for Scripted {
         &self,
         tokens: &ProviderTokens,
         now: SystemTime,
-    ) -> UpstreamFuture<'static, ProviderTokens> {
+    ) -> UpstreamFuture<'static, Refreshed> {
         let fails = *self.fails.lock().unwrap();
         let refresh_token = tokens.refresh_token().unwrap().expose().to_owned();
         let gate = self.gate.lock().unwrap().clone();
@@ -67,7 +67,7 @@ impl Refresher for Scripted {
             }
             match fails {
                 Some(kind) => Err(AuthError::new(kind, "as scripted")),
-                None => Ok(tokens_of(&format!("fresh-{refresh_token}"), now)),
+                None => Ok(tokens_of(&format!("fresh-{refresh_token}"), now).into()),
             }
         })
     }

@@ -197,6 +197,10 @@ impl Members {
         }
     }
 
+    pub(super) fn take_refresh_token(&mut self) -> Option<Secret> {
+        self.take_secret("refresh_token")
+    }
+
     fn take_secret(&mut self, name: &str) -> Option<Secret> {
         self.take(name).and_then(|text| Secret::new(text).ok())
     }
@@ -218,7 +222,7 @@ impl Members {
             token,
             lifetime: self.lifetime(),
             scope: self.take("scope"),
-            refresh_token: self.take_secret("refresh_token"),
+            refresh_token: self.take_refresh_token(),
             id_token: self.take_secret("id_token"),
         }
     }

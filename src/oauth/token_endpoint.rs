@@ -230,6 +230,27 @@ impl TokenEndpoint {
         }
     }
 
+    /// Requests a token with a refresh token, which may be used up by it.
+    ///
+    /// A success that is refused all the same may have the refresh token's successor, which comes with the error.
+    #[cfg(feature = "incoming")]
+    pub(crate) async fn refresh(
+        &self,
+        request: TokenRequest,
+    ) -> Result<TokenResponse<AccessToken>, RefusedRefresh> {
+        let mut successor = None;
+        let response = async {
+            request.check_bearer()?;
+            let answer = self.ask(&request).await?;
+            successor = issued_refresh_token(&answer);
+            let members = self.members(&request, answer)?;
+            response::bearer(&request, members)
+                .map_err(|fault| self.error(AuthErrorKind::Unavailable, fault))
+        };
+        let response = response.await;
+        response.map_err(|error| RefusedRefresh { error, successor })
+    }
+
     async fn ask(&self, request: &TokenRequest) -> Result<Answer, AuthError> {
         let http_request = self.http_request(request)?;
         let answer = self
@@ -353,6 +374,24 @@ impl fmt::Debug for TokenEndpoint {
             .field("time_limit", &self.inner.time_limit)
             .finish_non_exhaustive()
     }
+}
+
+/// A refresh that failed, and the new refresh token that was issued nevertheless.
+#[cfg(feature = "incoming")]
+pub(crate) struct RefusedRefresh {
+    pub(crate) error: AuthError,
+    pub(crate) successor: Option<Secret>,
+}
+
+/// The refresh token in a success, whatever else is wrong with the answer.
+#[cfg(feature = "incoming")]
+fn issued_refresh_token(answer: &Answer) -> Option<Secret> {
+    let mut members = match Members::parse(&answer.body) {
+        None if is_form(&answer.headers) => Members::parse_form(&answer.body),
+        members => members?,
+    };
+    let is_success = answer.status.is_success() && !members.is_refusal();
+    members.take_refresh_token().filter(|_| is_success)
 }
 
 /// Builds a [`TokenEndpoint`].

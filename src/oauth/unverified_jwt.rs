@@ -32,6 +32,11 @@ impl UnverifiedJwt {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
+    #[cfg(feature = "incoming")]
+    pub(crate) fn subject(&self) -> Option<&str> {
+        self.claims.get("sub").and_then(Value::as_str)
+    }
+
     pub(crate) fn expires_at(&self) -> Option<SystemTime> {
         expiration(&self.claims)
     }

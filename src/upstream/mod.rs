@@ -2,7 +2,8 @@
 //!
 //! [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens of a [`TokenOwner`], a user or a session of theirs, from an
 //! [`UpstreamTokenStore`](crate::UpstreamTokenStore), which is a [`MemoryStore`](crate::MemoryStore), a `RedisStore` or
-//! one that you write. Each [`Provider`] has a [`Refresher`], for example a [`RefreshTokenGrant`].
+//! one that you write. Each [`Provider`] has a [`Refresher`], for example a [`RefreshTokenGrant`], with [`Refreshed`] as
+//! its outcome.
 //!
 //! A store's methods take and return [`TokenOwner`], [`OwnerKey`], [`ProviderTokens`], [`StoredTokens`] with their [`Version`], and for refreshes
 //! [`Claim`], [`Claimed`], [`Lease`] and [`Settlement`].
@@ -24,7 +25,7 @@ pub(crate) mod upstream_tokens;
 pub use loaded_tokens::LoadedTokens;
 pub use owner::{OwnerKey, TokenOwner};
 pub use provider::{Provider, ProviderBuilder};
-pub use refresher::{RefreshTokenGrant, Refresher};
+pub use refresher::{RefreshTokenGrant, Refreshed, Refresher};
 pub use store::{
     Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, Version,
     memory::MemoryStoreBuilder,

@@ -60,6 +60,27 @@ impl Provider {
             .and_then(|id_token| id_token.expires_at())
     }
 
+    /// Whether the ID token of a refresh is of another user than the one before (OIDC Core §12.2). If the one before cannot
+    /// be read, for example because it is encrypted, nothing can be compared.
+    pub(super) fn changes_user(previous: &ProviderTokens, refreshed: &ProviderTokens) -> bool {
+        let claims = |tokens: &ProviderTokens| {
+            let id_token = UnverifiedJwt::decode(tokens.token().id_token()?.expose());
+            let claim = |claim: Option<&str>| claim.map(str::to_owned);
+            id_token.map(|id_token| (claim(id_token.issuer()), claim(id_token.subject())))
+        };
+        match claims(previous) {
+            Some(previous) if refreshed.token().id_token().is_some() => {
+                claims(refreshed) != Some(previous)
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn is_expired(&self, stored: &StoredTokens, now: SystemTime) -> bool {
+        let expires_at = self.expires_at(stored.tokens());
+        expires_at.is_some_and(|end| remaining(end, now).is_none())
+    }
+
     pub(super) fn freshness(&self, stored: &StoredTokens, now: SystemTime) -> Freshness {
         let tokens = stored.tokens();
         let Some(expires_at) = self.expires_at(tokens) else {

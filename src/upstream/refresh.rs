@@ -18,6 +18,7 @@ use crate::{
 use super::{
     owner::TokenOwner,
     provider::{Provider, remaining},
+    refresher::Refreshed,
     upstream_tokens::IN_DOUBT_FOR,
     upstream_tokens::{Inner, is_of, log_in_again},
 };
@@ -39,18 +40,43 @@ pub(super) struct Refresh {
 enum Right {
     Granted(Lease),
     Superseded(StoredTokens),
+    InDoubt(Duration),
+    Gone,
+}
+
+/// The outcome of a refresh that is not stored yet, and the right to store it.
+struct Write {
+    claim: Claim,
+    lease: Lease,
+    settlement: Settlement,
+}
+
+enum Written {
+    Done,
+    Superseded(StoredTokens),
+    Gone,
 }
 
 impl Refresh {
-    pub(super) async fn run(self) -> Result<Obtained<StoredTokens>, AuthError> {
-        let lease = match self.claim().await? {
-            Right::Granted(lease) => lease,
-            Right::Superseded(newer) => return Ok(self.obtained(newer)),
+    pub(super) async fn run(mut self) -> Result<Obtained<StoredTokens>, AuthError> {
+        let lease = loop {
+            match self.claim().await? {
+                Right::Granted(lease) => break lease,
+                Right::Superseded(restored) if self.is_older(&restored) => {
+                    self.claim = self.inner.claim(&self.provider, &restored);
+                }
+                Right::Superseded(newer) => return Ok(self.obtained(newer)),
+                Right::InDoubt(left) => return Err(in_doubt(left)),
+                Right::Gone => return Err(log_in_again()),
+            }
         };
         let provider = self.provider.name.as_str();
         match self.spend(&lease).await {
-            Ok(tokens) => {
+            Ok(Refreshed::Tokens(tokens)) => {
                 tracing::debug!(provider, "upstream tokens were refreshed");
+                if Provider::changes_user(self.stored.tokens(), &tokens) {
+                    return self.give_up(lease, id_token_of_another_user()).await;
+                }
                 let tokens = tokens.completed_by(self.stored.tokens());
                 let id_token = self.provider.id_token_expires_at(&tokens);
                 if id_token.is_some_and(|end| remaining(end, self.now()).is_none()) {
@@ -60,45 +86,68 @@ impl Refresh {
                 let newer = self.conclude(lease, Settlement::Replace(successor.clone()));
                 Ok(self.obtained(newer.await?.unwrap_or(successor)))
             }
+            Ok(Refreshed::OnlyRefreshToken {
+                refresh_token,
+                error,
+            }) => {
+                tracing::warn!(provider, %error, "a refresh issued a refresh token, and no access token that can be used");
+                let previous = self.stored.tokens();
+                let rest = ProviderTokens::new(previous.token().clone(), previous.issued_at())
+                    .with_refresh_token(refresh_token);
+                let rest = StoredTokens::new(&self.owner, rest);
+                // The back-off is kept for each version.
+                self.inner
+                    .refuse(&self.owner, &self.provider, &rest, error.clone());
+                let newer = self.conclude(lease, Settlement::Replace(rest)).await?;
+                newer.map(|newer| self.obtained(newer)).ok_or(error)
+            }
             Err(error) if error.kind() == AuthErrorKind::Rejected => {
                 tracing::debug!(provider, "the refresh token was refused");
                 self.give_up(lease, error).await
             }
             Err(error) => {
                 if self.settle(&lease, &Settlement::Release).await.is_err() {
-                    self.settle_later(lease, Settlement::Release);
+                    self.release_later(lease);
                 }
                 Err(error)
             }
         }
     }
 
-    /// Waits until the refresh token may be spent, or somebody else's refresh is there.
+    /// Claims the refresh token before it is spent. A claim whose answer was lost is taken back.
     async fn claim(&self) -> Result<Right, AuthError> {
+        let right = self.right(&self.claim).await;
+        if right.is_err() {
+            self.take_back();
+        }
+        right
+    }
+
+    /// Waits until the claim is granted, or another party's refresh is there.
+    async fn right(&self, claim: &Claim) -> Result<Right, AuthError> {
         let mut pause = SHORTEST_PAUSE;
         loop {
-            let claimed = match self.ask().await {
-                Ok(claimed) => claimed,
-                Err(error) => {
-                    self.take_back();
-                    return Err(error);
-                }
-            };
-            match claimed {
+            match self.ask(claim).await? {
                 Claimed::Granted(lease) => return Ok(Right::Granted(lease)),
                 Claimed::Superseded(newer) if is_of(&newer, &self.owner, &self.provider.name) => {
                     return Ok(Right::Superseded(newer));
                 }
                 Claimed::Held(left) => sleep(pause.min(left)).await,
-                Claimed::InDoubt(left) => return Err(in_doubt(left)),
-                Claimed::Superseded(_) | Claimed::Gone => return Err(log_in_again()),
+                Claimed::InDoubt(left) => return Ok(Right::InDoubt(left)),
+                Claimed::Superseded(_) | Claimed::Gone => return Ok(Right::Gone),
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
+    /// Whether the store has gone back to tokens that were replaced before, for example because it was restored. Their
+    /// refresh token was spent.
+    fn is_older(&self, restored: &StoredTokens) -> bool {
+        restored.tokens().issued_at() < self.stored.tokens().issued_at()
+    }
+
     /// Asks the provider, and renews the lease until it answers.
-    async fn spend(&self, lease: &Lease) -> Result<ProviderTokens, AuthError> {
+    async fn spend(&self, lease: &Lease) -> Result<Refreshed, AuthError> {
         let refresher = &self.provider.refresher;
         let refreshing = refresher.refresh(self.stored.tokens(), self.now());
         let refreshing = pin!(within(REFRESH_LIMIT, refreshing));
@@ -139,50 +188,105 @@ impl Refresh {
         newer.map(|newer| self.obtained(newer)).ok_or(error)
     }
 
-    /// Writes what became of the tokens. If somebody else did before, what they wrote is the answer.
+    /// Writes the outcome. If another party wrote before, its tokens are returned.
+    ///
+    /// If the store cannot be asked, the outcome is written in the background.
     async fn conclude(
         &self,
-        mut lease: Lease,
+        lease: Lease,
         settlement: Settlement,
     ) -> Result<Option<StoredTokens>, AuthError> {
-        loop {
-            match self.settle(&lease, &settlement).await {
-                Ok(true) => return Ok(None),
-                Ok(false) => match self.claim().await? {
-                    Right::Granted(another) => lease = another,
-                    Right::Superseded(newer) => return Ok(Some(newer)),
-                },
-                Err(error) => {
-                    let provider = self.provider.name.as_str();
-                    tracing::warn!(provider, %error, "what a refresh brought is not stored yet");
-                    self.settle_later(lease, settlement);
-                    return Ok(None);
-                }
+        let mut write = Write {
+            claim: self.claim.clone(),
+            lease,
+            settlement,
+        };
+        match self.write(&mut write).await {
+            Ok(Written::Done) => Ok(None),
+            Ok(Written::Superseded(newer)) => Ok(Some(newer)),
+            Ok(Written::Gone) => Err(log_in_again()),
+            Err(error) => {
+                let provider = self.provider.name.as_str();
+                tracing::warn!(provider, %error, "the outcome of a refresh is not stored yet");
+                self.write_later(write);
+                Ok(None)
             }
         }
     }
 
-    fn settle_later(&self, lease: Lease, settlement: Settlement) {
+    /// Settles. If the lease was lost, it claims again first: the store may have been restored from before the claim.
+    async fn write(&self, write: &mut Write) -> Result<Written, AuthError> {
+        while !self.settle(&write.lease, &write.settlement).await? {
+            match self.right(&write.claim).await? {
+                Right::Granted(another) => write.lease = another,
+                Right::Superseded(restored) if self.is_older(&restored) => {
+                    write.claim = self.inner.claim(&self.provider, &restored);
+                }
+                Right::Superseded(newer) => return Ok(Written::Superseded(newer)),
+                Right::InDoubt(left) => return Err(in_doubt(left)),
+                Right::Gone => return Ok(Written::Gone),
+            }
+        }
+        Ok(Written::Done)
+    }
+
+    fn write_later(&self, mut write: Write) {
+        let refresh = self.clone();
+        spawn(async move {
+            let provider = refresh.provider.name.as_str();
+            let started = Instant::now();
+            let mut pause = SHORTEST_PAUSE;
+            while started.elapsed() < IN_DOUBT_FOR {
+                sleep(pause).await;
+                match refresh.write(&mut write).await {
+                    Ok(Written::Done) => return,
+                    Ok(Written::Superseded(_)) => {
+                        return tracing::warn!(
+                            provider,
+                            "the outcome of a refresh was not stored, because other tokens were stored before"
+                        );
+                    }
+                    Ok(Written::Gone) => {
+                        return tracing::warn!(
+                            provider,
+                            "the outcome of a refresh was not stored, because the tokens were removed before"
+                        );
+                    }
+                    Err(_) => pause = (pause * 2).min(LONGEST_PAUSE),
+                }
+            }
+            tracing::error!(
+                provider,
+                "the outcome of a refresh could not be stored in time and is lost; the user may have to log in again"
+            );
+        });
+    }
+
+    fn release_later(&self, lease: Lease) {
         let refresh = self.clone();
         spawn(until_done(async move || {
-            refresh.settle(&lease, &settlement).await.map(drop)
+            let released = refresh.settle(&lease, &Settlement::Release);
+            released.await.map(drop)
         }));
     }
 
     /// Ends the claim that the store may have granted, though its answer was lost.
     fn take_back(&self) {
         let refresh = self.clone();
-        spawn(until_done(async move || match refresh.ask().await? {
-            Claimed::Granted(lease) => refresh.settle(&lease, &Settlement::Release).await.map(drop),
-            _ => Ok(()),
+        spawn(until_done(async move || {
+            match refresh.ask(&refresh.claim).await? {
+                Claimed::Granted(lease) => {
+                    let released = refresh.settle(&lease, &Settlement::Release);
+                    released.await.map(drop)
+                }
+                _ => Ok(()),
+            }
         }));
     }
 
-    async fn ask(&self) -> Result<Claimed, AuthError> {
+    async fn ask(&self, claim: &Claim) -> Result<Claimed, AuthError> {
         let store = &self.inner.store;
-        store
-            .claim(&self.owner, &self.provider.name, &self.claim)
-            .await
+        store.claim(&self.owner, &self.provider.name, claim).await
     }
 
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<bool, AuthError> {
@@ -217,7 +321,16 @@ async fn until_done(attempt: impl AsyncFn() -> Result<(), AuthError>) {
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    tracing::warn!("the store could not be asked for so long that a refresh was lost");
+    tracing::warn!("the store could not be asked for so long that a claim was left to run out");
+}
+
+#[cold]
+fn id_token_of_another_user() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Rejected,
+        "the ID token of a refresh has another issuer or subject than the one before (OIDC Core §12.2); have the user \
+         log in again",
+    )
 }
 
 #[cold]

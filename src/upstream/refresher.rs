@@ -4,8 +4,13 @@ use std::{
 };
 
 use crate::{
+    error::AuthError,
     identity::UpstreamToken,
-    oauth::{request::TokenRequest, response::Lifetime, token_endpoint::TokenEndpoint},
+    oauth::{
+        request::TokenRequest,
+        response::Lifetime,
+        token_endpoint::{RefusedRefresh, TokenEndpoint},
+    },
     secret::Secret,
     upstream::{UpstreamFuture, store::ProviderTokens},
 };
@@ -20,7 +25,7 @@ use super::upstream_tokens::UNKNOWN_LIFETIME;
 /// use std::time::{Duration, SystemTime};
 /// use tower_identity::{
 ///     AccessToken, AuthError, AuthErrorKind, Secret, UpstreamToken,
-///     upstream::{ProviderTokens, Refresher, UpstreamFuture},
+///     upstream::{ProviderTokens, Refreshed, Refresher, UpstreamFuture},
 /// };
 ///
 /// /// Sends the refresh token to the provider. Returns its answer.
@@ -38,7 +43,7 @@ use super::upstream_tokens::UNKNOWN_LIFETIME;
 ///         &self,
 ///         tokens: &ProviderTokens,
 ///         now: SystemTime,
-///     ) -> UpstreamFuture<'static, ProviderTokens> {
+///     ) -> UpstreamFuture<'static, Refreshed> {
 ///         let refresh_token = tokens.refresh_token().cloned();
 ///         Box::pin(async move {
 ///             let answer = call_provider(refresh_token).await?;
@@ -48,7 +53,7 @@ use super::upstream_tokens::UNKNOWN_LIFETIME;
 ///             })?;
 ///             let token = UpstreamToken::new(token)
 ///                 .with_expires_at(now + Duration::from_secs(3600));
-///             Ok(ProviderTokens::new(token, now))
+///             Ok(ProviderTokens::new(token, now).into())
 ///         })
 ///     }
 /// }
@@ -56,7 +61,9 @@ use super::upstream_tokens::UNKNOWN_LIFETIME;
 pub trait Refresher: fmt::Debug + Send + Sync {
     /// Uses the refresh token of `tokens`. The new tokens are issued at `now`.
     ///
-    /// If the new tokens lack a refresh token or an ID token, the old one stays.
+    /// If the new tokens lack a refresh token or an ID token, the old one stays. A new ID token must have the issuer and
+    /// the subject of the old one (OIDC Core §12.2). If it does not, the new tokens are dropped, and the user must log in
+    /// again.
     ///
     /// # Errors
     ///
@@ -66,12 +73,40 @@ pub trait Refresher: fmt::Debug + Send + Sync {
         &self,
         tokens: &ProviderTokens,
         now: SystemTime,
-    ) -> UpstreamFuture<'static, ProviderTokens>;
+    ) -> UpstreamFuture<'static, Refreshed>;
+}
+
+/// The outcome of a [refresh](Refresher::refresh).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Refreshed {
+    /// The provider issued new tokens.
+    Tokens(ProviderTokens),
+    /// The provider issued a new refresh token, but no access token that can be used.
+    ///
+    /// The new refresh token is stored, because the old one may be void. The request fails with `error`, unless the old
+    /// access token is still valid.
+    OnlyRefreshToken {
+        /// The new refresh token.
+        refresh_token: Secret,
+        /// The reason why the access token cannot be used.
+        error: AuthError,
+    },
+}
+
+impl From<ProviderTokens> for Refreshed {
+    fn from(tokens: ProviderTokens) -> Self {
+        Self::Tokens(tokens)
+    }
 }
 
 /// Refreshes tokens at an OAuth token endpoint (RFC 6749 §6).
 ///
 /// A new access token without `expires_in` counts as valid for 5 minutes.
+///
+/// Some providers answer a refresh with a new refresh token and an access token that is
+/// refused here, for example because `token_type` is missing. The new refresh token is
+/// kept in this case.
 #[derive(Clone, Debug)]
 pub struct RefreshTokenGrant {
     endpoint: TokenEndpoint,
@@ -104,12 +139,24 @@ impl Refresher for RefreshTokenGrant {
         &self,
         tokens: &ProviderTokens,
         now: SystemTime,
-    ) -> UpstreamFuture<'static, ProviderTokens> {
+    ) -> UpstreamFuture<'static, Refreshed> {
         let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
         let request = TokenRequest::refresh_token(refresh_token).scopes(&self.scopes);
-        let response = self.endpoint.request_token(request);
+        let endpoint = self.endpoint.clone();
         Box::pin(async move {
-            let response = response.await?;
+            let response = match endpoint.refresh(request).await {
+                Ok(response) => response,
+                Err(RefusedRefresh {
+                    error,
+                    successor: Some(refresh_token),
+                }) => {
+                    return Ok(Refreshed::OnlyRefreshToken {
+                        refresh_token,
+                        error,
+                    });
+                }
+                Err(RefusedRefresh { error, .. }) => return Err(error),
+            };
             let mut token = UpstreamToken::new(response.token().clone());
             let lifetime = match response.lifetime() {
                 Lifetime::Unknown => UNKNOWN_LIFETIME,
@@ -123,10 +170,10 @@ impl Refresher for RefreshTokenGrant {
                 token = token.with_id_token(id_token.clone());
             }
             let tokens = ProviderTokens::new(token, now);
-            Ok(match response.refresh_token() {
+            Ok(Refreshed::Tokens(match response.refresh_token() {
                 Some(refresh_token) => tokens.with_refresh_token(refresh_token.clone()),
                 None => tokens,
-            })
+            }))
         })
     }
 }

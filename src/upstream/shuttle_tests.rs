@@ -23,7 +23,7 @@ use crate::{
 use super::{
     TokenOwner, UpstreamFuture,
     provider::Provider,
-    refresher::Refresher,
+    refresher::{Refreshed, Refresher},
     store::{ProviderTokens, UpstreamTokenStore, memory::MemoryStore},
     upstream_tokens::UpstreamTokens,
 };
@@ -42,14 +42,14 @@ impl Refresher for Github {
         &self,
         tokens: &ProviderTokens,
         now: SystemTime,
-    ) -> UpstreamFuture<'static, ProviderTokens> {
+    ) -> UpstreamFuture<'static, Refreshed> {
         let refresh_token = tokens.refresh_token().unwrap().expose().to_owned();
         let spent = Arc::clone(&self.spent);
         Box::pin(async move {
             let number = spent.fetch_add(1, SeqCst);
             assert_eq!(refresh_token, format!("refresh-{number}"), "spent twice");
             yield_now().await;
-            Ok(tokens_number(number + 1, now))
+            Ok(tokens_number(number + 1, now).into())
         })
     }
 }

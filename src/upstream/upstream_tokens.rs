@@ -4,14 +4,18 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 
 use crate::{
     clock::{Clock, DefaultClock},
-    credential::cache::{CredentialCache, key::CacheScope, single_flight::Obtaining},
+    credential::cache::{
+        CredentialCache,
+        key::{CacheKey, CacheScope},
+        single_flight::Obtaining,
+    },
     error::{AuthError, AuthErrorKind},
 };
 
@@ -249,30 +253,66 @@ impl Inner {
     async fn load(self: &Arc<Self>, owner: &TokenOwner) -> Result<LoadedTokens, AuthError> {
         let mut stored = self.store.load(owner).await?;
         stored.retain(|provider, stored| is_of(stored, owner, provider));
-        let now = self.clock.now();
+        let asked_at = self.clock.now();
+        let mut now = asked_at;
         let mut tokens = LoadedTokens::read_now();
+        let mut held = Vec::with_capacity(stored.len());
         let mut waiting = Vec::new();
         for (name, provider) in &self.providers {
-            let Some((name, stored)) = stored.remove_entry(name) else {
+            let Some(stored) = stored.remove(name) else {
                 if !provider.optional {
                     tokens.add(name.clone(), Err(log_in_again()));
                 }
                 continue;
             };
-            match provider.freshness(&stored, now) {
-                Freshness::Settled => tokens.add(name, Ok(stored)),
+            let mut tokens = Held {
+                provider,
+                stored,
+                renewing: None,
+            };
+            match provider.freshness(&tokens.stored, now) {
+                Freshness::Settled => held.push(tokens),
                 Freshness::Advisory => {
-                    drop(self.refresh(owner, provider, &stored));
-                    tokens.add(name, Ok(stored));
+                    tokens.renewing = self.refresh(owner, provider, &tokens.stored);
+                    held.push(tokens);
                 }
-                Freshness::Mandatory | Freshness::Expired => {
-                    let fresh = self.fresh(owner, provider, stored);
-                    waiting.push(async { (name, fresh.await) });
-                }
+                Freshness::Mandatory | Freshness::Expired => waiting.push(tokens),
             }
         }
-        for (name, outcome) in join_all(waiting).await {
-            tokens.add(name, outcome);
+        // Time passes while tokens are waited for, so that all are judged again before they are handed out.
+        for _ in 0..MAX_SUCCESSORS {
+            if waiting.is_empty() {
+                break;
+            }
+            let refreshing = waiting.drain(..).map(|tokens: Held<'_>| {
+                let fresh = self.fresh(owner, tokens.provider, tokens.stored);
+                fresh.map(move |outcome| (tokens.provider, outcome))
+            });
+            let refreshed = join_all(refreshing).await;
+            now = self.clock.now();
+            for (provider, outcome) in refreshed {
+                match outcome {
+                    Ok(stored) => held.push(Held {
+                        provider,
+                        stored,
+                        renewing: None,
+                    }),
+                    Err(error) => tokens.add(provider.name.clone(), Err(error)),
+                }
+            }
+            for tokens in &mut held {
+                tokens.take_renewed(now);
+            }
+            waiting.extend(held.extract_if(.., |tokens| tokens.is_over(asked_at, now)));
+        }
+        for tokens_over in waiting {
+            tokens.add(tokens_over.provider.name.clone(), Err(too_fast()));
+        }
+        for Held {
+            provider, stored, ..
+        } in held
+        {
+            tokens.add(provider.name.clone(), Ok(stored));
         }
         for (name, stored) in stored {
             let expires_at = stored.tokens().token().expires_at();
@@ -296,12 +336,7 @@ impl Inner {
                 Some(refreshing) => refreshing.await,
                 None => Err(log_in_again()),
             };
-            let is_good = |stored: &StoredTokens| {
-                !matches!(
-                    provider.freshness(stored, self.clock.now()),
-                    Freshness::Expired
-                )
-            };
+            let is_good = |stored: &StoredTokens| !provider.is_expired(stored, self.clock.now());
             stored = match refreshed {
                 Ok(refreshed)
                     if refreshed.is_for_one_use() && refreshed.tokens().issued_at() >= asked_at =>
@@ -314,10 +349,7 @@ impl Inner {
                 Err(error) => return Err(error),
             };
         }
-        Err(AuthError::new(
-            AuthErrorKind::Unavailable,
-            "the upstream provider's tokens expire faster than they are refreshed; check its clock and ours",
-        ))
+        Err(too_fast())
     }
 
     /// Starts a refresh, or joins the one that is under way for these tokens. `None` without a refresh token.
@@ -327,25 +359,77 @@ impl Inner {
         provider: &Arc<Provider>,
         stored: &StoredTokens,
     ) -> Option<Obtaining<StoredTokens>> {
-        let refresh_token = stored.tokens().refresh_token()?;
-        let key = CacheScope::new("upstream-tokens")
-            .field("owner", owner.key().to_bytes())
-            .field("provider", &provider.name)
-            .field("version", stored.version().to_bytes())
-            .key(refresh_token.fingerprint());
+        let key = refresh_key(owner, provider, stored)?;
         Some(self.refreshes.obtain(key, None, || {
             let refresh = Refresh {
                 inner: Arc::clone(self),
                 owner: owner.clone(),
                 provider: Arc::clone(provider),
                 stored: stored.clone(),
-                claim: Claim::new(stored.version(), self.lease_time)
-                    .with_grace(provider.grace)
-                    .with_in_doubt_for(IN_DOUBT_FOR),
+                claim: self.claim(provider, stored),
             };
             refresh.run()
         }))
     }
+
+    /// Has a refresh of these tokens fail with `error`, until it is tried again after a while.
+    pub(super) fn refuse(
+        &self,
+        owner: &TokenOwner,
+        provider: &Provider,
+        stored: &StoredTokens,
+        error: AuthError,
+    ) {
+        if let Some(key) = refresh_key(owner, provider, stored) {
+            drop(self.refreshes.obtain(key, None, || async { Err(error) }));
+        }
+    }
+
+    pub(super) fn claim(&self, provider: &Provider, stored: &StoredTokens) -> Claim {
+        Claim::new(stored.version(), self.lease_time)
+            .with_grace(provider.grace)
+            .with_in_doubt_for(IN_DOUBT_FOR)
+    }
+}
+
+/// Tokens of a provider that are handed out, unless they expire before.
+struct Held<'a> {
+    provider: &'a Arc<Provider>,
+    stored: StoredTokens,
+    /// The refresh in the background.
+    renewing: Option<Obtaining<StoredTokens>>,
+}
+
+impl Held<'_> {
+    fn take_renewed(&mut self, now: SystemTime) {
+        if let Some(renewing) = &mut self.renewing
+            && let Some(renewed) = renewing.now_or_never()
+        {
+            self.renewing = None;
+            match renewed {
+                Ok(renewed) if !self.provider.is_expired(&renewed, now) => self.stored = renewed,
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the tokens are expired. Tokens that were issued at their end may be used once, now.
+    fn is_over(&self, asked_at: SystemTime, now: SystemTime) -> bool {
+        let issued_at = self.stored.tokens().issued_at();
+        let is_for_once =
+            issued_at >= asked_at && self.provider.is_expired(&self.stored, issued_at);
+        self.provider.is_expired(&self.stored, now) && !is_for_once
+    }
+}
+
+/// `None` without a refresh token.
+fn refresh_key(owner: &TokenOwner, provider: &Provider, stored: &StoredTokens) -> Option<CacheKey> {
+    let refresh_token = stored.tokens().refresh_token()?;
+    let scope = CacheScope::new("upstream-tokens")
+        .field("owner", owner.key().to_bytes())
+        .field("provider", &provider.name)
+        .field("version", stored.version().to_bytes());
+    Some(scope.key(refresh_token.fingerprint()))
 }
 
 /// Whether stored tokens belong to this user. The store may have found them by less, for example by the session alone.
@@ -358,6 +442,14 @@ pub(super) fn is_of(stored: &StoredTokens, owner: &TokenOwner, provider: &str) -
         );
     }
     is_of
+}
+
+#[cold]
+fn too_fast() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Unavailable,
+        "the upstream provider's tokens expire faster than they are refreshed; check its clock and ours",
+    )
 }
 
 #[cold]
