@@ -29,8 +29,11 @@ use tower_identity::{
     delegation_chain,
     incoming::Issuer,
     oauth::{PrivateKeyJwt, SigningAlgorithm, TokenRequest, TokenType},
-    upstream::{Provider, RefreshTokenGrant},
+    upstream::{Provider, RefreshTokenGrant, TokenOwner},
 };
+
+#[cfg(feature = "redis")]
+use tower_identity::upstream::{ProviderTokens, Refreshed, Refresher, UpstreamFuture};
 
 const GATEWAY: &str = "https://gateway.example.com/";
 const OPAQUE: &str = "https://opaque.example.com/";
@@ -471,6 +474,223 @@ async fn a_provider_that_does_not_rotate_is_asked_with_the_same_refresh_token_ag
         assert!(loaded.tokens().contains_key("idp"), "{loaded:?}");
     }
     assert_eq!(provider.count("grant.success", "refresh_token").await, 2);
+}
+
+/// A gateway for the users of one provider, who have accounts at another one, `idp`.
+struct Gateway {
+    users: OidcProvider,
+    idp: OidcProvider,
+    store: MemoryStore,
+    /// The clock of the tokens of `idp`.
+    clock: Arc<ManualClock>,
+    validator: TokenValidator,
+}
+
+impl Gateway {
+    async fn start(set: impl FnOnce(UpstreamTokens) -> UpstreamTokens) -> Option<Self> {
+        let (users, idp) = (provider().await?, provider().await?);
+        let clock = clock();
+        let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
+        let grant = RefreshTokenGrant::new(endpoint(&idp, ClientAuth::none("browser")));
+        let upstream = Provider::builder("idp", grant).build().unwrap();
+        let upstream = UpstreamTokens::new(store.clone(), [upstream]).clock(clock.clone());
+        let validator = TokenValidator::builder(users.issuer(), client())
+            .audience(GATEWAY)
+            .upstream_tokens(set(upstream))
+            .build()
+            .unwrap();
+        Some(Self {
+            users,
+            idp,
+            store,
+            clock,
+            validator,
+        })
+    }
+
+    /// The token that the user comes with after a log-in.
+    async fn log_in(&self, user: &str) -> String {
+        let log_in = self.users.log_in("browser", user, "openid", GATEWAY);
+        log_in.await.access_token
+    }
+
+    fn owner(&self, user: &str) -> TokenOwner {
+        TokenOwner::new(self.users.issuer(), user).unwrap()
+    }
+
+    /// Has the owner log in at `idp`, and gives the access token from there.
+    async fn link(&self, owner: &TokenOwner) -> String {
+        let linked = self
+            .idp
+            .log_in("browser", owner.subject(), "openid", BACKEND);
+        let linked = linked.await;
+        let tokens = linked.tokens(self.clock.now());
+        self.store.put(owner, "idp", &tokens).await.unwrap();
+        linked.access_token
+    }
+
+    /// The access token of `idp` that goes with a request.
+    async fn upstream(&self, token: &str) -> Result<String, AuthErrorKind> {
+        let identity = self.validator.validate(token).await;
+        let identity = identity.map_err(|error| error.kind())?;
+        let upstream = identity.upstream("idp").unwrap();
+        Ok(upstream.access_token().expose().to_owned())
+    }
+}
+
+#[tokio::test]
+async fn f66_users_of_an_ordinary_provider_keep_their_upstream_tokens() {
+    let Some(gateway) = Gateway::start(|upstream| upstream).await else {
+        return;
+    };
+    let token = gateway.log_in("alice").await;
+    let refused = gateway.upstream(&token).await.unwrap_err();
+    assert_eq!(refused, AuthErrorKind::Rejected);
+
+    let alice = gateway.owner("alice");
+    let linked = gateway.link(&alice).await;
+    assert_eq!(gateway.upstream(&token).await.as_ref(), Ok(&linked));
+    let another = gateway.log_in("alice").await;
+    assert_eq!(gateway.upstream(&another).await.as_ref(), Ok(&linked));
+    let bob = gateway.log_in("bob").await;
+    assert_eq!(gateway.upstream(&bob).await, Err(AuthErrorKind::Rejected));
+
+    gateway.clock.advance(HOUR);
+    let refreshed = gateway.upstream(&token).await.unwrap();
+    assert_ne!(refreshed, linked);
+    let idp = validator(&gateway.idp, "backend");
+    assert_eq!(idp.validate(&refreshed).await.unwrap().subject(), "alice");
+    assert_eq!(gateway.upstream(&another).await.as_ref(), Ok(&refreshed));
+    assert_eq!(gateway.idp.count("grant.success", "refresh_token").await, 1);
+
+    gateway.store.remove_user(&alice).await.unwrap();
+    assert_eq!(gateway.upstream(&token).await, Err(AuthErrorKind::Rejected));
+}
+
+#[tokio::test]
+async fn f65_each_session_of_a_user_has_its_own_upstream_tokens() {
+    let gateway = Gateway::start(|upstream| upstream.session_claim("sid")).await;
+    let Some(gateway) = gateway else {
+        return;
+    };
+    gateway.users.set(json!({ "sid": true })).await;
+    let session_of = async |token: &str| {
+        let identity = validator(&gateway.users, GATEWAY).validate(token).await;
+        let identity = identity.unwrap();
+        let session = identity.claims()["sid"].as_str().unwrap();
+        TokenOwner::of(&identity).unwrap().with_session(session)
+    };
+    let laptop = gateway.log_in("alice").await;
+    let phone = gateway.log_in("alice").await;
+    let owners = [session_of(&laptop).await, session_of(&phone).await];
+    assert_ne!(owners[0], owners[1]);
+    let on_laptop = gateway.link(&owners[0]).await;
+    assert_eq!(gateway.upstream(&laptop).await.as_ref(), Ok(&on_laptop));
+    assert_eq!(gateway.upstream(&phone).await, Err(AuthErrorKind::Rejected));
+    let on_phone = gateway.link(&owners[1]).await;
+    assert_eq!(gateway.upstream(&phone).await.as_ref(), Ok(&on_phone));
+    assert_ne!(on_phone, on_laptop);
+
+    gateway.store.remove(&owners[0]).await.unwrap();
+    assert_eq!(
+        gateway.upstream(&laptop).await,
+        Err(AuthErrorKind::Rejected)
+    );
+    gateway.clock.advance(HOUR);
+    assert_ne!(gateway.upstream(&phone).await.unwrap(), on_phone);
+    gateway.store.remove_user(&owners[0]).await.unwrap();
+    assert_eq!(gateway.upstream(&phone).await, Err(AuthErrorKind::Rejected));
+}
+
+/// Has Redis die when the provider has refreshed, and before it is stored.
+#[cfg(feature = "redis")]
+struct Fatal {
+    grant: RefreshTokenGrant,
+    redis: Arc<std::sync::Mutex<support::redis::RedisServer>>,
+    is_over: Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[cfg(feature = "redis")]
+impl std::fmt::Debug for Fatal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fatal")
+    }
+}
+
+#[cfg(feature = "redis")]
+impl Refresher for Fatal {
+    fn refresh(
+        &self,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, Refreshed> {
+        let refreshing = self.grant.refresh(tokens, now);
+        let (redis, is_over) = (self.redis.clone(), self.is_over.clone());
+        Box::pin(async move {
+            let refreshed = refreshing.await;
+            if !is_over.swap(true, std::sync::atomic::Ordering::SeqCst) {
+                redis.lock().unwrap().kill();
+            }
+            refreshed
+        })
+    }
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn f63_a_redis_that_dies_and_comes_back_from_a_snapshot_kills_no_family() {
+    let (Some(provider), Some(redis)) = (
+        provider().await,
+        support::redis::RedisServer::start_with(&[]),
+    ) else {
+        return;
+    };
+    let clock = clock();
+    let key = tower_identity::upstream::SealingKey::new([7; 32]);
+    let store = tower_identity::RedisStore::builder(redis.url(), key)
+        .build()
+        .unwrap();
+    let alice = owner("alice");
+    let tokens = provider.log_in("browser", "alice", "openid", GATEWAY).await;
+    store
+        .put(&alice, "idp", &tokens.tokens(clock.now()))
+        .await
+        .unwrap();
+    redis.save_snapshot();
+    let redis = Arc::new(std::sync::Mutex::new(redis));
+    let grant = RefreshTokenGrant::new(endpoint(&provider, ClientAuth::none("browser")));
+    let fatal = Fatal {
+        grant: grant.clone(),
+        redis: redis.clone(),
+        is_over: Arc::default(),
+    };
+    let replica = |idp: Provider| UpstreamTokens::new(store.clone(), [idp]).clock(clock.clone());
+    let first = replica(Provider::builder("idp", fatal).build().unwrap());
+    let second = replica(Provider::builder("idp", grant).build().unwrap());
+
+    clock.advance(HOUR);
+    let loaded = first.load(&alice).await.unwrap();
+    let refreshed = loaded.tokens()["idp"].access_token().expose().to_owned();
+    redis.lock().unwrap().restart();
+    let is_stored = async {
+        loop {
+            let stored = store.load(&alice).await.unwrap_or_default();
+            let token = stored.get("idp").map(|stored| stored.tokens().token());
+            if token.is_some_and(|token| token.access_token().expose() == refreshed) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(60), is_stored).await;
+    in_time.expect("the refresh was lost");
+
+    clock.advance(HOUR);
+    let loaded = second.load(&alice).await.unwrap();
+    assert!(loaded.tokens().contains_key("idp"), "{loaded:?}");
+    assert_eq!(provider.count("grant.success", "refresh_token").await, 2);
+    assert_eq!(provider.count("grant.error", "refresh_token").await, 0);
+    assert_eq!(provider.count("grant.revoked", "refresh_token").await, 0);
 }
 
 #[tokio::test]

@@ -227,6 +227,54 @@ async fn who_reads_redis_learns_neither_tokens_nor_users_nor_sessions() {
 }
 
 #[tokio::test]
+async fn the_index_of_a_users_sessions_forgets_those_that_have_ended() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let store = store_at(&server.url());
+    let store = store.time_to_live(Duration::from_secs(1)).build().unwrap();
+    let session = |name: &str| ALICE.clone().with_session(name);
+    let index = async || {
+        let keys: Vec<String> = server.ask("KEYS *:sessions");
+        let index = keys.into_iter().next().unwrap();
+        server.ask::<usize>(&format!("ZCARD {index}"))
+    };
+    store
+        .put(&session("a"), "github", &tokens("a"))
+        .await
+        .unwrap();
+    store
+        .put(&session("b"), "github", &tokens("b"))
+        .await
+        .unwrap();
+    assert_eq!(index().await, 2);
+    sleep(Duration::from_millis(700)).await;
+    // A refresh prolongs it.
+    let stored = store.load(&session("b")).await.unwrap();
+    let claim = Claim::new(stored["github"].version(), GRACE);
+    let claimed = store.claim(&session("b"), "github", &claim).await.unwrap();
+    let Claimed::Granted(lease) = claimed else {
+        panic!("not granted: {claimed:?}");
+    };
+    let next = Settlement::Replace(StoredTokens::new(&session("b"), tokens("next")));
+    assert!(
+        store
+            .settle(&session("b"), "github", &lease, &next)
+            .await
+            .unwrap()
+    );
+    sleep(Duration::from_millis(700)).await;
+    store
+        .put(&session("c"), "github", &tokens("c"))
+        .await
+        .unwrap();
+    assert_eq!(index().await, 2, "`a` has ended");
+    assert_eq!(store.load(&session("b")).await.unwrap().len(), 1);
+    store.remove_user(&ALICE).await.unwrap();
+    assert_eq!(server.ask::<Vec<String>>("KEYS *"), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn the_same_tokens_are_never_sealed_to_the_same_bytes() {
     let Some(server) = RedisServer::start() else {
         return;
@@ -343,6 +391,11 @@ fn a_store_is_built_without_a_runtime_and_checks_what_it_is_given() {
         .build()
         .unwrap_err();
     assert_eq!(error.invalid_settings()[0].setting(), "url");
+    let error = store_at("redis://127.0.0.1/")
+        .prefix("a{}")
+        .build()
+        .unwrap_err();
+    assert_eq!(error.invalid_settings()[0].setting(), "prefix");
     assert!(!format!("{error} {error:?}").contains("pw-Xq3"));
     let never = store_at("redis://127.0.0.1/").response_limit(Duration::ZERO);
     let error = never.build().unwrap_err();

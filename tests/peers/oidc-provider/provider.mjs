@@ -21,6 +21,8 @@ const options = {
   resources: {},
   ttl: { AccessToken: 3600, ClientCredentials: 3600, IdToken: 3600, RefreshToken: 86400 },
   rotateRefreshTokens: true,
+  // Whether access tokens name the log-in (`sid`).
+  sid: false,
   // Sender-constrained tokens: `{ nonce: true }` asks for a nonce in each proof.
   dpop: null,
   // `{ key, cert, ca }` in PEM: https, and clients that authenticate with a certificate.
@@ -140,7 +142,7 @@ function newProvider() {
       claims: () => ({ sub: id, name: `User ${id}`, email: `${id}@example.com` }),
     }),
     interactions: { url: (_ctx, { uid }) => `/interaction/${uid}` },
-    extraTokenClaims: (ctx) => ctx.state.claims,
+    extraTokenClaims: (ctx) => ({ ...(options.sid && { sid: ctx.oidc.entities.Grant?.jti }), ...ctx.state.claims }),
     issueRefreshToken: (_ctx, client) => client.grantTypeAllowed('refresh_token'),
     expiresWithSession: () => false,
     rotateRefreshToken: () => options.rotateRefreshTokens,

@@ -78,6 +78,7 @@ impl RedisStoreBuilder {
     /// [`BuildError`], when one of these settings is wrong:
     ///
     /// - `url` is not a URL of Redis.
+    /// - `prefix` has `{}`, which a cluster takes for an empty hash tag.
     /// - `time_to_live` or `response_limit` is below a millisecond.
     pub fn build(self) -> Result<RedisStore, BuildError> {
         let mut faults = Faults::new("RedisStore");
@@ -96,6 +97,12 @@ impl RedisStoreBuilder {
                     "is below a millisecond, so nothing could be kept or answered",
                 );
             }
+        }
+        if self.prefix.contains("{}") {
+            faults.add(
+                "prefix",
+                "has `{}`, so that a cluster would not keep the keys of a user together, leave it out",
+            );
         }
         let client = faults.or(client)?;
         Ok(RedisStore {
