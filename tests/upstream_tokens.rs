@@ -807,6 +807,25 @@ impl Two {
 }
 
 #[tokio::test]
+async fn f81_stored_tokens_are_remembered_for_a_minute_and_no_longer() {
+    let bench = Bench::new().await;
+    bench.clock.advance(LIFETIME);
+    let read = bench.store.memory.load(&ALICE).await.unwrap();
+    let token = bench.good_token().await;
+    // As a request does that loaded the old tokens before.
+    let load_old = async || {
+        *bench.store.faults.overtaken_load.lock().unwrap() = Some(read.clone());
+        assert_eq!(bench.good_token().await, token);
+        bench.store.faults.claimed.load(SeqCst)
+    };
+    tokio::time::pause();
+    assert_eq!(load_old().await, 1);
+    tokio::time::sleep(61 * SECOND).await;
+    assert_eq!(load_old().await, 2, "the store is asked");
+    assert_eq!(bench.issuer.refreshes(), 1);
+}
+
+#[tokio::test]
 async fn f69_a_token_that_expires_while_another_provider_is_waited_for_is_refreshed() {
     let two = Two::new().await;
     two.clock.advance(10 * SECOND);

@@ -93,6 +93,16 @@
 //! | F51-product | … and its work is the product of two claims, without a bound | `aws_roles` | `f51_the_work_of_a_matcher_is_bounded_by_patterns_times_list` |
 //! | F52 | a session name that was made fit is also the name of another user | `aws_roles` | `f52_a_name_that_looks_replaced_is_replaced_itself` |
 //! | F53 | the payload is not signed as the service wants it | `aws_signatures` | `f53_a_request_is_signed_as_aws_sigv4_signs_it_with_the_settings_of_the_service` |
+//! | F63 | a refresh that cannot be stored is given up when the store is back without the claim, so the used refresh token is sent again | `upstream_tokens` | `f63_tokens_are_stored_when_the_store_is_back_without_the_claim` |
+//! | F63-older | … or when the store is back with older tokens | `upstream_tokens` | `f63_a_store_that_goes_back_to_older_tokens_gets_the_newest_ones` |
+//! | F63-told | … or silently, when it cannot be stored in time | `upstream_tokens` | `f63_tokens_that_cannot_be_stored_in_time_are_told` |
+//! | F65 | the upstream tokens of a session go to another user or issuer that names the session | `validated_upstream_tokens` | `f65_a_session_is_of_one_user_of_one_issuer` |
+//! | F65-store | … if the store finds them by the session alone | `own_store` | `f65_tokens_that_a_store_finds_by_the_session_alone_are_given_to_no_other_user` |
+//! | F66 | upstream tokens are found only by a claim that few issuers send | `validated_upstream_tokens` | `f66_a_users_tokens_are_found_whatever_the_issuer_calls_the_session` |
+//! | F67 | a new refresh token is dropped because the rest of the answer is refused | `refresh_answers` | `f67_a_success_that_is_refused_still_brings_its_new_refresh_token` |
+//! | F68 | the ID token of another user is taken from a refresh | `refresh_answers` | `f68_an_id_token_of_another_subject_or_issuer_ends_the_tokens_of_the_provider` |
+//! | F69 | a token expires while another provider is waited for, and is handed out | `upstream_tokens` | `f69_a_token_that_expires_while_another_provider_is_waited_for_is_refreshed` |
+//! | F69-renewed | … and a refresh that ended meanwhile is not used | `upstream_tokens` | `f69_what_was_refreshed_while_another_provider_was_waited_for_is_taken` |
 //! | F70 | one token with an unknown key makes good tokens of a new key look bad | `issuer_keys` | `f70_a_token_that_was_not_checked_is_never_called_bad_but_asked_to_wait` |
 //! | F71 | a token that is bound to a key (`cnf`) is accepted from anybody | `token_validator` | `f71_a_token_that_is_bound_to_a_key_is_refused_unless_it_is_admitted_by_name` |
 //! | F71-refresh | … a refresh token that passes introspection | `token_validator` | `f71_what_introspection_does_not_call_an_access_token_is_refused` |

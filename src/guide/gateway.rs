@@ -64,6 +64,39 @@
 //! # let _ = validator_layer;
 //! ```
 //!
+//! The tokens belong to the user, whom the claims `iss` and `sub` name, so any OpenID provider will do. When a user
+//! has linked an account, put the provider's tokens into the store:
+//!
+//! ```
+//! use tower::BoxError;
+//! use tower_identity::{
+//!     Identity, UpstreamTokenStore,
+//!     upstream::{ProviderTokens, TokenOwner},
+//! };
+//!
+//! async fn linked(
+//!     store: &impl UpstreamTokenStore,
+//!     user: &Identity,
+//!     tokens: &ProviderTokens,
+//! ) -> Result<(), BoxError> {
+//!     store.put(&TokenOwner::of(user)?, "github", tokens).await?;
+//!     Ok(())
+//! }
+//!
+//! async fn log_out_everywhere(
+//!     store: &impl UpstreamTokenStore,
+//!     user: &Identity,
+//! ) -> Result<(), BoxError> {
+//!     store.remove_user(&TokenOwner::of(user)?).await?;
+//!     Ok(())
+//! }
+//! # let _ = (linked::<tower_identity::MemoryStore>, log_out_everywhere::<tower_identity::MemoryStore>);
+//! ```
+//!
+//! To keep the tokens of each login apart, name the claim of the session with
+//! [`session_claim`](crate::UpstreamTokens::session_claim), and put the tokens for an owner
+//! [with this session](crate::upstream::TokenOwner::with_session).
+//!
 //! [`MemoryStore`](crate::MemoryStore) replaces `RedisStore` where there is only one replica. Serve
 //! [`resource_metadata`](crate::TokenValidator::resource_metadata) beside your routes, so that MCP clients know where
 //! to log in. Keep health checks of the gateway itself outside of the layer. If your users come from several issuers,

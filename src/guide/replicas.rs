@@ -1,7 +1,7 @@
 //! Run several replicas.
 //!
 //! A refresh token that rotates may be used only once. If two replicas use the same one, the issuer takes it for stolen
-//! and logs the user out. Therefore the replicas share the upstream tokens of a session, and only one of them refreshes
+//! and logs the user out. Therefore the replicas share the upstream tokens of a user, and only one of them refreshes
 //! the tokens at a time.
 //!
 //! # 1. Share the tokens
@@ -34,7 +34,7 @@
 //!
 //! A refresh token is never used twice: within a process, callers share one refresh. Across processes, one replica at a
 //! time holds a lease, and a fencing token stops a holder that is too late. The stored tokens are sealed, bound to
-//! their session and written by compare-and-swap.
+//! their user and session, and written by compare-and-swap.
 //!
 //! # 2. Choose how much a fault may cost
 //!
@@ -44,7 +44,7 @@
 //! | [`replicas`](crate::upstream::RedisStoreBuilder::replicas) | Redis fails over. Then no refresh token is used before this number of Redis replicas has the claim. While fewer are connected, nothing is refreshed. |
 //! | [`lease_time`](crate::UpstreamTokens::lease_time) | The default of 10 s is too long to wait for a replica that died. |
 //! | [`response_limit`](crate::upstream::RedisStoreBuilder::response_limit) | Redis is far away, and the default of 500 ms is too short. |
-//! | [`time_to_live`](crate::upstream::RedisStoreBuilder::time_to_live) | Sessions should end sooner or later than 30 days after their last refresh. |
+//! | [`time_to_live`](crate::upstream::RedisStoreBuilder::time_to_live) | Tokens should be removed sooner or later than 30 days after their last refresh. |
 //!
 //! Two tables list what happens when a replica dies, a lease ends, or Redis stalls, fails over or loses its data: one
 //! [for refreshes](crate::UpstreamTokens#what-happens-when-something-breaks) and one [for
@@ -56,7 +56,7 @@
 //! 2. Give it to all replicas as an [older key](crate::upstream::RedisStoreBuilder::older_key), and wait until all of
 //!    them have it.
 //! 3. Make it the newest key everywhere, and the previous key an older one.
-//! 4. Remove the previous key when each session has been refreshed or has ended. A session that is still sealed with a
+//! 4. Remove the previous key when all tokens have been refreshed or removed. Loading tokens that are still sealed with a
 //!    removed key fails with [`Configuration`](crate::AuthErrorKind::Configuration), and does not ask the user to log
 //!    in.
 //!

@@ -30,7 +30,7 @@
 //! | | thousands of bad tokens | keys are fetched at most once in 10 s, and a refused user is not asked about again for 10 s |
 //! | | giving up in the middle of a refresh | the refresh goes on |
 //! | another user | the same name, e-mail or subject, at the same or another issuer | the cache key contains the token itself, and a fallback follows subject and issuer |
-//! | | the id of another user's session | [`BindSubject`](crate::BindSubject), where it is used; upstream tokens are found by the signed `tsid` claim |
+//! | | the id of another user's session | [`BindSubject`](crate::BindSubject), where it is used. Upstream tokens are found by issuer and subject, and a [session](crate::UpstreamTokens::session_claim) only among those of its user |
 //! | the backend | a redirect to another host | no redirect is followed beneath the layers, and one that is followed above them is checked again |
 //! | | 401 for each request | one retry, and one refresh for all requests |
 //! | | an endless answer | [`TowerHttpClient`](crate::client::rmcp::TowerHttpClient) bounds it; the other clients stream it to you without a bound |
@@ -39,7 +39,7 @@
 //! | | an outage | valid tokens and known keys stay in use, and the provider is asked less and less often |
 //! | | metadata or an assertion in another issuer's name | the issuer is compared, and so are an assertion's audience and resource |
 //! | AWS STS | the same, or repeating the user's token in an error | the same limits; neither its text nor the SDK's log is shown |
-//! | the Redis store | reading, changing or moving tokens | they are sealed, and bound to their session, provider and version |
+//! | the Redis store | reading, changing or moving tokens | they are sealed, and bound to their user, session, provider and version |
 //! | | an outage or a stall | `Unavailable` within a bounded time, and no refresh token is used without a claim |
 //! | readers of logs | a secret in `Debug` output, an error, a span or a URL | secrets are in none of them |
 //! | the network | reading along | plain `http` is refused except for loopback, unless the caller asks for it by name; the tokens sent to Redis are sealed, even where `rediss://` is not used |
@@ -108,6 +108,8 @@
 //! | An odd lifetime never means "forever" | `token_endpoint` | `f16_an_odd_expires_in_never_means_for_ever` |
 //! | A refresh token is used once, by one replica | `upstream_tokens` | `f18_replicas_that_refresh_at_once_spend_a_refresh_token_once` |
 //! | … and not again after that replica died | `upstream_tokens` | `f17_a_refresh_token_that_may_have_been_spent_by_a_replica_that_died_is_not_replayed` |
+//! | A user's upstream tokens go to no other user, whatever session a token names | `validated_upstream_tokens` | `f65_a_session_is_of_one_user_of_one_issuer` |
+//! | … even if the store returns them | `own_store` | `f65_tokens_that_a_store_finds_by_the_session_alone_are_given_to_no_other_user` |
 //! | A logout during a refresh stays | `upstream_tokens` | `a_log_out_during_a_refresh_stays` |
 //!
 //! ## Which callers are admitted
@@ -130,7 +132,7 @@
 //! | No token is in a span | `spans` | `each_authentication_has_one_span_and_no_token_is_in_it` |
 //! | The AWS SDK logs none | `aws_sts` | `f33_no_secret_is_in_a_log_at_trace_that_of_the_aws_sdk_included` |
 //! | A configuration shows none and serializes none | `config` | `no_output_shows_a_secret` |
-//! | Redis contains no readable token or session id | `redis_store` | `who_reads_redis_learns_neither_tokens_nor_the_sessions_id` |
+//! | Redis contains no readable token, user or session id | `redis_store` | `who_reads_redis_learns_neither_tokens_nor_users_nor_sessions` |
 //! | An answer to a caller reveals nothing internal | `error` | `an_answer_says_nothing_of_what_is_inside` |
 //!
 //! ## What a hostile peer can do

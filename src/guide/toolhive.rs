@@ -23,6 +23,7 @@
 //! | `auth.Identity` | [`Identity`](crate::Identity) |
 //! | `identity.UpstreamTokens[p]` | [`identity.upstream(p)`](crate::Identity::upstream), and its [`access_token()`](crate::UpstreamToken::access_token) |
 //! | `identity.UpstreamIDTokens[p]` | [`identity.upstream(p)`](crate::Identity::upstream), and its [`id_token()`](crate::UpstreamToken::id_token) |
+//! | upstream tokens by the claim `tsid` | [`UpstreamTokens::session_claim("tsid")`](crate::UpstreamTokens::session_claim). Without it they are found by issuer and subject |
 //! | the session's captured identity, `identityRoundTripper` | [`IdentityLayer::new(identity)`](crate::IdentityLayer)`.fallback(…)` |
 //! | `WithHealthCheckMarker`, `IsHealthCheck` | [`HealthCheck`](crate::HealthCheck) in the request's extensions |
 //!

@@ -19,8 +19,7 @@ use super::{
     owner::TokenOwner,
     provider::{Provider, remaining},
     refresher::Refreshed,
-    upstream_tokens::IN_DOUBT_FOR,
-    upstream_tokens::{Inner, is_of, log_in_again},
+    upstream_tokens::{IN_DOUBT_FOR, Inner, REMEMBERED_FOR, is_of, log_in_again},
 };
 
 const REFRESH_LIMIT: Duration = Duration::from_secs(35);
@@ -202,9 +201,14 @@ impl Refresh {
             settlement,
         };
         match self.write(&mut write).await {
-            Ok(Written::Done) => Ok(None),
-            Ok(Written::Superseded(newer)) => Ok(Some(newer)),
-            Ok(Written::Gone) => Err(log_in_again()),
+            Ok(written) => {
+                self.forget_later();
+                match written {
+                    Written::Done => Ok(None),
+                    Written::Superseded(newer) => Ok(Some(newer)),
+                    Written::Gone => Err(log_in_again()),
+                }
+            }
             Err(error) => {
                 let provider = self.provider.name.as_str();
                 tracing::warn!(provider, %error, "the outcome of a refresh is not stored yet");
@@ -239,14 +243,16 @@ impl Refresh {
             while started.elapsed() < IN_DOUBT_FOR {
                 sleep(pause).await;
                 match refresh.write(&mut write).await {
-                    Ok(Written::Done) => return,
+                    Ok(Written::Done) => return refresh.forget_later(),
                     Ok(Written::Superseded(_)) => {
+                        refresh.forget_later();
                         return tracing::warn!(
                             provider,
                             "the outcome of a refresh was not stored, because other tokens were stored before"
                         );
                     }
                     Ok(Written::Gone) => {
+                        refresh.forget_later();
                         return tracing::warn!(
                             provider,
                             "the outcome of a refresh was not stored, because the tokens were removed before"
@@ -259,6 +265,16 @@ impl Refresh {
                 provider,
                 "the outcome of a refresh could not be stored in time and is lost; the user may have to log in again"
             );
+        });
+    }
+
+    /// Forgets the tokens that the store has, so that they do not stay in memory after a logout.
+    fn forget_later(&self) {
+        let refresh = self.clone();
+        spawn(async move {
+            sleep(REMEMBERED_FOR).await;
+            let inner = &refresh.inner;
+            inner.forget(&refresh.owner, &refresh.provider, &refresh.stored);
         });
     }
 

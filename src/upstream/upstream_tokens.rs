@@ -27,6 +27,9 @@ use super::{
     store::{Claim, StoredTokens, UpstreamTokenStore},
 };
 
+/// How long this process remembers the tokens of a refresh that are stored: for requests that loaded the old ones before.
+pub(super) const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
 /// How long the holder of a lapsed lease may still settle it.
 pub(super) const IN_DOUBT_FOR: Duration = Duration::from_secs(120);
 
@@ -110,9 +113,17 @@ const MAX_SUCCESSORS: usize = 3;
 /// | a lease runs out while its holder is still working | the holder may still store the tokens, unless another party has claimed since. In that case its fencing token is too old: the store refuses, and the holder reads what the other party stored |
 /// | two parties refresh all the same, and the provider refuses the second | the second one removes nothing, because removal compares versions. It reads the tokens of the first |
 /// | the user logs in or out during a refresh | the tokens of the login stay. Removed tokens stay removed |
+/// | the store is restored from an earlier state while a refresh runs | the holder claims again, and stores the new tokens in place of the restored ones. Elsewhere a restored refresh token that was used is sent again, and the provider may revoke the login |
+/// | the store cannot be written to for two minutes after the refresh token was used | an event on the level `ERROR` says so. This process serves the new tokens until they expire. Then the user must log in again |
+/// | the provider issues a new refresh token and an access token that cannot be used | the new refresh token is stored, and the request fails with `Unavailable`. The new refresh token is sent after a pause |
+/// | the provider issues an ID token of another user | the new tokens are dropped, and the user must log in again (OIDC Core §12.2) |
+/// | tokens expire while another provider is waited for | they are refreshed before they are handed out |
 /// | the store loses its data | the user must log in again at every provider |
 ///
 /// # Security
+///
+/// After a logout, this process keeps refreshed tokens in memory for at most a minute,
+/// unless they could not be stored.
 ///
 /// Errors and events show neither the user nor the session nor a token.
 #[derive(Clone)]
@@ -382,6 +393,12 @@ impl Inner {
     ) {
         if let Some(key) = refresh_key(owner, provider, stored) {
             drop(self.refreshes.obtain(key, None, || async { Err(error) }));
+        }
+    }
+
+    pub(super) fn forget(&self, owner: &TokenOwner, provider: &Provider, stored: &StoredTokens) {
+        if let Some(key) = refresh_key(owner, provider, stored) {
+            self.refreshes.forget(&key);
         }
     }
 

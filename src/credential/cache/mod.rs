@@ -204,6 +204,12 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         }
     }
 
+    /// Drops the cached credential.
+    #[cfg(feature = "incoming")]
+    pub(crate) fn forget(&self, key: &CacheKey) {
+        self.inner.store.remove(key);
+    }
+
     /// Drops the cached credential if it is the one that a backend rejected. Returns whether it was dropped.
     ///
     /// If many calls were rejected with the same credential, the first one drops it. The others find that it is gone or
