@@ -9,7 +9,7 @@ use std::{
 };
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::AsyncConnectionConfig;
 use redis_server::RedisServer;
 use tower_identity::{
     AccessToken, RedisStore, Secret, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
@@ -53,7 +53,7 @@ fn redis(criterion: &mut Criterion) {
         .build()
         .unwrap();
     let alice = TokenOwner::new("https://issuer.example.com", "alice").unwrap();
-    let (manager, upstream) = runtime.block_on(async {
+    let (connection, upstream) = runtime.block_on(async {
         let store = RedisStore::builder(server.url(), SealingKey::new([7; 32]))
             .build()
             .unwrap();
@@ -63,8 +63,9 @@ fn redis(criterion: &mut Criterion) {
         let providers =
             PROVIDERS.map(|provider| Provider::builder(provider, Never).build().unwrap());
         let client = redis::Client::open(server.url()).unwrap();
-        let config = ConnectionManagerConfig::new().set_response_timeout(None);
-        let mut manager = ConnectionManager::new_with_config(client, config)
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
             .await
             .unwrap();
         let keys: Vec<String> = server.ask("KEYS *");
@@ -72,10 +73,10 @@ fn redis(criterion: &mut Criterion) {
         let () = redis::cmd("SET")
             .arg("bare")
             .arg(stored.concat())
-            .query_async(&mut manager)
+            .query_async(&mut connection)
             .await
             .unwrap();
-        (manager, UpstreamTokens::new(store, providers))
+        (connection, UpstreamTokens::new(store, providers))
     });
 
     let mut group = criterion.benchmark_group("incoming");
@@ -84,7 +85,7 @@ fn redis(criterion: &mut Criterion) {
             runtime.block_on(async {
                 let mut get = redis::cmd("GET");
                 get.arg("bare");
-                let value: Vec<u8> = get.query_async(&mut manager.clone()).await.unwrap();
+                let value: Vec<u8> = get.query_async(&mut connection.clone()).await.unwrap();
                 black_box(value)
             })
         });

@@ -34,6 +34,7 @@ pub(super) const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 pub(super) const IN_DOUBT_FOR: Duration = Duration::from_secs(120);
 
 const LEASE_TIME: Duration = Duration::from_secs(10);
+const SHORTEST_LEASE_TIME: Duration = Duration::from_millis(100);
 pub(super) const UNKNOWN_LIFETIME: Duration = Duration::from_secs(300);
 const MAX_SUCCESSORS: usize = 3;
 
@@ -194,11 +195,11 @@ impl UpstreamTokens {
     }
 
     /// Sets how long the lease of a refresh outlives a replica that died. By default 10 s. A running replica renews the
-    /// lease after a third of this time.
+    /// lease after a third of this time. A value below 100 ms counts as 100 ms, and one above 2 minutes as 2 minutes.
     #[must_use]
     pub fn lease_time(self, lease_time: Duration) -> Self {
         let mut inner = Arc::unwrap_or_clone(self.inner);
-        inner.lease_time = lease_time;
+        inner.lease_time = lease_time.clamp(SHORTEST_LEASE_TIME, IN_DOUBT_FOR);
         Self {
             inner: Arc::new(inner),
         }

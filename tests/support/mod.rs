@@ -28,6 +28,8 @@ pub(crate) mod recording;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(feature = "redis")]
+pub(crate) mod redis_answers;
+#[cfg(feature = "redis")]
 pub(crate) mod redis_fleet;
 #[cfg(feature = "incoming")]
 pub(crate) mod rotating_issuer;

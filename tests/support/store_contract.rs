@@ -15,7 +15,8 @@ use tower_identity::{
 use super::owner;
 
 const SHORT: Duration = Duration::from_millis(50);
-const LONG: Duration = Duration::from_secs(3600);
+/// A store need not believe that a lease lasts longer than its holder can be in doubt, which is a minute here.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Lets some time of the store's clock pass.
 pub(crate) type Pass = Box<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()>>>>;

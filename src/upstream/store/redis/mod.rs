@@ -1,4 +1,6 @@
+mod address;
 mod builder;
+mod fault;
 mod scripts;
 mod server;
 
@@ -13,18 +15,20 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use redis::{Cmd, FromRedisValue, Value};
 
 use crate::{
-    error::{AuthError, AuthErrorKind},
+    error::AuthError,
     upstream::{OwnerKey, TokenOwner},
 };
 
+use builder::Place;
 pub use builder::RedisStoreBuilder;
 
 use super::{
     Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, UpstreamFuture,
     UpstreamTokenStore, Version,
-    sealing::{Place, SealingKey, open, seal},
+    sealing::{self, SealingKey, open, seal},
 };
 
+use fault::unreadable;
 use scripts::{CLAIM, PROVIDERS, PUT, REMOVE_USER, RENEW, SETTLE};
 use server::Server;
 
@@ -33,7 +37,8 @@ const VERSION_LENGTH: usize = 16;
 
 /// Stores upstream tokens in Redis, for all replicas that share it and the sealing keys.
 ///
-/// It needs Redis 5 or newer. A clone is the same store, on the same connection.
+/// A clone is the same store, on the same connection. The store connects at its first
+/// use.
 ///
 /// ```no_run
 /// use tower_identity::{
@@ -67,20 +72,89 @@ const VERSION_LENGTH: usize = 16;
 /// In a hash, a provider's tokens are one field: their version, and the tokens sealed
 /// with XChaCha20-Poly1305.
 ///
+/// # Kinds of Redis
+///
+/// | set-up | constructor |
+/// | --- | --- |
+/// | one server, or a proxy or service with one address | [`builder`](Self::builder) |
+/// | a primary with replicas and Redis Sentinel | [`sentinel`](Self::sentinel) |
+/// | Redis Cluster, version 7 or newer | [`cluster`](Self::cluster) |
+///
+/// The store needs Redis 5 or newer. Versions 6.2 and 7.0 are tested. A compatible
+/// server or proxy must run Lua scripts (`EVAL`) that call `TIME` and then write.
+///
+/// A URL that starts with `rediss://` encrypts the connections with TLS. The server's
+/// certificate must name the host of the URL, and with Sentinel or Cluster the address
+/// that the servers announce. The CAs are those of the system, or
+/// [`ca_certificates`](RedisStoreBuilder::ca_certificates). If the process has no
+/// default `CryptoProvider` of rustls yet, the first connection with TLS installs
+/// aws-lc-rs.
+///
+/// # Rights
+///
+/// The store needs these rights, and no others (Redis 6 or newer):
+///
+/// ```text
+/// ACL SETUSER gateway on >password ~tower-identity:* +eval +hgetall +hget
+///     +hset +hdel +hkeys +hincrby +zadd +zrem +zrange +zremrangebyscore
+///     +pexpire +time +del
+/// ```
+///
+/// | with | also |
+/// | --- | --- |
+/// | another [`prefix`](RedisStoreBuilder::prefix) | that prefix instead of `tower-identity:` |
+/// | [`replicas`](RedisStoreBuilder::replicas) | `+wait` |
+/// | a database other than 0 | `+select` |
+/// | Sentinel | `+role`, and at the sentinels a user with `+role +sentinel\|masters` |
+/// | Cluster | `+cluster\|slots +asking` |
+///
+/// # Persistence
+///
+/// A write that Redis forgets can cost a user the login: an older refresh token comes
+/// back, which the provider takes for stolen.
+///
+/// | setting of Redis | what a crash loses |
+/// | --- | --- |
+/// | `appendonly yes`, `appendfsync always` | nothing that was confirmed |
+/// | `appendonly yes`, `appendfsync everysec` (the default) | the last second. Users whose tokens were refreshed in it must log in again |
+/// | snapshots only (`save`) | all since the last snapshot. Users whose tokens were refreshed since then must log in again, and logouts since then are undone |
+/// | neither | all sessions: every user must log in again |
+///
+/// Replicas of Redis do not replace this: a primary that restarts at once from an old
+/// snapshot passes it on to them. Set `maxmemory-policy noeviction`, because an evicted
+/// session needs a login, and is not found by a logout everywhere.
+///
 /// # What happens when Redis fails
 ///
 /// The effect on a refresh is described at
 /// [`UpstreamTokens`](crate::UpstreamTokens#what-happens-when-something-breaks).
+/// `Unavailable` and `Configuration` are [kinds](crate::AuthErrorKind) of errors.
 ///
-/// | Redis | a call |
-/// | --- | --- |
-/// | is down, refuses, or is still loading | fails with [`Unavailable`](crate::AuthErrorKind::Unavailable) |
-/// | stalls | fails with `Unavailable` after 500 ms. The next call makes a new connection, so that a host that vanished is not waited for |
-/// | drops the connection | is made once more on a new connection, which is safe. Both tries together take at most 500 ms |
-/// | restarts with its data | fails as above, until Redis is back |
-/// | restarts without its data | finds no tokens: every provider needs a login. A refresh that was running stores nothing, as after a logout |
-/// | fails over | behaves as after a dropped connection, if the address leads to the new primary. A primary may confirm a write that its replicas never get. With [`replicas`](RedisStoreBuilder::replicas), a refresh token is used only when that many replicas have the claim, and its successor counts as stored only when they have it |
-/// | holds a value that was sealed with an unknown key, was tampered with, or was moved | fails with [`Configuration`](crate::AuthErrorKind::Configuration). The value does not count as missing, and is not overwritten |
+/// Each call that fails because of the connection or the state of the node leaves the
+/// connection, looks up the address again, and is made once more. This is safe. Both
+/// tries together take at most 500 ms
+/// ([`response_limit`](RedisStoreBuilder::response_limit)).
+///
+/// | Redis | a call | test |
+/// | --- | --- | --- |
+/// | is down, or refuses connections | fails with `Unavailable` | `redis_store`: `f19_a_redis_that_is_down_is_unavailable_until_it_is_back` |
+/// | drops the connection | succeeds on a new connection | `redis_store`: `a_call_on_a_connection_that_was_dropped_is_made_once_more` |
+/// | stalls | fails with `Unavailable` after 500 ms | `redis_store`: `f19_a_redis_that_stalls_is_unavailable_in_bounded_time_and_nothing_is_spent` |
+/// | vanishes with its host | fails with `Unavailable` after 500 ms. The next call makes a new connection | `redis_store`: `a_host_that_is_gone_without_a_word_is_not_waited_for_twice` |
+/// | answers that it cannot serve: it is a replica now, loading, out of memory, without its replicas or disk (`READONLY`, `LOADING`, `OOM`, `NOREPLICAS`, `MISCONF` and others) | succeeds if the address leads to another node now, else fails with `Unavailable` | `redis_faults`: `f64_any_answer_about_the_state_of_a_node_drops_the_connection` |
+/// | stays in such a state | fails with `Unavailable`. New connections are made at most every 100 ms | `redis_faults`: `a_node_that_stays_unwell_is_not_flooded_with_connections` |
+/// | fails over behind one address | behaves as in the rows above. A primary may confirm a write that its replicas never get: set [`replicas`](RedisStoreBuilder::replicas) | `redis_store`: `f17_a_fail_over_in_the_middle_of_a_refresh_spends_nothing_twice_and_loses_nothing` |
+/// | fails over with Sentinel | fails with `Unavailable` until the sentinels name the new primary. Refreshes that were running end well, and no user must log in | `redis_topologies`: `a_fail_over_in_the_middle_of_refreshes_sends_nobody_to_log_in` |
+/// | has a sentinel that is down or silent | succeeds: all sentinels are asked at once | `redis_topologies`: `f64_the_new_primary_is_found_although_a_sentinel_is_gone` |
+/// | moves a slot of the cluster | succeeds | `redis_topologies`: `f64_a_session_whose_slot_moved_is_found_at_the_next_call` |
+/// | loses a node of the cluster | fails with `Unavailable` until the node or its replica serves | `redis_topologies`: `a_crashed_node_of_a_cluster_costs_nobody_the_log_in` |
+/// | has too few replicas that confirm a write in time | fails with `Unavailable`. The connection is left | `redis_faults`: `f64_a_primary_without_its_replicas_is_left` |
+/// | restarts without its data | finds no sessions: every provider needs a login. A refresh that was running stores nothing, as after a logout | `redis_store`: `a_redis_that_lost_its_data_needs_a_log_in_and_a_refresh_does_not_bring_a_session_back` |
+/// | refuses the password, a command or the keys, has no scripts or no such database, or is a node of a cluster | fails with `Configuration` and says what to do | `redis_faults`: `f78_what_no_other_attempt_mends_is_a_configuration_error_that_says_what_to_do` |
+/// | has a certificate that is not trusted, or refuses the client's | fails with `Configuration` | `redis_faults`: `tls_takes_a_ca_and_a_client_certificate_of_ones_own` |
+/// | sets its clock back, so that leases seem to last for long | waits no longer than two minutes | `redis_faults`: `f81_a_lease_that_ends_far_in_the_future_is_not_waited_for` |
+/// | holds a value that was sealed with an unknown key, was tampered with, or was moved | fails with `Configuration`. The value does not count as missing, and is not overwritten | `redis_store`: `a_value_that_was_moved_or_tampered_with_is_an_error_and_no_log_in` |
+/// | is not Redis, or answers nonsense | fails with `Configuration` or `Unavailable` | `redis_faults`: `f81_an_answer_that_is_none_is_an_error_that_shows_nothing_of_it` |
 ///
 /// # Security
 ///
@@ -92,9 +166,10 @@ const VERSION_LENGTH: usize = 16;
 /// - [`remove_user`](crate::UpstreamTokenStore::remove_user) finds the sessions in the
 ///   sorted set. Let Redis evict no keys (`maxmemory-policy noeviction`).
 /// - Nonces are random and have 192 bits: one key can seal any amount of data.
-/// - The connection is encrypted only if the URL starts with `rediss://` and the
-///   application enables TLS in the `redis` crate (`tokio-rustls-comp`). The values are
+/// - The connection is encrypted only if the URL starts with `rediss://`. The values are
 ///   sealed in either case.
+/// - Errors show what Redis said, with control characters escaped. They show neither
+///   arguments of commands nor the URL.
 #[derive(Clone)]
 pub struct RedisStore {
     inner: Arc<Inner>,
@@ -108,9 +183,60 @@ struct Inner {
 }
 
 impl RedisStore {
-    /// Starts a store at `url` (`redis://[user:password@]host[:port][/database]`). New values are sealed with `key`.
+    /// Starts a store at one server or proxy. New values are sealed with `key`.
+    ///
+    /// `url` is `redis://[user:password@]host[:port][/database]`, or `rediss://…` for TLS. The host is looked up for each
+    /// new connection.
     pub fn builder(url: impl Into<String>, key: SealingKey) -> RedisStoreBuilder {
-        RedisStoreBuilder::new(url.into(), key)
+        RedisStoreBuilder::new(Place::Server(url.into()), key)
+    }
+
+    /// Starts a store at the primary that Redis Sentinel names. New values are sealed with `key`.
+    ///
+    /// `sentinels` are URLs of the sentinels, usually with port 26379. All of them are asked for each new connection,
+    /// and the first answer counts that leads to a primary. `primary` is the name that the sentinels know it by, for
+    /// example `mymaster`.
+    ///
+    /// A user and password in a URL are those of the sentinels. Those of the servers are set with
+    /// [`credentials`](RedisStoreBuilder::credentials). The database and the scheme of the first URL hold for the
+    /// servers too: with `rediss://`, all connections use TLS.
+    ///
+    /// ```
+    /// use tower_identity::{RedisStore, Secret, upstream::SealingKey};
+    ///
+    /// # fn build(password: Secret) -> Result<(), tower_identity::BuildError> {
+    /// let sentinels = ["redis://sentinel-1:26379", "redis://sentinel-2:26379"];
+    /// let key = SealingKey::new([7; 32]); // not a good one
+    /// let store = RedisStore::sentinel(sentinels, "mymaster", key)
+    ///     .credentials("gateway", password)
+    ///     .replicas(1)
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// # build(Secret::new("7Fjfp0ZBr1Kt").unwrap()).unwrap();
+    /// ```
+    pub fn sentinel<U>(
+        sentinels: impl IntoIterator<Item = U>,
+        primary: impl Into<String>,
+        key: SealingKey,
+    ) -> RedisStoreBuilder
+    where
+        U: Into<String>,
+    {
+        let urls = sentinels.into_iter().map(Into::into).collect();
+        RedisStoreBuilder::new(Place::Sentinels(urls, primary.into()), key)
+    }
+
+    /// Starts a store at a Redis Cluster. New values are sealed with `key`.
+    ///
+    /// `nodes` are URLs of some of its nodes, with the same credentials and scheme. The first that answers names the
+    /// others. A session is one key, so that each call concerns one node.
+    pub fn cluster<U>(nodes: impl IntoIterator<Item = U>, key: SealingKey) -> RedisStoreBuilder
+    where
+        U: Into<String>,
+    {
+        let urls = nodes.into_iter().map(Into::into).collect();
+        RedisStoreBuilder::new(Place::Cluster(urls), key)
     }
 }
 
@@ -131,9 +257,12 @@ impl UpstreamTokenStore for RedisStore {
         Box::pin(async move {
             let mut command = redis::cmd("HGETALL");
             command.arg(self.inner.key(owner));
-            let fields: Vec<(String, Vec<u8>)> = self.inner.server.ask(&command).await?;
-            let tokens = fields.into_iter().filter_map(|(field, value)| {
-                let provider = field.strip_prefix(TOKENS)?;
+            let fields = pairs(self.inner.server.ask(&command).await?)?;
+            let tokens = fields.filter_map(|pair| {
+                let (Value::BulkString(field), Value::BulkString(value)) = pair else {
+                    return Some(Err(unreadable()));
+                };
+                let provider = std::str::from_utf8(&field).ok()?.strip_prefix(TOKENS)?;
                 let stored = self.inner.read(owner, provider, &value);
                 Some(stored.map(|stored| (provider.to_owned(), stored)))
             });
@@ -308,7 +437,7 @@ impl Inner {
         stored: &StoredTokens,
     ) -> Result<Vec<u8>, AuthError> {
         let version = stored.version();
-        let place = Place {
+        let place = sealing::Place {
             owner: owner.key(),
             provider,
             version,
@@ -328,7 +457,7 @@ impl Inner {
             .split_first_chunk::<VERSION_LENGTH>()
             .ok_or_else(unreadable)?;
         let version = Version::from_bytes(*version);
-        let place = Place {
+        let place = sealing::Place {
             owner: owner.key(),
             provider,
             version,
@@ -375,6 +504,20 @@ fn encoded(key: OwnerKey) -> String {
     URL_SAFE_NO_PAD.encode(key.to_bytes())
 }
 
+/// The fields of a hash: one after the other, or as a map where a proxy speaks the newer protocol.
+fn pairs(answer: Value) -> Result<impl Iterator<Item = (Value, Value)>, AuthError> {
+    let mut one_by_one = Vec::new();
+    let mut as_map = Vec::new();
+    match answer {
+        Value::Array(fields) if fields.len().is_multiple_of(2) => one_by_one = fields,
+        Value::Map(fields) => as_map = fields,
+        _ => return Err(unreadable()),
+    }
+    let mut one_by_one = one_by_one.into_iter();
+    let fields = std::iter::from_fn(move || one_by_one.next().zip(one_by_one.next()));
+    Ok(fields.chain(as_map))
+}
+
 fn read_as<T: FromRedisValue>(value: Value) -> Option<T> {
     T::from_redis_value(value).ok()
 }
@@ -385,12 +528,4 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis())
         .unwrap_or(LONGEST)
         .min(LONGEST)
-}
-
-#[cold]
-fn unreadable() -> AuthError {
-    AuthError::new(
-        AuthErrorKind::Configuration,
-        "the token store holds something that is none of ours; check its key prefix",
-    )
 }

@@ -3,6 +3,9 @@
 //! `KEYS[1]` has the tokens. `KEYS[2]` is the index of the user's sessions, where the tokens belong to one.
 
 /// A lease is `holder fence since until`, both times in milliseconds of the clock of Redis.
+///
+/// A lease that ends later than any holder would have it, or that cannot be read, is in doubt from now on: the clock was
+/// set back, or it was not written here.
 pub(super) const CLAIM: &str = r"
 local key, tokens, lease = KEYS[1], 't:' .. ARGV[1], 'l:' .. ARGV[1]
 local version, holder = ARGV[2], ARGV[3]
@@ -18,10 +21,15 @@ local since, fence = now, nil
 local held = redis.call('HGET', key, lease)
 if held then
   local by, by_fence, first, till = string.match(held, '^(%x+) (%d+) (%d+) (%d+)$')
-  since = tonumber(first)
+  since, till = tonumber(first), tonumber(till)
+  if not by or since > now or till > now + math.max(time, in_doubt_for) then
+    if not by or till > now + math.max(time, in_doubt_for) then till = now end
+    by, by_fence, since = by or '0', by_fence or '0', now
+    redis.call('HSET', key, lease, string.format('%s %s %.0f %.0f', by, by_fence, since, till))
+  end
   if by == holder then
     fence = by_fence
-  elseif now < tonumber(till) then
+  elseif now < till then
     return {'held', till - now}
   elseif now - since >= grace then
     local left = in_doubt_for - (now - since)
@@ -77,10 +85,20 @@ end
 return 1
 ";
 
+/// The versions that were put last are kept, so that a second run does not undo what came after the first. It writes
+/// them again, so that `WAIT` has a write to wait for.
 pub(super) const PUT: &str = r"
-redis.call('HSET', KEYS[1], 't:' .. ARGV[1], ARGV[2])
-redis.call('HDEL', KEYS[1], 'l:' .. ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local key, tokens, lease, puts = KEYS[1], 't:' .. ARGV[1], 'l:' .. ARGV[1], 'p:' .. ARGV[1]
+local version, done = string.sub(ARGV[2], 1, 16), redis.call('HGET', key, puts) or ''
+for at = 1, #done, 16 do
+  if string.sub(done, at, at + 15) == version then
+    redis.call('HSET', key, puts, done)
+    return 0
+  end
+end
+redis.call('HSET', key, tokens, ARGV[2], puts, string.sub(version .. done, 1, 64))
+redis.call('HDEL', key, lease)
+redis.call('PEXPIRE', key, ARGV[3])
 if KEYS[2] then
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -1,37 +1,53 @@
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
-use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind,
-    aio::{ConnectionManager, ConnectionManagerConfig},
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
 };
-use tokio::time::timeout;
+use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Value};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::error::{AuthError, AuthErrorKind};
+use crate::error::AuthError;
 
-use super::milliseconds;
+use super::{
+    address::{Address, Connection},
+    fault::{Fault, unreadable},
+    milliseconds,
+};
+
+/// A connection may take longer than a call, which fails then. The next one uses it.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(3);
+const FAULTS_WITHOUT_PAUSE: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(25);
+const MOST_PAUSES: u32 = 4;
 
 /// Redis, and how it is asked: over one connection, and within a time.
 pub(super) struct Server {
-    client: Client,
-    connection: Mutex<Option<Connection>>,
+    address: Arc<Address>,
+    link: Mutex<Option<Arc<Link>>>,
+    /// How many links in a row were left.
+    faults: AtomicU32,
     response_limit: Duration,
     replicas: u32,
 }
 
-#[derive(Clone)]
-struct Connection {
-    manager: ConnectionManager,
-    mark: Arc<()>,
+/// A connection, or the attempt to make one. When it is of no use any more, the address is looked up again for another.
+struct Link {
+    connected: Shared<BoxFuture<'static, Result<Connection, Fault>>>,
 }
 
 impl Server {
-    pub(super) fn new(client: Client, response_limit: Duration, replicas: u32) -> Self {
+    pub(super) fn new(address: Address, response_limit: Duration, replicas: u32) -> Self {
         Self {
-            client,
-            connection: Mutex::new(None),
+            address: Arc::new(address),
+            link: Mutex::new(None),
+            faults: AtomicU32::new(0),
             response_limit,
             replicas,
         }
@@ -48,78 +64,97 @@ impl Server {
             .cmd("WAIT")
             .arg(self.replicas)
             .arg(milliseconds(self.response_limit / 2));
-        let (answer, confirmed): (T, u32) =
-            self.within_limit(Question::Pipeline(&pipeline)).await?;
+        let (answer, link) = self.within_limit(Question::Pipeline(&pipeline)).await?;
+        let (answer, confirmed): (T, u32) = read(answer)?;
         if confirmed < self.replicas {
-            return Err(AuthError::new(
-                AuthErrorKind::Unavailable,
-                "too few replicas of the token store confirmed a write, so it does not count; check their connection to \
-                 the primary",
-            ));
+            self.leave(&link);
+            return Err(Fault::too_few_replicas().into_error());
         }
         Ok(answer)
     }
 
     pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, AuthError> {
-        self.within_limit(Question::Command(command)).await
+        let (answer, _) = self.within_limit(Question::Command(command)).await?;
+        read(answer)
     }
 
-    /// Asks, and once more if the connection was broken: all that is asked here may be asked twice.
-    async fn within_limit<T: FromRedisValue>(
-        &self,
-        question: Question<'_>,
-    ) -> Result<T, AuthError> {
-        let connection = self.connection()?;
-        let asking = async {
-            match question.ask(connection.manager.clone()).await {
-                Err(error) if error.is_connection_dropped() => {
-                    question.ask(connection.manager.clone()).await
+    /// Asks, and once more on another connection if the fault may have been the connection's: all that is asked here may
+    /// be asked twice.
+    async fn within_limit(&self, question: Question<'_>) -> Result<(Value, Arc<Link>), AuthError> {
+        let end = Instant::now() + self.response_limit;
+        let mut is_first = true;
+        loop {
+            let link = self.link();
+            let asking = link.ask(&question, self.address.is_cluster());
+            let fault = match timeout_at(end, asking).await {
+                Ok(Ok(answer)) => {
+                    if self.faults.load(Ordering::Relaxed) != 0 {
+                        self.faults.store(0, Ordering::Relaxed);
+                    }
+                    return Ok((answer, link));
                 }
-                answer => answer,
-            }
-        };
-        match timeout(self.response_limit, asking).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                if is_replica(&error) {
-                    self.forget(&connection);
+                Ok(Err(fault)) => fault,
+                Err(_) if link.connected.peek().is_none() => {
+                    return Err(Fault::not_connected().into_error());
                 }
-                Err(unavailable("failed").with_source(error))
+                Err(_) => {
+                    self.leave(&link);
+                    return Err(Fault::no_answer().into_error());
+                }
+            };
+            if fault.leaves_connection() {
+                self.leave(&link);
             }
-            Err(_) => {
-                self.forget(&connection);
-                Err(unavailable("did not answer in time"))
+            if !(fault.passes() && is_first) {
+                return Err(fault.into_error());
             }
+            is_first = false;
         }
     }
 
-    fn connection(&self) -> Result<Connection, AuthError> {
-        let mut current = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(connection) = &*current {
-            return Ok(connection.clone());
+    fn link(&self) -> Arc<Link> {
+        let mut current = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = &*current {
+            return link.clone();
         }
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(self.response_limit))
-            .set_response_timeout(None);
-        let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config)
-            .map_err(|error| unavailable("cannot be connected to").with_source(error))?;
-        let connection = Connection {
-            manager,
-            mark: Arc::new(()),
-        };
-        Ok(current.insert(connection).clone())
+        let faults = self.faults.load(Ordering::Relaxed);
+        let pauses = faults.saturating_sub(FAULTS_WITHOUT_PAUSE).min(MOST_PAUSES);
+        let link = Arc::new(Link::to(self.address.clone(), PAUSE * pauses));
+        current.insert(link).clone()
     }
 
     /// Lets the next call make a new connection, unless another call has done so already.
-    fn forget(&self, connection: &Connection) {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take_if(|current| Arc::ptr_eq(&current.mark, &connection.mark));
+    fn leave(&self, link: &Arc<Link>) {
+        let mut current = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if current
+            .take_if(|current| Arc::ptr_eq(current, link))
+            .is_some()
+        {
+            self.faults.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Link {
+    /// Connects in a task, so that callers that leave do not begin anew.
+    fn to(address: Arc<Address>, pause: Duration) -> Self {
+        let connected = async move {
+            sleep(pause).await;
+            let connected = timeout(CONNECTION_LIMIT, address.connect()).await;
+            connected.unwrap_or_else(|_| Err(Fault::not_connected()))
+        };
+        let connected = connected.boxed().shared();
+        tokio::spawn(connected.clone());
+        Self { connected }
+    }
+
+    async fn ask(&self, question: &Question<'_>, is_cluster: bool) -> Result<Value, Fault> {
+        let connection = match self.connected.peek() {
+            Some(connected) => connected.clone(),
+            None => self.connected.clone().await,
+        };
+        let answer = question.ask(connection?).await;
+        answer.map_err(|error| Fault::of_answer(&error, is_cluster))
     }
 }
 
@@ -129,23 +164,25 @@ enum Question<'a> {
 }
 
 impl Question<'_> {
-    async fn ask<T: FromRedisValue>(&self, mut manager: ConnectionManager) -> RedisResult<T> {
-        match self {
-            Self::Command(command) => command.query_async(&mut manager).await,
-            Self::Pipeline(pipeline) => pipeline.query_async(&mut manager).await,
+    async fn ask(&self, connection: Connection) -> RedisResult<Value> {
+        match (self, connection) {
+            (Self::Command(command), Connection::Server(mut server)) => {
+                command.query_async(&mut server).await
+            }
+            (Self::Command(command), Connection::Cluster(mut cluster)) => {
+                command.query_async(&mut cluster).await
+            }
+            (Self::Pipeline(pipeline), Connection::Server(mut server)) => {
+                pipeline.query_async(&mut server).await
+            }
+            (Self::Pipeline(pipeline), Connection::Cluster(mut cluster)) => {
+                pipeline.query_async(&mut cluster).await
+            }
         }
     }
 }
 
-/// After a fail-over the connection may still lead to what was the primary.
-fn is_replica(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
-}
-
-#[cold]
-fn unavailable(what: &str) -> AuthError {
-    AuthError::new(
-        AuthErrorKind::Unavailable,
-        format!("the token store {what}; check that Redis runs and can be reached"),
-    )
+fn read<T: FromRedisValue>(answer: Value) -> Result<T, AuthError> {
+    // Its error would show what was read.
+    T::from_redis_value(answer).map_err(|_| unreadable())
 }
