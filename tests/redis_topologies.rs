@@ -158,7 +158,7 @@ async fn a_fail_over_in_the_middle_of_refreshes_sends_nobody_to_log_in() {
     for is_crash in [false, true] {
         let issuer = issuer_with_expired_users(&patient).await;
         issuer.answer_after(Duration::from_millis(200));
-        let provider = issuer.provider("github", "gateway");
+        let provider = issuer.provider("github", "gateway").build().unwrap();
         let upstream = UpstreamTokens::new(store.clone(), [provider]);
         let failing_over = tokio::spawn({
             let fleet = fleet.clone();
@@ -347,7 +347,7 @@ async fn a_crashed_node_of_a_cluster_costs_nobody_the_log_in() {
     let patient = patient.build().unwrap();
     let issuer = issuer_with_expired_users(&patient).await;
     issuer.answer_after(Duration::from_millis(200));
-    let provider = issuer.provider("github", "gateway");
+    let provider = issuer.provider("github", "gateway").build().unwrap();
     let upstream = UpstreamTokens::new(store, [provider]);
     let crashing = tokio::spawn({
         let cluster = cluster.clone();

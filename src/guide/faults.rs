@@ -117,5 +117,11 @@
 //! | F79 | each bad token is introspected again | `token_validator` | `f79_a_token_is_introspected_once_for_all_who_bring_it_at_the_same_time` |
 //! | F80 | the identity that was built last counts as the newest, although its tokens were read first | `validated_upstream_tokens` | `f80_the_newest_identity_is_the_one_whose_tokens_were_read_last` |
 //! | F82 | the gateway's 401 for a refused outgoing request does not say where to log in | `token_validator` | `f82_a_refusal_of_an_outgoing_request_tells_the_caller_where_to_log_in` |
+//! | F64 | a store that no longer takes writes is not left, because its answer is inside the text of another error | `redis_faults` | `f64_a_node_that_takes_no_writes_is_left_at_once_whatever_its_answer_looks_like` |
+//! | F64-replicas | … because too few replicas confirm its writes | `redis_faults` | `f64_a_primary_without_its_replicas_is_left` |
+//! | F64-sentinel | … because a sentinel is silent | `redis_topologies` | `f64_the_new_primary_is_found_although_a_sentinel_is_gone` |
+//! | F78-redis | a wrong password, missing rights or a disabled command of Redis is told as passing | `redis_faults` | `f78_what_no_other_attempt_mends_is_a_configuration_error_that_says_what_to_do` |
+//! | F81-put | a login that is stored a second time, because the first answer was lost, undoes what came after it | `redis_faults` | `f81_a_put_whose_answer_was_lost_does_not_undo_what_came_after_it` |
+//! | F81-lease | a lease that ends far in the future is waited for | `redis_faults` | `f81_a_lease_that_ends_far_in_the_future_is_not_waited_for` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.

@@ -78,7 +78,7 @@ const VERSION_LENGTH: usize = 16;
 /// | --- | --- |
 /// | one server, or a proxy or service with one address | [`builder`](Self::builder) |
 /// | a primary with replicas and Redis Sentinel | [`sentinel`](Self::sentinel) |
-/// | Redis Cluster, version 7 or newer | [`cluster`](Self::cluster) |
+/// | Redis Cluster | [`cluster`](Self::cluster) |
 ///
 /// The store needs Redis 5 or newer. Versions 6.2 and 7.0 are tested. A compatible
 /// server or proxy must run Lua scripts (`EVAL`) that call `TIME` and then write.
