@@ -446,7 +446,8 @@ async fn f81_the_holder_of_a_lease_that_seems_to_end_late_can_still_store_what_i
     let claimed = stored.claim_again(lease.version()).await;
     assert!(matches!(claimed, Claimed::InDoubt(_)), "{claimed:?}");
     let next = Settlement::Replace(StoredTokens::new(&alice(), tokens("b")));
-    let settled = stored.store.settle(&alice(), "github", &lease, &next);
+    let alice = alice();
+    let settled = stored.store.settle(&alice, "github", &lease, &next);
     assert!(settled.await.unwrap());
     assert!(holds(&stored.store, "b").await);
 }

@@ -269,7 +269,7 @@ async fn redis_store_keeps_the_contract_with_cluster() {
     let Some(cluster) = cluster().await else {
         return;
     };
-    let store = patient(RedisStore::cluster(cluster.urls(), key()));
+    let store = patient(RedisStore::cluster(cluster.urls(), key())).prefix("other:");
     check_contract(&store.build().unwrap()).await;
 
     let store = RedisStore::cluster(cluster.urls(), key()).replicas(1);
