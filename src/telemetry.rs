@@ -33,7 +33,7 @@
 //! | `tower_identity_cache_lookups_total` | counter | `cache` | credentials that a `CredentialCache` was asked for |
 //! | `tower_identity_cache_evictions_total` | counter | | credentials that a `CredentialCache` dropped because it was full |
 //! | `tower_identity_refresh_duration_seconds` | histogram | `reason`, `outcome` | the time to obtain a credential that was missing, or to renew one |
-//! | `tower_identity_forced_refreshes_total` | counter | `strategy` | credentials that were dropped because the backend rejected them |
+//! | `tower_identity_forced_refreshes_total` | counter | `strategy` | requests that an `AuthService` authenticated again, because the backend rejected their credential |
 //! | `tower_identity_fallbacks_total` | counter | | requests without an identity that were sent with the session's |
 //!
 //! | label | values |
@@ -137,7 +137,12 @@ impl Requests {
             )
         };
         if outcome.is_ok() {
-            let (registered, counter) = self.authenticated.get_or_init(|| (strategy, register()));
+            let Some((registered, counter)) = self.authenticated.get() else {
+                let counter = register();
+                // Not `get_or_init`: the recorder would run while others wait.
+                let _ = self.authenticated.set((strategy, counter.clone()));
+                return counter.increment(1);
+            };
             // A configuration that was replaced may have put another strategy in the place of the first.
             if *registered == strategy {
                 return counter.increment(1);
@@ -208,10 +213,14 @@ impl Lookups {
         #[cfg(feature = "metrics")]
         match lookup {
             // Literals, so that not even the first hit allocates.
-            Lookup::Hit => self
-                .hits
-                .get_or_init(|| counter!("tower_identity_cache_lookups_total", "cache" => "hit"))
-                .increment(1),
+            Lookup::Hit => match self.hits.get() {
+                Some(hits) => hits.increment(1),
+                None => {
+                    let hits = counter!("tower_identity_cache_lookups_total", "cache" => "hit");
+                    let _ = self.hits.set(hits.clone());
+                    hits.increment(1);
+                }
+            },
             _ => counter!("tower_identity_cache_lookups_total", "cache" => lookup.name())
                 .increment(1),
         }

@@ -97,6 +97,40 @@ impl Bench {
         })
     }
 
+    fn reject(&self, number: u64) -> bool {
+        self.cache.reject(&key("user"), |&kept| kept == number)
+    }
+
+    /// Obtains another credential than the rejected one.
+    fn replace(
+        &self,
+        rejected: u64,
+        answer: impl FnOnce(u64) -> Result<Obtained<u64>, AuthError> + Send + 'static,
+    ) -> Obtaining<u64> {
+        let fetches = self.fetches.clone();
+        let is_rejected = |&kept: &u64| kept == rejected;
+        let fetch = move || async move { answer(fetches.fetch_add(1, SeqCst) + 1) };
+        self.cache.replace(key("user"), None, is_rejected, fetch)
+    }
+
+    fn replace_for_an_hour(&self, rejected: u64) -> Obtaining<u64> {
+        self.replace(
+            rejected,
+            |number| Ok(Obtained::new(number).expires_in(HOUR)),
+        )
+    }
+
+    fn replace_through(&self, rejected: u64, gate: &Arc<Semaphore>) -> Obtaining<u64> {
+        let (fetches, gate) = (self.fetches.clone(), gate.clone());
+        let is_rejected = |&kept: &u64| kept == rejected;
+        self.cache
+            .replace(key("user"), None, is_rejected, move || async move {
+                let number = fetches.fetch_add(1, SeqCst) + 1;
+                gate.acquire().await.unwrap().forget();
+                Ok(Obtained::new(number).expires_in(HOUR))
+            })
+    }
+
     fn lookup(&self) -> Option<u64> {
         self.cache.lookup(&key("user"), None).unwrap()
     }
@@ -570,28 +604,138 @@ async fn f21_many_calls_rejected_with_the_same_credential_cause_one_refresh() {
     let held = bench.obtain_for_an_hour().await.unwrap();
     let gate = Arc::new(Semaphore::new(100));
     let calls: Vec<_> = (0..100)
-        .map(|call| {
-            let dropped = bench.cache.invalidate(&key("user"), |&kept| kept == held);
-            assert_eq!(dropped, call == 0);
-            bench.obtain_through(&gate)
+        .map(|_| {
+            assert!(bench.reject(held));
+            bench.replace_through(held, &gate)
         })
         .collect();
     for call in calls {
         assert_eq!(call.await.unwrap(), 2);
     }
     // One whose answer came late, with the old credential.
-    assert!(!bench.cache.invalidate(&key("user"), |&kept| kept == held));
+    assert!(bench.reject(held));
     assert_eq!(bench.lookup(), Some(2));
     assert_eq!(bench.fetches(), 2);
 }
 
 #[tokio::test]
-async fn f21_a_rejected_credential_does_not_come_back_when_the_refresh_fails() {
+async fn f21_a_rejected_credential_does_not_come_back_to_its_caller_when_the_refresh_fails() {
     let bench = Bench::new();
     bench.obtain_for_an_hour().await.unwrap();
-    assert!(bench.cache.invalidate(&key("user"), |&kept| kept == 1));
-    bench.obtain_failing(unavailable()).await.unwrap_err();
-    assert_eq!(bench.lookup(), None);
+    assert!(bench.reject(1));
+    let error = bench.replace(1, |_| Err(unavailable())).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    let error = bench.replace(1, |_| Err(unavailable())).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert_eq!(bench.fetches(), 2);
+}
+
+#[tokio::test]
+async fn f44_a_refresh_is_forced_at_most_once_in_10_seconds() {
+    let bench = Bench::new();
+    let mut held = bench.obtain_for_an_hour().await.unwrap();
+    for window in 1..=3 {
+        for call in 0..100 {
+            let is_first = call == 0;
+            assert_eq!(bench.reject(held), is_first);
+            if is_first {
+                held = bench.replace_for_an_hour(held).await.unwrap();
+            }
+            assert_eq!(bench.lookup(), Some(held));
+        }
+        assert_eq!(bench.fetches(), 1 + window);
+        bench.clock.advance(10 * SECOND - MOMENT);
+        assert!(!bench.reject(held));
+        bench.clock.advance(MOMENT);
+    }
+}
+
+#[tokio::test]
+async fn f44_others_get_the_old_credential_until_the_new_one_is_there() {
+    let bench = Bench::new();
+    bench.obtain_for_an_hour().await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    assert!(bench.reject(1));
+    let rejected = tokio::spawn(bench.replace_through(1, &gate));
+    settle().await;
+    for _ in 0..10 {
+        assert_eq!(bench.lookup(), Some(1));
+        let other = bench.obtain_for_an_hour().now_or_never();
+        assert_eq!(other.unwrap().unwrap(), 1);
+    }
+    let also_rejected = tokio::spawn(bench.replace_through(1, &gate));
+    settle().await;
+    assert!(!rejected.is_finished() && !also_rejected.is_finished());
+    gate.add_permits(1);
+    for caller in [rejected, also_rejected] {
+        assert_eq!(caller.await.unwrap().unwrap(), 2);
+    }
+    assert_eq!(bench.lookup(), Some(2));
+    assert_eq!(bench.fetches(), 2);
+}
+
+#[tokio::test]
+async fn f44_while_the_issuer_is_down_others_keep_the_old_credential() {
+    let bench = Bench::new();
+    bench.obtain_for_an_hour().await.unwrap();
+    let down = unavailable().with_retry_after(MINUTE);
+    assert!(bench.reject(1));
+    let error = bench.replace(1, |_| Err(down)).await.unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    // Nothing is forced before the issuer may be asked again.
+    for _ in 0..5 {
+        assert!(!bench.reject(1));
+        assert_eq!(bench.lookup(), Some(1));
+        bench.clock.advance(11 * SECOND);
+    }
+    assert_eq!(bench.fetches(), 2);
+    // Nor is it asked when it may be, unless there is another rejection.
+    bench.clock.advance(MINUTE);
+    assert_eq!(bench.lookup(), Some(1));
+    assert!(bench.reject(1));
+    assert_eq!(bench.replace_for_an_hour(1).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn f44_another_caller_who_starts_the_forced_refresh_gets_the_old_credential_if_it_fails() {
+    let bench = Bench::new();
+    bench.obtain_for_an_hour().await.unwrap();
+    assert!(bench.reject(1));
+    assert_eq!(bench.obtain_failing(rejected()).await.unwrap(), 1);
+    assert_eq!(bench.lookup(), Some(1));
+}
+
+#[tokio::test]
+async fn f44_rejecting_a_credential_that_was_replaced_forces_nothing() {
+    let bench = Bench::new();
+    bench.obtain_for_an_hour().await.unwrap();
+    bench.clock.advance(HOUR - 20 * SECOND);
+    assert_eq!(bench.obtain_for_an_hour().await.unwrap(), 2);
+    assert!(bench.reject(1));
+    assert_eq!(bench.lookup(), Some(2));
+    assert_eq!(bench.replace_for_an_hour(1).await.unwrap(), 2);
+    // So the refresh of the present one can still be forced.
+    assert!(bench.reject(2));
+    assert_eq!(bench.replace_for_an_hour(2).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn f44_a_credential_that_is_not_kept_is_replaced_once_in_10_seconds() {
+    let bench = Bench::new();
+    let used_once = |number| Ok(Obtained::new(number).expires_in(Duration::ZERO));
+    bench.obtain(used_once).await.unwrap();
+    assert!(bench.reject(1));
+    assert!(!bench.reject(1));
+    bench.clock.advance(10 * SECOND);
+    assert!(bench.reject(1));
+}
+
+#[tokio::test]
+async fn f44_a_caller_that_sent_the_same_credential_and_was_not_rejected_gets_it() {
+    let bench = Bench::new();
+    bench.obtain_for_an_hour().await.unwrap();
+    assert_eq!(bench.replace_for_an_hour(1).await.unwrap(), 1);
+    assert_eq!(bench.fetches(), 1);
 }
 
 #[tokio::test]
@@ -648,23 +792,45 @@ fn in_the_advisory_window_nobody_waits_for_what_is_done_under_another_key() {
     let halts = at_each_halt(
         || drop(bench.obtain(keys[0])),
         || {
-            let (bench, other) = (bench.clone(), others.next().unwrap());
-            let (done, answered) = mpsc::channel();
-            let runtime = runtime.handle().clone();
-            thread::spawn(move || {
-                let _entered = runtime.enter();
-                let answer = bench.obtain(other).now_or_never();
-                done.send(answer.is_some_and(|answer| answer.is_ok()))
-            });
-            let is_at_hand = answered.recv_timeout(MINUTE);
+            let answer = bench.obtain_elsewhere(&runtime, others.next().unwrap());
+            let is_at_hand = answer.recv_timeout(MINUTE);
             assert!(is_at_hand.expect("it waits for another key's caller"));
         },
     );
-    assert!(halts >= 2, "{halts}");
+    assert!(halts >= 3, "{halts}");
 }
 
 #[test]
-fn f11_what_lands_between_two_looks_of_a_caller_is_not_fetched_again() {
+fn f45_a_clock_and_a_credentials_clone_and_drop_hold_up_nobody_of_the_same_key() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let bench = HaltingBench::new();
+    runtime.block_on(bench.obtain(key("user"))).unwrap();
+    let calls: [&(dyn Fn() + Sync); 4] = [
+        &|| drop(bench.cache.lookup(&key("user"), None)),
+        &|| drop(bench.obtain(key("user"))),
+        &|| {
+            let is_rejected = |kept: &Halting| kept.clone().number == 0;
+            assert!(bench.cache.reject(&key("user"), is_rejected));
+        },
+        &|| {
+            let runtime = self::runtime();
+            let obtained = runtime.block_on(async { bench.obtain(key("another")).await });
+            drop(obtained);
+        },
+    ];
+    for call in calls {
+        let halts = at_each_halt(call, || {
+            let answer = bench.obtain_elsewhere(&runtime, key("user"));
+            let is_at_hand = answer.recv_timeout(MINUTE);
+            assert!(is_at_hand.expect("it waits for a caller of the same key"));
+        });
+        assert!(halts >= 2, "{halts}");
+    }
+}
+
+#[test]
+fn f11_what_lands_after_a_caller_has_read_the_clock_is_not_fetched_again() {
     let runtime = runtime();
     let _entered = runtime.enter();
     let bench = HaltingBench::new();
@@ -686,22 +852,58 @@ fn f11_what_lands_between_two_looks_of_a_caller_is_not_fetched_again() {
     assert_eq!(bench.fetches.load(SeqCst), 2);
 }
 
-/// A credential whose every clone that is dropped is a place where a thread can be halted.
-#[derive(Clone)]
+/// A credential whose every clone and drop is a place where a thread can be halted.
 struct Halting {
     number: u64,
 }
 
+impl Clone for Halting {
+    fn clone(&self) -> Self {
+        halt();
+        Self {
+            number: self.number,
+        }
+    }
+}
+
 impl Drop for Halting {
     fn drop(&mut self) {
-        HALT.with_borrow(|halt| {
-            if let Some(Halt { reached, go_on }) = halt {
-                // It goes on by itself if the test has failed.
-                let _ = reached.send(());
-                let _ = go_on.recv();
-            }
-        });
+        halt();
     }
+}
+
+/// A clock that can be halted where it is read.
+#[derive(Debug)]
+struct HaltingClock(ManualClock);
+
+impl Clock for HaltingClock {
+    fn now(&self) -> SystemTime {
+        halt();
+        self.0.now()
+    }
+
+    fn monotonic(&self) -> std::time::Instant {
+        halt();
+        self.0.monotonic()
+    }
+}
+
+impl std::ops::Deref for HaltingClock {
+    type Target = ManualClock;
+
+    fn deref(&self) -> &ManualClock {
+        &self.0
+    }
+}
+
+fn halt() {
+    HALT.with_borrow(|halt| {
+        if let Some(Halt { reached, go_on }) = halt {
+            // It goes on by itself if the test has failed.
+            let _ = reached.send(());
+            let _ = go_on.recv();
+        }
+    });
 }
 
 struct Halt {
@@ -740,13 +942,14 @@ fn at_each_halt(call: impl FnOnce() + Send, mut meanwhile: impl FnMut()) -> usiz
 #[derive(Clone)]
 struct HaltingBench {
     cache: CredentialCache<Halting>,
-    clock: Arc<ManualClock>,
+    clock: Arc<HaltingClock>,
     fetches: Arc<AtomicU64>,
 }
 
 impl HaltingBench {
     fn new() -> Self {
-        let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH + 500_000 * HOUR));
+        let clock = ManualClock::new(SystemTime::UNIX_EPOCH + 500_000 * HOUR);
+        let clock = Arc::new(HaltingClock(clock));
         let cache = CredentialCache::builder().clock(clock.clone());
         Self {
             cache: cache.build().unwrap(),
@@ -761,6 +964,18 @@ impl HaltingBench {
             let number = fetches.fetch_add(1, SeqCst) + 1;
             Ok(Obtained::new(Halting { number }).expires_in(HOUR))
         })
+    }
+
+    /// Says on a channel whether another thread gets a credential at once.
+    fn obtain_elsewhere(&self, runtime: &Runtime, key: CacheKey) -> mpsc::Receiver<bool> {
+        let (done, answered) = mpsc::channel();
+        let (bench, runtime) = (self.clone(), runtime.handle().clone());
+        thread::spawn(move || {
+            let _entered = runtime.enter();
+            let answer = bench.obtain(key).now_or_never();
+            done.send(answer.is_some_and(|answer| answer.is_ok()))
+        });
+        answered
     }
 }
 
@@ -1111,15 +1326,14 @@ async fn interleave(steps: Vec<Step>) {
                         assert_ne!(ends_in, Some(0), "an expired subject got a hit");
                     }
                     Ok(None) => {
-                        let obtaining = cache.obtain(keys[user], subject_expires_at, || {
-                            let under_way = UnderWay::start(user, &issuer);
-                            let (answer, answered) = oneshot::channel();
-                            issuer.lock().unwrap().open.push((user, answer));
-                            async move {
-                                let _under_way = under_way;
+                        let issuer = issuer.clone();
+                        let obtaining =
+                            cache.obtain(keys[user], subject_expires_at, || async move {
+                                let _under_way = UnderWay::start(user, &issuer);
+                                let (answer, answered) = oneshot::channel();
+                                issuer.lock().unwrap().open.push((user, answer));
                                 answered.await.expect("on purpose")
-                            }
-                        });
+                            });
                         callers.push((user, tokio::spawn(obtaining)));
                     }
                     Err(error) => assert_eq!(error.kind(), AuthErrorKind::Expired),
@@ -1146,7 +1360,7 @@ async fn interleave(steps: Vec<Step>) {
             }
             Step::Crash { fetch } => drop(issuer.take(fetch)),
             Step::Reject { user } => {
-                cache.invalidate(&keys[user], |_| true);
+                cache.reject(&keys[user], |_| true);
             }
             Step::Wait { seconds } => clock.advance(seconds * SECOND),
             Step::SetTime { seconds } => {

@@ -25,9 +25,9 @@ use tokio::sync::Barrier;
 use tower::ServiceBuilder;
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CrossAppAccess,
-    HeaderInjection, Identity, IdentityLayer, OnBehalfOf, Origin, Strategy, TokenEndpoint,
-    TokenExchange, UpstreamInject, UpstreamToken, oauth::TokenType, outgoing::RetryRejected,
-    strategy::Rejection,
+    HeaderInjection, Identity, IdentityLayer, ManualClock, OnBehalfOf, Origin, Strategy,
+    TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken, oauth::TokenType,
+    outgoing::RetryRejected, strategy::Rejection,
 };
 
 fn alice() -> Identity {
@@ -43,6 +43,13 @@ async fn issuer() -> Issuer {
 
 fn exchange(issuer: &Issuer) -> TokenExchange {
     TokenExchange::builder(endpoint(issuer)).build().unwrap()
+}
+
+fn exchange_by(issuer: &Issuer, clock: &Arc<ManualClock>) -> TokenExchange {
+    TokenExchange::builder(endpoint(issuer))
+        .clock(clock.clone())
+        .build()
+        .unwrap()
 }
 
 fn gateway(issuer: &Issuer) -> TokenEndpoint {
@@ -120,7 +127,8 @@ async fn it_works_for_a_strategy_that_configuration_chose() {
 #[tokio::test]
 async fn f22_a_second_401_goes_to_the_caller() {
     let (issuer, backend) = (issuer().await, Backend::start().await);
-    let client = client(&backend, exchange(&issuer));
+    let clock = clock();
+    let client = client(&backend, exchange_by(&issuer, &clock));
     for number in 1..=4 {
         backend.reject(&minted("alice", number));
     }
@@ -135,7 +143,8 @@ async fn f22_a_second_401_goes_to_the_caller() {
         sent(&[minted("alice", 1), minted("alice", 2)])
     );
 
-    // The next call does not send again what was rejected last, but once.
+    // A later call does not send again what was rejected last, but once.
+    clock.advance(seconds(10));
     send(&client, backend.request(alice())).await.unwrap();
     let tokens = [1, 2, 2, 3].map(|number| minted("alice", number));
     assert_eq!(backend.authorizations(), sent(&tokens));
@@ -364,15 +373,85 @@ async fn what_is_retried_is_the_same_request() {
 }
 
 #[tokio::test]
-async fn when_no_fresh_token_can_be_had_the_caller_learns_why() {
+async fn f44_while_the_issuer_is_down_the_backends_401_is_the_answer() {
     let (issuer, backend) = (issuer().await, Backend::start().await);
     let client = client(&backend, exchange(&issuer));
     send(&client, backend.request(alice())).await.unwrap();
     backend.reject(&minted("alice", 1));
     issuer.next(Behaviour::error(503, "temporarily_unavailable"));
+    for _ in 0..3 {
+        let answer = send(&client, backend.request(alice())).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            answer.headers()["www-authenticate"],
+            r#"Bearer error="invalid_token""#
+        );
+    }
+    assert_eq!(backend.server.requests().len(), 4);
+    assert_eq!(issuer.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn when_the_issuer_refuses_a_fresh_token_the_caller_learns_why() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let client = client(&backend, exchange(&issuer));
+    send(&client, backend.request(alice())).await.unwrap();
+    backend.reject(&minted("alice", 1));
+    issuer.next(Behaviour::error(400, "invalid_grant"));
     let error = send(&client, backend.request(alice())).await.unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+    assert_eq!(error.kind(), AuthErrorKind::Rejected);
     assert_eq!(backend.server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn f44_calls_rejected_in_a_row_force_one_refresh_in_10_seconds() {
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let clock = clock();
+    let client = client(&backend, exchange_by(&issuer, &clock));
+    for number in 1..10 {
+        backend.reject(&minted("alice", number));
+    }
+    for window in 1..=3 {
+        for _ in 0..100 {
+            let answer = send(&client, backend.request(alice())).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        }
+        assert_eq!(issuer.requests().len(), 1 + window);
+        clock.advance(seconds(10));
+    }
+}
+
+#[tokio::test]
+async fn f44_one_caller_locks_nobody_out_of_the_clients_own_token() {
+    let issuer = issuer().await;
+    // It rejects whoever asks for the wrong path, whatever the token.
+    let server = HttpServer::start(async |request: Request<Incoming>| {
+        if request.uri().path() == "/forbidden" {
+            unauthorized()
+        } else {
+            http_server::ok()
+        }
+    })
+    .await;
+    let strategy = ClientCredentials::builder(gateway(&issuer))
+        .build()
+        .unwrap();
+    let client = stack(AuthLayer::new(server.origin(), strategy).retry_rejected());
+    let call = async |path: &str| {
+        let request = Request::get(server.uri(path))
+            .body(Body::default())
+            .unwrap();
+        send(&client, request).await.unwrap().status()
+    };
+    assert_eq!(call("/mcp").await, StatusCode::OK);
+    for _ in 0..3 {
+        issuer.next(Behaviour::error(503, "temporarily_unavailable"));
+    }
+    for _ in 0..10 {
+        assert_eq!(call("/forbidden").await, StatusCode::UNAUTHORIZED);
+        assert_eq!(call("/mcp").await, StatusCode::OK);
+    }
+    assert_eq!(issuer.requests().len(), 2);
 }
 
 #[tokio::test]

@@ -52,8 +52,39 @@ struct Inner<B> {
 }
 
 struct Current<B> {
-    config: OutgoingAuthConfig,
+    /// Each replacement is another allocation, so the pointer tells configurations apart.
+    config: Arc<OutgoingAuthConfig>,
     followers: BTreeMap<String, Weak<Follower<B>>>,
+}
+
+type Replaced<B> = (Arc<Follower<B>>, Arc<Arc<dyn Strategy<B>>>);
+
+impl<B> Current<B> {
+    fn follower(&self, backend: &str) -> Option<Arc<Follower<B>>> {
+        self.followers.get(backend).and_then(Weak::upgrade)
+    }
+
+    /// Returns what was replaced, to be dropped without the lock. `None`, if a strategy is missing.
+    fn replace(
+        &mut self,
+        config: &Arc<OutgoingAuthConfig>,
+        strategies: &BTreeMap<String, Arc<Arc<dyn Strategy<B>>>>,
+    ) -> Option<Vec<Replaced<B>>> {
+        let followers = self.followers.iter();
+        let followers: Option<Vec<_>> = followers
+            .filter_map(|(backend, follower)| Some((backend, follower.upgrade()?)))
+            .map(|(backend, follower)| Some((follower, strategies.get(backend)?)))
+            .collect();
+        let replaced = followers?
+            .into_iter()
+            .map(|(follower, strategy)| {
+                let strategy = follower.0.swap(Arc::clone(strategy));
+                (follower, strategy)
+            })
+            .collect();
+        self.config = Arc::clone(config);
+        Some(replaced)
+    }
 }
 
 impl<B> LiveOutgoingAuth<B>
@@ -72,7 +103,7 @@ where
             inner: Arc::new(Inner {
                 resources,
                 current: Mutex::new(Current {
-                    config,
+                    config: Arc::new(config),
                     followers: BTreeMap::new(),
                 }),
             }),
@@ -89,19 +120,22 @@ where
         backend: &str,
         origin: Origin,
     ) -> Result<AuthLayer<Arc<dyn Strategy<B>>>, ConfigError> {
-        let mut current = self.current();
-        let known = current.followers.get(backend).and_then(Weak::upgrade);
-        let follower = match known {
-            Some(follower) => follower,
-            None => {
-                let strategy = current
-                    .config
-                    .strategy_for(backend, &self.inner.resources)?;
-                let follower = Arc::new(Follower(ArcSwap::from_pointee(strategy)));
-                current
-                    .followers
-                    .insert(backend.to_owned(), Arc::downgrade(&follower));
-                follower
+        let follower = loop {
+            let config = {
+                let current = self.current();
+                if let Some(known) = current.follower(backend) {
+                    break known;
+                }
+                Arc::clone(&current.config)
+            };
+            // Not under the lock, because making a strategy clones clients and reads clocks.
+            let strategy = config.strategy_for(backend, &self.inner.resources)?;
+            let follower = Arc::new(Follower(ArcSwap::from_pointee(strategy)));
+            let mut current = self.current();
+            if Arc::ptr_eq(&config, &current.config) && current.follower(backend).is_none() {
+                let weak = Arc::downgrade(&follower);
+                current.followers.insert(backend.to_owned(), weak);
+                break follower;
             }
         };
         Ok(AuthLayer::new(origin, follower))
@@ -116,20 +150,34 @@ where
     pub fn replace(&self, config: OutgoingAuthConfig) -> Result<(), ConfigError> {
         let resources = &self.inner.resources;
         config.check(resources)?;
-        let mut current = self.current();
-        current.followers.retain(|backend, follower| {
-            let Some(follower) = follower.upgrade() else {
-                return false;
+        let config = Arc::new(config);
+        let mut strategies = BTreeMap::new();
+        loop {
+            let missing: Vec<_> = {
+                let mut current = self.current();
+                current
+                    .followers
+                    .retain(|_, follower| follower.strong_count() > 0);
+                let backends = current.followers.keys();
+                backends
+                    .filter(|backend| !strategies.contains_key(*backend))
+                    .cloned()
+                    .collect()
             };
-            let strategy: Arc<dyn Strategy<B>> = match config.strategy_for(backend, resources) {
-                Ok(strategy) => strategy,
-                Err(_) => Arc::new(NoLongerConfigured),
-            };
-            follower.0.store(Arc::new(strategy));
-            true
-        });
-        current.config = config;
-        Ok(())
+            for backend in missing {
+                let strategy: Arc<dyn Strategy<B>> = match config.strategy_for(&backend, resources)
+                {
+                    Ok(strategy) => strategy,
+                    Err(_) => Arc::new(NoLongerConfigured),
+                };
+                strategies.insert(backend, Arc::new(strategy));
+            }
+            let replaced = self.current().replace(&config, &strategies);
+            if let Some(replaced) = replaced {
+                drop(replaced);
+                return Ok(());
+            }
+        }
     }
 
     fn current(&self) -> MutexGuard<'_, Current<B>> {

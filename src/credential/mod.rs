@@ -10,7 +10,7 @@ pub use cache::{
     CredentialCacheBuilder,
     entry::Obtained,
     key::{CacheKey, CacheScope},
-    single_flight::Obtaining,
+    obtaining::Obtaining,
 };
 
 pub use crate::secret::Fingerprint;

@@ -5,7 +5,8 @@ use std::{
 };
 
 use http::{
-    Extensions, HeaderValue, Request, StatusCode, header::AUTHORIZATION, request, response,
+    Extensions, HeaderMap, HeaderValue, Request, StatusCode, header::AUTHORIZATION, request,
+    response,
 };
 
 use crate::{
@@ -48,10 +49,15 @@ pub struct IssuedToken {
 }
 
 impl IssuedToken {
-    fn put_on<B>(self, request: &mut Request<B>) {
-        request
-            .headers_mut()
-            .insert(AUTHORIZATION, self.authorization);
+    /// Returns whether the request had this very token already.
+    fn put_on<B>(self, request: &mut Request<B>) -> bool {
+        let headers = request.headers_mut();
+        let replaced = headers.insert(AUTHORIZATION, self.authorization);
+        replaced.is_some_and(|replaced| headers.get(AUTHORIZATION) == Some(&replaced))
+    }
+
+    fn is_on(&self, headers: &HeaderMap) -> bool {
+        headers.get(AUTHORIZATION) == Some(&self.authorization)
     }
 }
 
@@ -110,17 +116,42 @@ impl IssuedTokens {
         let key = party.key(self.scope);
         match self.cache.lookup(&key, party.expires_at()) {
             Ok(Some(token)) => {
-                token.put_on(request);
-                return Authenticating::done();
+                let was_sent_before = token.put_on(request);
+                if !was_sent_before {
+                    return Authenticating::done();
+                }
             }
             Ok(None) => {}
             Err(error) => return self.holder.name_provider(error).into(),
         }
-        let obtaining = self.cache.obtain(key, party.decoded_expires_at(), || {
-            let answer = ask(&party);
-            let skew = self.skew;
-            async move { Ok(obtained(answer.await?, skew)) }
-        });
+        self.obtain(request, ask)
+    }
+
+    /// Obtains a token other than the one that is on the request, if a backend rejected that one.
+    #[cold]
+    fn obtain<B, R>(
+        &self,
+        request: &Request<B>,
+        ask: impl FnOnce(&Party<'_>) -> R,
+    ) -> Authenticating<B>
+    where
+        B: Send + 'static,
+        R: Future<Output = Result<TokenResponse, AuthError>> + Send + 'static,
+    {
+        let party = match self.holder.find(request.extensions()) {
+            Ok(party) => party,
+            Err(error) => return self.holder.name_provider(error).into(),
+        };
+        let obtaining = self.cache.replace(
+            party.key(self.scope),
+            party.decoded_expires_at(),
+            |token| token.is_on(request.headers()),
+            || {
+                let answer = ask(&party);
+                let skew = self.skew;
+                async move { Ok(obtained(answer.await?, skew)) }
+            },
+        );
         let holder = self.holder.clone();
         Authenticating::pending(|mut request: Request<B>| async move {
             match obtaining.await {
@@ -133,7 +164,7 @@ impl IssuedTokens {
         })
     }
 
-    /// Drops the token that was rejected, unless it has been replaced since.
+    /// Has the token that was rejected refreshed, unless it has been replaced since.
     pub(super) fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
         if response.status != StatusCode::UNAUTHORIZED || self.is_probe_of_user(&sent.extensions) {
             return Rejection::of(response);
@@ -141,10 +172,11 @@ impl IssuedTokens {
         let Ok(party) = self.holder.find(&sent.extensions) else {
             return Rejection::NothingHelps;
         };
-        self.cache.invalidate(&party.key(self.scope), |token| {
-            sent.headers.get(AUTHORIZATION) == Some(&token.authorization)
-        });
-        Rejection::AnotherCredential
+        let is_rejected = |token: &IssuedToken| token.is_on(&sent.headers);
+        match self.cache.reject(&party.key(self.scope), is_rejected) {
+            true => Rejection::AnotherCredential,
+            false => Rejection::NothingHelps,
+        }
     }
 
     fn is_probe_of_user(&self, extensions: &Extensions) -> bool {

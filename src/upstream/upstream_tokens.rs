@@ -14,7 +14,7 @@ use crate::{
     credential::cache::{
         CredentialCache,
         key::{CacheKey, CacheScope},
-        single_flight::Obtaining,
+        obtaining::Obtaining,
     },
     error::{AuthError, AuthErrorKind},
 };

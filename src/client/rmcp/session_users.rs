@@ -21,16 +21,17 @@ impl SessionUsers {
             .position(|user| user.is_same_user(identity))
             .and_then(|at| users.remove(at));
         let newest = match seen {
-            Some(seen) if seen.is_newer_than(identity) => {
-                tracing::debug!("an `initialize` carries an old identity: using the user's newest");
-                seen
-            }
+            Some(seen) if seen.is_newer_than(identity) => seen,
             _ => identity.clone(),
         };
         if users.len() == MAX_USERS {
             users.pop_front();
         }
         users.push_back(newest.clone());
+        drop(users);
+        if newest.is_newer_than(identity) {
+            tracing::debug!("an `initialize` carries an old identity: using the user's newest");
+        }
         newest
     }
 

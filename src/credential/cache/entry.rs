@@ -1,5 +1,5 @@
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -99,19 +99,23 @@ impl Windows {
     }
 }
 
-/// A kept credential.
+/// At any remaining lifetime a refresh is due.
+const DUE: u64 = u64::MAX;
+
+/// A credential with its lifetime.
 pub(super) struct Entry<C> {
     pub(super) credential: C,
     expires_at: SystemTime,
     deadline: Instant,
-    mandatory_window: Duration,
     /// In nanoseconds of remaining lifetime. At or below it, a caller must look for a refresh.
     refresh_below: AtomicU64,
+    is_rejected: AtomicBool,
+    advisory_window: Duration,
+    mandatory_window: Duration,
 }
 
 impl<C> Entry<C> {
-    /// `None`, when the credential is not to be kept.
-    pub(super) fn new(obtained: Obtained<C>, terms: &Terms, random: f64) -> Option<Self> {
+    pub(super) fn new(obtained: Obtained<C>, terms: &Terms, random: f64) -> Self {
         let asked_at = terms.asked_at;
         let lifetime = match obtained.lifetime {
             Lifetime::Unknown => terms.default_lifetime,
@@ -128,21 +132,29 @@ impl<C> Entry<C> {
         let windows = Windows::of(lifetime, random);
         let advisory_window = windows.advisory.saturating_sub(cut);
         let mandatory_window = windows.mandatory.saturating_sub(cut);
-        Some(Self {
+        Self {
             credential: obtained.credential,
-            expires_at: asked_at.wall.checked_add(kept_for)?,
-            deadline: asked_at.monotonic.checked_add(kept_for)?,
-            mandatory_window,
+            // A time that cannot be expressed counts as passed.
+            expires_at: asked_at.wall.checked_add(kept_for).unwrap_or(asked_at.wall),
+            deadline: asked_at
+                .monotonic
+                .checked_add(kept_for)
+                .unwrap_or(asked_at.monotonic),
             refresh_below: AtomicU64::new(nanoseconds(advisory_window)),
-        })
+            is_rejected: AtomicBool::new(false),
+            advisory_window,
+            mandatory_window,
+        }
     }
 
     /// How long the credential is still good: until the first of both times says that it has expired.
+    #[inline]
     pub(super) fn remaining(&self, now: &Now) -> Duration {
         until(self.expires_at, now.wall).min(self.deadline.saturating_duration_since(now.monotonic))
     }
 
     /// Whether the credential needs no refresh, so that it can simply be used.
+    #[inline]
     pub(super) fn is_settled(&self, remaining: Duration) -> bool {
         nanoseconds(remaining) > self.refresh_below.load(Ordering::Relaxed)
     }
@@ -156,9 +168,30 @@ impl<C> Entry<C> {
         self.set_refresh_below(self.mandatory_window);
     }
 
-    /// The refresh brought nothing: the next one is due after `delay`, if that comes before the end.
+    /// The refresh brought nothing: the next one is due after `delay`, and not before the advisory window.
     pub(super) fn refresh_failed(&self, now: &Now, delay: Duration) {
-        self.set_refresh_below(self.remaining(now).saturating_sub(delay));
+        let after_delay = self.remaining(now).saturating_sub(delay);
+        self.set_refresh_below(self.advisory_window.min(after_delay));
+    }
+
+    /// A backend rejected the credential, and a running refresh will replace it.
+    pub(super) fn reject(&self) {
+        self.is_rejected.store(true, Ordering::Relaxed);
+    }
+
+    /// A backend rejected the credential: the next caller must refresh it.
+    pub(super) fn force_refresh(&self) {
+        self.reject();
+        self.refresh_below.store(DUE, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_rejected(&self) -> bool {
+        self.is_rejected.load(Ordering::Relaxed)
+    }
+
+    /// Whether a refresh was [forced](Self::force_refresh) that nobody has started yet.
+    pub(super) fn is_due(&self) -> bool {
+        self.refresh_below.load(Ordering::Relaxed) == DUE
     }
 
     fn set_refresh_below(&self, remaining: Duration) {
@@ -167,22 +200,12 @@ impl<C> Entry<C> {
     }
 }
 
-impl<C: Clone> Clone for Entry<C> {
-    fn clone(&self) -> Self {
-        Self {
-            credential: self.credential.clone(),
-            expires_at: self.expires_at,
-            deadline: self.deadline,
-            mandatory_window: self.mandatory_window,
-            refresh_below: AtomicU64::new(self.refresh_below.load(Ordering::Relaxed)),
-        }
-    }
-}
-
+#[inline]
 fn until(end: SystemTime, now: SystemTime) -> Duration {
     end.duration_since(now).unwrap_or_default()
 }
 
+#[inline]
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,10 +1,12 @@
 use std::time::{Duration, Instant};
 
-use quick_cache::sync::Cache;
-
 use crate::error::{AuthError, AuthErrorKind};
 
-use super::{entry::Now, key::CacheKey};
+use super::{
+    entry::Now,
+    key::CacheKey,
+    store::{Leftovers, Store},
+};
 
 pub(super) const REFUSED_FOR: Duration = Duration::from_secs(10);
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
@@ -12,11 +14,11 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// The failures of each key since its last success. They are kept apart from the credentials, so that they evict none.
 pub(super) struct Failures {
-    by_key: Cache<CacheKey, Failure>,
+    by_key: Store<Failure>,
 }
 
 #[derive(Clone)]
-struct Failure {
+pub(super) struct Failure {
     error: AuthError,
     until: Instant,
     in_a_row: u32,
@@ -25,7 +27,7 @@ struct Failure {
 impl Failures {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
-            by_key: Cache::new(capacity),
+            by_key: Store::new(capacity),
         }
     }
 
@@ -43,6 +45,7 @@ impl Failures {
         error: AuthError,
         now: &Now,
         random: f64,
+        leftovers: &mut Leftovers<Failure>,
     ) -> (AuthError, Duration) {
         let (delay, in_a_row) = if error.kind() == AuthErrorKind::Unavailable {
             let in_a_row = self
@@ -60,12 +63,12 @@ impl Failures {
             until: now.monotonic.checked_add(delay).unwrap_or(now.monotonic),
             in_a_row,
         };
-        self.by_key.insert(key, failure);
+        self.by_key.insert(key, failure, leftovers);
         (error, delay)
     }
 
-    pub(super) fn forget(&self, key: &CacheKey) {
-        self.by_key.remove(key);
+    pub(super) fn forget(&self, key: &CacheKey, leftovers: &mut Leftovers<Failure>) {
+        self.by_key.remove(key, leftovers);
     }
 }
 

@@ -82,3 +82,11 @@ pub struct CacheKey {
     scope: CacheScope,
     party: Fingerprint,
 }
+
+impl CacheKey {
+    /// A number below `bound`, the same each time.
+    pub(super) fn index(&self, bound: usize) -> usize {
+        let Fingerprint([first, ..]) = self.party;
+        usize::from(first) % bound
+    }
+}

@@ -1,33 +1,35 @@
+mod builder;
 pub(crate) mod entry;
 mod failure;
+pub(crate) mod forced_refresh;
 pub(crate) mod key;
+pub(crate) mod obtaining;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
-pub(crate) mod single_flight;
+mod single_flight;
+mod store;
 
 use std::{
     fmt,
-    marker::PhantomData,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
-
-use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache};
 
 use crate::{
-    clock::{Clock, DefaultClock},
-    error::{AuthError, AuthErrorKind, BuildError, Faults},
-    runtime::random,
-    telemetry::{self, Lookup, Lookups},
+    clock::Clock,
+    error::{AuthError, AuthErrorKind},
+    telemetry::{Lookup, Lookups},
 };
 
-use entry::{Entry, Now, Obtained, Terms};
-use failure::{Failures, REFUSED_FOR};
-use key::CacheKey;
-use single_flight::{Obtaining, Role, SingleFlight};
+pub use builder::CredentialCacheBuilder;
 
-const DEFAULT_CAPACITY: usize = 16_384;
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
+use entry::{Entry, Now, Obtained};
+use failure::Failures;
+use forced_refresh::Verdict;
+use key::CacheKey;
+use obtaining::Obtaining;
+use single_flight::{Call, Departure, Role, SingleFlight};
+use store::Store;
 
 /// Obtains a credential once per key, keeps it, and renews it before it expires.
 ///
@@ -95,6 +97,22 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
 /// | [`Unavailable`](AuthErrorKind::Unavailable) | after 1 to 2 s. Each further failure doubles this, up to 30 to 60 s. Not before the error's [`retry_after`](AuthError::retry_after), of which at most 5 minutes count |
 /// | any other | after 10 s, because the issuer may have been corrected. For example, a client id that was unknown has been registered |
 ///
+/// # When a backend rejects a credential
+///
+/// A backend may reject a credential before its end, for example because it was revoked. The strategy tells the cache
+/// with [`reject`](Self::reject), and asks for another with [`replace`](Self::replace):
+///
+/// - The refresh of a key is forced at most once in 10 s, and not while the issuer's last error is kept.
+/// - Until the new credential is there, all callers that did not see the rejection get the old one. If the issuer is
+///   down, they get it until it expires.
+/// - Credentials are compared by value: rejecting a credential that was replaced forces nothing.
+///
+/// # When a runtime stands still
+///
+/// A fetch runs on the runtime of its leader. If that runtime is no longer driven, for example because its `block_on`
+/// has returned, the fetch does not go on. 65 s after its start, another caller takes its place, with a fetch on its own
+/// runtime. The first fetch is abandoned, even if its runtime is driven again.
+///
 /// # Security
 ///
 /// - **One user's credential never reaches another.** A [`CacheKey`] contains the
@@ -105,31 +123,30 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
 ///   the time of day and the monotonic time say so.
 /// - **A caller that gives up does not affect others.** A credential is obtained in a
 ///   separate task, with a limit of 60 s.
+/// - **One rejected caller does not affect others.** Calls that are rejected again and again cannot use up the issuer's
+///   limit of requests, and cannot take a credential away from other callers.
+/// - **Foreign code runs under no lock.** The clock, the metrics recorder, the `tracing` subscriber, `fetch`, and the
+///   credential's `Clone` and `Drop` are called while no lock is held. If one of them panics, the key stays usable.
 pub struct CredentialCache<C> {
     inner: Arc<Inner<C>>,
 }
 
 struct Inner<C> {
-    store: Store<C>,
+    entries: Store<Arc<Entry<C>>>,
     single_flight: SingleFlight<C>,
     failures: Failures,
+    /// When the refresh of a key was forced last.
+    forced: Store<Instant>,
     lookups: Lookups,
     default_lifetime: Duration,
     clock: Arc<dyn Clock>,
 }
 
-type Store<C> = Cache<CacheKey, Entry<C>, UnitWeighter, DefaultHashBuilder, Removed>;
-
 impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
     /// Starts a cache. By default it holds 16,384 credentials, and keeps a credential whose expiry is unknown for 5
     /// minutes.
     pub fn builder() -> CredentialCacheBuilder<C> {
-        CredentialCacheBuilder {
-            capacity: DEFAULT_CAPACITY,
-            default_lifetime: DEFAULT_LIFETIME,
-            clock: DefaultClock::get(),
-            credential: PhantomData,
-        }
+        CredentialCacheBuilder::new()
     }
 
     /// Returns the cached credential, if it needs no refresh.
@@ -147,14 +164,19 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
     ) -> Result<Option<C>, AuthError> {
         let now = self.inner.now();
         check_subject(subject_expires_at, &now)?;
-        Ok(self.inner.settled(key, &now))
+        let Some(entry) = self.inner.settled(key, &now) else {
+            return Ok(None);
+        };
+        self.inner.count_hit();
+        Ok(Some(entry.credential.clone()))
     }
 
     /// Returns the cached credential, or obtains one with `fetch`.
     ///
     /// One caller per key is the leader: the cache calls its `fetch` before this method returns, and spawns the future
-    /// onto the current Tokio runtime, whose timer must be enabled. Callers that come meanwhile are followers. Their
-    /// `fetch` is not called, and they get the leader's outcome.
+    /// onto the current Tokio runtime, whose timer must be enabled. Callers that come meanwhile are followers, and get
+    /// the leader's outcome. The cache calls the `fetch` of the first follower too, and keeps the future in reserve. It
+    /// is polled only if the leader's runtime [stands still](Self#when-a-runtime-stands-still).
     ///
     /// # Errors
     ///
@@ -172,57 +194,54 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         F: FnOnce() -> R,
         R: Future<Output = Result<Obtained<C>, AuthError>> + Send + 'static,
     {
-        let now = self.inner.now();
-        if let Err(error) = check_subject(subject_expires_at, &now) {
-            return Obtaining::ready(Err(error));
-        }
-        if let Some(credential) = self.inner.settled(&key, &now) {
-            return Obtaining::ready(Ok(credential));
-        }
-        match self.inner.join(key, subject_expires_at, now) {
-            Role::Served(credential) => {
-                self.inner.count_hit();
-                Obtaining::ready(Ok(credential))
-            }
-            Role::Refused(error) => {
-                self.inner.lookups.count(Lookup::Refused);
-                tracing::trace!(kind = ?error.kind(), "it is too early to ask for a credential again");
-                Obtaining::ready(Err(error))
-            }
-            Role::Follower(answer) => {
-                self.inner.count_coalesced();
-                answer
-            }
-            Role::Leader {
-                leader,
-                runtime,
-                answer,
-            } => {
-                runtime.spawn(leader.run(fetch()));
-                answer
-            }
-        }
+        self.inner.obtain(key, subject_expires_at, |_| false, fetch)
     }
 
     /// Drops the cached credential.
     #[cfg(feature = "incoming")]
     pub(crate) fn forget(&self, key: &CacheKey) {
-        self.inner.store.remove(key);
+        self.inner.entries.remove(key, &mut Vec::new());
     }
 
-    /// Drops the cached credential if it is the one that a backend rejected. Returns whether it was dropped.
+    /// Like [`obtain`](Self::obtain), for a caller whose request may have been rejected.
     ///
-    /// If many calls were rejected with the same credential, the first one drops it. The others find that it is gone or
-    /// replaced, and use the replacement.
-    pub fn invalidate(&self, key: &CacheKey, is_rejected: impl FnOnce(&C) -> bool) -> bool {
-        let removed = self
-            .inner
-            .store
-            .remove_if(key, |entry| is_rejected(&entry.credential));
-        if removed.is_some() {
-            tracing::debug!("a credential was rejected and dropped");
-        }
-        removed.is_some()
+    /// `is_rejected` says whether a credential is the one that this caller sent. If a backend
+    /// [rejected](Self::reject) the cached credential, and `is_rejected` returns `true` for it, the caller waits for the
+    /// credential that replaces it. All other callers get the cached credential until then.
+    ///
+    /// # Errors
+    ///
+    /// As [`obtain`](Self::obtain). [`Unavailable`](AuthErrorKind::Unavailable) also if the rejected credential was not
+    /// replaced, and it is too early for [another refresh](Self#when-a-backend-rejects-a-credential).
+    pub fn replace<F, R>(
+        &self,
+        key: CacheKey,
+        subject_expires_at: Option<SystemTime>,
+        is_rejected: impl FnOnce(&C) -> bool,
+        fetch: F,
+    ) -> Obtaining<C>
+    where
+        F: FnOnce() -> R,
+        R: Future<Output = Result<Obtained<C>, AuthError>> + Send + 'static,
+    {
+        self.inner
+            .obtain(key, subject_expires_at, is_rejected, fetch)
+    }
+
+    /// Tells the cache that a backend rejected a credential. Returns whether [`replace`](Self::replace) can bring
+    /// another.
+    ///
+    /// `is_rejected` says whether a credential is the rejected one. If it is not the cached credential, it was replaced
+    /// already: the method returns `true` and changes nothing. See
+    /// [when a backend rejects a credential](Self#when-a-backend-rejects-a-credential).
+    pub fn reject(&self, key: &CacheKey, is_rejected: impl FnOnce(&C) -> bool) -> bool {
+        matches!(self.inner.reject(key, is_rejected), Verdict::Replaced)
+    }
+
+    /// Like [`reject`](Self::reject), and says why there is no other credential.
+    #[cfg(feature = "incoming")]
+    pub(crate) fn verdict(&self, key: &CacheKey, is_rejected: impl FnOnce(&C) -> bool) -> Verdict {
+        self.inner.reject(key, is_rejected)
     }
 }
 
@@ -242,155 +261,100 @@ impl<C> fmt::Debug for CredentialCache<C> {
     }
 }
 
-/// Builds a [`CredentialCache`].
-pub struct CredentialCacheBuilder<C> {
-    capacity: usize,
-    default_lifetime: Duration,
-    clock: Arc<dyn Clock>,
-    credential: PhantomData<fn() -> C>,
-}
-
-impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
-    /// Sets how many credentials are kept. By default 16,384.
-    ///
-    /// The number is rounded up a little, to divide evenly among locks. The cache keeps as many errors, separately.
-    #[must_use]
-    pub fn capacity(mut self, capacity: usize) -> Self {
-        self.capacity = capacity;
-        self
-    }
-
-    /// Sets how long a credential whose expiry is unknown is kept. By default 5 minutes.
-    #[must_use]
-    pub fn default_lifetime(mut self, lifetime: Duration) -> Self {
-        self.default_lifetime = lifetime;
-        self
-    }
-
-    /// Sets the [clock](trait@Clock#setting-the-clock).
-    #[must_use]
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Builds the cache.
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError`], when `capacity` or `default_lifetime` is zero.
-    pub fn build(self) -> Result<CredentialCache<C>, BuildError> {
-        let mut faults = Faults::new("CredentialCache");
-        if self.capacity == 0 {
-            faults.add("capacity", "is zero, so nothing could be kept");
-        }
-        if self.default_lifetime.is_zero() {
-            faults.add(
-                "default_lifetime",
-                "is zero, so nothing could be kept; 5 minutes is the default",
-            );
-        }
-        faults.check()?;
-        Ok(self.make())
-    }
-
-    /// Builds it from settings that are known to be valid.
-    pub(crate) fn make(self) -> CredentialCache<C> {
-        CredentialCache {
-            inner: Arc::new(Inner {
-                store: Cache::with(
-                    self.capacity,
-                    self.capacity as u64,
-                    UnitWeighter,
-                    DefaultHashBuilder::default(),
-                    Removed,
-                ),
-                single_flight: SingleFlight::default(),
-                failures: Failures::new(self.capacity),
-                lookups: Lookups::default(),
-                default_lifetime: self.default_lifetime,
-                clock: self.clock,
-            }),
-        }
-    }
-}
-
-impl<C> fmt::Debug for CredentialCacheBuilder<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CredentialCacheBuilder")
-            .field("capacity", &self.capacity)
-            .field("default_lifetime", &self.default_lifetime)
-            .finish_non_exhaustive()
-    }
-}
-
 impl<C: Clone + Send + Sync + 'static> Inner<C> {
+    fn obtain<F, R>(
+        self: &Arc<Self>,
+        key: CacheKey,
+        subject_expires_at: Option<SystemTime>,
+        is_rejected: impl FnOnce(&C) -> bool,
+        fetch: F,
+    ) -> Obtaining<C>
+    where
+        F: FnOnce() -> R,
+        R: Future<Output = Result<Obtained<C>, AuthError>> + Send + 'static,
+    {
+        let now = self.now();
+        if let Err(error) = check_subject(subject_expires_at, &now) {
+            return Obtaining::ready(Err(error));
+        }
+        let held = self.held(&key, &now);
+        let rejected = held.filter(|entry| is_rejected(&entry.credential));
+        let call = Call {
+            key,
+            subject_expires_at,
+            now,
+            rejected,
+        };
+        match self.join(&call) {
+            Role::Served(entry) => {
+                self.count_hit();
+                Obtaining::ready(Ok(entry.credential.clone()))
+            }
+            Role::Refused(error) => {
+                self.lookups.count(Lookup::Refused);
+                tracing::trace!(kind = ?error.kind(), "it is too early to ask for a credential again");
+                Obtaining::ready(Err(error))
+            }
+            Role::Follower(flight) => {
+                self.count_coalesced();
+                flight.offer_spare(fetch);
+                Obtaining::pending(Arc::clone(self).wait(call, flight))
+            }
+            Role::Leader(departure) => self.lead(call, *departure, fetch),
+        }
+    }
+
+    /// Starts the fetch. If anything in here panics, the leader is dropped and frees the key.
+    fn lead<F, R>(
+        self: &Arc<Self>,
+        call: Call<C>,
+        departure: Departure<C>,
+        fetch: F,
+    ) -> Obtaining<C>
+    where
+        F: FnOnce() -> R,
+        R: Future<Output = Result<Obtained<C>, AuthError>> + Send + 'static,
+    {
+        let Departure {
+            leader,
+            runtime,
+            reason,
+            served,
+        } = departure;
+        let leader = Box::new(leader);
+        tracing::debug!(
+            early = matches!(reason, Lookup::Refresh),
+            "obtaining a credential"
+        );
+        let answer = match served {
+            Some(entry) => {
+                self.count_hit();
+                Obtaining::ready(Ok(entry.credential.clone()))
+            }
+            None => {
+                self.lookups.count(reason);
+                Obtaining::pending(Arc::clone(self).wait(call, leader.flight()))
+            }
+        };
+        runtime.spawn(leader.run(fetch()));
+        answer
+    }
+
     fn now(&self) -> Now {
         Now::read(&*self.clock)
     }
 
-    fn settled(&self, key: &CacheKey, now: &Now) -> Option<C> {
-        let held = self.held(key, now).filter(Held::is_settled)?;
-        self.count_hit();
-        Some(held.entry.credential)
-    }
-
-    fn held(&self, key: &CacheKey, now: &Now) -> Option<Held<C>> {
-        let entry = self.store.get(key)?;
+    #[inline]
+    fn settled(&self, key: &CacheKey, now: &Now) -> Option<Arc<Entry<C>>> {
+        let entry = self.entries.get(key)?;
         let remaining = entry.remaining(now);
-        (!remaining.is_zero()).then_some(Held { entry, remaining })
+        (!remaining.is_zero() && entry.is_settled(remaining)).then_some(entry)
     }
 
-    /// Changes the stored entry in place. [`held`](Self::held) returns a copy.
-    fn with_stored(&self, key: &CacheKey, change: impl FnOnce(&Entry<C>)) {
-        self.store.remove_if(key, |entry| {
-            change(entry);
-            false
-        });
-    }
-
-    /// Caches what was obtained, or records the failure. Returns the answer for the callers that wait.
-    fn settle(
-        &self,
-        key: CacheKey,
-        terms: &Terms,
-        outcome: Result<Obtained<C>, AuthError>,
-    ) -> Result<C, AuthError> {
-        let now = self.now();
-        let took = now.monotonic.duration_since(terms.asked_at.monotonic);
-        telemetry::refreshed(terms.reason, &outcome, took);
-        match outcome {
-            Ok(obtained) => {
-                self.failures.forget(&key);
-                let credential = obtained.credential.clone();
-                let entry = Entry::new(obtained, terms, random());
-                match entry.filter(|entry| !entry.remaining(&now).is_zero()) {
-                    Some(entry) => self.keep(key, entry),
-                    None => self.with_stored(&key, |entry| entry.refresh_failed(&now, REFUSED_FOR)),
-                }
-                Ok(credential)
-            }
-            Err(error) => {
-                let (error, delay) = self.failures.record(key, error, &now, random());
-                tracing::debug!(kind = ?error.kind(), ?delay, "a credential could not be obtained");
-                self.with_stored(&key, |entry| entry.refresh_failed(&now, delay));
-                match self.held(&key, &now) {
-                    Some(held) => Ok(held.entry.credential),
-                    None => Err(error),
-                }
-            }
-        }
-    }
-
-    fn keep(&self, key: CacheKey, entry: Entry<C>) {
-        let mut removed = Vec::new();
-        self.store.insert_with_lifecycle(key, entry, &mut removed);
-        // The entry that this one replaces was not evicted.
-        let evicted = removed.iter().filter(|(other, _)| *other != key).count();
-        if evicted > 0 {
-            telemetry::evicted(evicted);
-            tracing::debug!("the credential cache is full: one was dropped");
-        }
+    /// The cached credential, if it has not expired.
+    fn held(&self, key: &CacheKey, now: &Now) -> Option<Arc<Entry<C>>> {
+        let entry = self.entries.get(key)?;
+        (!entry.remaining(now).is_zero()).then_some(entry)
     }
 
     fn count_hit(&self) {
@@ -401,34 +365,6 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
     fn count_coalesced(&self) {
         self.lookups.count(Lookup::Coalesced);
         tracing::trace!("waiting for a credential that is being obtained");
-    }
-}
-
-/// An entry that has not expired.
-struct Held<C> {
-    entry: Entry<C>,
-    remaining: Duration,
-}
-
-impl<C> Held<C> {
-    fn is_settled(&self) -> bool {
-        self.entry.is_settled(self.remaining)
-    }
-
-    fn must_wait(&self) -> bool {
-        self.entry.is_in_mandatory_window(self.remaining)
-    }
-}
-
-/// Gathers removed entries, so that they are counted and dropped after the store is unlocked.
-#[derive(Clone)]
-struct Removed;
-
-impl<C> Lifecycle<CacheKey, Entry<C>> for Removed {
-    type RequestState = Vec<(CacheKey, Entry<C>)>;
-
-    fn on_evict(&self, removed: &mut Self::RequestState, key: CacheKey, entry: Entry<C>) {
-        removed.push((key, entry));
     }
 }
 

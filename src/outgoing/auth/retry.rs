@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use crate::{
-    error::AuthError,
+    error::{AuthError, AuthErrorKind},
     strategy::{rejection::Rejection, strategy::Strategy},
 };
 
@@ -87,7 +87,8 @@ where
             Authentication::Done => State::Sent {
                 future: calls.send(request),
             },
-            other => State::of(other, request),
+            Authentication::Refused(error) => State::refused(error),
+            Authentication::Pending(pending) => State::obtaining(pending.start(request), None),
         };
         RetryFuture { calls, state }
     }
@@ -139,7 +140,8 @@ where
         let (head, body) = response.into_parts();
         match self.authenticator.rejection::<B>(&sent, &head) {
             Rejection::AnotherCredential => {
-                Next::State(self.authenticate_again(Request::from_parts(sent, sent_body)))
+                let response = Response::from_parts(head, PeekedBody::untouched(body));
+                self.authenticate_again(Request::from_parts(sent, sent_body), response)
             }
             Rejection::SaidInBody if !is_event_stream(&head) => Next::State(State::Peeking {
                 peeked: Some(Box::new(Peeked {
@@ -162,19 +164,34 @@ where
         let rejection = self
             .authenticator
             .rejection_in_body::<B>(&sent, &head, body.bytes());
+        let response = Response::from_parts(head, body.into_body());
         if rejection == Rejection::AnotherCredential {
-            return Next::State(self.authenticate_again(Request::from_parts(sent, sent_body)));
+            return self.authenticate_again(Request::from_parts(sent, sent_body), response);
         }
-        Next::Return(Response::from_parts(head, body.into_body()))
+        Next::Return(response)
     }
 
+    /// Authenticates the copy of a rejected request. `response` is the answer if no other credential can be had now.
     fn authenticate_again<ResBody: Body>(
         &self,
         mut request: Request<B>,
-    ) -> State<S::Future, B, ResBody> {
-        let authentication = self.authenticator.authenticate(&mut request);
-        State::of(authentication, request)
+        response: Response<PeekedBody<ResBody>>,
+    ) -> Next<S::Future, B, ResBody> {
+        match self.authenticator.authenticate(&mut request) {
+            Authentication::Done => Next::State(State::authenticated(request)),
+            Authentication::Refused(error) if is_passing(&error) => Next::Return(response),
+            Authentication::Refused(error) => Next::State(State::refused(error)),
+            Authentication::Pending(pending) => {
+                let obtaining = pending.start(request);
+                Next::State(State::obtaining(obtaining, Some(response)))
+            }
+        }
     }
+}
+
+/// Whether the error is over soon without anybody's help. Then the rejection says more.
+fn is_passing(error: &AuthError) -> bool {
+    error.kind() == AuthErrorKind::Unavailable
 }
 
 /// Events may be far apart, and none of them is an error that ends the response.
@@ -190,6 +207,13 @@ struct Peeked<B, ResBody: Body> {
     body: Peeking<ResBody>,
 }
 
+/// A request whose credential is being obtained.
+struct Waiting<B, ResBody: Body> {
+    obtaining: Obtaining<B>,
+    /// The response to its first credential, which is the answer if no other can be had now.
+    rejection: Option<Response<PeekedBody<ResBody>>>,
+}
+
 enum Next<F, B, ResBody: Body> {
     State(State<F, B, ResBody>),
     Return(Response<PeekedBody<ResBody>>),
@@ -202,7 +226,7 @@ pin_project! {
         ResBody: Body,
     {
         Obtaining {
-            obtaining: Box<Obtaining<B>>,
+            waiting: Box<Waiting<B, ResBody>>,
         },
         Authenticated {
             request: future::Ready<Request<B>>,
@@ -221,13 +245,15 @@ pin_project! {
 }
 
 impl<F, B, ResBody: Body> State<F, B, ResBody> {
-    fn of(authentication: Authentication<B>, request: Request<B>) -> Self {
-        match authentication {
-            Authentication::Done => Self::authenticated(request),
-            Authentication::Refused(error) => Self::refused(error),
-            Authentication::Pending(pending) => Self::Obtaining {
-                obtaining: Box::new(pending.start(request)),
-            },
+    fn obtaining(
+        obtaining: Obtaining<B>,
+        rejection: Option<Response<PeekedBody<ResBody>>>,
+    ) -> Self {
+        Self::Obtaining {
+            waiting: Box::new(Waiting {
+                obtaining,
+                rejection,
+            }),
         }
     }
 
@@ -258,10 +284,14 @@ where
         let (calls, mut state) = (this.calls, this.state);
         loop {
             let next = match state.as_mut().project() {
-                StateProjection::Obtaining { obtaining } => {
-                    match ready!(Pin::new(obtaining).poll(cx)) {
-                        Ok(request) => State::authenticated(request),
-                        Err(error) => State::refused(error),
+                StateProjection::Obtaining { waiting } => {
+                    let obtained = ready!(Pin::new(&mut waiting.obtaining).poll(cx));
+                    match (obtained, waiting.rejection.take()) {
+                        (Ok(request), _) => State::authenticated(request),
+                        (Err(error), Some(response)) if is_passing(&error) => {
+                            return Poll::Ready(Ok(response));
+                        }
+                        (Err(error), _) => State::refused(error),
                     }
                 }
                 StateProjection::Authenticated { request } => {

@@ -25,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Method, Request, Response, StatusCode, request, response};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use http_body_util::Full;
 use tower::{BoxError, Service};
@@ -225,18 +225,23 @@ impl Inner {
         })
     }
 
-    fn at_hand(&self, extensions: &Extensions) -> Result<Option<SessionCredentials>, AuthError> {
-        let session = self.session(extensions)?;
-        self.cache.lookup(&session.key, session.token.expires_at)
+    fn at_hand<B>(&self, request: &Request<B>) -> Result<Option<SessionCredentials>, AuthError> {
+        let session = self.session(request.extensions())?;
+        let found = self.cache.lookup(&session.key, session.token.expires_at)?;
+        Ok(found.filter(|credentials| !is_signed_with(request.headers(), credentials)))
     }
 
+    /// Credentials other than those that the request is signed with, if a backend rejected those.
     fn credentials(
         &self,
         extensions: &Extensions,
+        headers: &HeaderMap,
     ) -> impl Future<Output = Result<SessionCredentials, AuthError>> + use<> {
         let obtaining = self.session(extensions).map(|session| {
             let expires_at = session.token.decoded_expires_at();
-            self.cache.obtain(session.key, expires_at, || {
+            let is_rejected =
+                |credentials: &SessionCredentials| is_signed_with(headers, credentials);
+            self.cache.replace(session.key, expires_at, is_rejected, || {
                 self.sts.clone().assume_role(AssumeRole {
                     role: session.role.arn.clone(),
                     session_name: session.name.into_owned(),
@@ -288,9 +293,8 @@ impl Inner {
         let Ok(session) = self.session(&sent.extensions) else {
             return Rejection::of(response);
         };
-        let token = sent.headers.get(AMZ_SECURITY_TOKEN);
         let is_sent =
-            |credentials: &SessionCredentials| token == Some(credentials.security_token());
+            |credentials: &SessionCredentials| is_signed_with(&sent.headers, credentials);
         let is_current = || {
             let kept = self.cache.lookup(&session.key, session.token.expires_at);
             matches!(kept, Ok(Some(kept)) if is_sent(&kept))
@@ -300,8 +304,10 @@ impl Inner {
         {
             return Rejection::of(response);
         }
-        self.cache.invalidate(&session.key, is_sent);
-        Rejection::AnotherCredential
+        match self.cache.reject(&session.key, is_sent) {
+            true => Rejection::AnotherCredential,
+            false => Rejection::of(response),
+        }
     }
 
     #[cold]
@@ -323,7 +329,7 @@ where
         if request.extensions().get::<HealthCheck>().is_some() {
             return Authenticating::done();
         }
-        let at_hand = match inner.at_hand(request.extensions()) {
+        let at_hand = match inner.at_hand(request) {
             Ok(at_hand) => at_hand,
             Err(error) => return inner.name_provider(error).into(),
         };
@@ -354,7 +360,7 @@ where
                         Poll::Ready(payload) => payload?,
                         Poll::Pending => gathering.finish().await?,
                     };
-                    let credentials = inner.credentials(request.extensions());
+                    let credentials = inner.credentials(request.extensions(), request.headers());
                     match credentials.await {
                         Ok(credentials) => inner.sign(&mut request, payload, &credentials)?,
                         Err(error) => return Err(inner.name_provider(error)),
@@ -400,6 +406,10 @@ impl fmt::Debug for AwsSts {
             .field("subject", &self.inner.subject)
             .finish_non_exhaustive()
     }
+}
+
+fn is_signed_with(headers: &HeaderMap, credentials: &SessionCredentials) -> bool {
+    headers.get(AMZ_SECURITY_TOKEN) == Some(credentials.security_token())
 }
 
 #[cold]

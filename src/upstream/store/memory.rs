@@ -161,9 +161,10 @@ impl UpstreamTokenStore for MemoryStore {
         provider: &'a str,
         claim: &'a Claim,
     ) -> UpstreamFuture<'a, Claimed> {
+        let now = self.inner.clock.monotonic();
         let claimed = self
             .inner
-            .with_session(owner, |rows| self.inner.claim(rows, provider, claim));
+            .with_session(owner, |rows| self.inner.claim(rows, provider, claim, now));
         ready(claimed.unwrap_or(Claimed::Gone))
     }
 
@@ -224,14 +225,19 @@ impl Inner {
         Some(self.sessions.get(&owner.key())?.with_rows(change))
     }
 
-    fn claim(&self, rows: &mut BTreeMap<String, Row>, provider: &str, claim: &Claim) -> Claimed {
+    fn claim(
+        &self,
+        rows: &mut BTreeMap<String, Row>,
+        provider: &str,
+        claim: &Claim,
+        now: Instant,
+    ) -> Claimed {
         let Some(row) = rows.get_mut(provider) else {
             return Claimed::Gone;
         };
         if row.stored.version() != claim.version() {
             return Claimed::Superseded(row.stored.clone());
         }
-        let now = self.clock.monotonic();
         let mut since = now;
         if let Some(hold) = &mut row.claimed {
             if hold.holder == claim.holder() {

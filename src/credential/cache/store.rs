@@ -1,0 +1,54 @@
+use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache};
+
+use super::key::CacheKey;
+
+/// A bounded map. Its locks are never held while a value is dropped.
+pub(super) struct Store<V> {
+    values: Cache<CacheKey, V, UnitWeighter, DefaultHashBuilder, Collect>,
+}
+
+/// What a [`Store`] no longer holds. Drop it where no lock is held, because a value may run foreign code when dropped.
+pub(super) type Leftovers<V> = Vec<(CacheKey, V)>;
+
+impl<V: Clone> Store<V> {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            values: Cache::with(
+                capacity,
+                capacity as u64,
+                UnitWeighter,
+                DefaultHashBuilder::default(),
+                Collect,
+            ),
+        }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, key: &CacheKey) -> Option<V> {
+        self.values.get(key)
+    }
+
+    /// Like [`get`](Self::get), and does not count as a use.
+    pub(super) fn peek(&self, key: &CacheKey) -> Option<V> {
+        self.values.peek(key)
+    }
+
+    pub(super) fn insert(&self, key: CacheKey, value: V, leftovers: &mut Leftovers<V>) {
+        self.values.insert_with_lifecycle(key, value, leftovers);
+    }
+
+    pub(super) fn remove(&self, key: &CacheKey, leftovers: &mut Leftovers<V>) {
+        leftovers.extend(self.values.remove(key));
+    }
+}
+
+#[derive(Clone)]
+struct Collect;
+
+impl<V> Lifecycle<CacheKey, V> for Collect {
+    type RequestState = Leftovers<V>;
+
+    fn on_evict(&self, leftovers: &mut Self::RequestState, key: CacheKey, value: V) {
+        leftovers.push((key, value));
+    }
+}
