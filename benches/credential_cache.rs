@@ -2,8 +2,9 @@
 //!
 //! `layers_hit` is a request through `IdentityLayer`, `AuthLayer` and `TokenExchange`; `minimum` is what somebody would
 //! write by hand: a look-up in a bare `quick_cache`, one clock read, and the header inserted. `cache_hit`, `quick_cache`
-//! and `moka` are the look-up alone. Ratios of medians from one run are what counts. It also prints how long 10,000
-//! callers wait for one exchange. What an entry takes in memory is a test (`tests/allocation.rs`).
+//! and `moka` are the look-up alone. Ratios of medians from one run are what counts. `rejected_1k`
+//! is 1,000 calls in a row that the backend rejects, and asserts that they cost the issuer at most one request in 10 s.
+//! It also prints how long 10,000 callers wait for one exchange. What an entry takes in memory is a test (`tests/allocation.rs`).
 //!
 //! ```text
 //! GLIBC_TUNABLES=glibc.malloc.tcache_count=4096 cargo bench --bench credential_cache --features token-exchange
@@ -19,7 +20,7 @@ use std::{
     },
     task::{Context, Poll},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -27,13 +28,13 @@ use criterion::{
     BatchSize, BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime,
 };
 use futures_util::{FutureExt, future::join_all};
-use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
+use http::{HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::Full;
 use tokio::runtime::Runtime;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_identity::{
-    AccessToken, AuthLayer, CredentialCache, Identity, IdentityLayer, Origin, Strategy,
-    TokenEndpoint, TokenExchange,
+    AccessToken, AuthLayer, CredentialCache, DefaultClock, Identity, IdentityLayer, ManualClock,
+    Origin, Strategy, TokenEndpoint, TokenExchange,
     credential::{CacheKey, CacheScope, Fingerprint, Obtained},
 };
 
@@ -343,6 +344,40 @@ fn look_ups(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {
     look_ups_on_one_thread(group, "moka_1_thread", &keys, |key| moka.get(key).unwrap());
 }
 
+/// A backend that rejects every call costs the issuer one request in 10 s.
+fn rejected_calls(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {
+    const CALLS: usize = 1_000;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let clock = Arc::new(ManualClock::new(SystemTime::now()));
+    let _clock = DefaultClock::set(clock.clone());
+    let strategy = exchange(Duration::ZERO, &asked);
+    let runtime = runtime();
+    runtime.block_on(fill(&strategy, &identities[..1]));
+    let origin = Origin::try_from("https://mcp.example.com").unwrap();
+    let mut service = ServiceBuilder::new()
+        .layer(IdentityLayer::new(None))
+        .layer(AuthLayer::new(origin, strategy).retry_rejected())
+        .service(service_fn(async |_: Request<Body>| {
+            let mut response = Response::new(Body::default());
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            Ok::<_, Infallible>(response)
+        }));
+    group.bench_function("rejected_1k", |bencher| {
+        bencher.iter(|| {
+            clock.advance(Duration::from_secs(10));
+            let before = asked.load(Ordering::Relaxed);
+            runtime.block_on(async {
+                for _ in 0..CALLS {
+                    let response = service.call(request(&identities[0])).await.unwrap();
+                    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+                }
+            });
+            let asked = asked.load(Ordering::Relaxed) - before;
+            assert!(asked <= 1, "{CALLS} rejected calls cost {asked} requests");
+        });
+    });
+}
+
 fn cold_starts(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {
     let runtime = runtime();
     group.sample_size(10);
@@ -379,6 +414,7 @@ fn credential_cache(criterion: &mut Criterion) {
     let identities = identities();
     hits_through_the_stack(&mut group, &identities);
     look_ups(&mut group, &identities);
+    rejected_calls(&mut group, &identities);
     cold_starts(&mut group, &identities);
     group.finish();
 }

@@ -2,9 +2,13 @@
 
 #[cfg(not(all(test, shuttle)))]
 pub(crate) use std::sync::Mutex;
+#[cfg(all(feature = "token-exchange", not(all(test, shuttle))))]
+pub(crate) use std::sync::MutexGuard;
 
 #[cfg(all(test, shuttle))]
 pub(crate) use shuttle::sync::Mutex;
+#[cfg(all(feature = "token-exchange", test, shuttle))]
+pub(crate) use shuttle::sync::MutexGuard;
 
 #[cfg(all(feature = "token-exchange", not(all(test, shuttle))))]
 pub(crate) use on_tokio::*;

@@ -90,13 +90,15 @@ async fn what_happens_is_counted_under_the_documented_names() {
         [
             "tower_identity_cache_lookups_total cache=coalesced: 1".to_owned(),
             "tower_identity_cache_lookups_total cache=hit: 2".to_owned(),
-            "tower_identity_cache_lookups_total cache=miss: 4".to_owned(),
+            "tower_identity_cache_lookups_total cache=miss: 3".to_owned(),
+            "tower_identity_cache_lookups_total cache=refresh: 1".to_owned(),
             "tower_identity_cache_lookups_total cache=refused: 1".to_owned(),
             "tower_identity_fallbacks_total: 1".to_owned(),
             "tower_identity_forced_refreshes_total strategy=token_exchange: 1".to_owned(),
-            "tower_identity_refresh_duration_seconds reason=miss outcome=ok: 3 times".to_owned(),
+            "tower_identity_refresh_duration_seconds reason=miss outcome=ok: 2 times".to_owned(),
             "tower_identity_refresh_duration_seconds reason=miss outcome=rejected: 1 times"
                 .to_owned(),
+            "tower_identity_refresh_duration_seconds reason=refresh outcome=ok: 1 times".to_owned(),
             format!(
                 "tower_identity_requests_total backend={origin} strategy=token_exchange outcome=ok: 6"
             ),

@@ -84,6 +84,11 @@
 //! | F41 | the part of a refusal that says how the user must log in is lost | `issuer_answers` | `f41_the_challenge_tells_the_caller_which_login_is_needed` |
 //! | F42 | `requested_token_type` is not sent, which some issuers require | `token_strategies` | `f42_an_access_token_is_asked_for_by_name_unless_it_is_set_otherwise` |
 //! | F43 | a token with an `expires_in` of 0 or `null` is accepted when it is refreshed, and refused when it is sent | `issuer_answers` | `f43_a_token_without_a_lifetime_is_sent_now_and_not_kept_whoever_asked_for_it` |
+//! | F44 | each rejection forces a request to the issuer | `retry_rejected` | `f44_calls_rejected_in_a_row_force_one_refresh_in_10_seconds` |
+//! | F44-dropped | … and the good credential is dropped before another is there | `retry_rejected` | `f44_one_caller_locks_nobody_out_of_the_clients_own_token` |
+//! | F45 | a panic in a recorder, clock or `Clone` leaves a key unusable | `credential_cache_panics` | `f45_a_panic_of_anything_foreign_leaves_the_key_usable_and_nobody_waiting` |
+//! | F45-lock | … and a slow one blocks the other callers of the key | `credential_cache` | `f45_a_clock_and_a_credentials_clone_and_drop_hold_up_nobody_of_the_same_key` |
+//! | F46 | callers wait without end for a fetch whose runtime is no longer driven | `credential_cache_panics` | `f46_a_follower_takes_over_from_a_leader_whose_runtime_is_no_longer_driven` |
 //! | F47 | an AWS session that was rejected with 400 or 403 is never replaced | `aws_sts` | `f47_a_session_is_replaced_after_each_documented_answer_that_speaks_of_it` |
 //! | F47-doubt | … or is replaced at each 403 that says nothing | `aws_sts` | `f47_an_answer_that_says_nothing_replaces_a_session_at_most_once_a_minute` |
 //! | F48 | one error code of AWS STS is one party's fault, although it means three | `aws_sts` | `f48_each_documented_answer_of_sts_is_told_to_those_who_can_do_something_about_it` |

@@ -29,7 +29,9 @@
 //! ```
 //! use std::{sync::Arc, time::Duration};
 //!
-//! use http::{Extensions, Request, StatusCode, header::AUTHORIZATION, request, response};
+//! use http::{
+//!     Extensions, HeaderMap, Request, StatusCode, header::AUTHORIZATION, request, response,
+//! };
 //! use tower_identity::{
 //!     AccessToken, AuthError, AuthErrorKind, Authenticating, CredentialCache,
 //!     HealthCheck, Identity, Strategy,
@@ -56,20 +58,22 @@
 //!         };
 //!         let key = self.scope.key(token.fingerprint());
 //!         match self.cache.lookup(&key, None) {
-//!             Ok(Some(ticket)) => {
+//!             Ok(Some(ticket)) if !is_on(request.headers(), &ticket) => {
 //!                 put(ticket, request);
-//!                 Authenticating::done()
+//!                 return Authenticating::done();
 //!             }
-//!             Ok(None) => {
-//!                 let (issuer, token) = (self.issuer.clone(), token.clone());
-//!                 let obtaining = self.cache.obtain(key, None, || issue(issuer, token));
-//!                 Authenticating::pending(async move |mut request: Request<B>| {
-//!                     put(obtaining.await?, &mut request);
-//!                     Ok(request)
-//!                 })
-//!             }
-//!             Err(error) => error.into(),
+//!             Ok(_) => {}
+//!             Err(error) => return error.into(),
 //!         }
+//!         // A request that was rejected still has its ticket: it needs another.
+//!         let is_rejected = |ticket: &AccessToken| is_on(request.headers(), ticket);
+//!         let (issuer, token) = (self.issuer.clone(), token.clone());
+//!         let fetch = || issue(issuer, token);
+//!         let obtaining = self.cache.replace(key, None, is_rejected, fetch);
+//!         Authenticating::pending(async move |mut request: Request<B>| {
+//!             put(obtaining.await?, &mut request);
+//!             Ok(request)
+//!         })
 //!     }
 //!
 //!     fn rejected(
@@ -84,10 +88,10 @@
 //!             return Rejection::NothingHelps;
 //!         };
 //!         let key = self.scope.key(token.fingerprint());
-//!         self.cache.invalidate(&key, |ticket| {
-//!             sent.headers.get(AUTHORIZATION) == Some(ticket.authorization())
-//!         });
-//!         Rejection::AnotherCredential
+//!         match self.cache.reject(&key, |ticket| is_on(&sent.headers, ticket)) {
+//!             true => Rejection::AnotherCredential,
+//!             false => Rejection::NothingHelps,
+//!         }
 //!     }
 //!
 //!     fn name(&self) -> &'static str {
@@ -102,6 +106,10 @@
 //!     identity.token().ok_or_else(|| {
 //!         AuthError::new(AuthErrorKind::MissingToken, "a ticket needs the user's token")
 //!     })
+//! }
+//!
+//! fn is_on(headers: &HeaderMap, ticket: &AccessToken) -> bool {
+//!     headers.get(AUTHORIZATION) == Some(ticket.authorization())
 //! }
 //!
 //! fn put<B>(ticket: AccessToken, request: &mut Request<B>) {

@@ -177,7 +177,7 @@ impl IssuerKeys {
         }
         searches.pay(now).map_err(not_checked)?;
         searches.given_up = Some(seen.number);
-        self.cache.forget(&self.key, |keys| keys.is_of(seen));
+        self.cache.forget_if(&self.key, |keys| keys.is_of(seen));
         Ok(true)
     }
 

@@ -8,10 +8,10 @@ use http::{StatusCode, header::WWW_AUTHENTICATE, response::Parts};
 pub enum Rejection {
     /// The response does not reject the credential.
     NotRejected,
-    /// The response rejects the credential, and the strategy has no other to send.
+    /// The response rejects the credential, and the strategy has no other to send, or obtained one a short while ago.
     NothingHelps,
-    /// The response rejects the credential, and the next call of [`authenticate`](crate::Strategy::authenticate) puts
-    /// another onto the request, or obtains one.
+    /// The response rejects the credential, and [`authenticate`](crate::Strategy::authenticate) puts another onto the
+    /// rejected request, or obtains one.
     AnotherCredential,
     /// The credential is valid, and its scope is not sufficient.
     MoreScope,

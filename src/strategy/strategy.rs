@@ -72,8 +72,11 @@ pub trait Strategy<B>: Send + Sync {
     /// Says whether `response` rejects the credential that left with `sent`, and what may help.
     ///
     /// `sent` is the request as it left this layer, with its credential and its extensions. A strategy with a cache
-    /// compares the credential in `sent` with the cached one, and drops the cached one if they are equal. If they
-    /// differ, another call has replaced the rejected credential, and the replacement stays.
+    /// compares the credential in `sent` with the cached one. If they are equal, it has the cached one replaced, and
+    /// returns [`AnotherCredential`](Rejection::AnotherCredential) only if [`authenticate`](Self::authenticate) does not
+    /// put the same credential onto `sent` again. Other requests may use it until it is replaced. If they differ, another
+    /// call has replaced the rejected credential, and the replacement stays. `CredentialCache::reject` and
+    /// `CredentialCache::replace` do all this.
     ///
     /// [`AuthLayer`](crate::AuthLayer) calls this only after [`retry_rejected`](crate::AuthLayer::retry_rejected), for
     /// a response with a status of 400 to 499. The provided method returns [`Rejection::of`], so the request is not

@@ -1,8 +1,10 @@
 mod builder;
 pub(crate) mod entry;
 mod failure;
-pub(crate) mod forced_refresh;
+mod forced_refresh;
+mod join;
 pub(crate) mod key;
+mod leader;
 pub(crate) mod obtaining;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
@@ -25,10 +27,10 @@ pub use builder::CredentialCacheBuilder;
 
 use entry::{Entry, Now, Obtained};
 use failure::Failures;
-use forced_refresh::Verdict;
+use join::{Call, Departure, Role};
 use key::CacheKey;
 use obtaining::Obtaining;
-use single_flight::{Call, Departure, Role, SingleFlight};
+use single_flight::SingleFlight;
 use store::Store;
 
 /// Obtains a credential once per key, keeps it, and renews it before it expires.
@@ -235,13 +237,30 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
     /// already: the method returns `true` and changes nothing. See
     /// [when a backend rejects a credential](Self#when-a-backend-rejects-a-credential).
     pub fn reject(&self, key: &CacheKey, is_rejected: impl FnOnce(&C) -> bool) -> bool {
-        matches!(self.inner.reject(key, is_rejected), Verdict::Replaced)
+        self.inner.reject(key, is_rejected, || true)
     }
 
-    /// Like [`reject`](Self::reject), and says why there is no other credential.
+    /// Like [`reject`](Self::reject), and forces a refresh only if `may_force` returns `true`. It is not asked if the
+    /// credential was replaced already, or if a refresh is running.
+    ///
+    /// A lock is held while `may_force` runs, so it must not call foreign code.
+    #[cfg(feature = "aws-sts")]
+    pub(crate) fn reject_if(
+        &self,
+        key: &CacheKey,
+        is_rejected: impl FnOnce(&C) -> bool,
+        may_force: impl FnOnce() -> bool,
+    ) -> bool {
+        self.inner.reject(key, is_rejected, may_force)
+    }
+
+    /// Drops the cached credential if `is_forgotten` returns `true` for it. It does not limit how often that happens.
+    ///
+    /// A lock is held while `is_forgotten` runs, so it must not call foreign code.
     #[cfg(feature = "incoming")]
-    pub(crate) fn verdict(&self, key: &CacheKey, is_rejected: impl FnOnce(&C) -> bool) -> Verdict {
-        self.inner.reject(key, is_rejected)
+    pub(crate) fn forget_if(&self, key: &CacheKey, is_forgotten: impl FnOnce(&C) -> bool) {
+        let entries = &self.inner.entries;
+        drop(entries.remove_if(key, |entry| is_forgotten(&entry.credential)));
     }
 }
 

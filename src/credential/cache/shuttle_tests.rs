@@ -3,6 +3,7 @@
 //! `RUSTFLAGS="--cfg shuttle" cargo test --features token-exchange --lib shuttle_tests`
 
 use std::{
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -51,23 +52,31 @@ impl Bench {
 
     /// Obtains, with an issuer that takes `pauses` turns and then fails or not.
     fn obtain(&self, user: usize, pauses: usize, fails: bool) -> Obtaining<Credential> {
+        self.replace((user, 0), pauses, fails)
+    }
+
+    /// Like [`obtain`](Self::obtain), for a caller whose credential was rejected.
+    fn replace(&self, rejected: Credential, pauses: usize, fails: bool) -> Obtaining<Credential> {
         let bench = self.clone();
-        self.cache.obtain(key(user), None, || async move {
-            assert_eq!(
-                bench.under_way[user].fetch_add(1, SeqCst),
-                0,
-                "two fetches at once"
-            );
-            let number = bench.asked[user].fetch_add(1, SeqCst) + 1;
-            for _ in 0..pauses {
-                yield_now().await;
-            }
-            bench.under_way[user].fetch_sub(1, SeqCst);
-            if fails {
-                return Err(AuthError::new(AuthErrorKind::Unavailable, "down"));
-            }
-            Ok(Obtained::new((user, number)).expires_in(LIFETIME))
-        })
+        let user = rejected.0;
+        let is_rejected = |&kept: &Credential| kept == rejected;
+        self.cache
+            .replace(key(user), None, is_rejected, || async move {
+                assert_eq!(
+                    bench.under_way[user].fetch_add(1, SeqCst),
+                    0,
+                    "two fetches at once"
+                );
+                let number = bench.asked[user].fetch_add(1, SeqCst) + 1;
+                for _ in 0..pauses {
+                    yield_now().await;
+                }
+                bench.under_way[user].fetch_sub(1, SeqCst);
+                if fails {
+                    return Err(AuthError::new(AuthErrorKind::Unavailable, "down"));
+                }
+                Ok(Obtained::new((user, number)).expires_in(LIFETIME))
+            })
     }
 
     fn asked(&self, user: usize) -> usize {
@@ -75,15 +84,7 @@ impl Bench {
     }
 
     fn assert_nothing_is_under_way(&self) {
-        assert!(
-            self.cache
-                .inner
-                .single_flight
-                .running
-                .lock()
-                .unwrap()
-                .is_empty()
-        );
+        assert!(self.cache.inner.single_flight.is_idle());
         assert!(
             self.under_way
                 .iter()
@@ -151,24 +152,88 @@ fn a_failure_reaches_all_who_wait_and_is_not_tried_again() {
 }
 
 #[test]
-fn rejections_of_one_credential_cause_one_refresh() {
+fn rejections_of_one_credential_cause_one_refresh_and_others_keep_it_meanwhile() {
     check(|| {
         block_on(async {
             let bench = Bench::new();
             let held = bench.obtain(0, 0, false).await.unwrap();
-            let callers: Vec<_> = (0..4)
+            let fails = thread_rng().gen_range(0..2) == 0;
+            let callers: Vec<_> = (0..3)
                 .map(|_| {
                     let bench = bench.clone();
                     spawn(async move {
-                        bench.cache.invalidate(&key(0), |&kept| kept == held);
-                        assert_eq!(bench.obtain(0, 1, false).await.unwrap(), (0, 2));
+                        if !bench.cache.reject(&key(0), |&kept| kept == held) {
+                            assert!(fails, "there is no other although the issuer is up");
+                            return;
+                        }
+                        match bench.replace(held, 1, fails).await {
+                            Ok(another) => assert_eq!((another, fails), ((0, 2), false)),
+                            Err(_) => assert!(fails),
+                        }
                     })
                 })
                 .collect();
+            let other = {
+                let bench = bench.clone();
+                spawn(async move {
+                    let number = bench.obtain(0, 1, fails).await.unwrap().1;
+                    assert!(number == 1 || (number == 2 && !fails));
+                })
+            };
             for caller in callers {
                 caller.await.unwrap();
             }
+            other.await.unwrap();
             settle(&bench).await;
+            assert_eq!(bench.asked(0), 2);
+            let kept = bench.cache.lookup(&key(0), None).unwrap();
+            assert_eq!(kept, Some((0, if fails { 1 } else { 2 })));
+        });
+    });
+}
+
+#[test]
+fn a_leader_that_comes_back_and_followers_that_take_over_make_one_fetch_land() {
+    check(|| {
+        block_on(async {
+            let bench = Bench::new();
+            let call = || Call {
+                key: key(0),
+                subject_expires_at: None,
+                now: bench.cache.inner.now(),
+                rejected: None,
+            };
+            let Role::Leader(departure) = bench.cache.inner.join(&call()) else {
+                panic!("there is another leader");
+            };
+            let flight = departure.leader.flight();
+            flight.offer_spare(async || Ok(Obtained::new((0, 2)).expires_in(LIFETIME)));
+
+            // It comes back at any time.
+            let first = spawn(departure.leader.run(async {
+                yield_now().await;
+                Ok(Obtained::new((0, 1)).expires_in(LIFETIME))
+            }));
+            let followers: Vec<_> = (0..3)
+                .map(|_| {
+                    let (cache, mut call) = (Arc::clone(&bench.cache.inner), call());
+                    let flight = Arc::clone(&flight);
+                    spawn(async move {
+                        match cache.give_up_on(&mut call, &flight).unwrap() {
+                            ControlFlow::Break(credential) => credential,
+                            ControlFlow::Continue(next) => cache.wait(call, next).await.unwrap(),
+                        }
+                    })
+                })
+                .collect();
+            first.await.unwrap();
+            let mut landed = Vec::new();
+            for follower in followers {
+                landed.push(follower.await.unwrap());
+            }
+            settle(&bench).await;
+            let kept = bench.cache.lookup(&key(0), None).unwrap().unwrap();
+            assert!(landed.iter().all(|&credential| credential == kept));
         });
     });
 }
@@ -218,8 +283,13 @@ fn a_leader_that_is_dropped_answers_all_its_followers() {
     check(|| {
         block_on(async {
             let bench = Bench::new();
-            let now = bench.cache.inner.now();
-            let Role::Leader { leader, .. } = bench.cache.inner.join(key(0), None, now) else {
+            let call = Call {
+                key: key(0),
+                subject_expires_at: None,
+                now: bench.cache.inner.now(),
+                rejected: None,
+            };
+            let Role::Leader(departure) = bench.cache.inner.join(&call) else {
                 panic!("there is another leader");
             };
             let callers: Vec<_> = (0..3)
@@ -228,7 +298,7 @@ fn a_leader_that_is_dropped_answers_all_its_followers() {
                     spawn(async move { bench.obtain(0, 0, false).await })
                 })
                 .collect();
-            let dropping = spawn(async move { drop(leader) });
+            let dropping = spawn(async move { drop(departure) });
             for caller in callers {
                 assert_eq!(
                     caller.await.unwrap().unwrap_err().kind(),
@@ -244,15 +314,7 @@ fn a_leader_that_is_dropped_answers_all_its_followers() {
 
 /// Waits for the fetches whose callers gave up.
 async fn settle(bench: &Bench) {
-    while !bench
-        .cache
-        .inner
-        .single_flight
-        .running
-        .lock()
-        .unwrap()
-        .is_empty()
-    {
+    while !bench.cache.inner.single_flight.is_idle() {
         yield_now().await;
     }
     bench.assert_nothing_is_under_way();

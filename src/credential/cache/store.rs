@@ -40,6 +40,16 @@ impl<V: Clone> Store<V> {
     pub(super) fn remove(&self, key: &CacheKey, leftovers: &mut Leftovers<V>) {
         leftovers.extend(self.values.remove(key));
     }
+
+    /// Removes the value if `is_removed` returns `true` for it.
+    #[cfg(feature = "incoming")]
+    pub(super) fn remove_if(
+        &self,
+        key: &CacheKey,
+        is_removed: impl FnOnce(&V) -> bool,
+    ) -> Option<(CacheKey, V)> {
+        self.values.remove_if(key, is_removed)
+    }
 }
 
 #[derive(Clone)]

@@ -72,7 +72,8 @@ use super::{
 /// 1. The layer keeps a copy of each request that it sends. A request whose body cannot be copied is not retried.
 /// 2. The strategy [decides](crate::Strategy::rejected) whether the response rejects the credential, and whether another
 ///    may be accepted. `TokenExchange`, `ClientCredentials`, `OnBehalfOf`, `CrossAppAccess` and `AwsSts` answer so to a
-///    401, and drop the credential from their cache, if it is still the one that was sent.
+///    401, and have the credential [refreshed](crate::CredentialCache#when-a-backend-rejects-a-credential), if it is
+///    still the one that was sent. A refresh of one credential is forced at most once in 10 s.
 ///    [`UpstreamInject`](crate::UpstreamInject) and [`HeaderInjection`](crate::HeaderInjection) would send the same
 ///    credential again, so their requests are not retried. A 403 goes to the caller with its challenge, because another
 ///    token would not have more scope. `AwsSts` also reads [what the error says](crate::AwsSts#rejected-sessions), in the
@@ -80,10 +81,14 @@ use super::{
 /// 3. The strategy authenticates the copy, and the layer sends it when the inner service is ready.
 /// 4. The second response goes to the caller, even if it is a rejection again.
 ///
-/// If no fresh credential can be obtained, the call fails with the [`AuthError`](crate::AuthError) that says why.
+/// | why there is no fresh credential | the caller gets |
+/// | --- | --- |
+/// | a refresh was forced less than 10 s ago | the backend's first response |
+/// | the error is [`Unavailable`](crate::AuthErrorKind::Unavailable): for example, the issuer is down | the backend's first response |
+/// | any other error: for example, the user must log in again | the [`AuthError`](crate::AuthError) |
 ///
 /// When many calls are rejected with the same credential, it is replaced once, and all of them are sent with the new
-/// one.
+/// one. Until it is there, calls that were not rejected are sent with the old one.
 ///
 /// ```
 /// use http::{Request, Response, StatusCode, header::AUTHORIZATION};

@@ -241,14 +241,15 @@ impl Inner {
             let expires_at = session.token.decoded_expires_at();
             let is_rejected =
                 |credentials: &SessionCredentials| is_signed_with(headers, credentials);
-            self.cache.replace(session.key, expires_at, is_rejected, || {
-                self.sts.clone().assume_role(AssumeRole {
-                    role: session.role.arn.clone(),
-                    session_name: session.name.into_owned(),
-                    policy: session.policy.map(Cow::into_owned),
-                    web_identity_token: Zeroizing::new(session.token.expose().to_owned()),
+            self.cache
+                .replace(session.key, expires_at, is_rejected, || {
+                    self.sts.clone().assume_role(AssumeRole {
+                        role: session.role.arn.clone(),
+                        session_name: session.name.into_owned(),
+                        policy: session.policy.map(Cow::into_owned),
+                        web_identity_token: Zeroizing::new(session.token.expose().to_owned()),
+                    })
                 })
-            })
         });
         async { obtaining?.await }
     }
@@ -293,18 +294,11 @@ impl Inner {
         let Ok(session) = self.session(&sent.extensions) else {
             return Rejection::of(response);
         };
-        let is_sent =
-            |credentials: &SessionCredentials| is_signed_with(&sent.headers, credentials);
-        let is_current = || {
-            let kept = self.cache.lookup(&session.key, session.token.expires_at);
-            matches!(kept, Ok(Some(kept)) if is_sent(&kept))
-        };
+        let is_sent = |credentials: &SessionCredentials| is_signed_with(&sent.headers, credentials);
+        let now = self.clock.monotonic();
         // Where the session has been replaced already, a request is sent in the new one.
-        if !is_sure && is_current() && !self.doubts.may_replace(session.key, self.clock.monotonic())
-        {
-            return Rejection::of(response);
-        }
-        match self.cache.reject(&session.key, is_sent) {
+        let may_force = || is_sure || self.doubts.may_replace(session.key, now);
+        match self.cache.reject_if(&session.key, is_sent, may_force) {
             true => Rejection::AnotherCredential,
             false => Rejection::of(response),
         }
