@@ -8,18 +8,17 @@ use std::{
 
 /// Tells the time.
 ///
-/// Tokens, credentials, keys and leases expire by a clock, so that a test moves the clock instead of waiting.
+/// Tokens, credentials, keys and leases expire by a clock, so a test can move the clock instead of waiting.
 ///
 /// # Setting the clock
 ///
 /// A part takes its clock when it is made:
 ///
-/// 1. The clock that was given to it with `clock(…)`.
-/// 2. Otherwise the [`DefaultClock`] of the thread on which its builder (or the part itself, where it has no builder)
-///    was made.
+/// 1. The clock that was set with `clock(…)`.
+/// 2. Otherwise the [`DefaultClock`] of the thread that made its builder (or the part itself, if it has no builder).
 /// 3. Otherwise the [`SystemClock`].
 ///
-/// A test therefore sets the clock once, and does not give it to each part:
+/// A test therefore sets the clock once for all parts:
 ///
 /// ```
 /// use std::{sync::Arc, time::{Duration, SystemTime}};
@@ -45,14 +44,14 @@ use std::{
 /// monotonic time cannot be set back, but on some systems it stands still while the machine sleeps. A cached credential
 /// is therefore used only if it is fresh by both times.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// The time of day.
+    /// Returns the time of day.
     fn now(&self) -> SystemTime;
 
-    /// The monotonic time, which setting the time of day does not change.
+    /// Returns the monotonic time, which does not change when the time of day is set.
     fn monotonic(&self) -> Instant;
 }
 
-/// The system's clock.
+/// The clock of the operating system, which is the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -70,20 +69,20 @@ thread_local! {
     static DEFAULT: RefCell<Option<Arc<dyn Clock>>> = const { RefCell::new(None) };
 }
 
-/// Keeps a clock as the default of this thread, until it is dropped. Then the previous default is back.
+/// Sets the default clock of this thread until the value is dropped, which restores the previous default.
 ///
-/// It is meant for tests. See [`Clock`](trait@Clock#setting-the-clock) for the parts that take it. Only parts that are
-/// made on this thread do: make them in the test itself, not in a task that another thread may run.
+/// It is meant for tests. See [`Clock`](trait@Clock#setting-the-clock) for the parts that use it. Only parts that are
+/// made on this thread use it, so make them in the test itself, not in a task that another thread may run.
 #[derive(Debug)]
 #[must_use = "the clock is the default only until this value is dropped"]
 pub struct DefaultClock {
     previous: Option<Arc<dyn Clock>>,
-    /// It belongs to its thread.
+    /// Keeps the value on its thread.
     not_send: PhantomData<*const ()>,
 }
 
 impl DefaultClock {
-    /// Makes `clock` the default.
+    /// Makes `clock` the default of this thread.
     pub fn set(clock: Arc<dyn Clock>) -> Self {
         Self {
             previous: DEFAULT.replace(Some(clock)),
@@ -91,7 +90,7 @@ impl DefaultClock {
         }
     }
 
-    /// The default of this thread, or the system's clock.
+    /// Returns the default of this thread, or the system's clock.
     pub(crate) fn get() -> Arc<dyn Clock> {
         let default = DEFAULT.try_with(|default| default.borrow().clone());
         default
@@ -108,7 +107,7 @@ impl Drop for DefaultClock {
     }
 }
 
-/// A clock for tests: it stands still until it is moved.
+/// A clock for tests, which stands still until it is moved.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -130,7 +129,7 @@ struct Times {
 }
 
 impl ManualClock {
-    /// A clock that says `now` until it is moved.
+    /// Creates a clock that returns `now` until it is moved.
     pub fn new(now: SystemTime) -> Self {
         Self {
             times: Mutex::new(Times {
@@ -140,14 +139,15 @@ impl ManualClock {
         }
     }
 
-    /// Moves both times forward. A time that the platform cannot express leaves them where they are.
+    /// Moves both times forward. A time is left unchanged if the platform cannot express the result.
     pub fn advance(&self, by: Duration) {
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         times.now = times.now.checked_add(by).unwrap_or(times.now);
         times.monotonic = times.monotonic.checked_add(by).unwrap_or(times.monotonic);
     }
 
-    /// Sets the time of day alone, forward or back. An administrator can do this, and a machine that slept does it.
+    /// Sets only the time of day, forward or back. For example, an administrator or a machine that was suspended does
+    /// this.
     pub fn set(&self, now: SystemTime) {
         self.times
             .lock()

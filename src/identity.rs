@@ -17,16 +17,16 @@ use crate::{
     secret::{AccessToken, Secret},
 };
 
-/// The user that a request is made for, and the tokens that were issued to the user or for them.
+/// The user that a request is made for, with the tokens that were issued to or for that user.
 ///
-/// Immutable, and cheap to clone (one reference count). It travels in `http::Extensions`: a validator puts a fresh one
-/// on each incoming request, and the outgoing layers read it.
+/// An identity is immutable and cheap to clone (one reference count). It travels in `http::Extensions`: a validator
+/// puts a new one on each incoming request, and the outgoing layers read it.
 ///
 /// # No identity means no identity
 ///
-/// There is no empty, anonymous or default `Identity`. A user who is not known is `None`, or an extension that is not
-/// there. In particular a session that is restored without a live token has no identity, not half of one: the next
-/// request brings a whole one.
+/// There is no empty, anonymous or default `Identity`. An unknown user is `None`, or an absent extension. For example,
+/// a session that is restored without a live token has no identity, not a partial one. The next request brings a
+/// complete identity.
 ///
 /// ```
 /// use tower_identity::{AccessToken, Identity, UpstreamToken};
@@ -54,7 +54,7 @@ struct Inner {
     unavailable: BTreeMap<String, AuthError>,
 }
 
-/// The part that stays the same while the upstream tokens change.
+/// The part that stays the same when the upstream tokens change.
 #[derive(Clone)]
 struct User {
     subject: String,
@@ -67,9 +67,9 @@ struct User {
 }
 
 impl Identity {
-    /// Starts an identity for `subject`, the `sub` claim (OIDC Core §5.1).
+    /// Creates a builder for an identity with this `subject`, the `sub` claim (OIDC Core §5.1).
     ///
-    /// Call it when you read the user's tokens, because that decides which of two identities is
+    /// Call it when you read the user's tokens, because the time of the call decides which of two identities is
     /// [newer](Self::is_newer_than).
     pub fn builder(subject: impl Into<String>) -> IdentityBuilder {
         IdentityBuilder {
@@ -90,42 +90,44 @@ impl Identity {
         }
     }
 
-    /// The `sub` claim, which is unique within the issuer. It is never empty.
+    /// Returns the `sub` claim, which is unique within the issuer. It is never empty.
     pub fn subject(&self) -> &str {
         &self.inner.user.subject
     }
 
-    /// The `iss` claim: the issuer that knows the subject.
+    /// Returns the `iss` claim: the issuer that the subject belongs to.
     pub fn issuer(&self) -> Option<&str> {
         self.inner.user.issuer.as_deref()
     }
 
-    /// The `name` claim, for people to read.
+    /// Returns the `name` claim, for display.
     pub fn name(&self) -> Option<&str> {
         self.inner.user.name.as_deref()
     }
 
-    /// The `email` claim. It is not an identifier: several users may share one, and it may change hands.
+    /// Returns the `email` claim.
+    ///
+    /// It is not an identifier: several users may share an address, and an address may pass to another user.
     pub fn email(&self) -> Option<&str> {
         self.inner.user.email.as_deref()
     }
 
-    /// All claims of the user's token.
+    /// Returns all claims of the user's token.
     pub fn claims(&self) -> &Map<String, Value> {
         &self.inner.user.claims
     }
 
-    /// The token that the user came with.
+    /// Returns the token that the user authenticated with.
     pub fn token(&self) -> Option<&AccessToken> {
         self.inner.user.token.as_ref()
     }
 
-    /// The tokens of one upstream provider, by the name it has in the configuration.
+    /// Returns the tokens of one upstream provider, by the name that the provider has in the configuration.
     pub fn upstream(&self, provider: &str) -> Option<&UpstreamToken> {
         self.inner.upstream.get(provider)
     }
 
-    /// All upstream providers with their tokens, in the order of their names.
+    /// Returns all upstream providers with their tokens, in the order of their names.
     pub fn upstreams(&self) -> impl Iterator<Item = (&str, &UpstreamToken)> {
         self.inner
             .upstream
@@ -133,19 +135,22 @@ impl Identity {
             .map(|(provider, token)| (provider.as_str(), token))
     }
 
-    /// Why there is no token of this provider now, although the user has logged in there: it could not be refreshed.
+    /// Returns the error because of which the user has no token of this provider now, although they have logged in
+    /// there.
     ///
-    /// A strategy that needs this token fails with this error, because a login would not help.
+    /// For example, the token could not be refreshed.
+    ///
+    /// A strategy that needs this token fails with this error, because another login would not help.
     pub fn unavailable_upstream(&self, provider: &str) -> Option<&AuthError> {
         self.inner.unavailable.get(provider)
     }
 
-    /// Data of the application about the user. This crate does not read it.
+    /// Returns the application's own data about the user. This crate does not read it.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.inner.user.metadata
     }
 
-    /// The same user with other upstream tokens.
+    /// Returns the same user with other upstream tokens.
     #[cfg(feature = "incoming")]
     pub(crate) fn with_upstream(
         &self,
@@ -168,10 +173,10 @@ impl Identity {
         })
     }
 
-    /// Whether both are the same user: the same subject of the same issuer.
+    /// Returns `true` if both are the same user: the same subject of the same issuer.
     ///
-    /// A subject is unique only within its issuer. So where an issuer is not known, an identity is the same user as its
-    /// clones only.
+    /// A subject is unique only within its issuer. An identity without an issuer is therefore the same user only as its
+    /// own clones.
     pub fn is_same_user(&self, other: &Identity) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
             || (self.issuer().is_some()
@@ -179,12 +184,12 @@ impl Identity {
                 && self.subject() == other.subject())
     }
 
-    /// Whether this identity's tokens were read after those of `other`, in this process.
+    /// Returns `true` if this identity's tokens were read after those of `other`, in this process.
     ///
-    /// A validator reads them when the request arrives, or when the store of upstream tokens answers. Which identity was
-    /// ready first does not matter: a request that waits for a slow issuer does not become newer by it. For an identity
-    /// that you build, it is when [`builder`](Self::builder) was called. A clone is as old as its original, so an identity
-    /// that a client kept and sends again does not become newer by it.
+    /// A validator reads them when the request arrives, or when the store of upstream tokens answers. The order in
+    /// which identities become ready does not matter: a request that waits for a slow issuer does not become newer by
+    /// waiting. For an identity that you build, the time is that of the call of [`builder`](Self::builder). A clone is
+    /// as old as its original, so an identity that a client keeps and sends again does not become newer.
     pub fn is_newer_than(&self, other: &Identity) -> bool {
         self.inner.reading > other.inner.reading
     }
@@ -203,7 +208,7 @@ impl Reading {
 }
 
 impl fmt::Debug for Identity {
-    /// Shows the user and which tokens there are, but no token, and no claim, because claims may be personal.
+    /// Shows the user and which tokens there are. It shows no token, and no claim, because claims may be personal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
             .field("subject", &self.subject())
@@ -223,7 +228,7 @@ pub struct IdentityBuilder {
     unavailable: BTreeMap<String, AuthError>,
     reading: Reading,
     faults: Faults,
-    /// How many were added, for the name of a setting.
+    /// The number of upstream tokens that were added, for the name of a setting.
     upstreams: usize,
 }
 
@@ -241,25 +246,25 @@ impl IdentityBuilder {
         self
     }
 
-    /// Sets the name. An empty one, which some providers send, counts as none.
+    /// Sets the name. An empty name, which some providers send, counts as none.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.user.name = Some(name.into()).filter(|name| !name.is_empty());
         self
     }
 
-    /// Sets the e-mail address. An empty one, which some providers send, counts as none.
+    /// Sets the e-mail address. An empty address, which some providers send, counts as none.
     pub fn email(mut self, email: impl Into<String>) -> Self {
         self.user.email = Some(email.into()).filter(|email| !email.is_empty());
         self
     }
 
-    /// Sets all claims.
+    /// Sets all claims of the user's token.
     pub fn claims(mut self, claims: Map<String, Value>) -> Self {
         self.user.claims = claims;
         self
     }
 
-    /// Sets the token that the user came with.
+    /// Sets the token that the user authenticated with.
     pub fn token(mut self, token: AccessToken) -> Self {
         self.user.token = Some(token);
         self
@@ -282,26 +287,27 @@ impl IdentityBuilder {
         self
     }
 
-    /// Says why there is no token of an upstream provider now. If there is one all the same, it is used.
+    /// Sets the error because of which the user has no token of an upstream provider now. If a token was added all the
+    /// same, it is used.
     pub fn unavailable_upstream(mut self, provider: impl Into<String>, error: AuthError) -> Self {
         self.unavailable.insert(provider.into(), error);
         self
     }
 
-    /// Adds an entry of [`Identity::metadata`].
+    /// Adds an entry to [`Identity::metadata`].
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.user.metadata.insert(key.into(), value.into());
         self
     }
 
-    /// Makes the identity.
+    /// Builds the identity.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], when one of these settings is wrong:
+    /// Returns a [`BuildError`] that lists each wrong setting:
     ///
     /// - `subject` is blank.
-    /// - `issuer` was set, and is blank.
+    /// - `issuer` was set to a blank text.
     /// - `upstream[0]` has a provider with a blank name, or one that was added before. The number counts the calls of
     ///   [`upstream`](Self::upstream) from 0.
     pub fn build(mut self) -> Result<Identity, BuildError> {
@@ -335,7 +341,7 @@ impl fmt::Debug for IdentityBuilder {
 
 /// The tokens that an upstream provider (an identity provider, an API's own authorization server) issued for a user.
 ///
-/// Cheap to clone (one reference count).
+/// It is cheap to clone (one reference count).
 #[derive(Clone)]
 pub struct UpstreamToken {
     inner: Arc<Issued>,
@@ -373,24 +379,25 @@ impl UpstreamToken {
         self
     }
 
-    /// Sets the OIDC ID token. It proves a login in a token exchange, and is never a bearer token.
+    /// Sets the OIDC ID token. It proves a login in a token exchange, and is never sent as a bearer token.
     #[must_use]
     pub fn with_id_token(mut self, id_token: Secret) -> Self {
         Arc::make_mut(&mut self.inner).id_token = Some(id_token);
         self
     }
 
-    /// The access token.
+    /// Returns the access token.
     pub fn access_token(&self) -> &AccessToken {
         &self.inner.access_token
     }
 
-    /// The OIDC ID token, if the provider issued one.
+    /// Returns the OIDC ID token, if the provider issued one.
     pub fn id_token(&self) -> Option<&Secret> {
         self.inner.id_token.as_ref()
     }
 
-    /// When the access token expires. `None` means that it is not known, not that it never does.
+    /// Returns when the access token expires. `None` means that the expiry is unknown, not that the token never
+    /// expires.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.inner.expires_at
     }

@@ -13,10 +13,11 @@ use http::{
     uri::{Authority, Scheme},
 };
 
-/// Scheme, host and port of a backend (RFC 6454 §4): the only place where its credentials may go.
+/// The scheme, host and port of a backend (RFC 6454 §4), the only place where its credentials may be sent.
 ///
-/// Default ports and the case of the host do not matter. Plain `http` is refused, except for loopback (`localhost`,
-/// `127.0.0.0/8`, `[::1]`), unless it is asked for by name with [`Origin::insecure`].
+/// Comparison ignores the case of the host, and treats a missing port as the default port of the scheme. Plain `http`
+/// is refused except for loopback (`localhost`, `127.0.0.0/8`, `[::1]`). Use [`Origin::insecure`] to allow it for
+/// another host.
 ///
 /// ```
 /// use tower_identity::Origin;
@@ -45,30 +46,30 @@ struct Inner {
 }
 
 impl Origin {
-    /// An origin whose scheme may be plain `http` on any host.
+    /// Creates an origin whose scheme may be plain `http` on any host.
     ///
     /// # Security
     ///
-    /// Whoever can read the network can then read the credentials. It is meant for a network that is itself trusted.
+    /// With plain `http`, anyone who can read the network can read the credentials. Use it only in a trusted network.
     ///
     /// # Errors
     ///
-    /// [`InvalidOrigin`], for what is not an origin.
+    /// Returns [`InvalidOrigin`] if the text is not an origin.
     pub fn insecure(origin: &str) -> Result<Self, InvalidOrigin> {
         Self::parse(origin)
     }
 
-    /// `http` or `https`.
+    /// Returns the scheme, `http` or `https`.
     pub fn scheme(&self) -> &str {
         self.inner.scheme.as_str()
     }
 
-    /// The host, in lower case; an IPv6 address in brackets.
+    /// Returns the host in lower case. An IPv6 address is in brackets.
     pub fn host(&self) -> &str {
         &self.inner.host
     }
 
-    /// The port, the scheme's default one if none was named.
+    /// Returns the port, or the scheme's default port if none was given.
     pub fn port(&self) -> u16 {
         self.inner.port
     }
@@ -203,7 +204,9 @@ impl TryFrom<Uri> for Origin {
     }
 }
 
-/// Why a text is not an [`Origin`]. The text is not repeated: it may hold a password.
+/// The reason why a text is not an [`Origin`].
+///
+/// The text is not repeated, because it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidOrigin {
@@ -212,10 +215,10 @@ pub enum InvalidOrigin {
         "an origin is a URI such as `https://mcp.example.com`, an international name in its ASCII form (`xn--…`); this is none"
     )]
     NotAUri,
-    /// It has no scheme, or one that is not `http` or `https`.
+    /// It has no scheme, or one that is not Returns the scheme, `http` or `https`.
     #[error("an origin begins with `https://` (or `http://`)")]
     Scheme,
-    /// It has no host, or one in brackets that is not an IPv6 address.
+    /// It has no host, or a host in brackets that is not an IPv6 address.
     #[error("an origin has a host: a name, an IPv4 address, or an IPv6 address in brackets")]
     Host,
     /// Its port is 0, too large or not a number.
@@ -232,7 +235,7 @@ pub enum InvalidOrigin {
     Insecure,
 }
 
-/// `None` where what follows the host is not a port.
+/// Returns `None` if the text after the host is not a port.
 fn port(authority: &Authority, scheme: &Scheme) -> Option<u16> {
     match authority.as_str().strip_prefix(authority.host())? {
         "" | ":" => Some(default_port(scheme)),
@@ -245,7 +248,7 @@ fn port(authority: &Authority, scheme: &Scheme) -> Option<u16> {
     }
 }
 
-/// `http` accepts anything in brackets.
+/// Checks the host, because the crate `http` accepts any text in brackets.
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[') {
         Some(address) => address

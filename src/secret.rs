@@ -1,11 +1,12 @@
-//! Secrets that do not leak: redacted in `Debug`, wiped from memory, marked sensitive as header values.
+//! Secrets that are redacted in `Debug`, wiped from memory, and marked sensitive as header values.
 //!
 //! # Security
 //!
 //! Neither type implements `Display`, `Serialize` or `PartialEq`, and `Debug` shows no part of the value. The memory is
-//! overwritten when the last clone is dropped. What the HTTP client beneath copies onto the wire is out of reach.
+//! overwritten when the last clone is dropped. Copies that the inner HTTP client makes when it sends a request are out
+//! of reach.
 //!
-//! With the feature `token-exchange`, each has a `Fingerprint`: it tells two secrets apart without holding either.
+//! With the feature `token-exchange`, each has a `Fingerprint`, which tells two secrets apart without holding either.
 
 #[cfg(feature = "token-exchange")]
 use std::sync::OnceLock;
@@ -17,10 +18,10 @@ use zeroize::Zeroizing;
 
 const BEARER: &str = "Bearer ";
 
-/// A bearer token (RFC 6750), ready to leave.
+/// A bearer token (RFC 6750), ready to be sent.
 ///
-/// The `Authorization` value is made once, here: [`authorization`](Self::authorization) is a reference and its clone
-/// a reference count. A clone of the token is as cheap.
+/// The `Authorization` value is made once, when the token is created. [`authorization`](Self::authorization) returns a
+/// reference to it. A clone of that value, or of the token, only increments a reference count.
 ///
 /// ```
 /// use tower_identity::AccessToken;
@@ -38,14 +39,14 @@ pub struct AccessToken {
 }
 
 impl AccessToken {
-    /// Checks `token` and makes its `Authorization` value.
+    /// Creates an access token from `token`, and makes its `Authorization` value.
     ///
-    /// The token comes without its scheme (`Bearer `). A `String` that is passed in is wiped.
+    /// Give the token without its scheme (`Bearer `). A `String` that is passed in is wiped.
     ///
     /// # Errors
     ///
-    /// [`InvalidSecret`], when the token is empty or has a character outside of visible ASCII (`0x21` to `0x7E`):
-    /// such a token could not be sent, or not be told from two.
+    /// Returns [`InvalidSecret`] if the token is empty or has a character outside of visible ASCII (`0x21` to `0x7E`).
+    /// Such a token cannot be sent, or can be mistaken for two.
     pub fn new(token: impl Into<String>) -> Result<Self, InvalidSecret> {
         let token = Zeroizing::new(token.into());
         check_visible_ascii(&token, Spaces::Refused)?;
@@ -59,16 +60,16 @@ impl AccessToken {
         })
     }
 
-    /// The value of the `Authorization` header, `Bearer …`, marked sensitive.
+    /// Returns the value of the `Authorization` header, `Bearer …`, marked sensitive.
     pub fn authorization(&self) -> &HeaderValue {
         &self.authorization
     }
 
-    /// The token itself, without its scheme.
+    /// Returns the token itself, without its scheme.
     ///
     /// # Security
     ///
-    /// This is the secret. It belongs in a request to the party it was issued for, and nowhere else.
+    /// This is the secret. Use it only in a request to the party that it was issued for.
     pub fn expose(&self) -> &str {
         let value = self.authorization.as_bytes();
         value
@@ -77,7 +78,7 @@ impl AccessToken {
             .unwrap_or_default()
     }
 
-    /// Tells this token from others. It was made when the token was.
+    /// Returns the fingerprint, which tells this token from others. It is made when the token is created.
     #[cfg(feature = "token-exchange")]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
@@ -90,7 +91,7 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// A secret that is not sent as a bearer token: a client secret, a key, an ID token.
+/// A secret that is not sent as a bearer token, for example a client secret, a key or an ID token.
 ///
 /// ```
 /// use tower_identity::Secret;
@@ -111,11 +112,12 @@ struct Kept {
 }
 
 impl Secret {
-    /// Takes over `value`. Any text will do, line breaks included (a PEM key has them), except the empty one.
+    /// Creates a secret from `value`. Any text that is not empty is allowed. It may have line breaks, as a PEM key
+    /// does.
     ///
     /// # Errors
     ///
-    /// [`InvalidSecret::Empty`].
+    /// Returns [`InvalidSecret::Empty`] if `value` is empty.
     pub fn new(value: impl Into<String>) -> Result<Self, InvalidSecret> {
         let value = Zeroizing::new(value.into());
         if value.is_empty() {
@@ -130,16 +132,17 @@ impl Secret {
         })
     }
 
-    /// The secret itself.
+    /// Returns the secret itself.
     ///
     /// # Security
     ///
-    /// It belongs in a request to the party that it authenticates to, and nowhere else.
+    /// Use it only in a request to the party that it authenticates to.
     pub fn expose(&self) -> &str {
         &self.inner.value
     }
 
-    /// Tells this secret from others. It is made when it is first asked for, and kept with the secret and its clones.
+    /// Returns the fingerprint, which tells this secret from others. It is computed on the first call, and shared by
+    /// all clones of the secret.
     #[cfg(feature = "token-exchange")]
     pub fn fingerprint(&self) -> Fingerprint {
         let make = || Fingerprint::new("secret", &self.inner.value);
@@ -153,7 +156,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The SHA-256 of a secret and of what kind it is: an [`AccessToken`] and a [`Secret`] of the same text differ.
+/// The SHA-256 of a secret and its kind. An [`AccessToken`] and a [`Secret`] with the same text have different
+/// fingerprints.
 ///
 /// `Debug` does not show it, because a weak secret could be guessed from it.
 #[cfg(feature = "token-exchange")]
@@ -166,7 +170,7 @@ impl Fingerprint {
         Self::of([kind.as_bytes(), secret.as_bytes()])
     }
 
-    /// Each part is hashed with its length, so that no two lists of parts run into each other.
+    /// Hashes each part with its length, so that two different lists of parts never have the same input.
     pub(crate) fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         use sha2::{Digest, Sha256};
 
@@ -195,42 +199,44 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Why a text cannot be a token or a header value. It tells the place and the kind of the fault, never the text.
+/// The reason why a text cannot be a token or a header value.
+///
+/// It reports the position and the kind of the fault, never the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSecret {
-    /// Nothing is not a secret.
+    /// The text is empty.
     #[error("the secret is empty")]
     Empty,
-    /// A carriage return or a line feed, often the last character of a file.
+    /// The text has a carriage return or a line feed, often as the last character of a file.
     #[error("the secret has a line break at byte {at}; if it was read from a file, trim it")]
     LineBreak {
-        /// Where, counted in bytes from 0.
+        /// The position in bytes, counted from 0.
         at: usize,
     },
-    /// Another control character.
+    /// The text has another control character.
     #[error("the secret has a control character at byte {at}")]
     Control {
-        /// Where, counted in bytes from 0.
+        /// The position in bytes, counted from 0.
         at: usize,
     },
-    /// A space in a token, or before or after a header value.
+    /// A token has a space, or a header value has one at its start or end.
     #[error(
         "the secret has a space at byte {at}; a token comes without its scheme, and a value without padding"
     )]
     Space {
-        /// Where, counted in bytes from 0.
+        /// The position in bytes, counted from 0.
         at: usize,
     },
-    /// A character outside of ASCII.
+    /// The text has a character outside of ASCII.
     #[error("the secret has a character outside of ASCII at byte {at}")]
     NonAscii {
-        /// Where, counted in bytes from 0.
+        /// The position in bytes, counted from 0.
         at: usize,
     },
 }
 
-/// Makes the value of any header out of a secret; spaces inside are allowed (`Bearer …`, `Basic …`).
+/// Makes a header value of a secret. Spaces inside are allowed (`Bearer …`, `Basic …`).
 pub(crate) fn secret_header_value(value: impl Into<String>) -> Result<HeaderValue, InvalidSecret> {
     let value = Zeroizing::new(value.into());
     check_visible_ascii(&value, Spaces::Inside)?;

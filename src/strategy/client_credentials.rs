@@ -16,10 +16,10 @@ use super::{
     strategy::Strategy,
 };
 
-/// Sends a token of the application's own, which is the same for all users (RFC 6749 §4.4).
+/// Sends the application's own token, which is the same for all users (RFC 6749 §4.4).
 ///
-/// It does not look at the identity: a request without one gets the token, a health check too. An `Authorization` header
-/// that is there already is replaced. A clone is cheap, and is the same strategy.
+/// The strategy does not read the identity. A request without an identity gets the token, and so does a health check.
+/// The strategy replaces an existing `Authorization` header. Clones are cheap and share their state.
 ///
 /// ```no_run
 /// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::BuildError> {
@@ -32,14 +32,14 @@ use super::{
 ///
 /// # Errors
 ///
-/// What the [token endpoint's refusal](TokenEndpoint#refusals) means.
+/// The kind of error that a [refusal of the token endpoint](TokenEndpoint#refusals) maps to.
 #[derive(Clone)]
 pub struct ClientCredentials {
     tokens: Arc<IssuedTokens>,
 }
 
 impl ClientCredentials {
-    /// Starts a strategy that gets its token at `endpoint`, as the client that is configured there.
+    /// Creates a builder for a strategy that gets its token at `endpoint`, as the client that is configured there.
     pub fn builder(endpoint: TokenEndpoint) -> ClientCredentialsBuilder {
         ClientCredentialsBuilder {
             endpoint,
@@ -82,19 +82,21 @@ pub struct ClientCredentialsBuilder {
 }
 
 impl ClientCredentialsBuilder {
-    /// Adds the name of a service that the token is for. RFC 6749 has no such parameter; many issuers do.
+    /// Adds an audience: the name of a service that the token is for. RFC 6749 does not define this parameter, but many
+    /// issuers support it.
     pub fn audience(mut self, audience: &str) -> Self {
         self.tokens.target.audience(audience);
         self
     }
 
-    /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
+    /// Adds a resource: the address of a service that the token is for, as an absolute URI without a fragment (RFC 8707
+    /// §2).
     pub fn resource(mut self, resource: &str) -> Self {
         self.tokens.target.resource(resource);
         self
     }
 
-    /// Sets the scopes of the token (RFC 6749 §3.3). By default the issuer decides.
+    /// Sets the scopes of the token (RFC 6749 §3.3). By default no scope is sent, and the issuer decides.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -104,23 +106,24 @@ impl ClientCredentialsBuilder {
         self
     }
 
-    /// Sets a cache to keep the token in, which several strategies can share. By default the strategy has its own.
+    /// Sets the cache for the token, which several strategies can share. By default the strategy has its own cache.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
         self.tokens.cache = Some(cache);
         self
     }
 
-    /// Sets the clock of the strategy's own cache. A shared cache has its own clock.
+    /// Sets the clock of the strategy's own cache. A cache set with [`cache`](Self::cache) keeps its own clock. The
+    /// default is the [default clock](crate::DefaultClock) of the thread.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;
         self
     }
 
-    /// Makes the strategy.
+    /// Builds the strategy.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], when one of these settings is wrong:
+    /// Returns a [`BuildError`] that lists each wrong setting:
     ///
     /// - `endpoint.client_auth` has neither a secret nor a key (RFC 6749 §4.4).
     /// - `audience` is blank.
@@ -134,7 +137,7 @@ impl ClientCredentialsBuilder {
         Ok(self.make())
     }
 
-    /// Makes it of settings that are right.
+    /// Builds the strategy from settings that were checked before.
     pub(super) fn make(self) -> ClientCredentials {
         let tokens = self.tokens.make(
             self.endpoint,

@@ -22,15 +22,15 @@ use super::{
 };
 use crate::oauth::unverified_jwt::UnverifiedJwt;
 
-/// Gets a token of the backend's own authorization server, for an assertion by the user's identity provider: cross-app
-/// access with an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant).
+/// Gets a token from the backend's own authorization server in exchange for an assertion from the user's identity
+/// provider: cross-app access with an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant).
 ///
-/// Two steps, and the second token is kept:
+/// The strategy takes two steps, and caches the second token:
 ///
 /// 1. The user's ID token is exchanged at the identity provider for an assertion, an ID-JAG (RFC 8693).
 /// 2. The assertion is exchanged at the authorization server for an access token (RFC 7523 §2.1).
 ///
-/// A health check passes without a credential. A clone is cheap, and is the same strategy.
+/// A health check passes without a credential. Clones are cheap and share their state.
 ///
 /// ```no_run
 /// # fn strategy(
@@ -50,30 +50,32 @@ use crate::oauth::unverified_jwt::UnverifiedJwt;
 ///
 /// # Security
 ///
-/// An assertion is looked at before it is passed on, so that one for another party never goes to this authorization
-/// server. It is of the type `oauth-id-jag+jwt`, has not expired, and has the right `iss`, `aud` and, where a resource
-/// was asked for, `resource`. Its **signature is not verified**: it came from the identity provider itself, and the
-/// authorization server verifies it.
+/// The strategy checks an assertion before it sends it, so that an assertion for another party never goes to this
+/// authorization server. The assertion must have the type `oauth-id-jag+jwt`, must not have expired, and must have the
+/// expected `iss`, `aud` and, if a resource was requested, `resource`. The **signature is not verified**: the assertion
+/// comes directly from the identity provider, and the authorization server verifies it.
 ///
 /// # Errors
 ///
-/// As [`TokenExchange`](crate::TokenExchange#errors), of either endpoint. An assertion that fails the checks is
-/// [`Unavailable`](AuthErrorKind::Unavailable): the identity provider is at fault.
+/// The same as [`TokenExchange`](crate::TokenExchange#errors), for either endpoint. If the assertion fails a check, the
+/// error is [`Unavailable`](AuthErrorKind::Unavailable), because the identity provider is at fault.
 #[derive(Clone)]
 pub struct CrossAppAccess {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Its endpoint is the identity provider's.
+    /// The tokens, whose endpoint is the identity provider's.
     tokens: IssuedTokens,
     authorization_server: TokenEndpoint,
     expected: Arc<ExpectedAssertion>,
 }
 
 impl CrossAppAccess {
-    /// Starts a strategy for the users' ID tokens of the upstream provider with this name, whose token endpoint is
-    /// `identity_provider`. The tokens for the backend come from `authorization_server`.
+    /// Creates a builder for a strategy that exchanges the users' ID tokens of the upstream provider `provider`.
+    ///
+    /// `identity_provider` is the token endpoint of that provider. The tokens for the backend come from
+    /// `authorization_server`.
     pub fn builder(
         provider: impl Into<String>,
         identity_provider: TokenEndpoint,
@@ -138,7 +140,7 @@ pub struct CrossAppAccessBuilder {
 }
 
 impl CrossAppAccessBuilder {
-    /// An endpoint that could not be built is among the wrong settings.
+    /// Creates the builder. An endpoint that could not be built is reported by `build`.
     pub(crate) fn new(
         provider: impl Into<String>,
         identity_provider: Result<TokenEndpoint, BuildError>,
@@ -154,27 +156,28 @@ impl CrossAppAccessBuilder {
         }
     }
 
-    /// Sets the authorization server that the assertion is for: its issuer identifier (RFC 8414 §2), to the letter. It
-    /// is required.
+    /// Sets the audience of the assertion: the authorization server's issuer identifier (RFC 8414 §2), which is
+    /// compared exactly. It is required.
     pub fn audience(mut self, issuer: &str) -> Self {
         self.audience = Some(issuer.to_owned());
         self
     }
 
-    /// Sets the issuer of the assertion: the identity provider's issuer identifier. By default the `iss` of the user's
-    /// ID token.
+    /// Sets the expected issuer of the assertion: the identity provider's issuer identifier. The default is the `iss`
+    /// of the user's ID token.
     pub fn issuer(mut self, issuer: &str) -> Self {
         self.issuer = Some(issuer.to_owned());
         self
     }
 
-    /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
+    /// Adds a resource: the address of a service that the token is for, as an absolute URI without a fragment (RFC 8707
+    /// §2).
     pub fn resource(mut self, resource: &str) -> Self {
         self.tokens.target.resource(resource);
         self
     }
 
-    /// Sets the scopes of the token (RFC 6749 §3.3). By default the issuers decide.
+    /// Sets the scopes of the token (RFC 6749 §3.3). By default no scope is sent, and the issuers decide.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -184,24 +187,24 @@ impl CrossAppAccessBuilder {
         self
     }
 
-    /// Sets a cache to keep the tokens in, which several strategies can share. By default the strategy has its own.
+    /// Sets the cache for the tokens, which several strategies can share. By default the strategy has its own cache.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
         self.tokens.cache = Some(cache);
         self
     }
 
-    /// Sets the clock that assertions are checked with, and that of the strategy's own cache. A shared cache has its own
-    /// clock.
+    /// Sets the clock for checking assertions and for the strategy's own cache. A cache set with [`cache`](Self::cache)
+    /// keeps its own clock. The default is the [default clock](crate::DefaultClock) of the thread.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;
         self
     }
 
-    /// Makes the strategy.
+    /// Builds the strategy.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], when one of these settings is wrong:
+    /// Returns a [`BuildError`] that lists each wrong setting:
     ///
     /// - `provider`, the name of the upstream provider, is blank.
     /// - `audience` is missing or blank.

@@ -13,15 +13,15 @@ use crate::{
 
 use super::{authenticating::Authenticating, strategy::Strategy};
 
-/// Sends a fixed header: an API key, say, or a service's own `Authorization`.
+/// Sends a fixed header, for example an API key or a service's own `Authorization`.
 ///
-/// A header of that name that is there already is replaced, also one with `_` in place of `-`. It does not depend on a user: a request without an identity
-/// gets it, a health check too.
+/// The strategy replaces an existing header of that name, and one whose name has `_` in place of `-`. The header does
+/// not depend on a user. A request without an identity gets it, and so does a health check.
 ///
 /// # Security
 ///
-/// Other headers leave as they are, an `Authorization` of the caller's included. Do not copy that of the incoming request:
-/// it is for you, not for the backend.
+/// Other headers are sent unchanged, including an `Authorization` header that the caller has set. Do not copy that
+/// header from the incoming request: it is for your service, not for the backend.
 ///
 /// ```
 /// use tower_identity::HeaderInjection;
@@ -37,26 +37,26 @@ pub struct HeaderInjection {
 }
 
 impl HeaderInjection {
-    /// Injects the header `name` with this value, which is kept as a secret.
+    /// Creates a strategy that sends the header `name` with this value, which is kept as a secret.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], when one of these settings is wrong:
+    /// Returns a [`BuildError`] that lists each wrong setting:
     ///
-    /// - `name` is not a header's name (RFC 9110 §5.1), or is
-    ///   [restricted](crate::HeaderForwardLayer#restricted-names); `authorization` may be injected.
+    /// - `name` is not a header name (RFC 9110 §5.1), or is [restricted](crate::HeaderForwardLayer#restricted-names).
+    ///   Of the restricted names, `authorization` is allowed.
     /// - `value` is empty, begins or ends with a space, or has a character outside of visible ASCII and space.
     pub fn new(name: &str, value: impl Into<String>) -> Result<Self, BuildError> {
         Self::make(name, Ok(value.into()), "value")
     }
 
-    /// Injects the header `name` with the value that an environment variable has now.
+    /// Creates a strategy that sends the header `name` with the current value of an environment variable.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], when one of these settings is wrong:
+    /// Returns a [`BuildError`] that lists each wrong setting:
     ///
-    /// - `name`, as in [`new`](Self::new).
+    /// - `name`, for the reasons given at [`new`](Self::new).
     /// - `variable` is the name of a variable that is not set, is not Unicode, or has a value that
     ///   [`new`](Self::new) refuses.
     pub fn from_env(name: &str, variable: &str) -> Result<Self, BuildError> {
@@ -70,7 +70,7 @@ impl HeaderInjection {
         Self::make(name, value, "variable")
     }
 
-    /// The value is a fault already, or that of the setting with this name.
+    /// Creates the strategy. `value` is either the value of the setting `value_setting` or the reason why it has none.
     pub(crate) fn make(
         name: &str,
         value: Result<String, &'static str>,

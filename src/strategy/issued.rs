@@ -33,7 +33,7 @@ use super::{
     target::Target,
 };
 
-/// A token that was issued to a strategy, as a [`CredentialCache`] keeps it.
+/// A token that was issued to a strategy: the type of value in its [`CredentialCache`].
 ///
 /// One cache can serve several strategies:
 ///
@@ -67,11 +67,10 @@ impl fmt::Debug for IssuedToken {
     }
 }
 
-/// What all strategies share that have tokens issued: where and whom for, whether one is at hand, and how it gets onto a
-/// request.
+/// Gets tokens from an endpoint, caches them and puts them onto requests, for all strategies that use issued tokens.
 pub(super) struct IssuedTokens {
     pub(super) endpoint: TokenEndpoint,
-    /// It lacks what is the user's.
+    /// The request without the user's tokens.
     pub(super) request: TokenRequest,
     holder: Holder,
     scope: CacheScope,
@@ -79,7 +78,7 @@ pub(super) struct IssuedTokens {
     skew: Duration,
 }
 
-/// Whom the tokens are for.
+/// The party that the tokens are issued for.
 #[derive(Clone)]
 pub(super) enum Holder {
     Client,
@@ -89,14 +88,14 @@ pub(super) enum Holder {
     },
 }
 
-/// For whom a token is asked for: the user's tokens, or nobody where it is for the client.
+/// The user's tokens to send with a token request. It has none if the token is for the client.
 pub(super) struct Party<'a> {
     pub(super) subject: Option<UserToken<'a>>,
     pub(super) actor: Option<UserToken<'a>>,
 }
 
 impl IssuedTokens {
-    /// Puts a token onto the request: the one at hand, or the one that `ask` brings.
+    /// Puts a token onto the request: the cached token, or one that `ask` obtains.
     pub(super) fn authenticate<B, R>(
         &self,
         request: &mut Request<B>,
@@ -246,8 +245,8 @@ impl Party<'_> {
         self.first_end(|token| token.expires_at)
     }
 
-    /// As [`expires_at`](Self::expires_at), and with what ID tokens say. A token that is at hand ends with them, so this
-    /// is for when one is asked for.
+    /// Returns the earliest expiry, as [`expires_at`](Self::expires_at) does, but includes the `exp` claim of an ID
+    /// token. A cached token has that limit already, so only a new token needs this.
     fn decoded_expires_at(&self) -> Option<SystemTime> {
         self.first_end(|token| token.decoded_expires_at())
     }
@@ -262,10 +261,10 @@ impl Party<'_> {
 #[derive(Clone)]
 pub(super) struct IssuedTokensBuilder {
     pub(super) target: Target,
-    /// One that is shared, where it is not to be the strategy's own.
+    /// The shared cache. Without one, the strategy gets its own.
     pub(super) cache: Option<CredentialCache<IssuedToken>>,
     pub(super) clock: Arc<dyn Clock>,
-    /// How long before its end a token is given up.
+    /// How long before its expiry a cached token stops being used.
     pub(super) skew: Duration,
 }
 
@@ -279,7 +278,7 @@ impl IssuedTokensBuilder {
         }
     }
 
-    /// Makes them of settings that are right. `scope` has all of the configuration that is not here.
+    /// Builds the tokens from settings that were checked before. `scope` has the rest of the configuration.
     pub(super) fn make(
         self,
         endpoint: TokenEndpoint,
@@ -305,7 +304,7 @@ impl IssuedTokensBuilder {
     }
 }
 
-/// Says under `endpoint` that its client has neither a secret nor a key, where a grant needs one.
+/// Reports an endpoint whose client has neither a secret nor a key, for a grant that needs one.
 pub(super) fn need_confidential_client(
     endpoint: Option<&TokenEndpoint>,
     grant: &str,

@@ -8,7 +8,7 @@
 //! | [`Unauthenticated`](crate::Unauthenticated) | the request as it is | the same |
 //! | [`HeaderInjection`](crate::HeaderInjection) | a fixed header, such as an API key | the same |
 //! | [`UpstreamInject`](crate::UpstreamInject) | the user's own token of an upstream provider, as a bearer token | no credential |
-//! | `TokenExchange` | a token that was exchanged for one of the user's (RFC 8693) | the application's own token, if the client has a secret or a key; otherwise no credential |
+//! | `TokenExchange` | a token that was exchanged for one of the user's (RFC 8693) | the application's own token if the client has a secret or a key, otherwise no credential |
 //! | `ClientCredentials` | the application's own token (RFC 6749 §4.4) | the same |
 //! | `OnBehalfOf` | a token that Microsoft Entra issued for the user's token | no credential |
 //! | `CrossAppAccess` | a token of the backend's authorization server, for an assertion of the user's identity provider (ID-JAG) | no credential |

@@ -17,11 +17,12 @@ use super::{
     subject::Subject,
 };
 
-/// Exchanges the user's token for the backend's at Microsoft Entra, with its on-behalf-of flow.
+/// Exchanges the user's token for a token for the backend, with Microsoft Entra's on-behalf-of flow.
 ///
-/// It is what [`TokenExchange`](crate::TokenExchange) is elsewhere: the grant of RFC 7523 §2.1 with the user's access
-/// token as the `assertion`, and `requested_token_use=on_behalf_of`. The token has to be one that was issued for this
-/// application. A health check passes without a credential. A clone is cheap, and is the same strategy.
+/// Microsoft Entra has this flow in place of [`TokenExchange`](crate::TokenExchange). The strategy uses the grant of
+/// RFC 7523 §2.1 with the user's access token as the `assertion`, and `requested_token_use=on_behalf_of`. The user's
+/// token must have been issued for this application. A health check passes without a credential. Clones are cheap and
+/// share their state.
 ///
 /// ```no_run
 /// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::BuildError> {
@@ -36,14 +37,14 @@ use super::{
 ///
 /// # Errors
 ///
-/// As [`TokenExchange`](crate::TokenExchange#errors).
+/// The same as [`TokenExchange`](crate::TokenExchange#errors).
 #[derive(Clone)]
 pub struct OnBehalfOf {
     tokens: Arc<IssuedTokens>,
 }
 
 impl OnBehalfOf {
-    /// Starts a strategy that gets its tokens at `endpoint`.
+    /// Creates a builder for a strategy that gets its tokens at `endpoint`.
     pub fn builder(endpoint: TokenEndpoint) -> OnBehalfOfBuilder {
         OnBehalfOfBuilder::new(Ok(endpoint))
     }
@@ -88,7 +89,7 @@ pub struct OnBehalfOfBuilder {
 }
 
 impl OnBehalfOfBuilder {
-    /// An endpoint that could not be built is among the wrong settings.
+    /// Creates the builder. An endpoint that could not be built is reported by `build`.
     pub(crate) fn new(endpoint: Result<TokenEndpoint, BuildError>) -> Self {
         Self {
             endpoint,
@@ -97,7 +98,8 @@ impl OnBehalfOfBuilder {
         }
     }
 
-    /// Sets the scopes of the token, which also say the API that it is for. At least one is required.
+    /// Sets the scopes of the token, which also name the API that it is for. At least one is required, for example
+    /// `https://graph.microsoft.com/.default`.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -107,36 +109,37 @@ impl OnBehalfOfBuilder {
         self
     }
 
-    /// Sets which of the user's access tokens is exchanged. By default the identity's own.
+    /// Sets which of the user's access tokens is exchanged. The default is the identity's own token.
     pub fn subject(mut self, subject: Subject) -> Self {
         self.subject = subject;
         self
     }
 
-    /// Sets how long before its end a cached token is given up. By default it is used to its end, and renewed before as
-    /// [`CredentialCache`] says.
+    /// Sets how long before its expiry a cached token stops being used. By default it is used until it expires, and
+    /// renewed earlier as [`CredentialCache`] describes.
     pub fn cache_skew(mut self, skew: Duration) -> Self {
         self.tokens.skew = skew;
         self
     }
 
-    /// Sets a cache to keep the tokens in, which several strategies can share. By default the strategy has its own.
+    /// Sets the cache for the tokens, which several strategies can share. By default the strategy has its own cache.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
         self.tokens.cache = Some(cache);
         self
     }
 
-    /// Sets the clock of the strategy's own cache. A shared cache has its own clock.
+    /// Sets the clock of the strategy's own cache. A cache set with [`cache`](Self::cache) keeps its own clock. The
+    /// default is the [default clock](crate::DefaultClock) of the thread.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;
         self
     }
 
-    /// Makes the strategy.
+    /// Builds the strategy.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], when one of these settings is wrong:
+    /// Returns a [`BuildError`] that lists each wrong setting:
     ///
     /// - `endpoint.client_auth` has neither a secret nor a key.
     /// - `scopes` is missing, has a scope that is not one word, or was set twice.

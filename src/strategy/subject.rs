@@ -11,7 +11,7 @@ use crate::{
     secret::{AccessToken, Fingerprint, Secret},
 };
 
-/// Which of the user's tokens speaks for them at a token endpoint.
+/// Selects which of the user's tokens is sent as the `subject_token`.
 #[derive(Clone, Debug)]
 pub struct Subject {
     source: Source,
@@ -26,25 +26,28 @@ enum Source {
 }
 
 impl Subject {
-    /// The token that the user came with, as an access token. Its end is the identity's `exp` claim.
+    /// Selects the token that the user authenticated with, as an access token.
+    ///
+    /// It expires at the identity's `exp` claim.
     pub fn own_token() -> Self {
         Self::new(Source::Own, TokenType::AccessToken)
     }
 
-    /// The user's access token of this upstream provider.
+    /// Selects the user's access token of this upstream provider.
     pub fn upstream(provider: impl Into<String>) -> Self {
         let source = Source::UpstreamAccess(provider.into().into());
         Self::new(source, TokenType::AccessToken)
     }
 
-    /// The user's ID token of this upstream provider. Its end is its `exp` claim, which is read without verifying it.
+    /// Selects the user's ID token of this upstream provider.
+    ///
+    /// It expires at its `exp` claim, which is read without verifying the signature.
     pub fn upstream_id_token(provider: impl Into<String>) -> Self {
         let source = Source::UpstreamId(provider.into().into());
         Self::new(source, TokenType::IdToken)
     }
 
-    /// Says to the endpoint that the token is a JWT (`urn:ietf:params:oauth:token-type:jwt`, RFC 8693 §3). The token is
-    /// the same.
+    /// Sends the same token with the type JWT (`urn:ietf:params:oauth:token-type:jwt`, RFC 8693 §3).
     #[must_use]
     pub fn as_jwt(mut self) -> Self {
         self.token_type = TokenType::Jwt;
@@ -55,7 +58,7 @@ impl Subject {
         Self { source, token_type }
     }
 
-    /// Checks it as this setting.
+    /// Reports a blank provider under the name of this setting.
     pub(super) fn check(&self, setting: &str, faults: &mut Faults) {
         if let Some(provider) = self.provider() {
             faults.need_text(format!("{setting}.provider"), provider);
@@ -144,13 +147,13 @@ impl Subject {
 }
 
 impl Default for Subject {
-    /// [`Subject::own_token`].
+    /// Returns [`Subject::own_token`].
     fn default() -> Self {
         Self::own_token()
     }
 }
 
-/// Whose token says that they act for the subject (RFC 8693 §2.1 `actor_token`).
+/// Selects which token is sent as the `actor_token`, for the party that acts for the subject (RFC 8693 §2.1).
 #[derive(Clone)]
 pub struct Actor {
     source: ActorSource,
@@ -166,14 +169,16 @@ enum ActorSource {
 }
 
 impl Actor {
-    /// Another of the user's tokens: their own, say, where the subject is an upstream's.
+    /// Selects another of the user's tokens, for example their own token if the subject is an upstream token.
     pub fn user(token: Subject) -> Self {
         Self {
             source: ActorSource::User(token),
         }
     }
 
-    /// A token of the application itself. `supply` is called for each request, so it only clones what it has.
+    /// Selects a token of the application itself.
+    ///
+    /// `supply` is called for each request, so it should only clone a token that the application already has.
     pub fn supplied(
         token_type: TokenType,
         supply: impl Fn() -> Secret + Send + Sync + 'static,
@@ -235,7 +240,7 @@ impl fmt::Debug for Actor {
 /// A token that was found for a request.
 pub(super) struct UserToken<'a> {
     text: Text<'a>,
-    /// Where it is known without decoding the token.
+    /// When the token expires, if that is known without decoding it.
     pub(super) expires_at: Option<SystemTime>,
 }
 
@@ -262,7 +267,7 @@ impl UserToken<'_> {
         }
     }
 
-    /// As [`expires_at`](Self::expires_at), and for an ID token what it says itself.
+    /// Returns [`expires_at`](Self::expires_at), or the `exp` claim of an ID token.
     pub(super) fn decoded_expires_at(&self) -> Option<SystemTime> {
         match &self.text {
             Text::Id(token) => UnverifiedJwt::decode(token.expose())?.expires_at(),

@@ -22,10 +22,10 @@ use super::{
     subject::{Actor, Subject},
 };
 
-/// Exchanges the user's token for one that was minted for the backend, and sends that (RFC 8693).
+/// Exchanges the user's token for a token issued for the backend, and sends the issued token (RFC 8693).
 ///
-/// The issuer is asked once per user and lifetime, see [`CredentialCache`]. An `Authorization` header that is there
-/// already is replaced. A clone is cheap, and is the same strategy.
+/// The issuer is asked once per user and token lifetime, as [`CredentialCache`] describes. The strategy replaces an
+/// existing `Authorization` header. Clones are cheap and share their state.
 ///
 /// ```no_run
 /// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::BuildError> {
@@ -43,22 +43,23 @@ use super::{
 ///
 /// # Health checks
 ///
-/// A [`HealthCheck`] has no user. Where the endpoint has a client with a secret or a key, the probe gets a token of that
-/// client's own, for the same audience, resource and scopes (RFC 6749 §4.4). Otherwise it passes without a credential.
+/// A [`HealthCheck`] has no user. If the endpoint's client has a secret or a key, the health check gets a token issued
+/// to that client, for the same audience, resource and scopes (RFC 6749 §4.4). Otherwise it passes without a
+/// credential.
 ///
 /// # While a token is obtained
 ///
-/// The call waits, and holds the readiness of the service beneath: see
-/// [readiness](crate::AuthLayer#readiness-is-held). The exchange is a task of its own, which goes on when the call is
-/// given up. The token client has to be one of its own as well.
+/// The call waits and holds the readiness of the inner service (see [readiness](crate::AuthLayer#readiness-is-held)).
+/// The exchange runs in a separate task, which continues if the call is cancelled. The token client must also be
+/// separate from the inner service.
 ///
 /// # Errors
 ///
 /// - [`MissingIdentity`](crate::AuthErrorKind::MissingIdentity): the request carries no identity.
-/// - [`MissingToken`](crate::AuthErrorKind::MissingToken): the identity has not the token that is to be exchanged.
-/// - [`Expired`](crate::AuthErrorKind::Expired): that token is known to have expired. The issuer was not asked, and
-///   nothing that was exchanged for it is used.
-/// - What the [token endpoint's refusal](TokenEndpoint#refusals) means.
+/// - [`MissingToken`](crate::AuthErrorKind::MissingToken): the identity lacks the token to exchange.
+/// - [`Expired`](crate::AuthErrorKind::Expired): that token is known to have expired. The issuer is not asked, and no
+///   cached token that was exchanged for it is sent.
+/// - Any other kind that a [refusal of the token endpoint](TokenEndpoint#refusals) maps to.
 #[derive(Clone)]
 pub struct TokenExchange {
     inner: Arc<Inner>,
@@ -72,7 +73,7 @@ struct Inner {
 }
 
 impl TokenExchange {
-    /// Starts a strategy that exchanges tokens at `endpoint`.
+    /// Creates a builder for a strategy that exchanges tokens at `endpoint`.
     pub fn builder(endpoint: TokenEndpoint) -> TokenExchangeBuilder {
         TokenExchangeBuilder::new(Ok(endpoint))
     }
@@ -137,7 +138,7 @@ pub struct TokenExchangeBuilder {
 }
 
 impl TokenExchangeBuilder {
-    /// An endpoint that could not be built is among the wrong settings.
+    /// Creates the builder. An endpoint that could not be built is reported by `build`.
     pub(crate) fn new(endpoint: Result<TokenEndpoint, BuildError>) -> Self {
         Self {
             endpoint,
@@ -148,19 +149,20 @@ impl TokenExchangeBuilder {
         }
     }
 
-    /// Adds the name of a service that the token is for (RFC 8693 §2.1).
+    /// Adds an audience: the name of a service that the token is for (RFC 8693 §2.1).
     pub fn audience(mut self, audience: &str) -> Self {
         self.tokens.target.audience(audience);
         self
     }
 
-    /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
+    /// Adds a resource: the address of a service that the token is for, as an absolute URI without a fragment (RFC 8707
+    /// §2).
     pub fn resource(mut self, resource: &str) -> Self {
         self.tokens.target.resource(resource);
         self
     }
 
-    /// Sets the scopes of the token (RFC 6749 §3.3). By default the issuer decides.
+    /// Sets the scopes of the token (RFC 6749 §3.3). By default no scope is sent, and the issuer decides.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
@@ -170,9 +172,10 @@ impl TokenExchangeBuilder {
         self
     }
 
-    /// Sets the type of the token that is asked for (RFC 8693 §2.1): an access token or a JWT. By default an access token.
+    /// Sets the requested type of token (RFC 8693 §2.1), an access token or a JWT. The default is an access token.
     ///
-    /// Some issuers require the parameter, for example Google. For one that does not allow it, `None` leaves it out:
+    /// Some issuers require the parameter, for example Google. For an issuer that does not allow it, `None` leaves it
+    /// out:
     ///
     /// ```
     /// # fn strategy(
@@ -191,35 +194,36 @@ impl TokenExchangeBuilder {
         self
     }
 
-    /// Sets which of the user's tokens is exchanged. By default the identity's own.
+    /// Sets which of the user's tokens is exchanged. The default is the identity's own token.
     pub fn subject(mut self, subject: Subject) -> Self {
         self.subject = subject;
         self
     }
 
-    /// Sets the party that acts for the user (RFC 8693 §1.1, delegation). By default there is none.
+    /// Sets the party that acts for the user (delegation, RFC 8693 §1.1). By default there is none.
     pub fn actor(mut self, actor: Actor) -> Self {
         self.actor = Some(actor);
         self
     }
 
-    /// Sets a cache to keep the tokens in, which several strategies can share. By default the strategy has its own.
+    /// Sets the cache for the tokens, which several strategies can share. By default the strategy has its own cache.
     pub fn cache(mut self, cache: CredentialCache<IssuedToken>) -> Self {
         self.tokens.cache = Some(cache);
         self
     }
 
-    /// Sets the clock of the strategy's own cache. A shared cache has its own clock.
+    /// Sets the clock of the strategy's own cache. A cache set with [`cache`](Self::cache) keeps its own clock. The
+    /// default is the [default clock](crate::DefaultClock) of the thread.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;
         self
     }
 
-    /// Makes the strategy.
+    /// Builds the strategy.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], when one of these settings is wrong:
+    /// Returns a [`BuildError`] that lists each wrong setting:
     ///
     /// - `audience` is blank.
     /// - `resource` is not an absolute URI, or has a fragment.

@@ -2,12 +2,14 @@ use http::Request;
 
 use super::{authenticating::Authenticating, strategy::Strategy};
 
-/// Adds no credential: for a backend that wants none, still bound to its origin.
+/// Adds no credential, for a backend that needs none.
+///
+/// Requests are still bound to the backend's origin.
 ///
 /// # Security
 ///
-/// What the caller put onto the request, an `Authorization` header included, leaves with it. Do not copy that of the
-/// incoming request: it is for you, not for the backend.
+/// All headers that the caller has set are sent, including `Authorization`. Do not copy that header from the incoming
+/// request: it is for your service, not for the backend.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unauthenticated;
 

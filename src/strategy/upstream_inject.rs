@@ -13,15 +13,15 @@ use super::{authenticating::Authenticating, strategy::Strategy};
 
 /// Sends the user's access token of one upstream provider as the bearer token (RFC 6750 §2.1).
 ///
-/// An `Authorization` header that is there already is replaced. A [`HealthCheck`] passes as it is, without a
-/// user's credential.
+/// The strategy replaces an existing `Authorization` header. A [`HealthCheck`] passes unchanged, without a user's
+/// credential.
 ///
 /// # Errors
 ///
 /// - [`MissingIdentity`](AuthErrorKind::MissingIdentity): the request carries no identity.
 /// - [`MissingToken`](AuthErrorKind::MissingToken): the identity has no token of this provider. The
 ///   [`Interaction`] is to link an account.
-/// - [`Expired`](AuthErrorKind::Expired): the token is known to have expired. A token whose end is not known is sent.
+/// - [`Expired`](AuthErrorKind::Expired): the token is known to have expired. A token with an unknown expiry is sent.
 #[derive(Clone)]
 pub struct UpstreamInject {
     provider: Arc<str>,
@@ -29,11 +29,11 @@ pub struct UpstreamInject {
 }
 
 impl UpstreamInject {
-    /// Injects the token of the provider with this name.
+    /// Creates a strategy that sends the user's token of the provider with this name.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], when `provider` is blank.
+    /// Returns a [`BuildError`] if `provider` is blank.
     pub fn new(provider: impl Into<String>) -> Result<Self, BuildError> {
         let provider = provider.into();
         let mut faults = Faults::new("UpstreamInject");
@@ -45,7 +45,7 @@ impl UpstreamInject {
         })
     }
 
-    /// Sets the clock that expiry is compared with.
+    /// Sets the clock for checking expiry. The default is the [default clock](crate::DefaultClock) of the thread.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
