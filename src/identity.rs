@@ -1,4 +1,4 @@
-//! [`Identity`]: who a request is for.
+//! [`Identity`]: the user that a request is made for.
 
 use std::{
     collections::BTreeMap,
@@ -31,10 +31,11 @@ use crate::{
 /// ```
 /// use tower_identity::{AccessToken, Identity, UpstreamToken};
 ///
+/// let github = UpstreamToken::new(AccessToken::new("gho_16C7e42F292c")?);
 /// let identity = Identity::builder("user-1")
 ///     .issuer("https://idp.example.com")
 ///     .token(AccessToken::new("eyJhbGciOi.e30.c2ln")?)
-///     .upstream("github", UpstreamToken::new(AccessToken::new("gho_16C7e42F292c")?))
+///     .upstream("github", github)
 ///     .build()?;
 ///
 /// assert_eq!(identity.subject(), "user-1");
@@ -135,8 +136,7 @@ impl Identity {
             .map(|(provider, token)| (provider.as_str(), token))
     }
 
-    /// Returns the error because of which the user has no token of this provider now, although they have logged in
-    /// there.
+    /// Returns why the user has no token of this provider now, although they have logged in there.
     ///
     /// For example, the token could not be refreshed.
     ///
@@ -287,8 +287,8 @@ impl IdentityBuilder {
         self
     }
 
-    /// Sets the error because of which the user has no token of an upstream provider now. If a token was added all the
-    /// same, it is used.
+    /// Sets the reason why the user has no token of an upstream provider now. If a token of that provider was added
+    /// too, the token is used.
     pub fn unavailable_upstream(mut self, provider: impl Into<String>, error: AuthError) -> Self {
         self.unavailable.insert(provider.into(), error);
         self

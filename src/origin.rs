@@ -1,4 +1,4 @@
-//! [`Origin`]: where a credential may go.
+//! [`Origin`]: the only place where a credential may be sent.
 
 use std::{
     fmt,
@@ -215,7 +215,7 @@ pub enum InvalidOrigin {
         "an origin is a URI such as `https://mcp.example.com`, an international name in its ASCII form (`xn--…`); this is none"
     )]
     NotAUri,
-    /// It has no scheme, or one that is not Returns the scheme, `http` or `https`.
+    /// It has no scheme, or a scheme other than `http` or `https`.
     #[error("an origin begins with `https://` (or `http://`)")]
     Scheme,
     /// It has no host, or a host in brackets that is not an IPv6 address.

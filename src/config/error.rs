@@ -62,7 +62,7 @@ impl ConfigFault {
         &self.key
     }
 
-    /// Says what is wrong and what to do, for example `unknown key; expected one of …`.
+    /// Returns what is wrong and how to correct it, for example `unknown key; expected one of …`.
     pub fn message(&self) -> &str {
         &self.message
     }

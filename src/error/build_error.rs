@@ -218,7 +218,7 @@ impl Faults {
         }
     }
 
-    /// The value of `setting`, or all faults of its own settings.
+    /// Returns the value of `setting`, or adds all faults of the settings inside it.
     pub(crate) fn take_built<T>(
         &mut self,
         setting: &str,

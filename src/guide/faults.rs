@@ -118,7 +118,7 @@
 //! | F74 | keys that are not where the issuer's own URL leads cannot be named | `several_issuers` | `f74_keys_are_fetched_where_they_are_said_to_be_and_nothing_else_is` |
 //! | F75 | discovery ends at the first document that is odd | `issuer_keys` | `f75_a_document_that_is_odd_does_not_end_the_search_for_the_metadata` |
 //! | F76 | a key with a leading zero octet or padding is not read | `issuer_keys` | `f76_keys_that_are_written_a_little_differently_are_read` |
-//! | F78-introspection | a wrong client secret at the introspection endpoint is told as an outage | `token_validator` | `f78_an_endpoint_that_refuses_this_client_is_the_operators_to_mend` |
+//! | F78-introspection | a wrong client secret at the introspection endpoint is reported as an outage | `token_validator` | `f78_an_endpoint_that_refuses_this_client_is_the_operators_to_mend` |
 //! | F79 | each bad token is introspected again | `token_validator` | `f79_a_token_is_introspected_once_for_all_who_bring_it_at_the_same_time` |
 //! | F80 | the identity that was built last counts as the newest, although its tokens were read first | `validated_upstream_tokens` | `f80_the_newest_identity_is_the_one_whose_tokens_were_read_last` |
 //! | F82 | the gateway's 401 for a refused outgoing request does not say where to log in | `token_validator` | `f82_a_refusal_of_an_outgoing_request_tells_the_caller_where_to_log_in` |

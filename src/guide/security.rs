@@ -104,7 +104,7 @@
 //! | --- | --- | --- |
 //! | A user whose token has expired gets nothing, even if a credential is cached | `token_strategies` | `f09_an_expired_subject_gets_nothing_although_a_token_is_at_hand` |
 //! | Setting the clock back makes no expired credential valid | `credential_cache` | `setting_the_clock_back_does_not_make_an_expired_credential_fresh` |
-//! | … nor does suspending the machine | `credential_cache` | `a_suspended_machine_does_not_make_an_expired_credential_fresh` |
+//! | … and neither does suspending the machine | `credential_cache` | `a_suspended_machine_does_not_make_an_expired_credential_fresh` |
 //! | An odd lifetime never means "forever" | `token_endpoint` | `f16_an_odd_expires_in_never_means_for_ever` |
 //! | A refresh token is used once, by one replica | `upstream_tokens` | `f18_replicas_that_refresh_at_once_spend_a_refresh_token_once` |
 //! | … and not again after that replica died | `upstream_tokens` | `f17_a_refresh_token_that_may_have_been_spent_by_a_replica_that_died_is_not_replayed` |

@@ -15,9 +15,9 @@ use crate::{
 use super::private_key_jwt::PrivateKeyJwt;
 use super::{request::Form, response::repeats};
 
-/// How the client says who it is, and proves it (RFC 6749 §2.3).
+/// The way in which the client authenticates to an endpoint (RFC 6749 §2.3).
 ///
-/// It does just that: when the endpoint refuses, no other way is tried.
+/// Only this method is used. If the endpoint refuses it, no other method is tried.
 #[derive(Clone)]
 pub struct ClientAuth {
     client_id: String,
@@ -34,28 +34,30 @@ enum Method {
 }
 
 impl ClientAuth {
-    /// A public client: `client_id` is sent in the form, and there is no secret (RFC 6749 §3.2.1).
+    /// Creates a public client, which sends `client_id` in the form and has no secret (RFC 6749 §3.2.1).
     pub fn none(client_id: impl Into<String>) -> Self {
         Self::new(client_id, Method::None)
     }
 
-    /// `client_secret_basic`: HTTP Basic, id and secret each form-urlencoded before (RFC 6749 §2.3.1).
+    /// Creates a client that sends its ID and secret with HTTP Basic: `client_secret_basic`.
+    ///
+    /// Both are form-urlencoded first (RFC 6749 §2.3.1).
     pub fn basic(client_id: impl Into<String>, secret: Secret) -> Self {
         Self::new(client_id, Method::Basic(secret))
     }
 
-    /// `client_secret_post`: id and secret in the form (RFC 6749 §2.3.1).
+    /// Creates a client that sends its ID and secret in the form: `client_secret_post` (RFC 6749 §2.3.1).
     pub fn post(client_id: impl Into<String>, secret: Secret) -> Self {
         Self::new(client_id, Method::Post(secret))
     }
 
-    /// `private_key_jwt`: an assertion that the client signs anew for each request (RFC 7523 §2.2).
+    /// Creates a client that sends an assertion, newly signed for each request: `private_key_jwt` (RFC 7523 §2.2).
     #[cfg(feature = "private-key-jwt")]
     pub fn private_key_jwt(client_id: impl Into<String>, key: PrivateKeyJwt) -> Self {
         Self::new(client_id, Method::PrivateKeyJwt(key))
     }
 
-    /// The client's id.
+    /// Returns the client's ID.
     pub fn client_id(&self) -> &str {
         &self.client_id
     }
@@ -67,7 +69,7 @@ impl ClientAuth {
         }
     }
 
-    /// Whether `text` repeats the client's secret.
+    /// Returns `true` if `text` repeats the client's secret.
     pub(super) fn repeats_secret(&self, text: &str) -> bool {
         match &self.method {
             Method::Basic(secret) | Method::Post(secret) => repeats(text, secret.expose()),
@@ -79,7 +81,8 @@ impl ClientAuth {
         !matches!(self.method, Method::None)
     }
 
-    /// Adds all of it to `scope`, the secret too: what was issued to one client is not for another.
+    /// Adds the whole setting to `scope`, including the secret, so that a token issued to one client is not sent for
+    /// another.
     pub(super) fn describe(&self, scope: CacheScope) -> CacheScope {
         let scope = scope
             .field("client_id", &self.client_id)
@@ -94,7 +97,7 @@ impl ClientAuth {
         }
     }
 
-    /// Checks it as the setting `client_auth`.
+    /// Reports a blank ID under the setting `client_auth`.
     pub(crate) fn check(&self, faults: &mut Faults) {
         faults.need_text("client_auth.client_id", &self.client_id);
     }
@@ -171,7 +174,8 @@ fn basic_credentials(client_id: &str, secret: &str) -> String {
     credentials
 }
 
-/// In memory that is as large as it can get at once: what a `String` leaves behind when it grows is not wiped.
+/// Joins ID and secret in memory that is large enough from the start, because a `String` that grows leaves a copy that
+/// is not wiped.
 fn id_and_secret(client_id: &str, secret: &str) -> Zeroizing<String> {
     let longest = 3 * (client_id.len() + secret.len()) + 1;
     let mut pair = Zeroizing::new(String::with_capacity(longest));

@@ -16,16 +16,19 @@ use crate::{
     secret::Secret,
 };
 
-/// For how long an assertion is good. It is used at once, and never again.
+/// The time for which an assertion is valid. An assertion is used at once, and only once.
 const LIFETIME: Duration = Duration::from_secs(60);
 
-/// The private key of [`ClientAuth::private_key_jwt`](crate::ClientAuth::private_key_jwt), and what its assertions say.
+/// The private key of [`ClientAuth::private_key_jwt`](crate::ClientAuth::private_key_jwt), and the settings of its
+/// assertions.
 ///
-/// An assertion has the client's id as `iss` and `sub`, an `aud`, `iat`, an `exp` 60 s later and a random `jti`
-/// (RFC 7523 §3, OIDC Core §9).
+/// An assertion has the client's ID as `iss` and `sub`, an `aud`, an `iat`, an `exp` 60 seconds later and a random
+/// `jti` (RFC 7523 §3, OIDC Core §9).
 ///
 /// ```no_run
-/// # fn example(pem: tower_identity::Secret) -> Result<(), tower_identity::BuildError> {
+/// # fn example(
+/// #     pem: tower_identity::Secret,
+/// # ) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::{
 ///     ClientAuth,
 ///     oauth::{PrivateKeyJwt, SigningAlgorithm},
@@ -50,7 +53,7 @@ pub struct PrivateKeyJwt {
 type Random = dyn Fn() -> Result<[u8; 16], BoxError> + Send + Sync;
 
 impl PrivateKeyJwt {
-    /// Starts a key of the private key in `pem`: PKCS#8, or PKCS#1 for RSA.
+    /// Creates a builder for a key from the private key in `pem`, in PKCS#8, or PKCS#1 for RSA.
     pub fn builder(algorithm: SigningAlgorithm, pem: &Secret) -> PrivateKeyJwtBuilder {
         PrivateKeyJwtBuilder {
             algorithm,
@@ -147,24 +150,25 @@ pub struct PrivateKeyJwtBuilder {
 }
 
 impl PrivateKeyJwtBuilder {
-    /// Sets the `kid` by which the endpoint finds the public key. By default there is none.
+    /// Sets the `kid`, by which the endpoint finds the public key. By default there is none.
     pub fn key_id(mut self, key_id: impl Into<String>) -> Self {
         self.key_id = Some(key_id.into());
         self
     }
 
-    /// Sets the `aud`. By default it is the URL of the token endpoint; some endpoints want the issuer's identifier.
+    /// Sets the `aud`. The default is the URL of the token endpoint. Some endpoints require the issuer's identifier
+    /// instead.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
         self
     }
 
-    /// Sets where the `jti` comes from. By default it is the operating system's random source.
+    /// Sets the source of the `jti`. The default is the operating system's random source.
     ///
     /// # Security
     ///
-    /// No two calls may return the same bytes, in this process or another, or the endpoint takes an assertion for a
-    /// replay.
+    /// No two calls may return the same bytes, in this process or another. Otherwise the endpoint treats an assertion
+    /// as a replay.
     pub fn random<F>(mut self, random: F) -> Self
     where
         F: Fn() -> Result<[u8; 16], BoxError> + Send + Sync + 'static,
@@ -173,11 +177,11 @@ impl PrivateKeyJwtBuilder {
         self
     }
 
-    /// Makes the key.
+    /// Builds the key.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], when one of these settings is wrong:
+    /// Returns a [`BuildError`] that lists each wrong setting:
     ///
     /// - `pem` has no private key that can sign with the algorithm.
     /// - `key_id` or `audience` is blank.
@@ -237,7 +241,7 @@ impl SigningAlgorithm {
     }
 }
 
-/// A key that has signed once, so that it can.
+/// Reads the key, and signs once with it to check that it can.
 fn read_key(algorithm: SigningAlgorithm, pem: &Secret) -> Option<EncodingKey> {
     let pem = pem.expose().as_bytes();
     let key = match algorithm {
@@ -248,7 +252,7 @@ fn read_key(algorithm: SigningAlgorithm, pem: &Secret) -> Option<EncodingKey> {
     key.ok().filter(|key| sign(algorithm, key, b"").is_some())
 }
 
-/// Signs with aws-lc by name: `jsonwebtoken::encode` would use, and fix, the provider of the whole process.
+/// Signs with aws-lc directly, because `jsonwebtoken::encode` would use, and fix, the provider of the whole process.
 fn sign(algorithm: SigningAlgorithm, key: &EncodingKey, message: &[u8]) -> Option<Vec<u8>> {
     let jwt_algorithm = match algorithm {
         SigningAlgorithm::Rs256 => Algorithm::RS256,

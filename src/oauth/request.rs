@@ -16,11 +16,12 @@ use crate::{
 
 use super::response::repeats;
 
-/// A request to a token endpoint: a grant and its parameters (RFC 6749 §4).
+/// A request to a token endpoint, with a grant and its parameters (RFC 6749 §4).
 ///
-/// The values are kept in memory that is wiped. Client authentication is not part of it: the endpoint adds that.
+/// The values are kept in memory that is wiped when the request is dropped. The endpoint adds the client
+/// authentication.
 ///
-/// What is the same for all users can be built and [checked](Self::check) once, and cloned for each.
+/// The part that is the same for all users can be built and [checked](Self::check) once, and then cloned for each user.
 #[derive(Clone)]
 #[must_use = "nothing is sent before an endpoint gets it"]
 pub struct TokenRequest {
@@ -40,63 +41,66 @@ enum Grant {
 }
 
 impl TokenRequest {
-    /// One token for another (RFC 8693 §2.1). It needs a [`subject_token`](Self::subject_token).
+    /// Creates a request that exchanges one token for another (RFC 8693 §2.1). It needs a
+    /// [`subject_token`](Self::subject_token).
     pub fn token_exchange() -> Self {
         Self::new(Grant::TokenExchange)
     }
 
-    /// A token for the client itself (RFC 6749 §4.4).
+    /// Creates a request for a token for the client itself (RFC 6749 §4.4).
     pub fn client_credentials() -> Self {
         Self::new(Grant::ClientCredentials)
     }
 
-    /// A token for whom a JWT speaks of (RFC 7523 §2.1). It needs an [`assertion`](Self::assertion).
+    /// Creates a request for a token for the subject of a JWT (RFC 7523 §2.1). It needs an
+    /// [`assertion`](Self::assertion).
     pub fn jwt_bearer() -> Self {
         Self::new(Grant::JwtBearer)
     }
 
-    /// A token for the user whose login brought this code (RFC 6749 §4.1.3).
+    /// Creates a request that exchanges an authorization code for the user's token (RFC 6749 §4.1.3).
     ///
-    /// Where the authorization request had them, add `redirect_uri`, and `code_verifier` (RFC 7636 §4.5), as
-    /// [parameters](Self::parameter).
+    /// If the authorization request had a `redirect_uri` or a code challenge, add the `redirect_uri` or the
+    /// `code_verifier` (RFC 7636 §4.5) as a [parameter](Self::parameter).
     pub fn authorization_code(code: &str) -> Self {
         Self::new(Grant::AuthorizationCode).parameter("code", code)
     }
 
-    /// A token for the one that a refresh token was issued for (RFC 6749 §6).
+    /// Creates a request that exchanges a refresh token for a new access token (RFC 6749 §6).
     pub fn refresh_token(refresh_token: &str) -> Self {
         Self::new(Grant::RefreshToken).parameter("refresh_token", refresh_token)
     }
 
-    /// Sets the JWT that speaks of someone (RFC 7523 §2.1).
+    /// Sets the JWT whose subject the token is for (RFC 7523 §2.1).
     pub fn assertion(self, jwt: &str) -> Self {
         self.parameter("assertion", jwt)
     }
 
-    /// Sets whom the new token speaks of (RFC 8693 §2.1).
+    /// Sets the token of the party that the new token is for (RFC 8693 §2.1).
     pub fn subject_token(self, token: &str, token_type: TokenType) -> Self {
         self.parameter("subject_token", token)
             .parameter("subject_token_type", token_type.urn())
     }
 
-    /// Sets who acts for the subject (RFC 8693 §2.1).
+    /// Sets the token of the party that acts for the subject (RFC 8693 §2.1).
     pub fn actor_token(self, token: &str, token_type: TokenType) -> Self {
         self.parameter("actor_token", token)
             .parameter("actor_token_type", token_type.urn())
     }
 
-    /// Sets what kind of token is wanted (RFC 8693 §2.1).
+    /// Sets the requested type of token (RFC 8693 §2.1).
     pub fn requested_token_type(mut self, token_type: TokenType) -> Self {
         self.requested_token_type = Some(token_type);
         self.parameter("requested_token_type", token_type.urn())
     }
 
-    /// Adds the name of a service that the token is for (RFC 8693 §2.1).
+    /// Adds an audience: the name of a service that the token is for (RFC 8693 §2.1).
     pub fn audience(self, audience: &str) -> Self {
         self.parameter("audience", audience)
     }
 
-    /// Adds the address of a service that the token is for, an absolute URI without a fragment (RFC 8707 §2).
+    /// Adds a resource: the address of a service that the token is for, as an absolute URI without a fragment (RFC 8707
+    /// §2).
     pub fn resource(mut self, resource: &str) -> Self {
         if !is_absolute_uri(resource) {
             self.invalid
@@ -131,19 +135,20 @@ impl TokenRequest {
         self.parameter("scope", &joined)
     }
 
-    /// Adds another parameter. All but `audience` and `resource` may be there once (RFC 6749 §3.2).
+    /// Adds another parameter. Only `audience` and `resource` may occur more than once (RFC 6749 §3.2).
     pub fn parameter(mut self, name: impl Into<Cow<'static, str>>, value: &str) -> Self {
         self.form.push(name, value);
         self
     }
 
-    /// Says what is wrong with it as far as it is built. The endpoint asks again before it sends, and then the token that
-    /// the grant needs has to be there.
+    /// Checks the request as far as it is built.
+    ///
+    /// The endpoint checks it again before it sends it, and then also requires the token that the grant needs.
     ///
     /// # Errors
     ///
-    /// [`Configuration`](AuthErrorKind::Configuration), when a scope is not one word, a resource is not absolute or has a
-    /// fragment, a parameter is empty, or one is there twice that may not be.
+    /// Returns [`Configuration`](AuthErrorKind::Configuration) if a scope is not one word, a resource is not absolute
+    /// or has a fragment, a parameter is empty, or a parameter that may occur only once occurs twice.
     pub fn check(&self) -> Result<(), AuthError> {
         match self.invalid {
             Some(invalid) => Err(AuthError::new(AuthErrorKind::Configuration, invalid)),
@@ -161,7 +166,7 @@ impl TokenRequest {
         }
     }
 
-    /// Adds all of its parameters to `scope`.
+    /// Adds all parameters of the request to `scope`.
     pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
         let parameters = self.form.parameters.iter();
         parameters.fold(scope, |scope, (name, value)| scope.field(name, &**value))
@@ -200,12 +205,12 @@ impl TokenRequest {
         self.grant == Grant::RefreshToken
     }
 
-    /// Whether a token or a code of a user is in it, so that a refusal may be about the user.
+    /// Returns `true` if the request has a token or a code of a user, so that a refusal may be about the user.
     pub(super) fn presents_token_of_user(&self) -> bool {
         self.grant != Grant::ClientCredentials
     }
 
-    /// Whether `text` repeats a token or another secret that was sent.
+    /// Returns `true` if `text` repeats a token or another secret that was sent.
     pub(super) fn repeats_secret(&self, text: &str) -> bool {
         const PUBLIC: [&str; 9] = [
             "grant_type",
@@ -250,7 +255,7 @@ impl TokenRequest {
 }
 
 impl fmt::Debug for TokenRequest {
-    /// Shows the names of the parameters, and none of their values.
+    /// Shows the names of the parameters, and not their values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenRequest")
             .field("grant_type", &self.grant_type())
@@ -289,14 +294,14 @@ pub enum TokenType {
     AccessToken,
     /// An OpenID Connect ID token.
     IdToken,
-    /// A JWT, of any use.
+    /// A JWT for any use.
     Jwt,
     /// An identity assertion for another authorization server (draft-ietf-oauth-identity-assertion-authz-grant).
     IdJag,
 }
 
 impl TokenType {
-    /// Its identifier, `urn:ietf:params:oauth:token-type:…`.
+    /// Returns the identifier of the type, `urn:ietf:params:oauth:token-type:…`.
     pub fn urn(self) -> &'static str {
         match self {
             Self::AccessToken => "urn:ietf:params:oauth:token-type:access_token",
@@ -307,7 +312,7 @@ impl TokenType {
     }
 }
 
-/// The parameters of a form, secrets among them.
+/// The parameters of a form, which include secrets.
 #[derive(Clone, Default)]
 pub(crate) struct Form {
     parameters: Vec<(Cow<'static, str>, Zeroizing<String>)>,
@@ -341,7 +346,7 @@ impl Form {
         Ok(())
     }
 
-    /// The request that sends it to `uri`, with `headers` beside its own.
+    /// Creates the request that sends the form to `uri`, with additional `headers`.
     pub(crate) fn post(&self, uri: &Uri, mut headers: HeaderMap) -> Request<Full<Bytes>> {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(
@@ -380,7 +385,7 @@ impl fmt::Debug for Form {
     }
 }
 
-/// Whether it is one word of RFC 6749 §3.3.
+/// Returns `true` if the text is one scope of RFC 6749 §3.3.
 pub(crate) fn is_scope(scope: &str) -> bool {
     !scope.is_empty()
         && scope
@@ -388,7 +393,7 @@ pub(crate) fn is_scope(scope: &str) -> bool {
             .all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
-/// Whether it is an absolute URI without a fragment (RFC 8707 §2).
+/// Returns `true` if the text is an absolute URI without a fragment (RFC 8707 §2).
 pub(crate) fn is_absolute_uri(text: &str) -> bool {
     !text.contains('#')
         && match text.split_once(':') {

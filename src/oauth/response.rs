@@ -7,10 +7,10 @@ use crate::secret::{AccessToken, Secret};
 
 use super::request::{TokenRequest, TokenType};
 
-/// The longest lifetime that is believed.
+/// The longest lifetime that is accepted.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A token that a token endpoint issued, and what came with it (RFC 6749 §5.1, RFC 8693 §2.2.1).
+/// A token that a token endpoint issued, with the rest of its response (RFC 6749 §5.1, RFC 8693 §2.2.1).
 #[derive(Clone)]
 pub struct TokenResponse<T = AccessToken> {
     token: T,
@@ -21,32 +21,33 @@ pub struct TokenResponse<T = AccessToken> {
 }
 
 impl<T> TokenResponse<T> {
-    /// The token.
+    /// Returns the token.
     pub fn token(&self) -> &T {
         &self.token
     }
 
-    /// The token, and nothing else.
+    /// Returns the token, and drops the rest of the response.
     pub fn into_token(self) -> T {
         self.token
     }
 
-    /// For how long the token is good, counted from when the request was sent.
+    /// Returns how long the token is valid, counted from when the request was sent.
     pub fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
-    /// The scopes of the token, if the issuer says so. They may be fewer than requested (RFC 6749 §5.1).
+    /// Returns the scopes of the token, if the issuer names them. They may be fewer than requested (RFC 6749 §5.1).
     pub fn scope(&self) -> Option<&str> {
         self.scope.as_deref()
     }
 
-    /// The refresh token, if one was issued. The one that was used for this request may then be void (RFC 6749 §6).
+    /// Returns the refresh token, if one was issued. The refresh token that was used for this request may then be
+    /// invalid (RFC 6749 §6).
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.refresh_token.as_ref()
     }
 
-    /// The ID token, if one was issued (OIDC Core §3.1.3.3).
+    /// Returns the ID token, if one was issued (OIDC Core §3.1.3.3).
     pub fn id_token(&self) -> Option<&Secret> {
         self.id_token.as_ref()
     }
@@ -62,7 +63,7 @@ impl<T> fmt::Debug for TokenResponse<T> {
     }
 }
 
-/// For how long a token is good: its `expires_in`.
+/// The time for which a token is valid, as read from `expires_in`.
 ///
 /// | `expires_in` | lifetime |
 /// | --- | --- |
@@ -71,12 +72,12 @@ impl<T> fmt::Debug for TokenResponse<T> {
 /// | below 1, `null`, or anything else | `Spent` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
-    /// The issuer does not say. It does not mean for ever: keep the token for a short while at most.
+    /// The issuer gives no lifetime. This does not mean forever. Keep the token only for a short time.
     Unknown,
-    /// The token is at its end, or its lifetime cannot be told. It is sent now, with the requests that wait for it, and is
-    /// not kept.
+    /// The token expires now, or its lifetime cannot be read. It is sent with the requests that wait for it, and is not
+    /// cached.
     Spent,
-    /// So long, and at most 24 hours, whatever the issuer says.
+    /// The token is valid for this time. A longer lifetime than 24 hours is read as 24 hours.
     For(Duration),
 }
 
@@ -98,7 +99,7 @@ impl Lifetime {
 
 const MAX_FORM_MEMBERS: usize = 64;
 
-/// Whether `text` is, or has in it, a secret or a part of one. A part shorter than eight bytes does not count.
+/// Returns `true` if `text` contains a secret, or is a part of one. A part shorter than eight bytes does not count.
 pub(super) fn repeats(text: &str, secret: &str) -> bool {
     const SHORTEST: usize = 8;
 
@@ -106,25 +107,25 @@ pub(super) fn repeats(text: &str, secret: &str) -> bool {
     !secret.is_empty() && (text == secret || is_part(secret, text) || is_part(text, secret))
 }
 
-/// The members of the JSON object in an answer. The members that are not taken out are wiped.
+/// The members of the JSON object in a response. The members that are not taken out are wiped.
 pub(super) struct Members {
     map: Map<String, Value>,
 }
 
 impl Members {
-    /// `None` for what is not a JSON object. `serde_json` quotes the text in its errors, so they go no further.
+    /// Reads a JSON object, or returns `None`. The errors of `serde_json` are dropped, because they quote the text.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         serde_json::from_slice(body).ok().map(|map| Self { map })
     }
 
-    /// The members of a form, which GitHub sends to those who do not ask for JSON. Only a refusal is read of it.
+    /// Reads a form, which GitHub sends if the request does not ask for JSON. Only refusals are read from a form.
     pub(super) fn parse_form(body: &[u8]) -> Self {
         let pairs = form_urlencoded::parse(body).take(MAX_FORM_MEMBERS);
         let map = pairs.map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())));
         Self { map: map.collect() }
     }
 
-    /// Whether the answer says that it is none of a success, whatever its status.
+    /// Returns `true` if the response reports an error, whatever its status.
     pub(super) fn is_refusal(&self) -> bool {
         let has_error = !matches!(
             self.map.get("error"),
@@ -136,13 +137,13 @@ impl Members {
         has_error || is_not_ok || has_error_code
     }
 
-    /// The error code for programs: `error` (RFC 6749 §5.2), or Okta's `errorCode`.
+    /// Returns the error code for programs: `error` (RFC 6749 §5.2), or Okta's `errorCode`.
     pub(super) fn error_code(&self) -> Option<&str> {
         self.text("error").or_else(|| self.text("errorCode"))
     }
 
-    /// The text that the table of refusals is searched for. Where issuers leave `error` out, it is elsewhere: in `status`
-    /// (HubSpot), in `code` (Notion), or in an object (Google).
+    /// Returns the code to look up in the table of refusals. Issuers that leave out `error` put it elsewhere: in
+    /// `status` (HubSpot), in `code` (Notion), or in an object (Google).
     pub(super) fn refusal_code(&self) -> Option<&str> {
         let in_object = || {
             let error = self.map.get("error")?.as_object()?;
@@ -154,7 +155,7 @@ impl Members {
             .or_else(|| self.text("code"))
     }
 
-    /// A number of whole seconds, as a number or a text of digits.
+    /// Returns a number of whole seconds, which may be a number or a text of digits.
     pub(super) fn seconds(&self, name: &str) -> Option<u64> {
         match self.map.get(name)? {
             Value::Number(number) => number.as_u64(),
@@ -173,7 +174,7 @@ impl Members {
         self.map.get(name)?.as_array().map(Vec::as_slice)
     }
 
-    /// Whether `text` repeats a token or a secret of the answer.
+    /// Returns `true` if `text` repeats a token or a secret of the response.
     pub(super) fn repeats_secret(&self, text: &str) -> bool {
         let is_secret = |name: &str| name.ends_with("token") || name.ends_with("secret");
         let mut members = self.map.iter();
@@ -205,7 +206,8 @@ impl Members {
         self.take(name).and_then(|text| Secret::new(text).ok())
     }
 
-    /// The shorter one, where Zoho says it twice: its `expires_in` may be in milliseconds, `expires_in_sec` is not.
+    /// Returns the lifetime, or the shorter one if there are two. Zoho sends two: its `expires_in` may be in
+    /// milliseconds, and its `expires_in_sec` is in seconds.
     fn lifetime(&self) -> Lifetime {
         let lifetime = Lifetime::of(self.map.get("expires_in"));
         match Lifetime::of(self.map.get("expires_in_sec")) {

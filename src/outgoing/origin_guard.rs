@@ -11,7 +11,7 @@ use crate::{
     origin::Origin,
 };
 
-/// What a layer that hands out credentials checks first.
+/// Checks that a request goes to the origin, before a layer adds a credential.
 #[derive(Clone, Debug)]
 pub(crate) struct OriginGuard {
     origin: Origin,

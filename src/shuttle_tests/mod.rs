@@ -1,4 +1,4 @@
-//! What requests share, under shuttle's schedulers. Tests of private parts are beside those parts.
+//! Tests of the state that requests share, under shuttle's schedulers. Tests of private parts are beside those parts.
 //!
 //! `RUSTFLAGS="--cfg shuttle" cargo test --all-features --lib shuttle_tests`
 

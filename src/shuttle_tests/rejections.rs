@@ -1,4 +1,4 @@
-//! A whole outgoing stack whose backend rejects what is at hand.
+//! A whole outgoing stack whose backend rejects the cached credential.
 
 use std::{
     collections::BTreeMap,

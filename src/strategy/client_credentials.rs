@@ -22,10 +22,14 @@ use super::{
 /// The strategy replaces an existing `Authorization` header. Clones are cheap and share their state.
 ///
 /// ```no_run
-/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::BuildError> {
+/// # fn strategy(
+/// #     endpoint: tower_identity::TokenEndpoint,
+/// # ) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::ClientCredentials;
 ///
-/// let strategy = ClientCredentials::builder(endpoint).scopes(["tools:list"]).build()?;
+/// let strategy = ClientCredentials::builder(endpoint)
+///     .scopes(["tools:list"])
+///     .build()?;
 /// # Ok(())
 /// # }
 /// ```

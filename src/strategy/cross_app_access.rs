@@ -39,8 +39,11 @@ use crate::oauth::unverified_jwt::UnverifiedJwt;
 /// # ) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::CrossAppAccess;
 ///
-/// let strategy = CrossAppAccess::builder("okta", identity_provider, authorization_server)
-///     .audience("https://auth.chat.example") // the authorization server's issuer identifier
+/// let builder =
+///     CrossAppAccess::builder("okta", identity_provider, authorization_server);
+/// let strategy = builder
+///     // the authorization server's issuer identifier
+///     .audience("https://auth.chat.example")
 ///     .resource("https://mcp.chat.example")
 ///     .scopes(["chat.read"])
 ///     .build()?;

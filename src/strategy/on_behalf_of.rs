@@ -25,10 +25,14 @@ use super::{
 /// share their state.
 ///
 /// ```no_run
-/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::BuildError> {
+/// # fn strategy(
+/// #     endpoint: tower_identity::TokenEndpoint,
+/// # ) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::OnBehalfOf;
 ///
-/// let strategy = OnBehalfOf::builder(endpoint) // https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token
+/// // The endpoint is
+/// // https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token
+/// let strategy = OnBehalfOf::builder(endpoint)
 ///     .scopes(["https://graph.microsoft.com/.default"])
 ///     .build()?;
 /// # Ok(())

@@ -28,7 +28,9 @@ use super::{
 /// existing `Authorization` header. Clones are cheap and share their state.
 ///
 /// ```no_run
-/// # fn strategy(endpoint: tower_identity::TokenEndpoint) -> Result<(), tower_identity::BuildError> {
+/// # fn strategy(
+/// #     endpoint: tower_identity::TokenEndpoint,
+/// # ) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::{Subject, TokenExchange};
 ///
 /// let strategy = TokenExchange::builder(endpoint)

@@ -53,7 +53,7 @@ impl LoadedTokens {
         user.with_upstream(self.reading, self.tokens, unavailable)
     }
 
-    /// Nothing yet of what a store has just answered.
+    /// Creates an empty value, to be filled from the response that a store has just given.
     pub(super) fn read_now() -> Self {
         Self {
             reading: Reading::now(),

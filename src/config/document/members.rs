@@ -12,7 +12,7 @@ use crate::{
 
 use super::value::Value;
 
-/// The members of a map, taken out one by one. What is left in the end is not known.
+/// The members of a map, taken out one by one. The members that are left at the end are unknown keys.
 pub(in crate::config) struct Members<'a> {
     path: String,
     members: Vec<(String, Value)>,
@@ -156,7 +156,7 @@ impl<'a> Members<'a> {
         number
     }
 
-    /// The members of a map, each of which is a section of its own.
+    /// Takes out a map in which each member is a section.
     pub(in crate::config) fn sections(&mut self, key: &str) -> Vec<(String, Value)> {
         let members = self.map(key).unwrap_or_default();
         self.within(key, members).members

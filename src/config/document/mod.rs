@@ -14,7 +14,7 @@ use super::{
     error::SectionFaults,
 };
 
-/// Reads how a backend is authenticated. What is not one is among the faults.
+/// Reads how a backend is authenticated. Invalid values are added to the faults.
 pub(super) fn backend(value: Value, faults: &mut SectionFaults) -> Option<BackendAuthConfig> {
     let members = match value {
         Value::Map(members) => members,
@@ -57,7 +57,7 @@ pub(super) fn backend(value: Value, faults: &mut SectionFaults) -> Option<Backen
     backend
 }
 
-/// What a whole document begins with.
+/// Reads the map that is the root of a document.
 pub(super) fn map<E: de::Error>(value: Value) -> Result<Vec<(String, Value)>, E> {
     match value {
         Value::Map(members) => Ok(members),

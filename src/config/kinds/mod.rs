@@ -1,5 +1,5 @@
-//! The kinds of backends that have a block, one file for each. `backend.rs` has the list of them. A kind that is in the
-//! list and not re-exported by `config` does not compile, nor does one that lacks a part of [`Kind`](super::kind::Kind).
+//! The kinds of backends that have a block, one file for each. `backend.rs` has the list of them. A kind in the list
+//! must be re-exported by `config` and have all parts of [`Kind`](super::kind::Kind), or it does not compile.
 
 pub(super) mod aws_sts;
 pub(super) mod cross_app_access;

@@ -436,7 +436,7 @@ impl Inner {
         claims.remove(self.upstream.as_ref()?.claim_of_session()?)
     }
 
-    /// Whose upstream tokens the request gets, if any.
+    /// Returns the owner of the upstream tokens that the request gets, if any.
     fn owner(
         &self,
         identity: &Identity,

@@ -12,7 +12,7 @@ use crate::{clock::Clock, identity::Identity, secret::AccessToken, upstream::Tok
 #[derive(Clone)]
 pub(super) struct Validated {
     pub(super) identity: Identity,
-    /// Whose upstream tokens the request gets, if any.
+    /// The owner of the upstream tokens that the request gets, if any.
     pub(super) owner: Option<TokenOwner>,
 }
 

@@ -25,7 +25,7 @@ impl RoleArn {
     }
 }
 
-/// What is wrong with it, if anything (IAM User Guide, "IAM identifiers").
+/// Returns the fault of an ARN, if it has one (IAM User Guide, "IAM identifiers").
 fn fault(arn: &str) -> Option<&'static str> {
     let mut parts = arn.splitn(6, ':');
     let mut next = || parts.next().unwrap_or_default();
@@ -91,7 +91,7 @@ fn is_partition(partition: &str) -> bool {
     }) && partition.split('-').next() == Some("aws")
 }
 
-/// What the names of roles and of sessions are made of.
+/// Returns `true` if the names of roles and sessions may have this byte.
 pub(super) fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"_+=,.@-".contains(&byte)
 }

@@ -103,7 +103,7 @@ impl AwsStsBuilder {
     ///
     /// # Security
     ///
-    /// What the matcher would have kept them from, the fallback role may allow.
+    /// The fallback role may allow more than the roles that the matcher would have selected.
     pub fn fallback_after_failed_matcher(mut self) -> Self {
         self.roles.fallback_after_failed_matcher = true;
         self
@@ -224,7 +224,8 @@ impl AwsStsBuilder {
         self
     }
 
-    /// Sets where AWS STS is: an interface VPC endpoint, say. By default it is the regional endpoint, in any partition.
+    /// Sets the URL of AWS STS, for example an interface VPC endpoint. The default is the regional endpoint, in any
+    /// partition.
     pub fn sts_endpoint(mut self, url: impl Into<String>) -> Self {
         self.sts_endpoint = Some(url.into());
         self
@@ -247,13 +248,14 @@ impl AwsStsBuilder {
         self
     }
 
-    /// Keeps the credentials in this cache, together with those of other strategies. By default there is one of its own.
+    /// Sets the cache for the credentials, which several strategies can share. By default the strategy has its own
+    /// cache.
     pub fn cache(mut self, cache: CredentialCache<SessionCredentials>) -> Self {
         self.cache = Some(cache);
         self
     }
 
-    /// Sets the clock that requests are dated with, and that of the strategy's own cache; a shared one has its own.
+    /// Sets the clock for dating requests and for the strategy's own cache. A shared cache has its own clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self

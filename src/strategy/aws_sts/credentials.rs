@@ -94,7 +94,8 @@ impl fmt::Debug for SessionCredentials {
     }
 }
 
-/// API Reference of AWS STS, "Credentials". What is none cannot be part of the header that a signature is sent in.
+/// Returns `true` if the text is an access key ID (API Reference of AWS STS, "Credentials"). Other text cannot be part
+/// of the header that carries a signature.
 fn is_access_key_id(id: &str) -> bool {
     !id.is_empty()
         && id

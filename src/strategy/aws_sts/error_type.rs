@@ -9,7 +9,7 @@ const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 /// Where a service that speaks JSON keeps the codes of a protocol that it spoke before (Smithy, `awsQueryCompatible`).
 const QUERY_ERROR: HeaderName = HeaderName::from_static("x-amzn-query-error");
 
-/// What an error says of the session that the request was signed in.
+/// The judgement of whether an error is caused by the session that signed the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is the session, or its key.
@@ -89,7 +89,7 @@ fn is_code(code: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_'))
 }
 
-/// The members of the object's first level count. What is cut off is read up to there.
+/// Reads the members at the first level of a JSON object. If the text is cut off, it is read up to that point.
 fn in_json(text: &[u8]) -> Option<Cow<'_, str>> {
     let mut codes = Codes::default();
     let mut json = serde_json::Deserializer::from_slice(text);

@@ -125,7 +125,8 @@ impl StoredTokens {
         expires_at.is_some_and(|end| end <= self.tokens.issued_at())
     }
 
-    /// The tokens for the request that waits for them. It is told no end, or it would not send what was issued for it.
+    /// Returns the tokens for the request that waits for them, without their expiry. Otherwise that request would not
+    /// send the token that was issued for it.
     pub(in crate::upstream) fn for_one_use(mut self) -> Self {
         let issued = Arc::make_mut(&mut self.tokens.inner);
         issued.token = issued.token.clone().without_expires_at();

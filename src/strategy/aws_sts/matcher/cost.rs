@@ -15,7 +15,7 @@ pub(super) struct Amount {
 
 /// The most steps that an expression may take. Each is a few nanoseconds at worst.
 const BUDGET: u64 = 1 << 26;
-/// What a node costs beside the values that it goes through.
+/// The cost of a node, without the values that it goes through.
 const NODE: u64 = 8;
 
 /// The most steps that an expression takes: a polynomial in the size of the claims and the number of their values.

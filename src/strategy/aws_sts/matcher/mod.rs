@@ -33,7 +33,7 @@ const MAX_SOURCE: usize = 1024;
 const MAX_BRACKETS: usize = 128;
 const MAX_DEPTH: usize = 64;
 const LARGE_STACK: usize = 32 << 20;
-/// What is nested deeper is not evaluated on the stack of whoever asks: in a debug build each level takes some 40 KiB.
+/// The deepest nesting that is evaluated on the caller's stack. In a debug build each level takes about 40 KiB.
 const MAX_DEPTH_IN_PLACE: usize = 12;
 
 const TYPES: [&str; 10] = [

@@ -65,7 +65,7 @@ impl Patterns {
         Ok(Self { patterns })
     }
 
-    /// How many states the pattern of a call has; `None` where the call is of another function.
+    /// Returns how many states the pattern of a call has, or `None` for a call of another function.
     pub(super) fn states(&self, function: &str) -> Option<u64> {
         let index = function.strip_prefix(PREFIX)?.parse::<usize>().ok()?;
         self.patterns.get(index).map(|pattern| pattern.states)

@@ -70,7 +70,7 @@ pub(super) fn check_types(root: &IdedExpr) -> Result<(), String> {
     }
 }
 
-/// The variables of the macro that is being checked; none is inside of another.
+/// The variables of the macro that is being checked. Macros are not nested.
 #[derive(Default)]
 struct Checker<'a> {
     member: Option<(&'a str, Type)>,
