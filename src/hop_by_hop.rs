@@ -7,11 +7,11 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Removes what belongs to the caller's connection (RFC 9110 §7.6.1), so that nothing beneath a layer deletes a header
-/// that the layer adds.
+/// Removes the headers of the caller's connection (RFC 9110 §7.6.1), so that no inner service deletes a header that the
+/// layer adds.
 ///
-/// Each header that `Connection` names goes, and the hop-by-hop headers. `Connection` keeps `close`, `keep-alive` and an
-/// upgrade whose `Upgrade` header is there. `TE: trailers` stays, because gRPC needs it and HTTP/2 allows it (RFC 9113
+/// It removes each header that `Connection` names, and the hop-by-hop headers. `Connection` keeps `close`, `keep-alive`
+/// and an upgrade with its `Upgrade` header. `TE: trailers` stays, because gRPC needs it and HTTP/2 allows it (RFC 9113
 /// §8.2.2).
 #[inline]
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {

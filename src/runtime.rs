@@ -36,7 +36,7 @@ mod on_tokio {
         }
     }
 
-    /// A number from 0 to 1, for jitter.
+    /// Returns a number from 0 to 1, for jitter.
     pub(crate) fn random() -> f64 {
         fastrand::f64()
     }
@@ -46,7 +46,7 @@ mod on_tokio {
     }
 }
 
-/// Time does not pass: a limit is never reached, and who sleeps lets others go first.
+/// Under shuttle, time does not pass. A timeout is never reached, and a sleep only yields to other tasks.
 #[cfg(all(feature = "token-exchange", test, shuttle))]
 mod on_shuttle {
     use std::time::Duration;
@@ -66,7 +66,7 @@ mod on_shuttle {
         }
     }
 
-    /// No jitter, but a place where the scheduler may switch.
+    /// Returns no jitter, but lets the scheduler switch tasks.
     pub(crate) fn random() -> f64 {
         crate::shuttle_tests::switch();
         0.0

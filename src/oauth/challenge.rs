@@ -2,7 +2,8 @@ use http::HeaderValue;
 
 use crate::error::{AuthError, AuthErrorKind, challenge::push_parameter};
 
-/// The `Bearer` challenge of this resource: it tells a refused caller how to get a token (RFC 6750 §3, RFC 9728 §5.1).
+/// The `Bearer` challenge of this resource, which tells a refused caller how to get a token (RFC 6750 §3, RFC 9728
+/// §5.1).
 pub(crate) struct Challenge {
     /// `Bearer realm="…"` and so on, without an error.
     bare: String,
@@ -10,7 +11,7 @@ pub(crate) struct Challenge {
 }
 
 impl Challenge {
-    /// The values are what a header can have.
+    /// Creates the challenge. A header must be able to carry the values.
     pub(crate) fn new(realm: &str, resource_metadata: Option<&str>, scopes: &[String]) -> Self {
         let scope = Some(scopes.join(" ")).filter(|scope| !scope.is_empty());
         let parameters = [
@@ -30,7 +31,7 @@ impl Challenge {
         }
     }
 
-    /// Adds the challenge to an error whose answer has one.
+    /// Adds the challenge to an error whose response has one.
     pub(crate) fn added_to(&self, error: AuthError) -> AuthError {
         match self.header(&error) {
             Some(challenge) => error.with_challenge(challenge),

@@ -1,4 +1,4 @@
-//! One bounded call over any Tower HTTP service: within a time, up to a size, without redirects.
+//! Sends one bounded request over any Tower HTTP service, with a timeout, a maximum size and no redirects.
 
 use std::{
     future::poll_fn,
@@ -23,7 +23,7 @@ const BODY_LIMIT: usize = 1 << 20;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// An HTTP client whose type is forgotten. Each call uses a clone of it.
+/// A type-erased HTTP client. Each call uses a clone of it.
 pub(crate) struct HttpClient {
     exchange: Box<Exchange>,
 }
@@ -59,7 +59,7 @@ impl HttpClient {
         }
     }
 
-    /// The whole answer, up to 1 MiB. The body of a redirect is not read.
+    /// Returns the whole response, up to 1 MiB. The body of a redirect is not read.
     pub(crate) async fn call(
         &self,
         request: Request<Full<Bytes>>,
@@ -72,7 +72,7 @@ impl HttpClient {
 }
 
 impl Failure {
-    /// As an error, which `unavailable` makes of what the server did.
+    /// Converts the failure into an error. `unavailable` makes the error from a description of what the server did.
     pub(crate) fn into_error(
         self,
         time_limit: Duration,
@@ -87,8 +87,9 @@ impl Failure {
     }
 }
 
-/// A URL that requests are sent to, and its origin: absolute, without a fragment or user info, and `https` unless it is
-/// loopback or `insecure`.
+/// Checks a URL that requests are sent to, and returns it with its origin.
+///
+/// The URL must be absolute, without a fragment or user info, and `https` unless it is loopback or `insecure`.
 ///
 /// The error says what is wrong as a sentence whose subject is the URL, and does not repeat it.
 pub(crate) fn parse_url(url: &str, insecure: bool) -> Result<(Uri, Origin), &'static str> {
@@ -125,12 +126,12 @@ pub(crate) fn parse_url(url: &str, insecure: bool) -> Result<(Uri, Origin), &'st
     }
 }
 
-/// Whether an answer says that it is JSON, or does not say what it is.
+/// Returns `true` if a response is labelled as JSON, or has no label.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     essence(headers).is_none_or(|essence| essence.ends_with(b"json"))
 }
 
-/// Whether an answer says that it is a form.
+/// Returns `true` if a response is labelled as a form.
 pub(crate) fn is_form(headers: &HeaderMap) -> bool {
     essence(headers).is_some_and(|essence| essence == b"application/x-www-form-urlencoded")
 }
@@ -190,7 +191,7 @@ where
     Ok(bytes)
 }
 
-/// Grows `bytes` by hand, because what a `Vec` leaves behind when it moves is not wiped.
+/// Grows `bytes` explicitly, because a `Vec` that moves leaves a copy that is not wiped.
 fn append(bytes: &mut Zeroizing<Vec<u8>>, data: impl Buf) {
     let length = bytes.len() + data.remaining();
     if length > bytes.capacity() {

@@ -15,7 +15,7 @@ const LONGEST_CLAIMS: usize = 2048;
 const LONGEST_URL: usize = 2048;
 const MAX_SCOPES: usize = 32;
 
-/// Where issuers write the URL at which the user can agree. The first one is Keycloak's.
+/// The names under which issuers send the URL where the user can consent. The first one is Keycloak's.
 const URLS: [&str; 7] = [
     "account-link-url",
     "consent_url",
@@ -26,7 +26,7 @@ const URLS: [&str; 7] = [
     "interaction_uri",
 ];
 
-/// The step that the user must take, as far as a refusal says it in a way that is understood.
+/// Returns the step that the user must take, if a refusal names it in a known form.
 pub(super) fn find(
     request: &TokenRequest,
     kind: AuthErrorKind,
@@ -117,7 +117,7 @@ fn grant_scope(
     is_understood.then_some(Interaction::GrantScope { scopes })
 }
 
-/// A JSON object, which Entra writes into a string.
+/// Reads a JSON object, which Entra writes into a string.
 fn claims(members: &Members, is_secret: &impl Fn(&str) -> bool) -> Option<String> {
     let (claims, text): (Value, _) = match members.value("claims")? {
         Value::String(text) => (serde_json::from_str(text).ok()?, text.clone()),
@@ -154,7 +154,7 @@ fn is_consent_url(url: &str) -> bool {
     url.len() <= LONGEST_URL && is_text && is_https
 }
 
-/// Whether they are words that a parameter of a request, and a header, can have.
+/// Returns `true` if a request parameter and a header can carry the text.
 fn is_words(text: &str, longest: usize) -> bool {
     text.len() <= longest && text.split(' ').all(is_scope)
 }

@@ -12,7 +12,7 @@ pub(crate) struct UnverifiedJwt {
 }
 
 impl UnverifiedJwt {
-    /// `None`, if the text does not have the form of a signed JWT (RFC 7515 §7.1).
+    /// Decodes the text, or returns `None` if it does not have the form of a signed JWT (RFC 7515 §7.1).
     pub(crate) fn decode(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
         let (header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -23,7 +23,7 @@ impl UnverifiedJwt {
         })
     }
 
-    /// The `typ` of its header.
+    /// Returns the `typ` of the header.
     pub(crate) fn header_type(&self) -> Option<&str> {
         self.header.get("typ").and_then(Value::as_str)
     }
@@ -41,7 +41,7 @@ impl UnverifiedJwt {
         expiration(&self.claims)
     }
 
-    /// The values of a claim that is a string or a list of strings. `None`, if it is neither or absent.
+    /// Returns the values of a claim that is a string or a list of strings, or `None` if it is neither or absent.
     pub(crate) fn texts(&self, claim: &str) -> Option<Vec<&str>> {
         match self.claims.get(claim)? {
             Value::String(text) => Some(vec![text]),
@@ -51,7 +51,8 @@ impl UnverifiedJwt {
     }
 }
 
-/// The `exp` claim (RFC 7519 §4.1.4). One that is not a time, or that no clock can tell, counts as absent.
+/// Returns the `exp` claim (RFC 7519 §4.1.4). A value that is not a time, or that no clock can express, counts as
+/// absent.
 pub(crate) fn expiration(claims: &Map<String, Value>) -> Option<SystemTime> {
     numeric_date(claims.get("exp")?).ok()?
 }
@@ -59,8 +60,8 @@ pub(crate) fn expiration(claims: &Map<String, Value>) -> Option<SystemTime> {
 /// A value is not a `NumericDate`.
 pub(crate) struct NotATime;
 
-/// A `NumericDate` (RFC 7519 §2): seconds since 1970, with or without a fraction. A time before 1970 counts as 1970.
-/// `None`, if no clock can tell the time.
+/// Reads a `NumericDate` (RFC 7519 §2): seconds since 1970, with or without a fraction. A time before 1970 counts as
+/// 1970. Returns `None` if no clock can express the time.
 pub(crate) fn numeric_date(value: &Value) -> Result<Option<SystemTime>, NotATime> {
     let seconds = value.as_f64().filter(|seconds| seconds.is_finite());
     let seconds = seconds.ok_or(NotATime)?.max(0.0);

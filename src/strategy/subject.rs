@@ -28,7 +28,7 @@ enum Source {
 impl Subject {
     /// Selects the token that the user authenticated with, as an access token.
     ///
-    /// It expires at the identity's `exp` claim.
+    /// Its expiry is the identity's `exp` claim.
     pub fn own_token() -> Self {
         Self::new(Source::Own, TokenType::AccessToken)
     }
@@ -41,7 +41,7 @@ impl Subject {
 
     /// Selects the user's ID token of this upstream provider.
     ///
-    /// It expires at its `exp` claim, which is read without verifying the signature.
+    /// Its expiry is its own `exp` claim, which is read without verifying the signature.
     pub fn upstream_id_token(provider: impl Into<String>) -> Self {
         let source = Source::UpstreamId(provider.into().into());
         Self::new(source, TokenType::IdToken)

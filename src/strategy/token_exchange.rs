@@ -157,8 +157,8 @@ impl TokenExchangeBuilder {
         self
     }
 
-    /// Adds a resource: the address of a service that the token is for, as an absolute URI without a fragment (RFC 8707
-    /// §2).
+    /// Adds a resource: the address of a service that the token is for (RFC 8707 §2). It is an absolute URI without a
+    /// fragment.
     pub fn resource(mut self, resource: &str) -> Self {
         self.tokens.target.resource(resource);
         self
