@@ -7,7 +7,8 @@ pub(super) struct Store<V> {
     values: Cache<CacheKey, V, UnitWeighter, DefaultHashBuilder, Collect>,
 }
 
-/// What a [`Store`] no longer holds. Drop it where no lock is held, because a value may run foreign code when dropped.
+/// The entries that a [`Store`] no longer holds. Drop them where no lock is held, because a value may run foreign code
+/// when dropped.
 pub(super) type Leftovers<V> = Vec<(CacheKey, V)>;
 
 impl<V: Clone> Store<V> {

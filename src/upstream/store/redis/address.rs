@@ -28,7 +28,7 @@ pub(super) enum Connection {
     Cluster(ClusterConnection),
 }
 
-/// What a server is told first.
+/// The login that a client sends to a server first.
 #[derive(Clone, Default)]
 pub(super) struct Login {
     user: Option<String>,
@@ -43,7 +43,7 @@ pub(super) struct Sentinels {
     certificates: Option<TlsCertificates>,
 }
 
-/// How a client of Redis is told of credentials and certificates.
+/// The credentials and certificates of a Redis client.
 #[derive(Clone, Default)]
 pub(super) struct Access {
     pub(super) credentials: Option<(String, Secret)>,
@@ -276,7 +276,7 @@ impl Access {
     }
 }
 
-/// What has a limit here has it from the store.
+/// Returns the configuration of a connection without limits, because the store applies them.
 fn unlimited() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)

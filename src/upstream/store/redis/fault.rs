@@ -149,7 +149,8 @@ pub(super) fn unreadable() -> AuthError {
     AuthError::new(AuthErrorKind::Configuration, NOT_OURS)
 }
 
-/// What to do about an answer that another attempt does not change. All others speak of the node's state.
+/// Returns the advice for an error response that another attempt does not change. All other error responses are about
+/// the node's state.
 fn advice(code: &str, text: &str, is_cluster: bool) -> Option<&'static str> {
     let by_code = |code: &str| match code {
         "NOAUTH" | "WRONGPASS" => Some(PASSWORD),
@@ -243,7 +244,7 @@ fn is_tls_error(error: &RedisError) -> bool {
     false
 }
 
-/// What a peer or the system said, made safe to show.
+/// The error text of a peer or the system, made safe to show.
 #[derive(Debug)]
 struct Cause(String);
 
