@@ -75,7 +75,7 @@
 //! };
 //!
 //! async fn linked(
-//!     store: &impl UpstreamTokenStore,
+//!     store: &dyn UpstreamTokenStore,
 //!     user: &Identity,
 //!     tokens: &ProviderTokens,
 //! ) -> Result<(), BoxError> {
@@ -84,13 +84,13 @@
 //! }
 //!
 //! async fn log_out_everywhere(
-//!     store: &impl UpstreamTokenStore,
+//!     store: &dyn UpstreamTokenStore,
 //!     user: &Identity,
 //! ) -> Result<(), BoxError> {
 //!     store.remove_user(&TokenOwner::of(user)?).await?;
 //!     Ok(())
 //! }
-//! # let _ = (linked::<tower_identity::MemoryStore>, log_out_everywhere::<tower_identity::MemoryStore>);
+//! # let _ = (linked, log_out_everywhere);
 //! ```
 //!
 //! To keep the tokens of each login apart, name the claim of the session with
