@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -288,12 +289,9 @@ async fn settle() {
     }
 }
 
-fn fetch_through(
-    bench: &Bench,
-    gate: &Arc<Semaphore>,
-) -> impl FnOnce() -> std::pin::Pin<
-    Box<dyn Future<Output = Result<Obtained<Credential>, AuthError>> + Send>,
-> + use<> {
+type Fetch = Pin<Box<dyn Future<Output = Result<Obtained<Credential>, AuthError>> + Send>>;
+
+fn fetch_through(bench: &Bench, gate: &Arc<Semaphore>) -> impl FnOnce() -> Fetch + use<> {
     let (fetches, gate) = (bench.fetches.clone(), gate.clone());
     move || {
         Box::pin(async move {
