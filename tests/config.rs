@@ -928,6 +928,100 @@ fn what_was_written_in_place_of_a_secret_is_not_taken_for_one() {
     );
 }
 
+// The upstream providers.
+
+fn resources_with_providers(names: &[&str]) -> Resources<Body> {
+    builder()
+        .upstream_providers(names.iter().copied())
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn f55_a_provider_that_does_not_exist_is_a_fault_that_lists_those_that_do() {
+    let cases = [
+        ("jira", "subjectProviderName", "tokenExchange"),
+        ("linear", "providerName", "upstreamInject"),
+        #[cfg(feature = "aws-sts")]
+        ("aws", "subjectProviderName", "awsSts"),
+        ("graph", "subjectTokenProviderName", "obo"),
+        ("chat", "subjectProviderName", "xaa"),
+    ];
+    for (backend, key, block) in cases {
+        let config = config_of(&with(backend, key, json!("otka")));
+        config.check(&resources()).unwrap();
+        let known = config_of(&with(backend, key, json!("github")));
+        let resources = resources_with_providers(&["okta", "github"]);
+        known.check(&resources).unwrap();
+        let error = config.check(&resources).unwrap_err();
+        let [fault] = error.faults() else {
+            panic!("{error}");
+        };
+        assert_eq!(fault.key(), format!("{block}.{key}"));
+        assert_eq!(
+            fault.message(),
+            "`otka` is not an upstream provider; expected one of `okta`, `github`"
+        );
+        let none = config.check(&resources_with_providers(&[])).unwrap_err();
+        assert!(none.to_string().contains("there is none"), "{none}");
+    }
+}
+
+#[tokio::test]
+async fn f55_a_missing_subject_provider_is_the_first_one() {
+    for (providers, token) in [
+        (&["okta", "github"][..], "token-of-okta"),
+        (&["github", "okta"], "token-of-github"),
+        (&[], "own-token"),
+    ] {
+        let issuer = Issuer::start().await;
+        issuer.know(token, "alice");
+        let backend = Backend::start().await;
+        let config = config_of(&json!({ "type": "token_exchange", "tokenExchange": {
+            "tokenUrl": issuer.url() } }));
+        let upstream = |token| UpstreamToken::new(AccessToken::new(token).unwrap());
+        let alice = Identity::builder("alice")
+            .token(AccessToken::new("own-token").unwrap())
+            .upstream("okta", upstream("token-of-okta"))
+            .upstream("github", upstream("token-of-github"))
+            .build()
+            .unwrap();
+        let client = client(&config, &resources_with_providers(providers), &backend);
+        assert_sent(&client, backend.request(alice)).await;
+        assert_eq!(issuer.request().one("subject_token"), Some(token));
+    }
+}
+
+#[test]
+fn f55_cross_app_access_without_a_provider_needs_that_there_is_only_one() {
+    let config = config_of(&with("chat", "subjectProviderName", json!(null)));
+    config.check(&resources_with_providers(&["okta"])).unwrap();
+    for (providers, message) in [
+        (&["okta", "github"][..], "more than one"),
+        (&[], "is missing"),
+    ] {
+        let error = config
+            .check(&resources_with_providers(providers))
+            .unwrap_err();
+        let [fault] = error.faults() else {
+            panic!("{error}");
+        };
+        assert_eq!(fault.key(), "xaa.subjectProviderName");
+        assert!(fault.message().contains(message), "{fault}");
+    }
+}
+
+#[test]
+fn f55_names_of_providers_are_neither_blank_nor_there_twice() {
+    let error = builder()
+        .upstream_providers(["okta", " ", "okta"])
+        .build()
+        .unwrap_err();
+    let settings = error.invalid_settings().iter();
+    let settings: Vec<_> = settings.map(|invalid| invalid.setting()).collect();
+    assert_eq!(settings, ["upstream_providers[1]", "upstream_providers[2]"]);
+}
+
 // The schema.
 
 #[test]

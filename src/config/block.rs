@@ -104,6 +104,54 @@ impl<B> Block<'_, B> {
         }
     }
 
+    /// Checks that an upstream provider has this name, if the application told the names.
+    pub(super) fn check_provider(&mut self, key: &str, name: &str) {
+        let Some(known) = self.resources.upstream_providers() else {
+            return;
+        };
+        if name.trim().is_empty() || known.iter().any(|known| known == name) {
+            return;
+        }
+        let expected: Vec<_> = known.iter().map(|known| format!("`{known}`")).collect();
+        let expected = match &*expected {
+            [] => "there is none".to_owned(),
+            _ => format!("expected one of {}", expected.join(", ")),
+        };
+        let name = name.escape_debug();
+        self.fault(
+            key,
+            format!("`{name}` is not an upstream provider; {expected}"),
+        );
+    }
+
+    /// The provider of the user's token: the one that is named, or else the first.
+    pub(super) fn subject_provider(&mut self, key: &str, name: Option<&str>) -> Option<String> {
+        if let Some(name) = name {
+            self.check_provider(key, name);
+            return Some(name.to_owned());
+        }
+        self.resources.upstream_providers()?.first().cloned()
+    }
+
+    /// The provider of the user's token: the one that is named, or else the only one.
+    pub(super) fn only_subject_provider(&mut self, key: &str, name: Option<&str>) -> String {
+        if let Some(name) = name {
+            self.check_provider(key, name);
+            return name.to_owned();
+        }
+        match self.resources.upstream_providers() {
+            Some([only]) => return only.clone(),
+            Some([_, _, ..]) => {
+                self.fault(
+                    key,
+                    "is missing, and there is more than one upstream provider; name one",
+                );
+            }
+            Some([]) | None => self.fault(key, "is missing"),
+        }
+        String::new()
+    }
+
     pub(super) fn need(&mut self, key: &str, value: &str) {
         if value.is_empty() {
             self.fault(key, "is missing");

@@ -65,12 +65,13 @@ use super::{
 /// | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
 /// | `aws_sts` | `awsSts` | `AwsSts` (feature `aws-sts`) | The fallback role is not used after a matcher failed. |
 /// | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | ToolHive does not implement it. |
-/// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required. A health check passes without a credential. |
+/// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required, unless the application tells the only provider. A health check passes without a credential. |
 /// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
 ///
 /// An empty string is an error, and does not count as a missing key. A number or a boolean is not a string: quote it. A
 /// secret that is given both by value and by variable is an error in every block. An empty `subjectProviderName` is not
-/// replaced by the name of a provider. The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`)
+/// replaced by the name of a provider. A missing one is, if the application
+/// [tells the providers](crate::config::ResourcesBuilder::upstream_providers), and then each name is checked. The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`)
 /// are unknown keys.
 ///
 /// # Errors are reported together

@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -36,6 +40,7 @@ struct Inner<B> {
     clock: Arc<dyn Clock>,
     tokens: CredentialCache<IssuedToken>,
     strategies: BTreeMap<String, Arc<dyn Strategy<B>>>,
+    upstream_providers: Option<Vec<String>>,
 }
 
 type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -63,6 +68,7 @@ impl<B> Resources<B> {
             clock: DefaultClock::get(),
             tokens: None,
             strategies: Vec::new(),
+            upstream_providers: None,
         }
     }
 
@@ -87,6 +93,11 @@ impl<B> Resources<B> {
         (self.inner.environment)(name)
     }
 
+    /// The names of all upstream providers, if the application told them.
+    pub(super) fn upstream_providers(&self) -> Option<&[String]> {
+        self.inner.upstream_providers.as_deref()
+    }
+
     pub(super) fn strategy(&self, name: &str) -> Option<Arc<dyn Strategy<B>>> {
         self.inner.strategies.get(name).cloned()
     }
@@ -108,6 +119,7 @@ impl<B> fmt::Debug for Resources<B> {
         debug.field("sessions", &self.inner.sts.sessions);
         debug
             .field("strategies", &self.inner.strategies.keys())
+            .field("upstream_providers", &self.inner.upstream_providers)
             .finish_non_exhaustive()
     }
 }
@@ -122,6 +134,7 @@ pub struct ResourcesBuilder<B> {
     clock: Arc<dyn Clock>,
     tokens: Option<CredentialCache<IssuedToken>>,
     strategies: Vec<(String, Arc<dyn Strategy<B>>)>,
+    upstream_providers: Option<Vec<String>>,
 }
 
 impl<B> ResourcesBuilder<B> {
@@ -140,6 +153,36 @@ impl<B> ResourcesBuilder<B> {
         variable: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         self.environment = Box::new(variable);
+        self
+    }
+
+    /// Sets the names of all upstream providers, in their order.
+    ///
+    /// Then each `providerName`, `subjectProviderName` and `subjectTokenProviderName` must be one of them. Without this
+    /// setting, a name that no provider has is not found, and its users get a 401 that no login ends.
+    ///
+    /// A backend without a `subjectProviderName` gets the first provider, as in ToolHive. For `xaa` there must be only one
+    /// provider to choose from. An `obo` backend without a `subjectTokenProviderName` still exchanges the token that the
+    /// user came with. If the list is empty, there is no provider to name or to choose.
+    ///
+    /// ```
+    /// # use bytes::Bytes; use http_body_util::Full;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// # let token_client =
+    /// #     Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    /// use tower_identity::config::Resources;
+    ///
+    /// let resources = Resources::<Full<Bytes>>::builder(token_client)
+    ///     .upstream_providers(["okta", "github"])
+    ///     .build()?;
+    /// # Ok::<(), tower_identity::BuildError>(())
+    /// ```
+    pub fn upstream_providers<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.upstream_providers = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
@@ -163,6 +206,7 @@ impl<B> ResourcesBuilder<B> {
     ///
     /// - `strategy[0]` has a name that is blank, is a `type` that this crate has a strategy for, or was given to an
     ///   earlier strategy. The number counts the calls of [`strategy`](Self::strategy) from 0.
+    /// - `upstream_providers[0]` is blank, or the same as an earlier name. The number counts from 0.
     /// - `sts_endpoint` (with the feature `aws-sts`) is not an absolute `https` URL (or `http` on loopback).
     pub fn build(self) -> Result<Resources<B>, BuildError> {
         let mut faults = Faults::new("Resources");
@@ -181,6 +225,10 @@ impl<B> ResourcesBuilder<B> {
                 faults.add(format!("strategy[{index}]"), fault);
             }
         }
+        check_providers(
+            self.upstream_providers.as_deref().unwrap_or_default(),
+            &mut faults,
+        );
         #[cfg(feature = "aws-sts")]
         self.sts.check(&mut faults);
         faults.check()?;
@@ -196,6 +244,7 @@ impl<B> ResourcesBuilder<B> {
                 clock: self.clock,
                 tokens,
                 strategies,
+                upstream_providers: self.upstream_providers,
             }),
         })
     }
@@ -204,5 +253,17 @@ impl<B> ResourcesBuilder<B> {
 impl<B> fmt::Debug for ResourcesBuilder<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResourcesBuilder").finish_non_exhaustive()
+    }
+}
+
+fn check_providers(names: &[String], faults: &mut Faults) {
+    let mut earlier = BTreeSet::new();
+    for (index, name) in names.iter().enumerate() {
+        let setting = format!("upstream_providers[{index}]");
+        if name.trim().is_empty() {
+            faults.add(setting, "is blank, give the provider's name");
+        } else if !earlier.insert(name) {
+            faults.add(setting, "is there twice, remove one of the two");
+        }
     }
 }

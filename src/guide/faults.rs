@@ -128,5 +128,7 @@
 //! | F78-redis | a wrong password, missing rights or a disabled command of Redis is reported as temporary | `redis_faults` | `f78_what_no_other_attempt_mends_is_a_configuration_error_that_says_what_to_do` |
 //! | F81-put | a login that is stored a second time, because the first answer was lost, undoes what came after it | `redis_faults` | `f81_a_put_whose_answer_was_lost_does_not_undo_what_came_after_it` |
 //! | F81-lease | a lease that ends far in the future is waited for | `redis_faults` | `f81_a_lease_that_ends_far_in_the_future_is_not_waited_for` |
+//! | F55 | the name of an upstream provider that does not exist passes the check | `config` | `f55_a_provider_that_does_not_exist_is_a_fault_that_lists_those_that_do` |
+//! | F55-default | … and a missing one is not the first provider | `config` | `f55_a_missing_subject_provider_is_the_first_one` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.

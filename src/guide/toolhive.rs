@@ -9,6 +9,7 @@
 //! | `OutgoingAuthConfig` | [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) |
 //! | `BackendAuthStrategy` | [`BackendAuthConfig`](crate::BackendAuthConfig) |
 //! | `NewOutgoingAuthRegistry(ctx, env)` | [`Resources::builder(client)`](crate::config::Resources::builder)`.build()?` |
+//! | `InjectSubjectProviderNames`, and the check that a provider exists | [`.upstream_providers(names)`](crate::config::ResourcesBuilder::upstream_providers) on that builder |
 //! | `registry.RegisterStrategy(name, s)` | [`.strategy(name, s)`](crate::config::ResourcesBuilder::strategy) on that builder |
 //! | `ResolveForBackend(id)` and the `authRoundTripper` | [`auth.layer_for(id, origin, &resources)?`](crate::OutgoingAuthConfig::layer_for) |
 //! | `DefaultValidator`, `thv vmcp validate` | [`auth.check(&resources)?`](crate::OutgoingAuthConfig::check) |

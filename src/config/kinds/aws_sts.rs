@@ -40,7 +40,8 @@ keys! {
         /// The claim that names the session. By default `sub`.
         #[serde(skip_serializing_if = "Option::is_none")]
         "sessionNameClaim" => session_name_claim: Option<String>,
-        /// The upstream provider that issued the token for AWS STS. By default, the token that the user came with is sent.
+        /// The upstream provider that issued the token for AWS STS. By default the first
+        /// provider if the application told them, or else the token that the user came with is sent.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectProviderName" => subject_provider_name: Option<String>,
     }
@@ -148,7 +149,8 @@ impl Kind for AwsStsConfig {
             let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
             strategy = strategy.session_duration(Duration::from_secs(seconds));
         }
-        if let Some(provider) = &self.subject_provider_name {
+        let provider = self.subject_provider_name.as_deref();
+        if let Some(provider) = block.subject_provider("subjectProviderName", provider) {
             strategy = strategy.subject(Subject::upstream(provider));
         }
         let strategy = block.built(

@@ -64,8 +64,9 @@ keys! {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         #[schemars(default)]
         "scopes" => scopes: Vec<String>,
-        /// The upstream provider that issued the user's ID token.
-        "subjectProviderName" => subject_provider_name: String,
+        /// The upstream provider that issued the user's ID token. By default the only one, if the application told them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "subjectProviderName" => subject_provider_name: Option<String>,
         /// The type of the user's token. Only `id_token`, or its URN, is accepted.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectTokenType" => subject_token_type: Option<String>,
@@ -83,7 +84,7 @@ impl CrossAppAccessConfig {
         target_audience: impl Into<String>,
     ) -> Self {
         Self {
-            subject_provider_name: subject_provider_name.into(),
+            subject_provider_name: Some(subject_provider_name.into()),
             idp_token_url: idp_token_url.into(),
             target_token_url: target_token_url.into(),
             target_audience: target_audience.into(),
@@ -104,7 +105,8 @@ impl Kind for CrossAppAccessConfig {
         block.need("idpTokenUrl", &self.idp_token_url);
         block.need("targetTokenUrl", &self.target_token_url);
         block.need("targetAudience", &self.target_audience);
-        block.need("subjectProviderName", &self.subject_provider_name);
+        let provider = self.subject_provider_name.as_deref();
+        let provider = block.only_subject_provider("subjectProviderName", provider);
         let idp_client = ClientKeys {
             id: ("idpClientId", &self.idp_client_id),
             secret: ("idpClientSecret", &self.idp_client_secret),
@@ -127,15 +129,12 @@ impl Kind for CrossAppAccessConfig {
                 "is not `id_token`, the only one that is accepted",
             );
         }
-        let mut strategy = CrossAppAccessBuilder::new(
-            &self.subject_provider_name,
-            identity_provider,
-            authorization_server,
-        )
-        .audience(&self.target_audience)
-        .scopes(&self.scopes)
-        .cache(block.resources.tokens())
-        .clock(block.resources.clock());
+        let mut strategy =
+            CrossAppAccessBuilder::new(provider, identity_provider, authorization_server)
+                .audience(&self.target_audience)
+                .scopes(&self.scopes)
+                .cache(block.resources.tokens())
+                .clock(block.resources.clock());
         if let Some(resource) = &self.target_resource {
             strategy = strategy.resource(resource);
         }

@@ -98,6 +98,9 @@ impl Kind for OnBehalfOfConfig {
             block.fault("cacheSkewSeconds", "is negative");
         }
         let provider = self.subject_token_provider_name.as_ref();
+        if let Some(provider) = provider {
+            block.check_provider("subjectTokenProviderName", provider);
+        }
         let strategy = OnBehalfOfBuilder::new(endpoint)
             .scopes(scopes)
             .subject(provider.map_or_else(Subject::own_token, Subject::upstream))

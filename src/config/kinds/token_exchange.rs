@@ -45,8 +45,8 @@ keys! {
         /// (RFC 8693 §3). An ID token comes from an upstream provider, so `id_token` needs `subjectProviderName`.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectTokenType" => subject_token_type: Option<String>,
-        /// The upstream provider that issued the token to exchange. By default, the token that the user came with is
-        /// exchanged.
+        /// The upstream provider that issued the token to exchange. By default the first provider if the application told
+        /// them, or else the token that the user came with is exchanged.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectProviderName" => subject_provider_name: Option<String>,
     }
@@ -63,6 +63,8 @@ impl TokenExchangeConfig {
 
     fn subject<B>(&self, block: &mut Block<'_, B>) -> Subject {
         let provider = self.subject_provider_name.as_deref();
+        let provider = block.subject_provider("subjectProviderName", provider);
+        let provider = provider.as_deref();
         let access = || provider.map_or_else(Subject::own_token, Subject::upstream);
         match self.subject_token_type.as_deref().map(short_token_type) {
             None | Some("access_token") => access(),

@@ -39,6 +39,7 @@ impl Kind for UpstreamInjectConfig {
         B::Error: Into<BoxError>,
     {
         block.need("providerName", &self.provider_name);
+        block.check_provider("providerName", &self.provider_name);
         let strategy = block.built(
             UpstreamInject::new(&self.provider_name),
             &[("provider", &["providerName"])],
