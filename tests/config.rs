@@ -47,6 +47,7 @@ backends:
       audience: "jira-api"
       scopes: ["read:jira-work", "write:jira-work"]
       subjectTokenType: "access_token"
+      requestedTokenType: "access_token"
       subjectProviderName: "okta"
   linear:
     type: upstream_inject
@@ -68,6 +69,11 @@ backends:
       sessionDuration: 3600
       sessionNameClaim: sub
       subjectProviderName: okta
+      fallbackAfterFailedMatcher: true
+      replaceUnfitSessionNames: true
+      payloadHash: header
+      sessionPolicy: '{"Version":"2012-10-17","Statement":[]}'
+      sessionPolicyArns: ["arn:aws:iam::aws:policy/ReadOnlyAccess"]
   graph:
     type: obo
     obo:
@@ -93,6 +99,7 @@ backends:
       scopes: [chat.read]
       subjectProviderName: okta
       subjectTokenType: urn:ietf:params:oauth:token-type:id_token
+      idpIssuer: https://idp.example.com
 "#;
 
 fn from_yaml(text: &str) -> OutgoingAuthConfig {
@@ -928,6 +935,151 @@ fn what_was_written_in_place_of_a_secret_is_not_taken_for_one() {
     );
 }
 
+#[tokio::test]
+async fn f42_the_requested_token_type_is_what_the_key_says() {
+    let urn = |name: &str| format!("urn:ietf:params:oauth:token-type:{name}");
+    for (key, sent) in [
+        (json!(null), Some(urn("access_token"))),
+        (json!("access_token"), Some(urn("access_token"))),
+        (json!(urn("jwt")), Some(urn("jwt"))),
+        (json!("none"), None),
+    ] {
+        let issuer = Issuer::start().await;
+        issuer.know("own-token", "alice");
+        let backend = Backend::start().await;
+        let config = config_of(&json!({ "type": "token_exchange", "tokenExchange": {
+            "tokenUrl": issuer.url(), "requestedTokenType": key } }));
+        let client = client(&config, &resources(), &backend);
+        // The issuer may answer with another type. The request is what counts.
+        let _ = send(&client, backend.request(user("alice", "own-token"))).await;
+        let request = issuer.request();
+        assert_eq!(request.one("requested_token_type"), sent.as_deref());
+    }
+    assert_fault(
+        with("jira", "requestedTokenType", json!("id_token")),
+        "tokenExchange.requestedTokenType: is none of",
+    );
+}
+
+#[tokio::test]
+async fn f42_an_assertion_of_another_issuer_than_the_key_names_is_refused() {
+    for (issuer, is_sent) in [
+        (json!("https://idp.example.com"), true),
+        (json!("https://other.example.com"), false),
+    ] {
+        let (idp, target) = (Issuer::start().await, Issuer::start().await);
+        let backend = Backend::start().await;
+        let claims = json!({ "iss": "https://idp.example.com", "aud": "https://as.example.com",
+            "sub": "alice", "exp": 4_000_000_000_u64 });
+        let id_token = jwt(&json!({ "alg": "none" }), &claims);
+        let assertion = jwt(&json!({ "typ": "oauth-id-jag+jwt" }), &claims);
+        idp.next(support::issuer::Behaviour::json(
+            200,
+            &json!({
+                "access_token": assertion,
+                "issued_token_type": "urn:ietf:params:oauth:token-type:id-jag",
+                "token_type": "N_A",
+            }),
+        ));
+        target.know(&assertion, "alice");
+        let config = config_of(&json!({ "type": "xaa", "xaa": {
+            "idpTokenUrl": idp.url(), "targetTokenUrl": target.url(), "idpIssuer": issuer,
+            "targetAudience": "https://as.example.com", "subjectProviderName": "idp",
+        } }));
+        let client = client(&config, &resources(), &backend);
+        let answer = send(
+            &client,
+            backend.request(user_with_id_token("alice", &id_token)),
+        )
+        .await;
+        let error = answer.as_ref().err().map(ToString::to_string);
+        assert_eq!(answer.is_ok(), is_sent, "{error:?}");
+        assert_eq!(target.count(JWT_BEARER, Some("alice")) > 0, is_sent);
+    }
+}
+
+#[cfg(feature = "aws-sts")]
+#[tokio::test]
+async fn f42_the_settings_of_aws_sts_reach_aws() {
+    let sts = support::http_server::HttpServer::start(|_| async {
+        http::Response::builder()
+            .status(500)
+            .body(support::http_server::server_body(
+                http_body_util::Full::from(""),
+            ))
+            .unwrap()
+    })
+    .await;
+    let backend = Backend::start().await;
+    let resources = builder().sts_endpoint(sts.uri("")).build().unwrap();
+    let role = "arn:aws:iam::123456789012:role/X";
+    let send_with = async |extra: Value, tags: Value| {
+        let mut block = json!({ "region": "eu-west-1", "fallbackRoleArn": role });
+        for (key, value) in extra.as_object().unwrap() {
+            block[key] = value.clone();
+        }
+        let config = config_of(&json!({ "type": "aws_sts", "awsSts": block }));
+        let client = client(&config, &resources, &backend);
+        let claims = json!({ "sub": "auth0|1", "https://aws.amazon.com/tags": tags });
+        let token = jwt(&json!({ "alg": "none" }), &claims);
+        let user = Identity::builder("auth0|1")
+            .token(AccessToken::new(token).unwrap())
+            .claims(claims.as_object().unwrap().clone())
+            .build()
+            .unwrap();
+        let before = sts.requests().len();
+        let error = send(&client, backend.request(user)).await.unwrap_err();
+        (error.kind(), sts.requests().len() > before)
+    };
+    let none = json!({});
+    let (_, is_asked) = send_with(json!({}), none.clone()).await;
+    assert!(!is_asked, "the name of the session is unfit");
+    let fit = json!({ "replaceUnfitSessionNames": true });
+    let (_, is_asked) = send_with(fit, none.clone()).await;
+    assert!(is_asked);
+    let matcher = json!({ "replaceUnfitSessionNames": true, "roleMappings": [
+        { "matcher": "claims[\"absent\"] == \"x\"", "roleArn": role }] });
+    let (_, is_asked) = send_with(matcher.clone(), none.clone()).await;
+    assert!(!is_asked, "a matcher failed");
+    let mut fallback = matcher;
+    fallback["fallbackAfterFailedMatcher"] = json!(true);
+    // AWS STS failed for this role just now, and is not asked again.
+    let (kind, _) = send_with(fallback, none.clone()).await;
+    assert_eq!(kind, AuthErrorKind::Unavailable);
+    let tags = json!({ "replaceUnfitSessionNames": true, "requiredSessionTags": ["Department"] });
+    let (kind, is_asked) = send_with(tags, none.clone()).await;
+    assert_eq!((kind, is_asked), (AuthErrorKind::InsufficientScope, false));
+    let claim = json!({ "replaceUnfitSessionNames": true, "sessionPolicyClaim": "policy" });
+    let (kind, is_asked) = send_with(claim, none).await;
+    assert_eq!((kind, is_asked), (AuthErrorKind::Configuration, false));
+
+    for (key, value, expected) in [
+        (
+            "payloadHash",
+            json!("md5"),
+            "awsSts.payloadHash: is none of",
+        ),
+        ("sessionPolicy", json!("no JSON"), "awsSts.sessionPolicy: "),
+        (
+            "sessionPolicyClaim",
+            json!("policy"),
+            "awsSts.sessionPolicyClaim: ",
+        ),
+        (
+            "sessionPolicyArns",
+            json!(["x"]),
+            "awsSts.sessionPolicyArns[0]: ",
+        ),
+    ] {
+        assert_fault(with("aws", key, value), expected);
+    }
+    assert_fault(
+        json!({ "type": "aws_sts", "awsSts": {
+            "region": "eu-west-1", "fallbackRoleArn": role, "requiredSessionTags": [""] } }),
+        "awsSts.requiredSessionTags[0]: is not the key of a tag",
+    );
+}
+
 // The upstream providers.
 
 fn resources_with_providers(names: &[&str]) -> Resources<Body> {
@@ -1073,6 +1225,10 @@ fn the_schema_knows_the_members_that_are_read_and_no_others() {
             .filter(|(name, _)| *name != "type")
         {
             let mut expected: BTreeSet<_> = block.as_object().unwrap().keys().cloned().collect();
+            // Keys that do not go with the others.
+            if name == "awsSts" {
+                expected.extend(["requiredSessionTags", "sessionPolicyClaim"].map(String::from));
+            }
             // A secret is there by its variable.
             for variable in expected.clone() {
                 if let Some(value) = variable.strip_suffix("Env") {

@@ -44,6 +44,32 @@ keys! {
         /// provider if the application told them, or else the token that the user came with is sent.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectProviderName" => subject_provider_name: Option<String>,
+        /// Lets the fallback role also be used where a matcher had no answer for the user's claims, as ToolHive does. By
+        /// default such a user is refused.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        #[schemars(default)]
+        "fallbackAfterFailedMatcher" => fallback_after_failed_matcher: bool,
+        /// Replaces session names that AWS does not accept, such as `auth0|123`. By default they are an error.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        #[schemars(default)]
+        "replaceUnfitSessionNames" => replace_unfit_session_names: bool,
+        /// How the hash of a request's body is signed: `signed`, `header` or `unsigned`. By default as the service wants it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "payloadHash" => payload_hash: Option<String>,
+        /// A session policy, a JSON document of at most 2,048 characters, which limits what sessions may do.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "sessionPolicy" => session_policy: Option<String>,
+        /// The claim that has the session policy. Either this or `sessionPolicy`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "sessionPolicyClaim" => session_policy_claim: Option<String>,
+        /// The ARNs of managed policies that limit sessions further, at most 10.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[schemars(default)]
+        "sessionPolicyArns" => session_policy_arns: Vec<String>,
+        /// The keys of session tags that the user's token must bring, at most 50.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[schemars(default)]
+        "requiredSessionTags" => required_session_tags: Vec<String>,
     }
 }
 
@@ -116,7 +142,7 @@ impl Kind for AwsStsConfig {
     {
         use std::time::Duration;
 
-        use crate::strategy::{aws_sts::role_mapper::RoleMapping, subject::Subject};
+        use crate::strategy::{PayloadHash, aws_sts::role_mapper::RoleMapping, subject::Subject};
 
         block.need("region", &self.region);
         let mut strategy = block.resources.aws_sts(&self.region);
@@ -153,6 +179,34 @@ impl Kind for AwsStsConfig {
         if let Some(provider) = block.subject_provider("subjectProviderName", provider) {
             strategy = strategy.subject(Subject::upstream(provider));
         }
+        if self.fallback_after_failed_matcher {
+            strategy = strategy.fallback_after_failed_matcher();
+        }
+        if self.replace_unfit_session_names {
+            strategy = strategy.replace_unfit_session_names();
+        }
+        match self.payload_hash.as_deref() {
+            None => {}
+            Some("signed") => strategy = strategy.payload_hash(PayloadHash::Signed),
+            Some("header") => strategy = strategy.payload_hash(PayloadHash::Header),
+            Some("unsigned") => strategy = strategy.payload_hash(PayloadHash::Unsigned),
+            Some(_) => block.fault(
+                "payloadHash",
+                "is none of `signed`, `header` and `unsigned`",
+            ),
+        }
+        if let Some(policy) = &self.session_policy {
+            strategy = strategy.session_policy(policy);
+        }
+        if let Some(claim) = &self.session_policy_claim {
+            strategy = strategy.session_policy_claim(claim);
+        }
+        for arn in &self.session_policy_arns {
+            strategy = strategy.session_policy_arn(arn);
+        }
+        for key in &self.required_session_tags {
+            strategy = strategy.required_session_tag(key);
+        }
         let strategy = block.built(
             strategy.build(),
             &[
@@ -168,6 +222,12 @@ impl Kind for AwsStsConfig {
                 ("session_duration", &["sessionDuration"]),
                 ("session_name_claim", &["sessionNameClaim"]),
                 ("subject.provider", &["subjectProviderName"]),
+                ("session_policy", &["sessionPolicy"]),
+                ("session_policy_claim", &["sessionPolicyClaim"]),
+                ("session_policy_arn", &["sessionPolicyArns"]),
+                ("session_policy_arn[]", &["sessionPolicyArns[]"]),
+                ("required_session_tag", &["requiredSessionTags"]),
+                ("required_session_tag[]", &["requiredSessionTags[]"]),
             ],
         )?;
         Some(Arc::new(strategy))

@@ -64,6 +64,10 @@ keys! {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         #[schemars(default)]
         "scopes" => scopes: Vec<String>,
+        /// The issuer of the assertion: the identity provider's issuer identifier. By default the `iss` of the user's ID
+        /// token.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "idpIssuer" => idp_issuer: Option<String>,
         /// The upstream provider that issued the user's ID token. By default the only one, if the application told them.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectProviderName" => subject_provider_name: Option<String>,
@@ -138,6 +142,9 @@ impl Kind for CrossAppAccessConfig {
         if let Some(resource) = &self.target_resource {
             strategy = strategy.resource(resource);
         }
+        if let Some(issuer) = &self.idp_issuer {
+            strategy = strategy.issuer(issuer);
+        }
         let strategy = block.built(
             strategy.build(),
             &[
@@ -151,6 +158,7 @@ impl Kind for CrossAppAccessConfig {
                 ),
                 ("audience", &["targetAudience"]),
                 ("resource", &["targetResource"]),
+                ("issuer", &["idpIssuer"]),
                 ("scopes[]", &["scopes[]"]),
             ],
         )?;

@@ -9,7 +9,7 @@ use crate::{
         block::{Block, ClientKeys},
         kind::{Kind, keys, write_redacted},
     },
-    oauth::client_auth::ClientAuth,
+    oauth::{client_auth::ClientAuth, request::TokenType},
     secret::Secret,
     strategy::{strategy::Strategy, subject::Subject, token_exchange::TokenExchangeBuilder},
 };
@@ -49,6 +49,10 @@ keys! {
         /// them, or else the token that the user came with is exchanged.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectProviderName" => subject_provider_name: Option<String>,
+        /// The type of the token that is asked for: `access_token` (the default) or `jwt`, or its URN (RFC 8693 §3), or
+        /// `none` for an issuer that does not allow the parameter.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "requestedTokenType" => requested_token_type: Option<String>,
     }
 }
 
@@ -112,6 +116,15 @@ impl Kind for TokenExchangeConfig {
             .subject(self.subject(block))
             .cache(block.resources.tokens())
             .clock(block.resources.clock());
+        match self.requested_token_type.as_deref().map(short_token_type) {
+            None | Some("access_token") => {}
+            Some("jwt") => strategy = strategy.requested_token_type(TokenType::Jwt),
+            Some("none") => strategy = strategy.requested_token_type(None),
+            Some(_) => block.fault(
+                "requestedTokenType",
+                "is none of `access_token`, `jwt` and `none`",
+            ),
+        }
         if let Some(audience) = &self.audience {
             strategy = strategy.audience(audience);
         }
