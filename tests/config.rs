@@ -1080,6 +1080,32 @@ async fn f42_the_settings_of_aws_sts_reach_aws() {
     );
 }
 
+#[test]
+fn f60_an_error_of_the_parser_as_the_documentation_sets_it_shows_no_secret() {
+    let options = || serde_saphyr::options! { with_snippet: false };
+    let broken = [
+        format!("backends:\n  b:\n    headerInjection:\n      headerValue: {SECRET}\n     x: [\n"),
+        format!("backends:\n  b: {{ headerValue: {SECRET}\n"),
+        format!("backends:\n  b:\n    headerValue: \"{SECRET}\n"),
+        format!("backends:\n  b:\n    headerValue: \"{SECRET}\\q\"\n"),
+        format!("backends:\n  b:\n    headerValue: *{SECRET}\n"),
+        format!("backends:\n\t  b: {SECRET}\n"),
+        format!("- {SECRET}\n"),
+        format!("{SECRET}\n"),
+        format!("source: inline\nsource: {SECRET}\n  x: y\n"),
+    ];
+    let mut with_snippets = 0;
+    for text in &broken {
+        let parsed = serde_saphyr::from_str::<OutgoingAuthConfig>(text);
+        with_snippets += usize::from(parsed.unwrap_err().to_string().contains(SECRET));
+        let parsed = serde_saphyr::from_str_with_options::<OutgoingAuthConfig>(text, options());
+        let error = parsed.unwrap_err();
+        let is_shown = format!("{error} {error:?}").contains(SECRET);
+        assert!(!is_shown, "{text}: {error}");
+    }
+    assert!(with_snippets > 0, "the setting makes no difference");
+}
+
 // The upstream providers.
 
 fn resources_with_providers(names: &[&str]) -> Resources<Body> {

@@ -49,7 +49,10 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(address: &str, file: &str) -> Result<ExitCode, BoxError> {
-    let config: Config = serde_saphyr::from_str(&fs::read_to_string(file)?)?;
+    // Without snippets: an error would quote the lines around it, with secrets.
+    let options = serde_saphyr::options! { with_snippet: false };
+    let file = fs::read_to_string(file)?;
+    let config: Config = serde_saphyr::from_str_with_options(&file, options)?;
     let surroundings = Surroundings {
         environment: |variable| std::env::var(variable).ok(),
         clock: Arc::new(SystemClock),

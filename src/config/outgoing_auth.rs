@@ -40,7 +40,10 @@ use super::{
 /// //       clientSecretEnv: GATEWAY_SECRET
 /// //       audience: github-api
 /// //       scopes: [repo, "read:org"]
-/// let auth: OutgoingAuthConfig = serde_saphyr::from_str(text)?;
+/// // Without snippets: an error would quote the lines around it, with secrets.
+/// let options = serde_saphyr::options! { with_snippet: false };
+/// let auth: OutgoingAuthConfig =
+///     serde_saphyr::from_str_with_options(text, options)?;
 /// let resources = Resources::<Full<Bytes>>::builder(token_client).build()?;
 /// auth.check(&resources)?;
 ///
@@ -90,6 +93,8 @@ use super::{
 ///
 /// - A secret is given by value, or by the name of an environment variable (the keys that end with `Env`), never by both.
 ///   Errors, `Debug` and serialization do not show it.
+/// - The errors of some parsers quote the document. Tell yours not to: for `serde-saphyr` that is `with_snippet: false`, as
+///   in the example.
 /// - The author of the configuration decides where users' tokens are sent. Do not let users write it.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -48,7 +48,9 @@
 //! };
 //!
 //! # fn main() -> Result<(), BoxError> {
-//! let auth: OutgoingAuthConfig = serde_saphyr::from_str(
+//! // Without snippets: an error would quote the lines around it, with secrets.
+//! let options = serde_saphyr::options! { with_snippet: false };
+//! let auth: OutgoingAuthConfig = serde_saphyr::from_str_with_options(
 //!     r#"
 //!     source: inline
 //!     backends:
@@ -59,6 +61,7 @@
 //!       internal:
 //!         type: our_own
 //!     "#,
+//!     options,
 //! )?;
 //! let token_client = https_client::<Full<Bytes>>()?;
 //! let resources = Resources::<Full<Bytes>>::builder(token_client)
