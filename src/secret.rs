@@ -243,6 +243,37 @@ pub(crate) fn secret_header_value(value: impl Into<String>) -> Result<HeaderValu
     sensitive_header_value(Zeroizing::new(value.as_bytes().to_vec()))
 }
 
+/// Checks the secret of an OAuth client (RFC 6749, appendix A.2). Characters outside of ASCII are admitted beyond that: they
+/// are sent as UTF-8.
+#[cfg(feature = "token-exchange")]
+pub(crate) fn check_client_secret(secret: &str) -> Result<(), InvalidSecret> {
+    for (at, byte) in secret.bytes().enumerate() {
+        match byte {
+            0x20..=0x7e | 0x80.. => {}
+            b'\r' | b'\n' => return Err(InvalidSecret::LineBreak { at }),
+            _ => return Err(InvalidSecret::Control { at }),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "config")]
+pub(crate) const PLACEHOLDER: &str =
+    "a placeholder (`${…}` or `{{…}}`) that nothing replaced; replace it before";
+
+/// Whether a part of `text` was left for a template engine or a shell to replace.
+pub(crate) fn has_placeholder(text: &str) -> bool {
+    let has = |open, close| {
+        text.split(open).skip(1).any(|rest: &str| {
+            rest.split_once(close).is_some_and(|(name, _)| {
+                let is_of_name = |c: char| c.is_ascii_alphanumeric() || " _.:-/|()\"'$".contains(c);
+                !name.trim().is_empty() && name.chars().all(is_of_name)
+            })
+        })
+    };
+    has("${", "}") || has("{{", "}}")
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Spaces {
     Refused,

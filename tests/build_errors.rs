@@ -409,7 +409,7 @@ proptest! {
         );
         check(
             TokenEndpoint::builder(text, client()).client_auth(ClientAuth::basic(other, secret(text))).build(),
-            &["url"],
+            &["url", "client_auth.client_id", "client_auth.secret"],
         );
         check(
             PrivateKeyJwt::builder(SigningAlgorithm::Rs256, &secret(text)).key_id(other).audience(text).build(),

@@ -1106,6 +1106,115 @@ fn f60_an_error_of_the_parser_as_the_documentation_sets_it_shows_no_secret() {
     assert!(with_snippets > 0, "the setting makes no difference");
 }
 
+#[test]
+fn f56_a_secret_with_a_line_break_is_refused_and_its_key_named() {
+    for (backend, env, key, block) in [
+        ("jira", "clientSecretEnv", "clientSecret", "tokenExchange"),
+        ("graph", "clientSecretEnv", "clientSecret", "obo"),
+        ("chat", "idpClientSecretEnv", "idpClientSecret", "xaa"),
+        ("chat", "targetClientSecretEnv", "targetClientSecret", "xaa"),
+        ("github", "headerValueEnv", "headerValue", "headerInjection"),
+    ] {
+        for end in ["\n", "\r\n", "\u{7f}"] {
+            let secret = format!("{SECRET}{end}");
+            let resources = {
+                let secret = secret.clone();
+                builder()
+                    .environment(move |_| Some(secret.clone()))
+                    .build()
+                    .unwrap()
+            };
+            let by_variable = config_of(&with(backend, env, json!("NAME")));
+            let mut by_value = with(backend, env, json!(null));
+            by_value[block][key] = json!(secret);
+            for (config, key) in [(by_variable, env), (config_of(&by_value), key)] {
+                let error = config.check(&resources).unwrap_err();
+                let is_told = |fault: &tower_identity::config::ConfigFault| {
+                    fault.key() == format!("{block}.{key}") && fault.message().contains(" at byte ")
+                };
+                assert!(error.faults().iter().any(is_told), "{error}");
+                assert!(!error.to_string().contains(SECRET), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn f56_a_placeholder_is_no_secret() {
+    let is_refused = |value: &str| {
+        let resources = {
+            let value = value.to_owned();
+            builder()
+                .environment(move |_| Some(value.clone()))
+                .build()
+                .unwrap()
+        };
+        let mut by_value = with("jira", "clientSecretEnv", json!(null));
+        by_value["tokenExchange"]["clientSecret"] = json!(value);
+        let by_value = config_of(&by_value).check(&resources);
+        let by_variable =
+            config_of(&with("github", "headerValueEnv", json!("KEY"))).check(&resources);
+        assert_eq!(by_value.is_err(), by_variable.is_err());
+        by_value.is_err_and(|error| error.to_string().contains("placeholder"))
+    };
+    for value in [
+        "${TOKEN}",
+        "Bearer ${TOKEN}",
+        "${TOKEN:-none}",
+        "{{ token }}",
+        "{{.Values.token | quote}}",
+        "${{ secrets.TOKEN }}",
+    ] {
+        assert!(is_refused(value), "{value}");
+    }
+    for value in [
+        "$TOKEN",
+        "a${",
+        "${}",
+        "{{}}",
+        "${a#b}",
+        "{\"a\":{\"b\":1}}",
+        "}}a{{",
+    ] {
+        assert!(!is_refused(value), "{value}");
+    }
+}
+
+#[test]
+fn f58_a_variable_is_named_where_its_name_looks_like_one() {
+    let named = config_of(&with("jira", "clientSecretEnv", json!("UNSET")));
+    assert!(faults(&named)[0].contains("`UNSET`"));
+    let written = serde_json::to_value(&named).unwrap();
+    assert!(written.to_string().contains("UNSET") && format!("{named:?}").contains("UNSET"));
+
+    let mistaken = config_of(&with("jira", "clientSecretEnv", json!(SECRET)));
+    let written = serde_json::to_value(&mistaken).unwrap();
+    let shown = format!("{mistaken:?} {written} {}", error_of(&mistaken));
+    assert!(!shown.contains(SECRET), "{shown}");
+    assert!(faults(&from_json(&written))[0].contains("is `[redacted]`"));
+}
+
+#[test]
+fn f58_a_fault_asks_only_for_what_is_possible() {
+    let of = |backend, key, value| faults(&config_of(&with(backend, key, value)))[0].clone();
+    let required = of("jira", "tokenUrl", json!(""));
+    assert!(!required.contains("leave it out"), "{required}");
+    let optional = of("jira", "audience", json!(""));
+    assert!(optional.contains("leave it out"), "{optional}");
+    let http = json!("http://idp.example.com/token");
+    for (backend, key) in [("jira", "tokenUrl"), ("chat", "idpTokenUrl")] {
+        let fault = of(backend, key, http.clone());
+        assert!(
+            !fault.contains("network that") && !fault.contains("insecure"),
+            "{fault}"
+        );
+    }
+    let fault = of("chat", "insecureTargetTokenUrl", json!(false));
+    assert!(fault.contains("`insecureTargetTokenUrl`"), "{fault}");
+    let fault = of("jira", "clientId", json!(null));
+    assert!(fault.contains("`clientSecretEnv`"), "{fault}");
+}
+
 // The upstream providers.
 
 fn resources_with_providers(names: &[&str]) -> Resources<Body> {

@@ -1,10 +1,10 @@
 use crate::{
     error::{BuildError, InvalidSetting},
     oauth::{client_auth::ClientAuth, token_endpoint::TokenEndpoint},
-    secret::Secret,
+    secret::{PLACEHOLDER, Secret, check_client_secret, has_placeholder},
 };
 
-use super::{error::SectionFaults, resources::Resources};
+use super::{error::SectionFaults, resources::Resources, variable_name::VariableName};
 
 /// The block of one backend while its strategy is built. It collects the faults.
 pub(super) struct Block<'a, B> {
@@ -20,7 +20,7 @@ pub(super) type KeysOfSettings<'a> = [(&'a str, &'a [&'a str])];
 pub(super) struct ClientKeys<'a> {
     pub(super) id: (&'static str, &'a Option<String>),
     pub(super) secret: (&'static str, &'a Option<Secret>),
-    pub(super) secret_env: (&'static str, &'a Option<String>),
+    pub(super) secret_env: (&'static str, &'a Option<VariableName>),
     /// How a client with a secret authenticates.
     pub(super) with_secret: fn(String, Secret) -> ClientAuth,
 }
@@ -49,8 +49,18 @@ impl<B> Block<'_, B> {
             secret_env,
             with_secret,
         } = client;
+        let secret_key = match secret_env.1 {
+            Some(_) => secret_env.0,
+            None => secret.0,
+        };
         let has_secret = secret.1.is_some() || secret_env.1.is_some();
-        let secret = self.secret(*secret, *secret_env);
+        let secret = self.secret(*secret, *secret_env).filter(|secret| {
+            let checked = check_client_secret(secret.expose());
+            if let Err(error) = &checked {
+                self.fault(secret_key, format!("cannot be used: {error}"));
+            }
+            checked.is_ok()
+        });
         match (id, secret) {
             (Some(id), Some(secret)) => Some(with_secret(id.clone(), secret)),
             (Some(id), None) => Some(ClientAuth::none(id)),
@@ -58,7 +68,9 @@ impl<B> Block<'_, B> {
                 if has_secret {
                     self.fault(
                         id_key,
-                        "is missing, and there is a secret that goes with it",
+                        format!(
+                            "is missing, and there is a secret that goes with it: `{secret_key}`"
+                        ),
                     );
                 }
                 None
@@ -69,10 +81,14 @@ impl<B> Block<'_, B> {
     pub(super) fn secret(
         &mut self,
         (key, secret): (&str, &Option<Secret>),
-        (variable_key, variable): (&str, &Option<String>),
+        (variable_key, variable): (&str, &Option<VariableName>),
     ) -> Option<Secret> {
         match (secret, variable) {
             (None, None) => None,
+            (Some(secret), None) if has_placeholder(secret.expose()) => {
+                self.fault(key, format!("has {PLACEHOLDER}"));
+                None
+            }
             (Some(secret), None) => Some(secret.clone()),
             (Some(_), Some(_)) => {
                 self.fault(
@@ -82,13 +98,22 @@ impl<B> Block<'_, B> {
                 None
             }
             (None, Some(variable)) => {
-                // The name is not shown: it may be a secret that was meant for the other key.
-                let fault = match self.resources.variable(variable).map(Secret::new) {
+                let fault = match self.resources.variable(variable.as_str()).map(Secret::new) {
+                    Some(Ok(secret)) if has_placeholder(secret.expose()) => {
+                        format!("whose value has {PLACEHOLDER}")
+                    }
                     Some(Ok(secret)) => return Some(secret),
-                    Some(Err(_)) => "names an environment variable that is empty",
-                    None => "names an environment variable that is not set, or not Unicode",
+                    Some(Err(_)) => "that is empty".to_owned(),
+                    None => "that is not set, or not Unicode".to_owned(),
                 };
-                self.fault(variable_key, fault);
+                let name = match variable.shown() {
+                    Some(name) => format!(" `{name}`"),
+                    None => String::new(),
+                };
+                self.fault(
+                    variable_key,
+                    format!("names an environment variable{name} {fault}"),
+                );
                 None
             }
         }
@@ -190,6 +215,7 @@ impl<B> Block<'_, B> {
         let (pattern, places) = pattern_of(invalid.setting());
         let of_setting = keys.iter().find(|(setting, _)| *setting == pattern);
         let message = in_words_of_keys(invalid.message(), keys);
+        let message = without_other_settings(&message, &pattern, keys);
         let Some((_, of_setting)) = of_setting else {
             return self.fault("", format!("`{}` {message}", invalid.setting()));
         };
@@ -238,4 +264,18 @@ fn in_words_of_keys(message: &str, keys: &KeysOfSettings<'_>) -> String {
         .fold(message.to_owned(), |message, (setting, key)| {
             message.replace(&format!("`{setting}`"), &format!("`{key}`"))
         })
+}
+
+/// Plain http is allowed by a setting of each endpoint, which not all have a key for.
+fn without_other_settings(message: &str, setting: &str, keys: &KeysOfSettings<'_>) -> String {
+    let insecure = setting.replace(".url", ".insecure");
+    let of_setting = keys.iter().find(|(setting, _)| *setting == insecure);
+    let allowed = match of_setting.and_then(|(_, keys)| keys.first()) {
+        Some(key) => format!(", or for a trusted network with `{key}`"),
+        None => String::new(),
+    };
+    message.replace(
+        " and for a network that is declared to be trusted",
+        &allowed,
+    )
 }

@@ -8,7 +8,7 @@ use tower::BoxError;
 
 use crate::{secret::Secret, strategy::strategy::Strategy};
 
-use super::{block::Block, document::Members};
+use super::{block::Block, document::Members, variable_name::VariableName};
 
 /// Serialization writes this in place of a secret. It is refused when it is read back.
 pub(super) const REDACTED: &str = "[redacted]";
@@ -43,13 +43,19 @@ pub(super) trait Value: Sized {
 /// It is required: where it is missing it is empty, which is a fault when the strategy is built.
 impl Value for String {
     fn read(members: &mut Members<'_>, key: &str) -> Self {
-        members.string(key).unwrap_or_default()
+        members.required_string(key).unwrap_or_default()
     }
 }
 
 impl Value for Option<String> {
     fn read(members: &mut Members<'_>, key: &str) -> Self {
         members.string(key)
+    }
+}
+
+impl Value for Option<VariableName> {
+    fn read(members: &mut Members<'_>, key: &str) -> Self {
+        members.variable_name(key)
     }
 }
 

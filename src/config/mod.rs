@@ -16,6 +16,7 @@ pub(crate) mod outgoing_auth;
 mod resources;
 #[cfg(feature = "aws-sts")]
 mod sts_resources;
+mod variable_name;
 
 pub use error::{ConfigError, ConfigFault};
 pub use kinds::{
@@ -29,3 +30,4 @@ pub use kinds::{
 pub use live::LiveOutgoingAuth;
 pub use outgoing_auth::Source;
 pub use resources::{Resources, ResourcesBuilder};
+pub use variable_name::VariableName;

@@ -130,5 +130,7 @@
 //! | F81-lease | a lease that ends far in the future is waited for | `redis_faults` | `f81_a_lease_that_ends_far_in_the_future_is_not_waited_for` |
 //! | F55 | the name of an upstream provider that does not exist passes the check | `config` | `f55_a_provider_that_does_not_exist_is_a_fault_that_lists_those_that_do` |
 //! | F55-default | … and a missing one is not the first provider | `config` | `f55_a_missing_subject_provider_is_the_first_one` |
+//! | F56 | the line break at the end of a client's secret is sent as a part of it | `config` | `f56_a_secret_with_a_line_break_is_refused_and_its_key_named` |
+//! | F56-placeholder | … and so is a placeholder that nothing replaced | `config` | `f56_a_placeholder_is_no_secret` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::{
     credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind, Faults},
-    secret::{Secret, secret_header_value},
+    secret::{Secret, check_client_secret, secret_header_value},
 };
 
 #[cfg(feature = "private-key-jwt")]
@@ -100,6 +100,11 @@ impl ClientAuth {
     /// Reports a blank ID under the setting `client_auth`.
     pub(crate) fn check(&self, faults: &mut Faults) {
         faults.need_text("client_auth.client_id", &self.client_id);
+        if let Method::Basic(secret) | Method::Post(secret) = &self.method
+            && let Err(error) = check_client_secret(secret.expose())
+        {
+            faults.add("client_auth.secret", format!("cannot be used: {error}"));
+        }
     }
 
     #[cfg_attr(

@@ -9,6 +9,7 @@ use crate::{
     credential_header::CredentialHeader,
     error::{BuildError, Faults},
     outgoing::headers::{header_name, header_value, is_restricted},
+    secret::has_placeholder,
 };
 
 use super::{authenticating::Authenticating, strategy::Strategy};
@@ -58,9 +59,12 @@ impl HeaderInjection {
     ///
     /// - `name`, for the reasons given at [`new`](Self::new).
     /// - `variable` is the name of a variable that is not set, is not Unicode, or has a value that
-    ///   [`new`](Self::new) refuses.
+    ///   [`new`](Self::new) refuses or that has a placeholder such as `${TOKEN}` or `{{ token }}`.
     pub fn from_env(name: &str, variable: &str) -> Result<Self, BuildError> {
         let value = match env::var(variable) {
+            Ok(value) if has_placeholder(&value) => Err(
+                "names an environment variable whose value is a placeholder (`${…}` or `{{…}}`) that nothing replaced",
+            ),
             Ok(value) => Ok(value),
             Err(VarError::NotPresent) => Err("names an environment variable that is not set"),
             Err(VarError::NotUnicode(_)) => {

@@ -6,11 +6,14 @@ use crate::{
     config::{
         error::SectionFaults,
         kind::{Keys, REDACTED},
+        variable_name::VariableName,
     },
     secret::Secret,
 };
 
 use super::value::Value;
+
+const EMPTY: &str = "is empty; leave it out, or give it a value";
 
 /// The members of a map, taken out one by one. The members that are left at the end are unknown keys.
 pub(in crate::config) struct Members<'a> {
@@ -56,10 +59,10 @@ impl<'a> Members<'a> {
         }
     }
 
-    fn zeroizing_string(&mut self, key: &str) -> Option<Zeroizing<String>> {
+    fn zeroizing_string(&mut self, key: &str, empty: &str) -> Option<Zeroizing<String>> {
         match self.take(key)? {
             Value::String(text) if text.trim().is_empty() => {
-                self.fault(key, "is empty; leave it out, or give it a value");
+                self.fault(key, empty);
                 None
             }
             Value::String(text) => Some(text),
@@ -79,19 +82,35 @@ impl<'a> Members<'a> {
     }
 
     pub(in crate::config) fn string(&mut self, key: &str) -> Option<String> {
-        self.zeroizing_string(key)
+        self.zeroizing_string(key, EMPTY)
             .map(|mut text| std::mem::take(&mut *text))
     }
 
-    pub(in crate::config) fn secret(&mut self, key: &str) -> Option<Secret> {
-        let mut text = self.zeroizing_string(key)?;
-        if *text == REDACTED {
-            self.fault(
-                key,
-                format!("is `{REDACTED}`, which is written in place of a secret; give the secret itself, or its environment variable"),
-            );
-            return None;
+    pub(in crate::config) fn required_string(&mut self, key: &str) -> Option<String> {
+        self.zeroizing_string(key, "is empty; give it a value")
+            .map(|mut text| std::mem::take(&mut *text))
+    }
+
+    pub(in crate::config) fn variable_name(&mut self, key: &str) -> Option<VariableName> {
+        let name = self.string(key)?;
+        self.is_not_redacted(key, &name)?;
+        Some(VariableName::from(name))
+    }
+
+    fn is_not_redacted(&mut self, key: &str, text: &str) -> Option<()> {
+        if text != REDACTED {
+            return Some(());
         }
+        self.fault(
+            key,
+            format!("is `{REDACTED}`, which is written in place of a secret; give the secret itself, or its environment variable"),
+        );
+        None
+    }
+
+    pub(in crate::config) fn secret(&mut self, key: &str) -> Option<Secret> {
+        let mut text = self.zeroizing_string(key, EMPTY)?;
+        self.is_not_redacted(key, &text)?;
         Secret::new(std::mem::take(&mut *text)).ok()
     }
 

@@ -8,6 +8,7 @@ use crate::{
     config::{
         block::{Block, ClientKeys},
         kind::{Kind, keys, write_redacted},
+        variable_name::VariableName,
     },
     oauth::client_auth::ClientAuth,
     secret::Secret,
@@ -34,7 +35,7 @@ keys! {
         "idpClientSecret" => idp_client_secret: Option<Secret>,
         /// The environment variable that has the client's secret at the identity provider.
         #[serde(skip_serializing_if = "Option::is_none")]
-        "idpClientSecretEnv" => idp_client_secret_env: Option<String>,
+        "idpClientSecretEnv" => idp_client_secret_env: Option<VariableName>,
         /// The URL of the token endpoint of the backend's authorization server: https, or http on loopback.
         "targetTokenUrl" => target_token_url: String,
         /// Allows plain http for `targetTokenUrl` on any host. It is meant for a trusted network.
@@ -54,7 +55,7 @@ keys! {
         "targetClientSecret" => target_client_secret: Option<Secret>,
         /// The environment variable that has the client's secret at the authorization server.
         #[serde(skip_serializing_if = "Option::is_none")]
-        "targetClientSecretEnv" => target_client_secret_env: Option<String>,
+        "targetClientSecretEnv" => target_client_secret_env: Option<VariableName>,
         /// The issuer identifier of the authorization server, character by character.
         "targetAudience" => target_audience: String,
         /// The address of the backend, an absolute URI (RFC 8707).
@@ -152,6 +153,7 @@ impl Kind for CrossAppAccessConfig {
                 ("identity_provider.url", &["idpTokenUrl"]),
                 ("identity_provider.client_auth.client_id", &["idpClientId"]),
                 ("authorization_server.url", &["targetTokenUrl"]),
+                ("authorization_server.insecure", &["insecureTargetTokenUrl"]),
                 (
                     "authorization_server.client_auth.client_id",
                     &["targetClientId"],

@@ -8,6 +8,7 @@ use crate::{
     config::{
         block::Block,
         kind::{Kind, keys, write_redacted},
+        variable_name::VariableName,
     },
     secret::Secret,
     strategy::{header_injection::HeaderInjection, strategy::Strategy},
@@ -27,7 +28,7 @@ keys! {
         "headerValue" => header_value: Option<Secret>,
         /// The environment variable that has its value.
         #[serde(skip_serializing_if = "Option::is_none")]
-        "headerValueEnv" => header_value_env: Option<String>,
+        "headerValueEnv" => header_value_env: Option<VariableName>,
     }
 }
 

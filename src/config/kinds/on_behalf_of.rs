@@ -8,6 +8,7 @@ use crate::{
     config::{
         block::{Block, ClientKeys},
         kind::{Kind, keys, write_redacted},
+        variable_name::VariableName,
     },
     oauth::client_auth::ClientAuth,
     secret::Secret,
@@ -31,7 +32,7 @@ keys! {
         "clientSecret" => client_secret: Option<Secret>,
         /// The environment variable that has the client's secret.
         #[serde(skip_serializing_if = "Option::is_none")]
-        "clientSecretEnv" => client_secret_env: Option<String>,
+        "clientSecretEnv" => client_secret_env: Option<VariableName>,
         /// The scope of the token when `scopes` is empty.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
