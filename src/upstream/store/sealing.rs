@@ -5,8 +5,8 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chacha20poly1305::{
-    KeyInit, XChaCha20Poly1305, XNonce,
-    aead::{Aead, Payload},
+    KeyInit, Tag, XChaCha20Poly1305, XNonce,
+    aead::{Aead, AeadInOut, Payload, inout::InOutBuf},
 };
 use zeroize::Zeroizing;
 
@@ -21,6 +21,7 @@ use super::{ProviderTokens, Version};
 
 const FORMAT: u8 = 1;
 const NONCE_LENGTH: usize = 24;
+const TAG_LENGTH: usize = 16;
 const UNKNOWN_TIME: u64 = u64::MAX;
 
 /// A key of 256 bits that seals stored tokens (XChaCha20-Poly1305).
@@ -108,26 +109,28 @@ pub(super) fn seal(
     Ok([&[FORMAT], &nonce[..], &sealed].concat())
 }
 
-/// Opens what was sealed for `place` with any of `keys`.
+/// Opens what was sealed for `place` with any of `keys`, in the buffer that it came in.
 pub(super) fn open(
-    sealed: &[u8],
+    sealed: &mut [u8],
     place: &Place<'_>,
     keys: &[SealingKey],
 ) -> Result<ProviderTokens, AuthError> {
     let tokens = sealed
-        .split_first()
+        .split_first_mut()
         .filter(|(format, _)| **format == FORMAT)
-        .and_then(|(_, rest)| rest.split_first_chunk::<NONCE_LENGTH>())
-        .and_then(|(nonce, ciphertext)| {
+        .and_then(|(_, rest)| rest.split_first_chunk_mut::<NONCE_LENGTH>())
+        .and_then(|(nonce, rest)| {
+            let (ciphertext, tag) = rest.split_last_chunk_mut::<TAG_LENGTH>()?;
+            let (nonce, tag) = (XNonce::from(*nonce), Tag::from(*tag));
             let associated_data = place.associated_data();
-            let opened = keys.iter().find_map(|key| {
-                let payload = Payload {
-                    msg: ciphertext,
-                    aad: &associated_data,
-                };
-                key.cipher.decrypt(&XNonce::from(*nonce), payload).ok()
+            // A key that does not open it leaves it as it is.
+            let is_opened = keys.iter().any(|key| {
+                let buffer = InOutBuf::from(&mut *ciphertext);
+                let cipher = &key.cipher;
+                let opened = cipher.decrypt_inout_detached(&nonce, &associated_data, buffer, &tag);
+                opened.is_ok()
             });
-            decode(&Zeroizing::new(opened?))
+            is_opened.then(|| decode(ciphertext)).flatten()
         });
     tokens.ok_or_else(|| {
         AuthError::new(
@@ -165,7 +168,7 @@ fn decode(bytes: &[u8]) -> Option<ProviderTokens> {
     let mut rest = bytes;
     let issued_at = take_time(&mut rest)?;
     let expires_at = take_time(&mut rest)?;
-    let access_token = AccessToken::new(take_text(&mut rest)?).ok()?;
+    let access_token = AccessToken::from_text(take_text(&mut rest)?).ok()?;
     let id_token = take_text(&mut rest)?;
     let refresh_token = take_text(&mut rest)?;
 
