@@ -4,11 +4,13 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::Command,
 };
 
-const FAULTS: usize = 38;
+/// The numbers that must have a row. Rows of other numbers may be there, too.
+const FAULTS: [RangeInclusive<usize>; 3] = [1..=53, 63..=76, 78..=82];
 
 /// A row of the table.
 struct Row {
@@ -53,7 +55,11 @@ fn rows() -> Vec<Row> {
 fn each_fault_has_a_row_and_its_test_is_found_by_its_number() {
     let rows = rows();
     let numbers: BTreeSet<_> = rows.iter().map(Row::number).collect();
-    let all: Vec<_> = (1..=FAULTS).map(|number| format!("F{number:02}")).collect();
+    let all: Vec<_> = FAULTS
+        .into_iter()
+        .flatten()
+        .map(|number| format!("F{number:02}"))
+        .collect();
     assert!(all.iter().all(|number| numbers.contains(&**number)));
     for row in &rows {
         let tests = fs::read_to_string(crate_path(&format!("tests/{}.rs", row.file))).unwrap();
@@ -61,9 +67,8 @@ fn each_fault_has_a_row_and_its_test_is_found_by_its_number() {
         let number = format!("{}_", row.number().to_lowercase());
         assert!(row.test.contains(&number), "{} for {}", row.test, row.fault);
     }
-    for fault in &all {
-        assert_eq!(rows.iter().filter(|row| row.fault == *fault).count(), 1);
-    }
+    let named: BTreeSet<_> = rows.iter().map(|row| &row.fault).collect();
+    assert_eq!(named.len(), rows.len(), "a fault has two rows");
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         }
         let mut leftovers = Vec::new();
         let stored;
-        let flights = self.single_flight.lock(key);
+        let fetches = self.single_flight.lock(key);
         stored = self.entries.peek(key);
         let is_good = |entry: &&Arc<Entry<C>>| !entry.remaining(&now).is_zero();
         let current = stored.as_ref().filter(is_good);
@@ -30,7 +30,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         if is_replaced || current.is_some_and(|entry| entry.is_due()) {
             return true;
         }
-        if flights.contains_key(key) {
+        if fetches.contains_key(key) {
             if let Some(entry) = current {
                 entry.reject();
             }
@@ -47,7 +47,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         if let Some(entry) = current {
             entry.force_refresh();
         }
-        drop(flights);
+        drop(fetches);
         tracing::debug!("a credential was rejected: the next caller refreshes it");
         true
     }

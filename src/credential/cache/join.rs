@@ -13,7 +13,7 @@ use super::{
     entry::{Entry, Now, Terms},
     key::CacheKey,
     leader::Leader,
-    single_flight::{Dropped, Flight, Flights, is_same},
+    single_flight::{Dropped, RunningFetch, RunningFetches, is_same},
 };
 
 /// A caller that needs a credential, and of which kind.
@@ -31,12 +31,12 @@ pub(super) enum Role<C: Clone + Send + Sync + 'static> {
     Served(Arc<Entry<C>>),
     /// The last fetch failed, and it is too early for another.
     Refused(AuthError),
-    Follower(Arc<Flight<C>>),
-    Leader(Box<Departure<C>>),
+    Follower(Arc<RunningFetch<C>>),
+    Leader(Box<NewFetch<C>>),
 }
 
 /// A fetch that its leader is about to run.
-pub(super) struct Departure<C: Clone + Send + Sync + 'static> {
+pub(super) struct NewFetch<C: Clone + Send + Sync + 'static> {
     pub(super) leader: Leader<C>,
     pub(super) runtime: Runtime,
     pub(super) reason: Lookup,
@@ -48,14 +48,14 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
     pub(super) fn join(self: &Arc<Self>, call: &Call<C>) -> Role<C> {
         let runtime = Runtime::current();
         let mut dropped = Dropped::default();
-        let mut flights = self.single_flight.lock(&call.key);
-        self.join_locked(&mut flights, call, runtime, &mut dropped)
+        let mut fetches = self.single_flight.lock(&call.key);
+        self.join_locked(&mut fetches, call, runtime, &mut dropped)
     }
 
-    /// Looks again under the lock. A fetch that ended since has stored its credential before it left `flights`.
+    /// Looks again under the lock. A fetch that ended since has stored its credential before it left `fetches`.
     fn join_locked(
         self: &Arc<Self>,
-        flights: &mut Flights<C>,
+        fetches: &mut RunningFetches<C>,
         call: &Call<C>,
         runtime: Option<Runtime>,
         dropped: &mut Dropped<C>,
@@ -69,15 +69,15 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         let is_refused = is_same(entry.as_ref(), call.rejected.as_ref())
             && entry.as_ref().is_some_and(|entry| entry.is_rejected());
         let must_wait = |entry: &Arc<Entry<C>>| entry.is_in_mandatory_window(remaining(entry));
-        let flight = flights.get(key).filter(|flight| !flight.is_stalled());
+        let running = fetches.get(key).filter(|running| !running.is_stalled());
         let usable = entry.filter(|_| !is_refused);
         if let Some(entry) = &usable
-            && (entry.is_settled(remaining(entry)) || (flight.is_some() && !must_wait(entry)))
+            && (entry.is_settled(remaining(entry)) || (running.is_some() && !must_wait(entry)))
         {
             return Role::Served(Arc::clone(entry));
         }
-        if let Some(flight) = flight {
-            return Role::Follower(Arc::clone(flight));
+        if let Some(running) = running {
+            return Role::Follower(Arc::clone(running));
         }
         if usable.is_none()
             && !is_due
@@ -99,8 +99,8 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             false => Lookup::Miss,
         };
         let served = usable.filter(|entry| !is_due && !must_wait(entry));
-        let leader = self.depart(flights, call, reason, dropped);
-        Role::Leader(Box::new(Departure {
+        let leader = self.start_fetch(fetches, call, reason, dropped);
+        Role::Leader(Box::new(NewFetch {
             leader,
             runtime,
             reason,
@@ -108,19 +108,19 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         }))
     }
 
-    /// Makes the caller the leader of a new flight, in place of one that is stalled.
-    fn depart(
+    /// Makes the caller the leader of a new running, in place of one that is stalled.
+    fn start_fetch(
         self: &Arc<Self>,
-        flights: &mut Flights<C>,
+        fetches: &mut RunningFetches<C>,
         call: &Call<C>,
         reason: Lookup,
         dropped: &mut Dropped<C>,
     ) -> Leader<C> {
         let (sender, outcome) = watch::channel(None);
-        let flight = Arc::new(Flight::start(outcome));
-        if let Some(stalled) = flights.insert(call.key, Arc::clone(&flight)) {
+        let running = Arc::new(RunningFetch::start(outcome));
+        if let Some(stalled) = fetches.insert(call.key, Arc::clone(&running)) {
             stalled.supersede();
-            dropped.flights.push(stalled);
+            dropped.fetches.push(stalled);
         }
         for entry in &dropped.seen {
             entry.refresh_started();
@@ -131,70 +131,70 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             subject_expires_at: call.subject_expires_at,
             default_lifetime: self.default_lifetime,
         };
-        Leader::new(self, call.key, terms, flight, sender)
+        Leader::new(self, call.key, terms, running, sender)
     }
 
-    /// Waits for the outcome of `flight`. If its leader's runtime is no longer driven, this caller takes over.
+    /// Waits for the outcome of `running`. If its leader's runtime is no longer driven, this caller takes over.
     pub(super) async fn wait(
         self: Arc<Self>,
         mut call: Call<C>,
-        mut flight: Arc<Flight<C>>,
+        mut running: Arc<RunningFetch<C>>,
     ) -> Result<C, AuthError> {
         loop {
-            if let Some(outcome) = flight.wait().await {
+            if let Some(outcome) = running.wait().await {
                 return outcome.answer(call.rejected.as_ref());
             }
-            match self.give_up_on(&mut call, &flight)? {
+            match self.give_up_on(&mut call, &running)? {
                 ControlFlow::Break(credential) => return Ok(credential),
-                ControlFlow::Continue(next) => flight = next,
+                ControlFlow::Continue(next) => running = next,
             }
         }
     }
 
-    /// Finds what to use, or to wait for, instead of a flight that brought nothing in time. It may be a new one of this
+    /// Finds what to use, or to wait for, instead of a running that brought nothing in time. It may be a new one of this
     /// caller.
     pub(super) fn give_up_on(
         self: &Arc<Self>,
         call: &mut Call<C>,
-        flight: &Arc<Flight<C>>,
-    ) -> Result<ControlFlow<C, Arc<Flight<C>>>, AuthError> {
+        running: &Arc<RunningFetch<C>>,
+    ) -> Result<ControlFlow<C, Arc<RunningFetch<C>>>, AuthError> {
         call.now = self.now();
         check_subject(call.subject_expires_at, &call.now)?;
-        match self.take_over(call, flight) {
+        match self.take_over(call, running) {
             Role::Served(entry) => Ok(ControlFlow::Break(entry.credential.clone())),
             Role::Refused(error) => Err(error),
             Role::Follower(next) => Ok(ControlFlow::Continue(next)),
-            Role::Leader(departure) => {
+            Role::Leader(new_fetch) => {
                 tracing::debug!("a fetch stands still: another takes its place");
-                let next = departure.leader.flight();
-                if let Some(fetch) = flight.take_spare() {
-                    departure.runtime.spawn(departure.leader.run(fetch));
+                let next = new_fetch.leader.running();
+                if let Some(fetch) = running.take_spare() {
+                    new_fetch.runtime.spawn(new_fetch.leader.run(fetch));
                 }
                 Ok(ControlFlow::Continue(next))
             }
         }
     }
 
-    fn take_over(self: &Arc<Self>, call: &Call<C>, ended: &Arc<Flight<C>>) -> Role<C> {
+    fn take_over(self: &Arc<Self>, call: &Call<C>, ended: &Arc<RunningFetch<C>>) -> Role<C> {
         let runtime = Runtime::current();
         let has_spare = ended.lock_spare().is_some();
         let mut dropped = Dropped::default();
-        let mut flights = self.single_flight.lock(&call.key);
-        let is_running = |flight: &Arc<Flight<C>>| Arc::ptr_eq(flight, ended);
-        match (flights.get(&call.key), runtime) {
-            (Some(flight), _) if !is_running(flight) => Role::Follower(Arc::clone(flight)),
-            (Some(_), Some(runtime)) if has_spare => Role::Leader(Box::new(Departure {
-                leader: self.depart(&mut flights, call, Lookup::Miss, &mut dropped),
+        let mut fetches = self.single_flight.lock(&call.key);
+        let is_running = |running: &Arc<RunningFetch<C>>| Arc::ptr_eq(running, ended);
+        match (fetches.get(&call.key), runtime) {
+            (Some(running), _) if !is_running(running) => Role::Follower(Arc::clone(running)),
+            (Some(_), Some(runtime)) if has_spare => Role::Leader(Box::new(NewFetch {
+                leader: self.start_fetch(&mut fetches, call, Lookup::Miss, &mut dropped),
                 runtime,
                 reason: Lookup::Miss,
                 served: None,
             })),
             (Some(_), _) => {
                 ended.supersede();
-                dropped.flights.extend(flights.remove(&call.key));
+                dropped.fetches.extend(fetches.remove(&call.key));
                 Role::Refused(stalled())
             }
-            // It has just landed, and its outcome is on the way.
+            // It has just ended, and its outcome is on the way.
             (None, _) if !ended.is_superseded() => Role::Follower(Arc::clone(ended)),
             (None, _) => {
                 let entry = self.entries.get(&call.key);
@@ -227,7 +227,8 @@ fn no_runtime() -> AuthError {
 fn stalled() -> AuthError {
     AuthError::new(
         AuthErrorKind::Unavailable,
-        "the task that obtains a credential stands still, because its runtime is no longer driven; the next call          obtains one on its own runtime",
+        "the task that obtains a credential stands still, because its runtime is no longer driven; the next call \
+         obtains one on its own runtime",
     )
 }
 
@@ -235,6 +236,7 @@ fn stalled() -> AuthError {
 fn rejected_again() -> AuthError {
     AuthError::new(
         AuthErrorKind::Unavailable,
-        "the backend rejected the cached credential, and another was asked for less than 10 s ago; check whether the          backend accepts what the issuer issues",
+        "the backend rejected the cached credential, and another was asked for less than 10 s ago; check whether the \
+         backend accepts what the issuer issues",
     )
 }

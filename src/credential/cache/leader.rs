@@ -14,7 +14,7 @@ use super::{
     entry::{Entry, Now, Obtained, Terms},
     failure::REFUSED_FOR,
     key::CacheKey,
-    single_flight::{Dropped, Flight, Outcome, is_same},
+    single_flight::{Dropped, Outcome, RunningFetch, is_same},
 };
 
 /// How long a fetch may take.
@@ -25,7 +25,7 @@ pub(super) struct Leader<C: Clone + Send + Sync + 'static> {
     cache: Arc<Inner<C>>,
     key: CacheKey,
     terms: Terms,
-    flight: Arc<Flight<C>>,
+    running: Arc<RunningFetch<C>>,
     /// Until the callers have their answer.
     sender: Option<watch::Sender<Option<Outcome<C>>>>,
 }
@@ -35,47 +35,47 @@ impl<C: Clone + Send + Sync + 'static> Leader<C> {
         cache: &Arc<Inner<C>>,
         key: CacheKey,
         terms: Terms,
-        flight: Arc<Flight<C>>,
+        running: Arc<RunningFetch<C>>,
         sender: watch::Sender<Option<Outcome<C>>>,
     ) -> Self {
         Self {
             cache: Arc::clone(cache),
             key,
             terms,
-            flight,
+            running,
             sender: Some(sender),
         }
     }
 
-    pub(super) fn flight(&self) -> Arc<Flight<C>> {
-        Arc::clone(&self.flight)
+    pub(super) fn running(&self) -> Arc<RunningFetch<C>> {
+        Arc::clone(&self.running)
     }
 
     pub(super) async fn run(mut self, fetch: impl Future<Output = Result<Obtained<C>, AuthError>>) {
-        let flight = self.flight();
-        let fetched = AssertUnwindSafe(flight.unless_superseded(fetch)).catch_unwind();
+        let running = self.running();
+        let fetched = AssertUnwindSafe(running.unless_superseded(fetch)).catch_unwind();
         let fetched = match within(FETCH_LIMIT, fetched).await {
             Some(Ok(Some(fetched))) => fetched,
             Some(Ok(None)) => return,
             Some(Err(_)) => Err(crashed()),
             None => Err(too_late()),
         };
-        self.land(fetched);
+        self.finish(fetched);
     }
 
     /// Calls what is foreign before the key's lock is taken, and after it was released.
-    fn land(&mut self, fetched: Result<Obtained<C>, AuthError>) {
+    fn finish(&mut self, fetched: Result<Obtained<C>, AuthError>) {
         let now = self.cache.now();
         let took = now.monotonic.duration_since(self.terms.asked_at.monotonic);
         let random = random();
-        let (landed, outcome) = match fetched {
+        let (result, outcome) = match fetched {
             Ok(obtained) => {
                 let entry = Entry::new(obtained, &self.terms, random);
-                (Landed::Credential(Arc::new(entry)), Ok(()))
+                (ToStore::Credential(Arc::new(entry)), Ok(()))
             }
-            Err(error) => (Landed::Failure(error.clone()), Err(error)),
+            Err(error) => (ToStore::Failure(error.clone()), Err(error)),
         };
-        let Some(report) = self.conclude(landed, &now, random) else {
+        let Some(report) = self.conclude(result, &now, random) else {
             return;
         };
         telemetry::refreshed(self.terms.reason, &outcome, took);
@@ -88,21 +88,21 @@ impl<C: Clone + Send + Sync + 'static> Leader<C> {
         }
     }
 
-    /// Stores what landed, frees the key, and answers. It does none of this if another fetch has taken this one's
+    /// Stores the result, frees the key, and answers. It does none of this if another fetch has taken this one's
     /// place, or if it was done before.
-    fn conclude(&mut self, landed: Landed<C>, now: &Now, random: f64) -> Option<Report> {
+    fn conclude(&mut self, result: ToStore<C>, now: &Now, random: f64) -> Option<Report> {
         let sender = self.sender.take()?;
         let mut dropped = Dropped::default();
-        let mut flights = self.cache.single_flight.lock(&self.key);
-        if !is_same(flights.get(&self.key), Some(&self.flight)) {
+        let mut fetches = self.cache.single_flight.lock(&self.key);
+        if !is_same(fetches.get(&self.key), Some(&self.running)) {
             return None;
         }
         // Under one lock: a caller whose credential was rejected must not follow the fetch that brought it.
         let (outcome, report) = self
             .cache
-            .settle(self.key, landed, now, random, &mut dropped);
-        dropped.flights.extend(flights.remove(&self.key));
-        drop(flights);
+            .settle(self.key, result, now, random, &mut dropped);
+        dropped.fetches.extend(fetches.remove(&self.key));
+        drop(fetches);
         sender.send_replace(Some(outcome));
         Some(report)
     }
@@ -113,13 +113,13 @@ impl<C: Clone + Send + Sync + 'static> Drop for Leader<C> {
     fn drop(&mut self) {
         if self.sender.is_some() {
             let asked_at = self.terms.asked_at;
-            self.conclude(Landed::Failure(crashed()), &asked_at, 1.0);
+            self.conclude(ToStore::Failure(crashed()), &asked_at, 1.0);
         }
     }
 }
 
 /// The result of a fetch, as it is stored.
-enum Landed<C> {
+enum ToStore<C> {
     Credential(Arc<Entry<C>>),
     Failure(AuthError),
 }
@@ -136,14 +136,14 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
     fn settle(
         &self,
         key: CacheKey,
-        landed: Landed<C>,
+        result: ToStore<C>,
         now: &Now,
         random: f64,
         dropped: &mut Dropped<C>,
     ) -> (Outcome<C>, Report) {
         let mut report = Report::default();
-        let outcome = match landed {
-            Landed::Credential(entry) => {
+        let outcome = match result {
+            ToStore::Credential(entry) => {
                 self.failures.forget(&key, &mut dropped.failures);
                 if entry.remaining(now).is_zero() {
                     let kept = self.entries.peek(&key);
@@ -163,7 +163,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                     kept: None,
                 }
             }
-            Landed::Failure(error) => {
+            ToStore::Failure(error) => {
                 let failures = &mut dropped.failures;
                 let (error, delay) = self.failures.record(key, error, now, random, failures);
                 report.next_try_in = Some(delay);

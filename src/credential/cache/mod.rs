@@ -27,7 +27,7 @@ pub use builder::CredentialCacheBuilder;
 
 use entry::{Entry, Now, Obtained};
 use failure::Failures;
-use join::{Call, Departure, Role};
+use join::{Call, NewFetch, Role};
 use key::CacheKey;
 use obtaining::Obtaining;
 use single_flight::SingleFlight;
@@ -314,32 +314,27 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 tracing::trace!(kind = ?error.kind(), "it is too early to ask for a credential again");
                 Obtaining::ready(Err(error))
             }
-            Role::Follower(flight) => {
+            Role::Follower(running) => {
                 self.count_coalesced();
-                flight.offer_spare(fetch);
-                Obtaining::pending(Arc::clone(self).wait(call, flight))
+                running.offer_spare(fetch);
+                Obtaining::pending(Arc::clone(self).wait(call, running))
             }
-            Role::Leader(departure) => self.lead(call, *departure, fetch),
+            Role::Leader(new_fetch) => self.lead(call, *new_fetch, fetch),
         }
     }
 
     /// Starts the fetch. If anything in here panics, the leader is dropped and frees the key.
-    fn lead<F, R>(
-        self: &Arc<Self>,
-        call: Call<C>,
-        departure: Departure<C>,
-        fetch: F,
-    ) -> Obtaining<C>
+    fn lead<F, R>(self: &Arc<Self>, call: Call<C>, new_fetch: NewFetch<C>, fetch: F) -> Obtaining<C>
     where
         F: FnOnce() -> R,
         R: Future<Output = Result<Obtained<C>, AuthError>> + Send + 'static,
     {
-        let Departure {
+        let NewFetch {
             leader,
             runtime,
             reason,
             served,
-        } = departure;
+        } = new_fetch;
         let leader = Box::new(leader);
         tracing::debug!(
             early = matches!(reason, Lookup::Refresh),
@@ -352,7 +347,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             }
             None => {
                 self.lookups.count(reason);
-                Obtaining::pending(Arc::clone(self).wait(call, leader.flight()))
+                Obtaining::pending(Arc::clone(self).wait(call, leader.running()))
             }
         };
         runtime.spawn(leader.run(fetch()));

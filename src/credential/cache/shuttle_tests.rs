@@ -193,7 +193,7 @@ fn rejections_of_one_credential_cause_one_refresh_and_others_keep_it_meanwhile()
 }
 
 #[test]
-fn a_leader_that_comes_back_and_followers_that_take_over_make_one_fetch_land() {
+fn a_leader_that_comes_back_and_followers_that_take_over_store_one_result() {
     check(|| {
         block_on(async {
             let bench = Bench::new();
@@ -203,23 +203,23 @@ fn a_leader_that_comes_back_and_followers_that_take_over_make_one_fetch_land() {
                 now: bench.cache.inner.now(),
                 rejected: None,
             };
-            let Role::Leader(departure) = bench.cache.inner.join(&call()) else {
+            let Role::Leader(new_fetch) = bench.cache.inner.join(&call()) else {
                 panic!("there is another leader");
             };
-            let flight = departure.leader.flight();
-            flight.offer_spare(async || Ok(Obtained::new((0, 2)).expires_in(LIFETIME)));
+            let running = new_fetch.leader.running();
+            running.offer_spare(async || Ok(Obtained::new((0, 2)).expires_in(LIFETIME)));
 
             // It comes back at any time.
-            let first = spawn(departure.leader.run(async {
+            let first = spawn(new_fetch.leader.run(async {
                 yield_now().await;
                 Ok(Obtained::new((0, 1)).expires_in(LIFETIME))
             }));
             let followers: Vec<_> = (0..3)
                 .map(|_| {
                     let (cache, mut call) = (Arc::clone(&bench.cache.inner), call());
-                    let flight = Arc::clone(&flight);
+                    let running = Arc::clone(&running);
                     spawn(async move {
-                        match cache.give_up_on(&mut call, &flight).unwrap() {
+                        match cache.give_up_on(&mut call, &running).unwrap() {
                             ControlFlow::Break(credential) => credential,
                             ControlFlow::Continue(next) => cache.wait(call, next).await.unwrap(),
                         }
@@ -227,13 +227,13 @@ fn a_leader_that_comes_back_and_followers_that_take_over_make_one_fetch_land() {
                 })
                 .collect();
             first.await.unwrap();
-            let mut landed = Vec::new();
+            let mut result = Vec::new();
             for follower in followers {
-                landed.push(follower.await.unwrap());
+                result.push(follower.await.unwrap());
             }
             settle(&bench).await;
             let kept = bench.cache.lookup(&key(0), None).unwrap().unwrap();
-            assert!(landed.iter().all(|&credential| credential == kept));
+            assert!(result.iter().all(|&credential| credential == kept));
         });
     });
 }
@@ -289,7 +289,7 @@ fn a_leader_that_is_dropped_answers_all_its_followers() {
                 now: bench.cache.inner.now(),
                 rejected: None,
             };
-            let Role::Leader(departure) = bench.cache.inner.join(&call) else {
+            let Role::Leader(new_fetch) = bench.cache.inner.join(&call) else {
                 panic!("there is another leader");
             };
             let callers: Vec<_> = (0..3)
@@ -298,7 +298,7 @@ fn a_leader_that_is_dropped_answers_all_its_followers() {
                     spawn(async move { bench.obtain(0, 0, false).await })
                 })
                 .collect();
-            let dropping = spawn(async move { drop(departure) });
+            let dropping = spawn(async move { drop(new_fetch) });
             for caller in callers {
                 assert_eq!(
                     caller.await.unwrap().unwrap_err().kind(),

@@ -26,10 +26,10 @@ use super::{
 
 /// How long callers wait for a fetch. It is longer than the fetch may take, so it passes only if the leader's runtime
 /// is no longer driven.
-const FLIGHT_LIMIT: Duration = Duration::from_secs(65);
+const WAIT_LIMIT: Duration = Duration::from_secs(65);
 
 /// How long callers wait at least.
-const LANDING_LIMIT: Duration = Duration::from_secs(1);
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 16 };
 
@@ -41,13 +41,13 @@ const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 16 };
 /// Foreign code does not run under one of these locks: no clock, recorder, subscriber or callback, and no `Clone` or
 /// `Drop` of a credential.
 pub(super) struct SingleFlight<C> {
-    shards: [Mutex<Flights<C>>; SHARDS],
+    shards: [Mutex<RunningFetches<C>>; SHARDS],
 }
 
-pub(super) type Flights<C> = HashMap<CacheKey, Arc<Flight<C>>>;
+pub(super) type RunningFetches<C> = HashMap<CacheKey, Arc<RunningFetch<C>>>;
 
 impl<C> SingleFlight<C> {
-    pub(super) fn lock(&self, key: &CacheKey) -> MutexGuard<'_, Flights<C>> {
+    pub(super) fn lock(&self, key: &CacheKey) -> MutexGuard<'_, RunningFetches<C>> {
         let [first, ..] = &self.shards;
         let shard = self.shards.get(key.index(SHARDS)).unwrap_or(first);
         shard.lock().unwrap_or_else(PoisonError::into_inner)
@@ -70,7 +70,7 @@ impl<C> Default for SingleFlight<C> {
 }
 
 /// One fetch, from when its leader starts it until its outcome is stored.
-pub(super) struct Flight<C> {
+pub(super) struct RunningFetch<C> {
     outcome: watch::Receiver<Option<Outcome<C>>>,
     started: Instant,
     /// Another fetch has taken its place, because it took too long.
@@ -86,7 +86,7 @@ struct Spare<C> {
 
 type BoxFetch<C> = Pin<Box<dyn Future<Output = Result<Obtained<C>, AuthError>> + Send>>;
 
-impl<C> Flight<C> {
+impl<C> RunningFetch<C> {
     pub(super) fn start(outcome: watch::Receiver<Option<Outcome<C>>>) -> Self {
         Self {
             outcome,
@@ -100,7 +100,7 @@ impl<C> Flight<C> {
     }
 
     fn time_left(&self) -> Duration {
-        FLIGHT_LIMIT.saturating_sub(self.started.elapsed())
+        WAIT_LIMIT.saturating_sub(self.started.elapsed())
     }
 
     pub(super) fn is_stalled(&self) -> bool {
@@ -138,14 +138,14 @@ impl<C> Flight<C> {
     /// Waits for the outcome. `None`, if there is none in time.
     pub(super) async fn wait(&self) -> Option<Outcome<C>> {
         let mut outcome = self.outcome.clone();
-        let landed = async {
+        let result = async {
             let outcome = outcome.wait_for(Option::is_some).await.ok()?;
             Option::clone(&outcome)
         };
         if Runtime::current().is_none() {
-            return landed.await;
+            return result.await;
         }
-        within(self.time_left().max(LANDING_LIMIT), landed)
+        within(self.time_left().max(SHORTEST_WAIT), result)
             .await
             .flatten()
     }
@@ -195,7 +195,7 @@ pub(super) struct Dropped<C> {
     pub(super) entries: Leftovers<Arc<Entry<C>>>,
     pub(super) seen: Vec<Arc<Entry<C>>>,
     pub(super) failures: Leftovers<Failure>,
-    pub(super) flights: Vec<Arc<Flight<C>>>,
+    pub(super) fetches: Vec<Arc<RunningFetch<C>>>,
 }
 
 impl<C> Default for Dropped<C> {
@@ -204,7 +204,7 @@ impl<C> Default for Dropped<C> {
             entries: Vec::new(),
             seen: Vec::new(),
             failures: Vec::new(),
-            flights: Vec::new(),
+            fetches: Vec::new(),
         }
     }
 }
