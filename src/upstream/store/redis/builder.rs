@@ -130,6 +130,7 @@ impl RedisStoreBuilder {
     /// - `time_to_live` or `response_limit` is below a millisecond.
     pub fn build(self) -> Result<RedisStore, BuildError> {
         let mut faults = Faults::new("RedisStore");
+        let address = self.address(&mut faults);
         for (setting, time) in [
             ("time_to_live", self.time_to_live),
             ("response_limit", self.response_limit),
@@ -147,7 +148,6 @@ impl RedisStoreBuilder {
                 "has `{}`, so that a cluster would not keep the keys of a user together, leave it out",
             );
         }
-        let address = self.address(&mut faults);
         let address = faults.or(address)?;
         Ok(RedisStore {
             inner: Arc::new(Inner {
