@@ -458,7 +458,7 @@ proptest! {
         check(Provider::builder(text, grant()).build(), &[]);
         check(SealingKey::from_base64(text), &["key"]);
         let redis = RedisStore::builder(text, SealingKey::new([1; 32])).prefix(other).build();
-        check(redis, &["url"]);
+        check(redis, &["url", "prefix"]);
         let resources = Resources::<Body>::builder(client()).sts_endpoint(other)
             .strategy(text, own_strategy()).strategy(text, own_strategy()).build();
         check(resources, &["strategy[1]", "sts_endpoint"]);
