@@ -326,7 +326,11 @@ fn f46_a_follower_takes_over_from_a_leader_whose_runtime_is_no_longer_driven() {
             let bench = bench.clone();
             async move { bench.obtain(key(), false).await.unwrap().0 }
         });
-        let numbers = second.block_on(futures_util::future::join_all(followers));
+        let numbers = second.block_on(async {
+            let followers = futures_util::future::join_all(followers);
+            let numbers = tokio::time::timeout(100 * SECOND, followers).await;
+            numbers.expect("they wait without end")
+        });
         assert_eq!(numbers, [begun + 1; 3]);
 
         // The leader comes back: it neither begins a fetch nor replaces the credential.
@@ -375,7 +379,8 @@ fn f46_the_leaders_own_caller_does_not_wait_without_end_on_another_runtime() {
         .obtain(key(), None, fetch_through(&bench, &gate));
     drop(entered);
     second.block_on(async {
-        let error = waiting.await.unwrap_err();
+        let ended = tokio::time::timeout(100 * SECOND, waiting).await;
+        let error = ended.expect("it waits without end").unwrap_err();
         assert_eq!(error.kind(), AuthErrorKind::Unavailable);
         assert_eq!(bench.obtain(key(), false).await.unwrap().0, 1);
     });

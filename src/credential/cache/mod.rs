@@ -297,7 +297,17 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             return Obtaining::ready(Err(error));
         }
         let held = self.held(&key, &now);
-        let rejected = held.filter(|entry| is_rejected(&entry.credential));
+        let is_rejected = held
+            .as_ref()
+            .is_some_and(|entry| is_rejected(&entry.credential));
+        if let Some(entry) = &held
+            && !is_rejected
+            && entry.is_settled(entry.remaining(&now))
+        {
+            self.count_hit();
+            return Obtaining::ready(Ok(entry.credential.clone()));
+        }
+        let rejected = held.filter(|_| is_rejected);
         let call = Call {
             key,
             subject_expires_at,
