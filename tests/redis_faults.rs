@@ -733,7 +733,7 @@ fn a_builder_names_each_wrong_setting_and_shows_no_secret() {
             store_at(urls[1])
                 .response_limit(Duration::ZERO)
                 .ca_certificates(authority.certificate.clone()),
-            vec!["response_limit", "url"],
+            vec!["url", "response_limit"],
         ),
         (
             RedisStore::sentinel(urls, "", key()),

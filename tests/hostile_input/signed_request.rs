@@ -82,15 +82,28 @@ fn assert_is_signed(
     for name in ["authorization", "x-amz-security-token"] {
         assert!(headers[name].is_sensitive());
     }
-    for name in [
-        "connection",
-        "keep-alive",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    ] {
+    for name in ["keep-alive", "transfer-encoding"] {
         assert!(!headers.contains_key(name), "{name}");
     }
+    for value in headers.get_all("te") {
+        assert!(value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    }
+    // `Connection` names no header that is there but `upgrade`.
+    let options: Vec<_> = headers
+        .get_all("connection")
+        .iter()
+        .flat_map(|value| value.to_str().unwrap().split(", "))
+        .collect();
+    for option in &options {
+        assert!(
+            ["close", "keep-alive", "upgrade"].contains(option),
+            "{option}"
+        );
+    }
+    assert_eq!(
+        headers.contains_key("upgrade"),
+        options.contains(&"upgrade")
+    );
     assert_eq!(head.uri.path(), uri.path());
     assert_eq!(head.uri.query(), uri.query());
     assert_eq!(
