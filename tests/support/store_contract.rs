@@ -14,6 +14,7 @@ use tower_identity::{
 
 use super::owner;
 
+const LIFETIME: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_millis(50);
 /// A store need not believe that a lease lasts longer than its holder can be in doubt, which is a minute here.
 const LONG: Duration = Duration::from_secs(60);
@@ -24,7 +25,7 @@ pub(crate) type Pass = Box<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()>>>
 pub(crate) fn tokens(name: &str) -> ProviderTokens {
     let issued_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_750_000_000_123);
     let token = UpstreamToken::new(AccessToken::new(format!("access-{name}")).unwrap())
-        .with_expires_at(issued_at + LONG)
+        .with_expires_at(issued_at + LIFETIME)
         .with_id_token(Secret::new(format!("id-{name}")).unwrap());
     ProviderTokens::new(token, issued_at)
         .with_refresh_token(Secret::new(format!("refresh-{name}")).unwrap())
