@@ -120,7 +120,7 @@
 //! | Confused algorithms are refused | `token_validator` | `confused_algorithms_and_headers_are_refused` |
 //! | Nothing that a token refers to is fetched | `token_validator` | `nothing_that_a_token_names_is_fetched_or_believed` |
 //! | No arbitrary text is accepted as a token | `token_validator` | `no_text_is_accepted_as_a_token` |
-//! | Bad tokens cannot cause endless fetches of keys | `issuer_keys` | `f28_bad_tokens_fetch_keys_at_most_once_in_10_seconds` |
+//! | Bad tokens cannot cause endless fetches of keys | `issuer_keys` | `f28_bad_tokens_fetch_keys_a_few_times_a_minute` |
 //!
 //! ## What is shown
 //!
