@@ -828,7 +828,7 @@ fn f45_a_clock_and_a_credentials_clone_and_drop_hold_up_nobody_of_the_same_key()
             let answered = answered.recv_timeout(10 * SECOND);
             answered.expect("it waits for a caller of the same key");
         });
-        assert!(halts >= 3, "{halts}");
+        assert!(halts >= 2, "{halts}");
     }
 }
 
