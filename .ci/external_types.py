@@ -11,19 +11,19 @@ from rustdoc import package, public_api
 # pin-project-lite bounds the `Unpin` that it writes by a type that nobody can name.
 NAMED_BY_ALL = {"alloc", "core", "std", "pin_project_lite"}
 NAMED_BY_FEATURE = {
-    "": {"bytes", "http", "serde_json", "tower", "tower_layer", "tower_service"},
+    "": {"bytes", "http", "http_body", "serde_json", "tower", "tower_layer", "tower_service"},
     "aws-sts": set(),
     "config": {"schemars", "serde_core"},
     "full": set(),
-    "hyper": {"http_body", "hyper", "rustls"},
+    "hyper": {"hyper", "rustls"},
     "incoming": set(),
     "metrics": set(),
     "private-key-jwt": set(),
     "redis": set(),
-    "reqwest": {"http_body", "reqwest"},
+    "reqwest": {"reqwest"},
     # Some of it is what its trait `StreamableHttpClient` names.
-    "rmcp": {"futures_core", "http_body", "http_body_util", "rmcp", "sse_stream"},
-    "token-exchange": {"http_body", "http_body_util"},
+    "rmcp": {"futures_core", "http_body_util", "rmcp", "sse_stream"},
+    "token-exchange": {"http_body_util"},
 }
 
 
