@@ -15,7 +15,7 @@ use super::{
     AwsSts, Inner,
     credentials::SessionCredentials,
     doubts::Doubts,
-    payload::{BodyFactories, GatheredBody},
+    payload::BodyFactories,
     payload_hash::PayloadHash,
     role_mapper::{RoleMapper, RoleMapping, RoleSettings},
     session_name::SessionNames,
@@ -54,7 +54,7 @@ impl AwsStsBuilder {
         #[cfg_attr(not(feature = "reqwest"), expect(unused_mut))]
         let mut bodies = BodyFactories::default();
         #[cfg(feature = "reqwest")]
-        bodies.add(reqwest::Body::wrap::<GatheredBody>);
+        bodies.add(reqwest::Body::wrap::<super::payload::GatheredBody>);
         Self {
             region,
             service: DEFAULT_SERVICE.into(),
