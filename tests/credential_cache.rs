@@ -804,7 +804,8 @@ fn in_the_advisory_window_nobody_waits_for_what_is_done_under_another_key() {
 fn f45_a_clock_and_a_credentials_clone_and_drop_hold_up_nobody_of_the_same_key() {
     let runtime = runtime();
     let _entered = runtime.enter();
-    let calls: [(&str, fn(&HaltingBench)); 4] = [
+    type Call = fn(&HaltingBench);
+    let calls: [(&str, Call); 4] = [
         ("user", |bench| drop(bench.cache.lookup(&key("user"), None))),
         ("user", |bench| drop(bench.obtain(key("user")))),
         ("user", |bench| {
