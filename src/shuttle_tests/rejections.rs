@@ -97,8 +97,12 @@ async fn backend(request: Request<Body>) -> Result<Response<Body>, BoxError> {
 
 fn client(
     strategy: TokenExchange,
-) -> impl Service<Request<Body>, Response = Response<PeekedBody<Body>>, Error = BoxError, Future: Send>
-+ Clone
+) -> impl Service<
+    Request<Body>,
+    Response = Response<crate::outgoing::PeekedBody<Body>>,
+    Error = BoxError,
+    Future: Send,
+> + Clone
 + Send {
     ServiceBuilder::new()
         .layer(IdentityLayer::new(None))
