@@ -1,6 +1,6 @@
 macro_rules! inner_service_accessors {
-    ($service:ident) => {
-        impl<S> $service<S> {
+    ($service:ident $(, $parameter:ident)*) => {
+        impl<S $(, $parameter)*> $service<S $(, $parameter)*> {
             /// The inner service.
             pub fn get_ref(&self) -> &S {
                 &self.inner

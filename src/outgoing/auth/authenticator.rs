@@ -36,15 +36,17 @@ pub(super) enum Authentication<B> {
 /// The work that obtains a credential, before it has the request.
 pub(super) struct Pending<B> {
     obtain: Continuation<B>,
-    backend: Origin,
-    strategy: &'static str,
-    span: AuthenticationSpan,
-    requests: Requests,
+    observer: Observer,
 }
 
 /// A request whose credential is being obtained.
 pub(super) struct Obtaining<B> {
     request: PendingRequest<B>,
+    observer: Observer,
+}
+
+/// Reports the outcome of an authentication that does not end at once.
+struct Observer {
     backend: Origin,
     strategy: &'static str,
     span: AuthenticationSpan,
@@ -80,7 +82,7 @@ impl<A> Authenticator<A> {
         let strategy = || self.strategy.name();
         if let Err(error) = self.guard.check(request) {
             let span = AuthenticationSpan::new(backend, strategy);
-            return Authentication::Refused(self.refusal(span, strategy, error));
+            return Authentication::Refused(self.observer(strategy(), span).refused(error));
         }
         remove_hop_by_hop(request.headers_mut());
         let mut span = AuthenticationSpan::new(backend, strategy);
@@ -93,31 +95,24 @@ impl<A> Authenticator<A> {
                 self.requests.count(backend, strategy, &AUTHENTICATED);
                 Authentication::Done
             }
-            State::Refused(error) => Authentication::Refused(self.refusal(span, strategy, error)),
+            State::Refused(error) => {
+                Authentication::Refused(self.observer(strategy(), span).refused(error))
+            }
             State::Pending(obtain) => Authentication::Pending(Pending {
                 obtain,
-                backend: backend.clone(),
-                strategy: strategy(),
-                span,
-                requests: self.requests.clone(),
+                observer: self.observer(strategy(), span),
             }),
         }
     }
 
     #[cold]
-    fn refusal(
-        &self,
-        mut span: AuthenticationSpan,
-        strategy: impl Fn() -> &'static str,
-        error: AuthError,
-    ) -> AuthError {
-        let backend = self.guard.origin();
-        let error = error.with_backend(backend.clone());
-        let outcome = Err::<(), _>(error.clone());
-        telemetry::refused(strategy(), &error);
-        span.end(&outcome);
-        self.requests.count(backend, strategy, &outcome);
-        error
+    fn observer(&self, strategy: &'static str, span: AuthenticationSpan) -> Observer {
+        Observer {
+            backend: self.guard.origin().clone(),
+            strategy,
+            span,
+            requests: self.requests.clone(),
+        }
     }
 
     /// Whether the response rejects the credential that the request was sent with, and what may help.
@@ -162,10 +157,7 @@ impl<B> Pending<B> {
     pub(super) fn start(self, request: Request<B>) -> Obtaining<B> {
         Obtaining {
             request: (self.obtain)(request),
-            backend: self.backend,
-            strategy: self.strategy,
-            span: self.span,
-            requests: self.requests,
+            observer: self.observer,
         }
     }
 }
@@ -174,22 +166,31 @@ impl<B> Future for Obtaining<B> {
     type Output = Result<Request<B>, AuthError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self {
-            request,
-            backend,
-            strategy,
-            span,
-            requests,
-        } = &mut *self;
-        let entered = span.enter();
+        let Self { request, observer } = &mut *self;
+        let entered = observer.span.enter();
         let polled = request.as_mut().poll(cx);
         drop(entered);
-        let outcome = ready!(polled).map_err(|error| error.with_backend(backend.clone()));
-        if let Err(error) = &outcome {
-            telemetry::refused(strategy, error);
-        }
-        span.end(&outcome);
-        requests.count(backend, || strategy, &outcome);
-        Poll::Ready(outcome)
+        Poll::Ready(match ready!(polled) {
+            Ok(request) => {
+                observer.end(&AUTHENTICATED);
+                Ok(request)
+            }
+            Err(error) => Err(observer.refused(error)),
+        })
+    }
+}
+
+impl Observer {
+    fn refused(&mut self, error: AuthError) -> AuthError {
+        let error = error.with_backend(self.backend.clone());
+        telemetry::refused(self.strategy, &error);
+        self.end(&Err(error.clone()));
+        error
+    }
+
+    fn end(&mut self, outcome: &Result<(), AuthError>) {
+        self.span.end(outcome);
+        self.requests
+            .count(&self.backend, || self.strategy, outcome);
     }
 }

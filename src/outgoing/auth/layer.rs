@@ -6,7 +6,9 @@ use std::{
 use http::Request;
 use tower::{BoxError, Layer, Service};
 
-use crate::{origin::Origin, strategy::strategy::Strategy};
+use crate::{
+    inner_service_accessors::inner_service_accessors, origin::Origin, strategy::strategy::Strategy,
+};
 
 use super::{
     authenticator::{Authentication, Authenticator},
@@ -242,22 +244,7 @@ pub struct AuthService<S, A, R = NoRetry> {
     pub(super) retry: R,
 }
 
-impl<S, A, R> AuthService<S, A, R> {
-    /// The inner service.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// The inner service, to be changed.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
-    }
-
-    /// The inner service, without this one.
-    pub fn into_inner(self) -> S {
-        self.inner
-    }
-}
+inner_service_accessors!(AuthService, A, R);
 
 impl<S: Clone, A, R> AuthService<S, A, R> {
     /// Takes the inner service that was found ready, and leaves a clone that is not.
