@@ -85,7 +85,7 @@ fn role(name: &str) -> String {
     format!("arn:aws:iam::123456789012:role/{name}")
 }
 
-/// What a validator makes of an incoming request.
+/// Stands in for the identity that a validator makes of an incoming request.
 fn user(subject: &str, claims: Value) -> Result<Identity, BoxError> {
     let claims = claims.as_object().cloned().unwrap_or_default();
     Ok(Identity::builder(subject)

@@ -53,7 +53,7 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// What a validator makes of an incoming request: who it is for, with fresh tokens.
+/// Stands in for the identity that a validator makes of an incoming request, with fresh tokens.
 fn identity(github_token: &str) -> Result<Identity, BoxError> {
     let github = UpstreamToken::new(AccessToken::new(github_token)?);
     Ok(Identity::builder("user-1")

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A real MCP server, on loopback, accepts the token that is valid at the moment and no other. The token is refreshed
-//! twice while the session goes on. `--stale` puts a wrong layer in place of `IdentityLayer`: the identity from log-in
+//! twice while the session goes on. `--stale` puts a wrong layer in place of `IdentityLayer`: the identity from login
 //! always wins, and from the first refresh on the user gets a 401 to every call. The exit code is 0 if each line of the
 //! timeline is as it should be.
 
@@ -49,7 +49,7 @@ use tower_identity::{
     },
 };
 
-/// What should arrive at the server: what is sent, with which token, and where its identity came from.
+/// A request that must arrive at the server: its kind, its token, and the source of its identity.
 const EXPECTED: [(&str, &str, &str); 9] = [
     ("POST initialize", "token-1", "fallback"),
     ("POST notifications/initialized", "token-1", "fallback"),
@@ -128,7 +128,7 @@ async fn main() -> Result<ExitCode, BoxError> {
     )))
 }
 
-/// What a validator makes of an incoming request, after it refreshed the user's tokens.
+/// Stands in for the identity that a validator makes of an incoming request, after it refreshed the user's tokens.
 fn identity(github_token: &str) -> Result<Identity, BoxError> {
     let github = UpstreamToken::new(AccessToken::new(github_token)?);
     Ok(Identity::builder("user-1")
@@ -161,7 +161,7 @@ fn note_source(mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     request
 }
 
-/// The bug: the identity that was captured at log-in replaces each fresh one.
+/// The bug: the identity that was captured at login replaces each fresh one.
 #[derive(Clone)]
 struct SnapshotWins<S> {
     inner: S,
@@ -310,7 +310,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Sends an event on the stream that was opened at log-in, and says whether it arrived.
+    /// Sends an event on the stream that was opened at login, and returns whether it arrived.
     async fn reaches(&self, events: &Events) -> bool {
         let peers = lock(&self.peers).clone();
         for peer in peers {

@@ -34,7 +34,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 const AN_HOUR_AND_A_BIT: Duration = Duration::from_secs(3660);
 
-/// What happens, what the client is answered, and what arrives at the backends with which credential.
+/// The expected timeline: an event, the answers to the client, and the requests at the backends with their credentials.
 const EXPECTED: [(&str, &str, &str); 17] = [
     ("ask for its health", "200", ""),
     (
@@ -171,7 +171,7 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
 
 type Client = RunningService<RoleClient, ()>;
 
-/// What the client was answered and what arrived at the backends, a row for each thing that happened.
+/// Records the answers to the client and the arrivals at the backends, one row per event.
 struct Timeline {
     answers: Arc<Mutex<Vec<StatusCode>>>,
     last_session: Arc<Mutex<Option<HeaderValue>>>,
@@ -225,7 +225,7 @@ impl Timeline {
         Ok(client)
     }
 
-    /// What is refused is what the timeline shows.
+    /// Makes a call. The timeline shows whether it was refused.
     async fn call(&mut self, client: &Client) {
         let _ = timeout(
             PATIENCE,

@@ -110,7 +110,7 @@ impl Issuer {
         ))
     }
 
-    /// What a log-in of the user at GitHub brings.
+    /// Returns the tokens that GitHub issues when the user logs in.
     pub(crate) fn log_in(&self) -> Result<ProviderTokens, BoxError> {
         let now = self.inner.clock.now();
         let mut issued = lock(&self.inner.issued);
@@ -219,7 +219,7 @@ pub(crate) struct McpServer {
     mcp: StreamableHttpService<Tools, LocalSessionManager>,
 }
 
-/// What arrived, in order, and which credential it had.
+/// The requests that arrived, in order, with their credentials.
 pub(crate) type Arrivals = Arc<Mutex<Vec<String>>>;
 
 impl McpServer {

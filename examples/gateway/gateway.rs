@@ -30,7 +30,7 @@ use tower_identity::{
     upstream::{Provider, RefreshTokenGrant},
 };
 
-/// What the YAML file says: see `gateway.yaml`.
+/// The content of the YAML file. See `gateway.yaml`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Config {
@@ -50,11 +50,11 @@ struct ProviderConfig {
     client_secret_env: String,
 }
 
-/// What a gateway is given besides its file, so that a test can give it something else.
+/// The inputs of a gateway besides its file, which a test can replace.
 pub(crate) struct Surroundings {
     pub(crate) environment: fn(&str) -> Option<String>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Where the log-in, which is no part of this example, puts the tokens that it gets for users.
+    /// The store for the tokens that users get when they log in. The login is not part of this example.
     pub(crate) store: MemoryStore,
 }
 
@@ -180,7 +180,7 @@ impl Gateway {
         }
     }
 
-    /// Sends a request of an authenticated caller on, in the session that it names or else in one of its own.
+    /// Forwards the request of an authenticated caller, in the session that it names or in a new one.
     async fn forward(&self, name: &str, request: Request) -> Result<Response, BoxError> {
         let Some(backend) = self.backends.get(name) else {
             return Ok(StatusCode::NOT_FOUND.into_response());
@@ -243,8 +243,8 @@ impl Backend {
     }
 }
 
-/// What the caller is told of an error is nothing of what is inside. The log has that. The layer of the validator adds to
-/// a refusal where the caller can log in.
+/// Answers the caller. An error goes to the log, and the answer shows nothing of it. `TokenValidatorLayer` adds to a
+/// refusal where the caller can log in.
 async fn answer(
     State(gateway): State<Arc<Gateway>>,
     Path(backend): Path<String>,
@@ -276,7 +276,7 @@ pub(crate) fn outgoing(request: Request, url: &Uri) -> Request {
     request
 }
 
-/// The answer as the caller gets it. What the backend says about credentials is between it and the gateway.
+/// Turns the backend's response into the answer for the caller. Statements about credentials stay at the gateway.
 pub(crate) fn relayed(response: Response) -> Result<Response, BoxError> {
     let (backend, body) = response.into_parts();
     if backend.status == StatusCode::UNAUTHORIZED {
@@ -292,7 +292,7 @@ pub(crate) fn relayed(response: Response) -> Result<Response, BoxError> {
     Ok(response)
 }
 
-/// What MCP needs of the headers, either way.
+/// Copies the headers that MCP needs, in either direction.
 fn copy(from: &HeaderMap, to: &mut HeaderMap) {
     let needed = "accept cache-control content-length content-type last-event-id retry-after";
     for (name, value) in from {

@@ -149,7 +149,12 @@ impl SentinelFleet {
         wait_for("replicas that follow, and sentinels that know them", || {
             let primary = self.primary()?;
             let info: String = self.server(primary).ask("INFO replication");
-            let follow = info.matches("state=online").count() == replicas;
+            // The primary calls a replica online before that one has loaded what it was sent.
+            let follow = info.matches("state=online").count() == replicas
+                && self.servers.iter().all(|server| {
+                    let server = lock(server);
+                    server.address() == primary || has_loaded(&server)
+                });
             let sentinels = self.running_sentinels().count();
             let known =
                 format!("status=ok,address={primary},slaves={replicas},sentinels={sentinels}");
@@ -187,6 +192,14 @@ impl SentinelFleet {
             .map(lock)
             .filter(|sentinel| sentinel.is_running())
     }
+}
+
+/// Whether a replica has what its primary had when it began to follow.
+fn has_loaded(replica: &RedisServer) -> bool {
+    let info: String = replica.ask("INFO");
+    info.contains("loading:0")
+        && info.contains("master_link_status:up")
+        && info.contains("master_sync_in_progress:0")
 }
 
 fn sentinel_settings(primary: SocketAddr) -> String {
