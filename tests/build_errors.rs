@@ -203,8 +203,16 @@ fn cases() -> Vec<Case> {
                 .issuer(" ")
                 .resource("mcp")
                 .scopes(["\""])
+                .authorization_server_scopes(["read", "write all"])
                 .build(),
-            &["provider", "audience", "issuer", "resource", "scopes[0]"],
+            &[
+                "provider",
+                "audience",
+                "issuer",
+                "resource",
+                "scopes[0]",
+                "authorization_server_scopes[1]",
+            ],
         ),
         case(
             "AwsSts",
@@ -415,7 +423,9 @@ proptest! {
             PrivateKeyJwt::builder(SigningAlgorithm::Rs256, &secret(text)).key_id(other).audience(text).build(),
             &["pem"],
         );
-        let settings = ["audience", "resource", "scopes[0]", "scopes[1]", "issuer", "provider"];
+        let settings = [
+            "audience", "resource", "scopes[0]", "scopes[1]", "authorization_server_scopes[0]", "issuer", "provider",
+        ];
         check(
             TokenExchange::builder(confidential_endpoint()).audience(text).resource(other).scopes([text, other])
                 .subject(Subject::upstream(text)).build(),
@@ -429,7 +439,7 @@ proptest! {
         check(OnBehalfOf::builder(confidential_endpoint()).scopes([text, other]).build(), &settings);
         check(
             CrossAppAccess::builder(text, public_endpoint(), public_endpoint()).audience(text).issuer(other)
-                .resource(other).scopes([text]).build(),
+                .resource(other).scopes([text]).authorization_server_scopes([other]).build(),
             &settings,
         );
         check(

@@ -97,6 +97,7 @@ backends:
       targetAudience: https://auth.chat.example/
       targetResource: https://mcp.chat.example/
       scopes: [chat.read]
+      targetScopes: [chat.read]
       subjectProviderName: okta
       subjectTokenType: urn:ietf:params:oauth:token-type:id_token
       idpIssuer: https://idp.example.com
@@ -554,6 +555,12 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
             "insecureTargetTokenUrl",
             json!(false),
             "xaa.targetTokenUrl: plain http",
+        ),
+        (
+            "chat",
+            "targetScopes",
+            json!(["chat.read", "two words"]),
+            "xaa.targetScopes[1]: is not one word",
         ),
         (
             "chat",
@@ -1573,7 +1580,7 @@ async fn cross_app_access_from_json_goes_through_both_endpoints() {
         "idpTokenUrl": idp.url(), "idpClientId": "at-idp",
         "targetTokenUrl": target.url(), "targetClientId": "at-target", "targetClientSecretEnv": "TARGET",
         "targetAudience": "https://as.example.com", "targetResource": "https://mcp.example.com",
-        "scopes": ["chat.read"], "subjectProviderName": "idp",
+        "scopes": ["chat.read"], "targetScopes": ["chat.list"], "subjectProviderName": "idp",
     } }));
     let client = client(&config, &resources(), &backend);
     assert_sent(
@@ -1586,6 +1593,7 @@ async fn cross_app_access_from_json_goes_through_both_endpoints() {
     assert_eq!(asked.one("audience"), Some("https://as.example.com"));
     assert_eq!(asked.one("resource"), Some("https://mcp.example.com"));
     assert_eq!(asked.one("scope"), Some("chat.read"));
+    assert_eq!(target.request().one("scope"), Some("chat.list"));
     assert_eq!(target.count(JWT_BEARER, Some("alice")), 1);
     assert_eq!(backend.authorizations().len(), 1);
 }

@@ -416,6 +416,7 @@ async fn f07_nor_does_cross_app_access() {
         on("idp", &identity_provider, &server).audience("https://other.example.com"),
         plain().resource("https://mcp.example.com"),
         plain().scopes(["chat.read"]),
+        plain().authorization_server_scopes(["chat.read"]),
         plain().issuer("https://org.example.com"),
     ];
     let id_token = jwt(
@@ -1159,6 +1160,7 @@ async fn cross_app_access_exchanges_an_id_token_for_an_assertion_and_that_for_a_
     let second = bench.authorization_server.request();
     assert_eq!(second.one("grant_type"), Some(JWT_BEARER));
     assert_eq!(second.one("assertion"), Some(assertion.as_str()));
+    assert_eq!(second.one("scope"), None);
     assert!(!String::from_utf8_lossy(&second.body).contains(&bench.id_token));
 }
 
@@ -1262,6 +1264,29 @@ async fn an_authorization_server_that_refuses_the_assertion_asks_for_a_log_in() 
     bench.will_assert(ID_JAG, &CrossApp::good_claims());
     let error = token_for(&bench.strategy, bench.alice()).await.unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Rejected);
+}
+
+#[tokio::test]
+async fn scopes_for_the_authorization_server_are_sent_to_it_with_the_assertion() {
+    let bench = CrossApp::start().await;
+    let strategy = CrossAppAccess::builder(
+        "idp",
+        gateway(&bench.identity_provider),
+        gateway(&bench.authorization_server),
+    )
+    .audience("https://as.example.com")
+    .scopes(["chat.read", "chat.write"])
+    .authorization_server_scopes(["chat.read", "chat.list"])
+    .clock(bench.clock.clone())
+    .build()
+    .unwrap();
+    let assertion = bench.will_assert(ID_JAG, &CrossApp::good_claims());
+    bench.authorization_server.know(&assertion, "alice");
+    token_for(&strategy, bench.alice()).await.unwrap();
+    let first = bench.identity_provider.request();
+    assert_eq!(first.one("scope"), Some("chat.read chat.write"));
+    let second = bench.authorization_server.request();
+    assert_eq!(second.one("scope"), Some("chat.read chat.list"));
 }
 
 #[tokio::test]
@@ -1375,6 +1400,12 @@ async fn bad_input_is_refused_at_construction() {
         cross_app("idp")
             .audience("https://as.example.com")
             .scopes(["a b"])
+            .build()
+            .err(),
+        cross_app("idp")
+            .audience("https://as.example.com")
+            .authorization_server_scopes(["a"])
+            .authorization_server_scopes(["b"])
             .build()
             .err(),
     ];

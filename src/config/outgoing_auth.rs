@@ -68,7 +68,7 @@ use super::{
 /// | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
 /// | `aws_sts` | `awsSts` | `AwsSts` (feature `aws-sts`) | The fallback role is not used after a matcher failed, unless `fallbackAfterFailedMatcher` is true. A session name that AWS does not accept is an error, unless `replaceUnfitSessionNames` is true. |
 /// | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | ToolHive does not implement it. |
-/// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required, unless the application tells the only provider. A health check passes without a credential. `idpIssuer` is a key of this crate. |
+/// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required, unless the application tells the only provider. A health check passes without a credential. `idpIssuer` and `targetScopes` are keys of this crate. |
 /// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
 ///
 /// An empty string is an error, and does not count as a missing key. A number or a boolean is not a string: quote it. A

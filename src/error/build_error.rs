@@ -207,11 +207,11 @@ impl Faults {
         }
     }
 
-    pub(crate) fn need_scopes(&mut self, scopes: &[String]) {
+    pub(crate) fn need_scopes(&mut self, setting: &str, scopes: &[String]) {
         for (index, scope) in scopes.iter().enumerate() {
             if !is_scope(scope) {
                 self.add(
-                    format!("scopes[{index}]"),
+                    format!("{setting}[{index}]"),
                     "is not one word of visible ASCII without quotes and backslashes (RFC 6749 §3.3)",
                 );
             }

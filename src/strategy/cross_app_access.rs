@@ -19,6 +19,7 @@ use super::{
     rejection::Rejection,
     strategy::Strategy,
     subject::Subject,
+    target::Scopes,
 };
 use crate::oauth::unverified_jwt::UnverifiedJwt;
 
@@ -71,6 +72,8 @@ struct Inner {
     /// The tokens, whose endpoint is the identity provider's.
     tokens: IssuedTokens,
     authorization_server: TokenEndpoint,
+    /// The request to the authorization server without the assertion.
+    access_request: TokenRequest,
     expected: Arc<ExpectedAssertion>,
 }
 
@@ -101,11 +104,12 @@ impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
             }
             let asserting = tokens.endpoint.request_assertion(exchange);
             let authorization_server = self.inner.authorization_server.clone();
+            let access_request = self.inner.access_request.clone();
             let expected = Arc::clone(&self.inner.expected);
             async move {
                 let assertion = asserting.await?.into_token();
                 expected.check(assertion.expose(), issuer.as_deref())?;
-                let request = TokenRequest::jwt_bearer().assertion(assertion.expose());
+                let request = access_request.assertion(assertion.expose());
                 let issued: TokenResponse = authorization_server.request_token(request).await?;
                 Ok(issued)
             }
@@ -138,6 +142,7 @@ pub struct CrossAppAccessBuilder {
     identity_provider: Result<TokenEndpoint, BuildError>,
     authorization_server: Result<TokenEndpoint, BuildError>,
     tokens: IssuedTokensBuilder,
+    authorization_server_scopes: Scopes,
     issuer: Option<String>,
     audience: Option<String>,
 }
@@ -154,6 +159,7 @@ impl CrossAppAccessBuilder {
             identity_provider,
             authorization_server,
             tokens: IssuedTokensBuilder::new(),
+            authorization_server_scopes: Scopes::default(),
             issuer: None,
             audience: None,
         }
@@ -180,13 +186,45 @@ impl CrossAppAccessBuilder {
         self
     }
 
-    /// Sets the scopes of the token (RFC 6749 §3.3). By default no scope is sent, and the issuers decide.
+    /// Sets the scopes of the assertion, which are sent to the identity provider (RFC 8693 §2.1). The authorization
+    /// server finds those that were granted in the assertion's claim `scope`. By default no scope is sent, and the
+    /// issuers decide.
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
         self.tokens.target.scopes(scopes);
+        self
+    }
+
+    /// Sets scopes that are sent to the authorization server with the assertion (RFC 7521 §4.1). Some servers require
+    /// them. Others issue a token with fewer scopes than the assertion allows. By default no scope is sent, and the
+    /// assertion decides.
+    ///
+    /// ```no_run
+    /// # fn strategy(
+    /// #     identity_provider: tower_identity::TokenEndpoint,
+    /// #     authorization_server: tower_identity::TokenEndpoint,
+    /// # ) -> Result<(), tower_identity::BuildError> {
+    /// use tower_identity::CrossAppAccess;
+    ///
+    /// let builder =
+    ///     CrossAppAccess::builder("okta", identity_provider, authorization_server);
+    /// let read_only = builder
+    ///     .audience("https://auth.chat.example")
+    ///     .scopes(["chat.read", "chat.write"])
+    ///     .authorization_server_scopes(["chat.read"])
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn authorization_server_scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        self.authorization_server_scopes.set(scopes);
         self
     }
 
@@ -213,7 +251,7 @@ impl CrossAppAccessBuilder {
     /// - `audience` is missing or blank.
     /// - `issuer` is blank.
     /// - `resource` is not an absolute URI, or has a fragment.
-    /// - `scopes` has a scope that is not one word, or was set twice.
+    /// - `scopes` or `authorization_server_scopes` has a scope that is not one word, or was set twice.
     pub fn build(mut self) -> Result<CrossAppAccess, BuildError> {
         let mut faults = Faults::new("CrossAppAccess");
         self.check(&mut faults);
@@ -224,7 +262,9 @@ impl CrossAppAccessBuilder {
             .zip(authorization_server)
             .zip(self.audience))?;
 
+        let access_request = (self.authorization_server_scopes).add_to(TokenRequest::jwt_bearer());
         let scope = authorization_server.describe(CacheScope::new("cross-app access"));
+        let scope = access_request.describe(scope);
         let scope = match &self.issuer {
             Some(issuer) => scope.field("issuer", issuer),
             None => scope,
@@ -246,6 +286,7 @@ impl CrossAppAccessBuilder {
             inner: Arc::new(Inner {
                 tokens,
                 authorization_server,
+                access_request,
                 expected: Arc::new(expected),
             }),
         })
@@ -262,6 +303,7 @@ impl CrossAppAccessBuilder {
         }
         faults.need_text_if_set("issuer", self.issuer.as_deref());
         self.tokens.target.check(faults);
+        (self.authorization_server_scopes).check("authorization_server_scopes", faults);
     }
 }
 

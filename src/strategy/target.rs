@@ -8,8 +8,14 @@ use crate::{
 pub(super) struct Target {
     audiences: Vec<String>,
     resources: Vec<String>,
+    scopes: Scopes,
+}
+
+/// Scopes, which can only be set all at once.
+#[derive(Clone, Default)]
+pub(super) struct Scopes {
     scopes: Vec<String>,
-    scopes_were_set_twice: bool,
+    were_set_twice: bool,
 }
 
 impl Target {
@@ -26,14 +32,11 @@ impl Target {
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        let scopes = scopes.into_iter().map(|scope| scope.as_ref().to_owned());
-        let scopes: Vec<_> = scopes.collect();
-        self.scopes_were_set_twice |= !self.scopes.is_empty() && !scopes.is_empty();
-        self.scopes.extend(scopes);
+        self.scopes.set(scopes);
     }
 
     pub(super) fn has_scopes(&self) -> bool {
-        !self.scopes.is_empty()
+        !self.scopes.scopes.is_empty()
     }
 
     pub(super) fn resources(&self) -> &[String] {
@@ -50,10 +53,7 @@ impl Target {
                 );
             }
         }
-        if self.scopes_were_set_twice {
-            faults.add("scopes", "were set twice, set all of them at once");
-        }
-        faults.need_scopes(&self.scopes);
+        self.scopes.check("scopes", faults);
     }
 
     pub(super) fn add_to(&self, mut request: TokenRequest) -> TokenRequest {
@@ -63,6 +63,30 @@ impl Target {
         for resource in &self.resources {
             request = request.resource(resource);
         }
+        self.scopes.add_to(request)
+    }
+}
+
+impl Scopes {
+    pub(super) fn set<I>(&mut self, scopes: I)
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let scopes = scopes.into_iter().map(|scope| scope.as_ref().to_owned());
+        let scopes: Vec<_> = scopes.collect();
+        self.were_set_twice |= !self.scopes.is_empty() && !scopes.is_empty();
+        self.scopes.extend(scopes);
+    }
+
+    pub(super) fn check(&self, setting: &'static str, faults: &mut Faults) {
+        if self.were_set_twice {
+            faults.add(setting, "were set twice, set all of them at once");
+        }
+        faults.need_scopes(setting, &self.scopes);
+    }
+
+    pub(super) fn add_to(&self, request: TokenRequest) -> TokenRequest {
         request.scopes(&self.scopes)
     }
 }

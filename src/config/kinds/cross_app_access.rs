@@ -61,10 +61,15 @@ keys! {
         /// The address of the backend, an absolute URI (RFC 8707).
         #[serde(skip_serializing_if = "Option::is_none")]
         "targetResource" => target_resource: Option<String>,
-        /// The scopes of the token.
+        /// The scopes of the assertion, which are sent to the identity provider.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         #[schemars(default)]
         "scopes" => scopes: Vec<String>,
+        /// The scopes that are sent to the authorization server with the assertion. By default none are, and the
+        /// assertion decides.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[schemars(default)]
+        "targetScopes" => target_scopes: Vec<String>,
         /// The issuer of the assertion: the identity provider's issuer identifier. By default the `iss` of the user's ID
         /// token.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,6 +143,7 @@ impl Kind for CrossAppAccessConfig {
             CrossAppAccessBuilder::new(provider, identity_provider, authorization_server)
                 .audience(&self.target_audience)
                 .scopes(&self.scopes)
+                .authorization_server_scopes(&self.target_scopes)
                 .cache(block.resources.tokens())
                 .clock(block.resources.clock());
         if let Some(resource) = &self.target_resource {
@@ -162,6 +168,7 @@ impl Kind for CrossAppAccessConfig {
                 ("resource", &["targetResource"]),
                 ("issuer", &["idpIssuer"]),
                 ("scopes[]", &["scopes[]"]),
+                ("authorization_server_scopes[]", &["targetScopes[]"]),
             ],
         )?;
         Some(Arc::new(strategy))

@@ -244,7 +244,7 @@ impl TokenValidatorBuilder {
             ),
             _ => {}
         }
-        faults.need_scopes(&self.scopes);
+        faults.need_scopes("scopes", &self.scopes);
         let resource = self.resource.as_ref()?;
         let issuers = std::iter::once(&self.issuer).chain(&self.added);
         let servers: Vec<_> = issuers.flat_map(|issuer| issuer.id().servers()).collect();
