@@ -132,5 +132,6 @@
 //! | F55-default | … and a missing one is not the first provider | `config` | `f55_a_missing_subject_provider_is_the_first_one` |
 //! | F56 | the line break at the end of a client's secret is sent as a part of it | `config` | `f56_a_secret_with_a_line_break_is_refused_and_its_key_named` |
 //! | F56-placeholder | … and so is a placeholder that nothing replaced | `config` | `f56_a_placeholder_is_no_secret` |
+//! | F87 | the assertion of a client is addressed to the token endpoint, although the issuer is known | `client_assertions` | `f87_an_assertion_is_for_the_issuer_where_it_is_known` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.

@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     error::{AuthError, AuthErrorKind, BuildError, Faults},
     oauth::{
-        client_auth::ClientAuth,
+        client_auth::{ClientAuth, Recipient},
         http_client::{HttpClient, parse_url},
         request::Form,
     },
@@ -95,9 +95,10 @@ impl IntrospectionEndpoint {
     pub(super) async fn introspect(
         &self,
         token: &str,
+        issuer: Option<&str>,
         clock: &dyn Clock,
     ) -> Result<Option<Map<String, Value>>, AuthError> {
-        let request = self.request(token, clock)?;
+        let request = self.request(token, issuer, clock).await?;
         let answer = self.inner.client.call(request, TIME_LIMIT).await;
         let answer = answer
             .map_err(|failure| failure.into_error(TIME_LIMIT, |fault| self.unavailable(fault)))?;
@@ -146,13 +147,24 @@ impl IntrospectionEndpoint {
         }
     }
 
-    fn request(&self, token: &str, clock: &dyn Clock) -> Result<Request<Full<Bytes>>, AuthError> {
+    async fn request(
+        &self,
+        token: &str,
+        issuer: Option<&str>,
+        clock: &dyn Clock,
+    ) -> Result<Request<Full<Bytes>>, AuthError> {
         let mut form = Form::default();
         form.push("token", token);
         form.push("token_type_hint", "access_token");
         let mut headers = HeaderMap::new();
         if let Some(client_auth) = &self.inner.client_auth {
-            client_auth.apply(&self.inner.uri, clock.now(), &mut form, &mut headers)?;
+            let recipient = Recipient {
+                endpoint: &self.inner.uri,
+                issuer,
+                clock,
+            };
+            let applied = client_auth.apply(&recipient, &mut form, &mut headers);
+            applied.await?;
         }
         Ok(form.post(&self.inner.uri, headers))
     }

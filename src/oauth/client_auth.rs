@@ -1,4 +1,4 @@
-use std::{fmt, time::SystemTime};
+use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use form_urlencoded::byte_serialize;
@@ -6,6 +6,7 @@ use http::{HeaderMap, Uri, header::AUTHORIZATION};
 use zeroize::Zeroizing;
 
 use crate::{
+    clock::Clock,
     credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind, Faults},
     secret::{Secret, check_client_secret, secret_header_value},
@@ -31,6 +32,18 @@ enum Method {
     Post(Secret),
     #[cfg(feature = "private-key-jwt")]
     PrivateKeyJwt(PrivateKeyJwt),
+}
+
+/// The endpoint that the client authenticates to.
+#[cfg_attr(
+    not(feature = "private-key-jwt"),
+    expect(dead_code, reason = "an assertion is addressed and dated")
+)]
+pub(crate) struct Recipient<'a> {
+    pub(crate) endpoint: &'a Uri,
+    /// The issuer identifier of its authorization server, if it is known.
+    pub(crate) issuer: Option<&'a str>,
+    pub(crate) clock: &'a dyn Clock,
 }
 
 impl ClientAuth {
@@ -111,10 +124,9 @@ impl ClientAuth {
         not(feature = "private-key-jwt"),
         expect(unused_variables, reason = "an assertion is addressed and dated")
     )]
-    pub(crate) fn apply(
+    pub(crate) async fn apply(
         &self,
-        endpoint: &Uri,
-        now: SystemTime,
+        recipient: &Recipient<'_>,
         form: &mut Form,
         headers: &mut HeaderMap,
     ) -> Result<(), AuthError> {
@@ -137,7 +149,7 @@ impl ClientAuth {
             }
             #[cfg(feature = "private-key-jwt")]
             Method::PrivateKeyJwt(key) => {
-                let assertion = key.assertion(&self.client_id, endpoint, now)?;
+                let assertion = key.assertion(&self.client_id, recipient)?;
                 form.push("client_id", &self.client_id);
                 form.push(
                     "client_assertion_type",

@@ -1,11 +1,10 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::Uri;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::aws_lc};
 use tower::BoxError;
 use zeroize::Zeroizing;
@@ -16,6 +15,8 @@ use crate::{
     secret::Secret,
 };
 
+use super::client_auth::Recipient;
+
 /// The time for which an assertion is valid. An assertion is used at once, and only once.
 const LIFETIME: Duration = Duration::from_secs(60);
 
@@ -24,6 +25,14 @@ const LIFETIME: Duration = Duration::from_secs(60);
 ///
 /// An assertion has the client's ID as `iss` and `sub`, an `aud`, an `iat`, an `exp` 60 seconds later and a random
 /// `jti` (RFC 7523 §3, OIDC Core §9).
+///
+/// The `aud` is the first of these that is known:
+///
+/// 1. The [audience](PrivateKeyJwtBuilder::audience) that was set.
+/// 2. The issuer identifier of the authorization server (draft-ietf-oauth-rfc7523bis): the one that was
+///    [set at the endpoint](crate::oauth::TokenEndpointBuilder::issuer), or that its user knows. `CrossAppAccess` knows it
+///    as its audience, and a `TokenValidator` as the issuer whose tokens it has introspected.
+/// 3. The URL of the endpoint. Microsoft Entra requires it.
 ///
 /// ```no_run
 /// # fn example(
@@ -86,8 +95,7 @@ impl PrivateKeyJwt {
     pub(super) fn assertion(
         &self,
         client_id: &str,
-        endpoint: &Uri,
-        now: SystemTime,
+        recipient: &Recipient<'_>,
     ) -> Result<Zeroizing<String>, AuthError> {
         let random = (self.random)().map_err(|error| {
             AuthError::new(
@@ -96,16 +104,18 @@ impl PrivateKeyJwt {
             )
             .with_source(error)
         })?;
+        let now = recipient.clock.now();
         let issued_at = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut header = serde_json::json!({ "alg": self.algorithm.name(), "typ": "JWT" });
         if let (Some(key_id), Some(header)) = (&self.key_id, header.as_object_mut()) {
             header.insert("kid".to_owned(), key_id.as_str().into());
         }
-        let endpoint = endpoint.to_string();
+        let endpoint = recipient.endpoint.to_string();
+        let audience = self.audience.as_deref().or(recipient.issuer);
         let claims = serde_json::json!({
             "iss": client_id,
             "sub": client_id,
-            "aud": self.audience.as_deref().unwrap_or(&endpoint),
+            "aud": audience.unwrap_or(&endpoint),
             "jti": URL_SAFE_NO_PAD.encode(random),
             "iat": issued_at.as_secs(),
             "exp": issued_at.saturating_add(LIFETIME).as_secs(),
@@ -156,8 +166,8 @@ impl PrivateKeyJwtBuilder {
         self
     }
 
-    /// Sets the `aud`. The default is the URL of the token endpoint. Some endpoints require the issuer's identifier
-    /// instead.
+    /// Sets the `aud`. The default is the issuer identifier where it is known, otherwise the URL of the endpoint (see
+    /// [`PrivateKeyJwt`]).
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
         self

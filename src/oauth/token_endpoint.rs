@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    client_auth::ClientAuth,
+    client_auth::{ClientAuth, Recipient},
     interaction,
     refusal::{self, OwnRows, Refused},
     request::TokenRequest,
@@ -124,6 +124,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct TokenEndpoint {
     inner: Arc<Inner>,
+    issuer: Option<Arc<str>>,
 }
 
 struct Inner {
@@ -151,6 +152,7 @@ impl TokenEndpoint {
     {
         TokenEndpointBuilder {
             url: url.into(),
+            issuer: None,
             insecure: false,
             client_auth: None,
             time_limit: TIME_LIMIT,
@@ -203,9 +205,19 @@ impl TokenEndpoint {
         client_auth.is_some_and(ClientAuth::is_confidential)
     }
 
+    /// Tells it the issuer, unless it was built with one.
+    pub(crate) fn of_issuer(mut self, issuer: &str) -> Self {
+        self.issuer.get_or_insert_with(|| issuer.into());
+        self
+    }
+
     /// Adds to `scope` where it is and how the client authenticates there.
     pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
         let scope = scope.field("endpoint", self.inner.uri.to_string());
+        let scope = match &self.issuer {
+            Some(issuer) => scope.field("endpoint issuer", &**issuer),
+            None => scope,
+        };
         match &self.inner.client_auth {
             Some(client_auth) => client_auth.describe(scope),
             None => scope,
@@ -252,7 +264,7 @@ impl TokenEndpoint {
     }
 
     async fn ask(&self, request: &TokenRequest) -> Result<Answer, AuthError> {
-        let http_request = self.http_request(request)?;
+        let http_request = self.http_request(request).await?;
         let answer = self
             .inner
             .client
@@ -278,12 +290,20 @@ impl TokenEndpoint {
         }
     }
 
-    fn http_request(&self, request: &TokenRequest) -> Result<Request<Full<Bytes>>, AuthError> {
+    async fn http_request(
+        &self,
+        request: &TokenRequest,
+    ) -> Result<Request<Full<Bytes>>, AuthError> {
         let mut form = request.form().clone();
         let mut headers = HeaderMap::new();
         if let Some(client_auth) = &self.inner.client_auth {
-            let now = self.inner.clock.now();
-            client_auth.apply(&self.inner.uri, now, &mut form, &mut headers)?;
+            let recipient = Recipient {
+                endpoint: &self.inner.uri,
+                issuer: self.issuer.as_deref(),
+                clock: &*self.inner.clock,
+            };
+            let applied = client_auth.apply(&recipient, &mut form, &mut headers);
+            applied.await?;
         }
         form.check()?;
         Ok(form.post(&self.inner.uri, headers))
@@ -398,6 +418,7 @@ fn issued_refresh_token(answer: &Answer) -> Option<Secret> {
 #[must_use = "nothing is checked before `build`"]
 pub struct TokenEndpointBuilder {
     url: String,
+    issuer: Option<String>,
     insecure: bool,
     client_auth: Option<ClientAuth>,
     time_limit: Duration,
@@ -410,6 +431,28 @@ impl TokenEndpointBuilder {
     /// Sets how the client authenticates, and nothing else is tried. By default it does not say who it is.
     pub fn client_auth(mut self, client_auth: ClientAuth) -> Self {
         self.client_auth = Some(client_auth);
+        self
+    }
+
+    /// Sets the issuer identifier of the authorization server (RFC 8414 §2), which is the audience of
+    /// [`PrivateKeyJwt`](crate::oauth::PrivateKeyJwt) assertions. It is compared exactly. By default it is not known.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use http_body_util::Full;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// use tower_identity::TokenEndpoint;
+    ///
+    /// # let client = Client::builder(TokioExecutor::new())
+    /// #     .build_http::<Full<Bytes>>();
+    /// let endpoint =
+    ///     TokenEndpoint::builder("https://idp.example.com/token", client)
+    ///         .issuer("https://idp.example.com")
+    ///         .build()?;
+    /// # Ok::<(), tower::BoxError>(())
+    /// ```
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
         self
     }
 
@@ -469,6 +512,7 @@ impl TokenEndpointBuilder {
     /// [`BuildError`], when one of these settings is wrong:
     ///
     /// - `url` is not an absolute `https` URL (or `http` on loopback), or has a fragment (RFC 6749 §3.2) or user info.
+    /// - `issuer` is blank.
     /// - `client_auth.client_id` is blank.
     /// - `time_limit` is zero.
     /// - `refusal` has an error code that RFC 6749 §5.2 does not allow, or a kind other than `Rejected`,
@@ -476,6 +520,7 @@ impl TokenEndpointBuilder {
     pub fn build(self) -> Result<TokenEndpoint, BuildError> {
         let mut faults = Faults::new("TokenEndpoint");
         let url = faults.take("url", parse_url(&self.url, self.insecure));
+        faults.need_text_if_set("issuer", self.issuer.as_deref());
         if let Some(client_auth) = &self.client_auth {
             client_auth.check(&mut faults);
         }
@@ -497,6 +542,7 @@ impl TokenEndpointBuilder {
                 clock: self.clock,
                 client: self.client,
             }),
+            issuer: self.issuer.map(Into::into),
         })
     }
 }

@@ -263,6 +263,11 @@ impl CrossAppAccessBuilder {
             .zip(self.audience))?;
 
         let access_request = (self.authorization_server_scopes).add_to(TokenRequest::jwt_bearer());
+        let authorization_server = authorization_server.of_issuer(&audience);
+        let identity_provider = match &self.issuer {
+            Some(issuer) => identity_provider.of_issuer(issuer),
+            None => identity_provider,
+        };
         let scope = authorization_server.describe(CacheScope::new("cross-app access"));
         let scope = access_request.describe(scope);
         let scope = match &self.issuer {

@@ -15,7 +15,7 @@ pub(crate) mod http_server;
 pub(crate) mod identity_provider;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod issuer;
-#[cfg(feature = "incoming")]
+#[cfg(any(feature = "incoming", feature = "private-key-jwt"))]
 pub(crate) mod key_pair;
 pub(crate) mod log;
 #[cfg(feature = "rmcp")]
@@ -43,3 +43,5 @@ pub(crate) mod sts;
 pub(crate) mod tls;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod token_stack;
+#[cfg(any(feature = "incoming", feature = "private-key-jwt"))]
+pub(crate) mod verified;

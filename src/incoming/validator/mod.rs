@@ -401,9 +401,10 @@ impl Inner {
     async fn ask(&self, token: &str, reading: Reading) -> Result<Validated, AuthError> {
         let introspection = self.introspection.as_ref().ok_or_else(not_active)?;
         let issuer = self.issuers.first().ok_or_else(not_active)?;
+        let named = Some(issuer.id.as_str()).filter(|_| !issuer.id.is_template());
         let claims = introspection
             .endpoint
-            .introspect(token, &*self.clock)
+            .introspect(token, named, &*self.clock)
             .await?;
         self.accept(Vouched {
             issuer,
