@@ -6,6 +6,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+/// The longest time that is added to that of a clock: some thousand years, with which no platform's clock overflows.
+#[cfg(feature = "incoming")]
+pub(crate) const AGES: Duration = Duration::from_millis(1 << 45);
+
 /// Tells the time.
 ///
 /// Tokens, credentials, keys and leases expire by a clock, so a test can move the clock instead of waiting.

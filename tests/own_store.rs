@@ -107,7 +107,7 @@ impl OwnStore {
         let mut since = now;
         if let Some(claimant) = &mut row.claimed {
             if claimant.holder == claim.holder() {
-                claimant.until = now + claim.lease_time();
+                claimant.until = later(now, claim.lease_time());
                 return Claimed::Granted(Lease::new(claim.version(), claimant.fence));
             }
             if now < claimant.until {
@@ -128,7 +128,7 @@ impl OwnStore {
             holder: claim.holder(),
             fence: table.last_fence,
             since,
-            until: now + claim.lease_time(),
+            until: later(now, claim.lease_time()),
         });
         Claimed::Granted(Lease::new(claim.version(), table.last_fence))
     }
@@ -222,7 +222,7 @@ impl UpstreamTokenStore for OwnStore {
         let row = rows.get_mut(&self.key(owner, provider));
         let held = row.filter(|row| row.is_held_by(lease));
         let claimant = held.and_then(|row| row.claimed.as_mut());
-        let until = self.clock.now() + time;
+        let until = later(self.clock.now(), time);
         let renewed = claimant.map(|claimant| claimant.until = until);
         Box::pin(ready(Ok(renewed.is_some())))
     }
@@ -237,6 +237,10 @@ impl UpstreamTokenStore for OwnStore {
         let settled = self.settle_now(&self.key(owner, provider), lease, settlement);
         Box::pin(ready(Ok(settled)))
     }
+}
+
+fn later(now: SystemTime, time: Duration) -> SystemTime {
+    now + time.min(Duration::from_secs(1 << 35))
 }
 
 fn clock() -> Arc<ManualClock> {

@@ -143,6 +143,23 @@ async fn redis_store_keeps_the_contract() {
 }
 
 #[tokio::test]
+async fn times_that_no_clock_can_express_are_as_long_as_can_be() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let store = RedisStore::builder(server.url(), key(1))
+        .response_limit(Duration::MAX)
+        .time_to_live(Duration::MAX);
+    let store = store.build().unwrap();
+    put(&store, "a").await.unwrap();
+    assert!(holds(&store, "a").await);
+    let session = ALICE.clone().with_session(SESSION);
+    store.put(&session, "github", &tokens("a")).await.unwrap();
+    store.remove_user(&ALICE).await.unwrap();
+    assert!(!holds(&store, "a").await);
+}
+
+#[tokio::test]
 async fn a_load_is_one_command() {
     let Some(server) = RedisServer::start() else {
         return;

@@ -399,6 +399,15 @@ fn a_token_expires_by_the_injected_clock() {
 }
 
 #[test]
+fn a_leeway_that_no_clock_can_express_admits_tokens_of_any_time() {
+    let validator = builder().leeway(Duration::MAX).build().unwrap();
+    for (name, time) in [("exp", 0_u64), ("nbf", 1 << 40), ("iat", 1 << 40)] {
+        let token = signed(&with(name, json!(time)));
+        assert_eq!(refused(&validator, &token), None, "{name}");
+    }
+}
+
+#[test]
 fn confused_algorithms_and_headers_are_refused() {
     let validator = builder().build().unwrap();
     let header = |name: &str, value: Value| {

@@ -125,6 +125,7 @@ async fn check_for(
     a_doubt_ends_with_the_tokens(at("end of doubt"), pass).await;
     a_grace_lets_another_try(at("grace"), pass).await;
     a_renewed_lease_lasts(at("renewed"), pass).await;
+    a_lease_can_be_as_long_as_can_be(at("long lease"), pass).await;
     removal_compares(at("removal")).await;
 }
 
@@ -286,6 +287,25 @@ async fn a_renewed_lease_lasts(contract: Contract<'_>, pass: &Pass) {
     pass(2 * SHORT).await;
     let other = Claim::new(version, SHORT);
     assert!(matches!(contract.claim(&other).await, Claimed::Held(_)));
+}
+
+async fn a_lease_can_be_as_long_as_can_be(contract: Contract<'_>, pass: &Pass) {
+    let version = contract.put("a").await;
+    let claim = || {
+        Claim::new(version, Duration::MAX)
+            .with_grace(Duration::MAX)
+            .with_in_doubt_for(Duration::MAX)
+    };
+    let (first, second) = (claim(), claim());
+    let lease = contract.granted(&first).await;
+    assert_eq!(contract.granted(&first).await, lease);
+    pass(SHORT).await;
+    assert!(matches!(contract.claim(&second).await, Claimed::Held(_)));
+    assert!(contract.renew(&lease, Duration::MAX).await);
+    pass(SHORT).await;
+    assert!(matches!(contract.claim(&second).await, Claimed::Held(_)));
+    assert!(contract.settle(&lease, &Settlement::Release).await);
+    contract.granted(&second).await;
 }
 
 async fn removal_compares(contract: Contract<'_>) {

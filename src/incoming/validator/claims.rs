@@ -92,15 +92,17 @@ impl Admission {
             return Err(rejected("the token has no end"));
         }
         let expires_at = expires.flatten();
-        let end = expires_at.and_then(|expires_at| expires_at.checked_add(self.leeway));
-        if expires_at.is_some() && end.is_none_or(|end| end <= now) {
+        let overdue = expires_at.and_then(|expires_at| now.duration_since(expires_at).ok());
+        if overdue.is_some_and(|overdue| overdue >= self.leeway) {
             let error = AuthError::new(AuthErrorKind::Expired, "the caller's token has expired");
             return Err(error.with_description("the token has expired"));
         }
-        let soon = now.checked_add(self.leeway);
         for name in ["nbf", "iat"] {
             // A time that no clock can tell is to come.
-            let is_past = |time: Option<SystemTime>| time.is_some_and(|time| Some(time) <= soon);
+            let is_past = |time: Option<SystemTime>| {
+                let until = |time: SystemTime| time.duration_since(now).unwrap_or_default();
+                time.is_some_and(|time| until(time) <= self.leeway)
+            };
             if time(claims, name)?.is_some_and(|time| !is_past(time)) {
                 return Err(rejected("the token is not valid yet"));
             }

@@ -11,7 +11,7 @@ use std::{
 use quick_cache::sync::Cache;
 
 use crate::{
-    clock::{Clock, DefaultClock},
+    clock::{AGES, Clock, DefaultClock},
     error::BuildError,
     runtime::Mutex,
     upstream::{OwnerKey, TokenOwner},
@@ -320,7 +320,7 @@ impl MemoryStoreBuilder {
 }
 
 fn later(now: Instant, time: Duration) -> Instant {
-    now.checked_add(time).unwrap_or(now)
+    now.checked_add(time.min(AGES)).unwrap_or(now)
 }
 
 fn ready<'a, T: Send + 'a>(value: T) -> UpstreamFuture<'a, T> {

@@ -16,6 +16,7 @@ use redis::{Cmd, FromRedisValue, Value};
 use zeroize::Zeroizing;
 
 use crate::{
+    clock::AGES,
     error::AuthError,
     upstream::{OwnerKey, TokenOwner},
 };
@@ -526,9 +527,6 @@ fn read_as<T: FromRedisValue>(value: Value) -> Option<T> {
 }
 
 fn milliseconds(duration: Duration) -> u64 {
-    // Within what Lua's numbers and the expiry of Redis can hold.
-    const LONGEST: u64 = 1 << 45;
-    u64::try_from(duration.as_millis())
-        .unwrap_or(LONGEST)
-        .min(LONGEST)
+    // Lua's numbers and the expiry of Redis can hold it.
+    u64::try_from(duration.min(AGES).as_millis()).unwrap_or(u64::MAX)
 }
