@@ -84,6 +84,30 @@ async fn an_issuer_without_audiences_has_those_of_the_first() {
 }
 
 #[tokio::test]
+async fn a_client_of_one_issuer_is_not_one_of_another() {
+    let first = IdentityProvider::start(P256).await;
+    let second = IdentityProvider::start(ED25519).await;
+    let added = Issuer::new(second.issuer(), client()).admit_client("of-second");
+    let validator = builder(&first)
+        .admit_client("of-first")
+        .issuer(added)
+        .build()
+        .unwrap();
+    for (issuer, key, client, expected) in [
+        (&first, P256, "of-first", None),
+        (&second, ED25519, "of-second", None),
+        (&first, P256, "of-second", Some(AuthErrorKind::Rejected)),
+        (&second, ED25519, "of-first", Some(AuthErrorKind::Rejected)),
+    ] {
+        let mut claims = claims(&issuer.issuer(), "");
+        claims.as_object_mut().unwrap().remove("aud");
+        claims["client_id"] = json!(client);
+        let token = signed(key, &claims);
+        assert_eq!(kind(&validator, &token).await, expected, "{client}");
+    }
+}
+
+#[tokio::test]
 async fn no_key_is_looked_up_for_a_token_of_an_issuer_that_is_not_trusted() {
     let trusted = IdentityProvider::start(P256).await;
     let stranger = IdentityProvider::start(ED25519).await;
@@ -373,6 +397,11 @@ fn what_cannot_work_is_named_at_construction() {
             first().issuer(added(second).audience(" ")),
             "issuer[0].audience",
         ),
+        (
+            first().issuer(added(second).admit_client("")),
+            "issuer[0].admit_client",
+        ),
+        (first().admit_client(" "), "admit_client"),
         (
             first().issuer(added(second).jwks_url("/keys")),
             "issuer[0].jwks_url",

@@ -383,6 +383,60 @@ fn f72_a_claim_of_another_type_than_it_has_is_named() {
 }
 
 #[test]
+fn a_token_without_an_audience_passes_only_if_it_was_issued_to_an_admitted_client() {
+    let cognito = |change: &dyn Fn(&mut Value)| {
+        let mut claims = without("aud");
+        claims["client_id"] = json!("1example23456789");
+        claims["token_use"] = json!("access");
+        claims["username"] = json!("alice");
+        change(&mut claims);
+        signed(&claims)
+    };
+    let token = cognito(&|_| {});
+    let default = builder().build().unwrap();
+    assert_eq!(refused(&default, &token), Some(AuthErrorKind::Rejected));
+    let validator = builder()
+        .admit_client("another")
+        .admit_client("1example23456789")
+        .build()
+        .unwrap();
+    assert_eq!(refused(&validator, &token), None);
+    assert_eq!(refused(&validator, &signed(&claims())), None);
+    for (why, change) in [
+        ("another client", json!({ "client_id": "1example" })),
+        ("no client", json!({ "client_id": null })),
+        ("a list", json!({ "client_id": ["1example23456789"] })),
+        (
+            "another audience",
+            json!({ "aud": "https://other.example.com" }),
+        ),
+        (
+            "the client as audience",
+            json!({ "aud": "1example23456789" }),
+        ),
+        ("no audience", json!({ "aud": null })),
+        ("no audiences", json!({ "aud": [] })),
+        ("an ID token", json!({ "token_use": "id" })),
+        (
+            "another issuer",
+            json!({ "iss": "https://other.example.com" }),
+        ),
+    ] {
+        let token = cognito(&|claims| {
+            for (name, value) in change.as_object().unwrap() {
+                claims[name] = value.clone();
+            }
+        });
+        let kind = refused(&validator, &token);
+        assert_eq!(kind, Some(AuthErrorKind::Rejected), "{why}");
+    }
+    assert_eq!(
+        refused(&validator, &signed(&without("aud"))),
+        Some(AuthErrorKind::Rejected)
+    );
+}
+
+#[test]
 fn a_token_expires_by_the_injected_clock() {
     let clock = Arc::new(ManualClock::new(some_day()));
     let validator = builder()

@@ -67,6 +67,7 @@ pub struct Issuer {
     id: IssuerId,
     source: Source,
     audiences: Vec<String>,
+    clients: Vec<String>,
     metadata_url: Option<String>,
     jwks_url: Option<String>,
     require_at_jwt: bool,
@@ -113,6 +114,7 @@ impl Issuer {
             },
             source,
             audiences: Vec::new(),
+            clients: Vec::new(),
             metadata_url: None,
             jwks_url: None,
             require_at_jwt: false,
@@ -124,6 +126,22 @@ impl Issuer {
     /// Without any, the audiences of the issuer that the validator was started with count.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audiences.push(audience.into());
+        self
+    }
+
+    /// Admits tokens without an audience that were issued to this client. By default a token without an `aud` is
+    /// refused.
+    ///
+    /// Access tokens of Amazon Cognito have no `aud` unless the client asked for one, and name the app client in
+    /// `client_id`. A token with an `aud` is judged by the audiences alone, whatever its client.
+    ///
+    /// # Security
+    ///
+    /// `client_id` says to whom a token was issued, and not for whom. Each API that receives such a token from the client
+    /// can send it here, and is then taken for the user. Name only clients whose tokens go nowhere else. If the issuer
+    /// can issue tokens for an audience (RFC 8707), use that instead.
+    pub fn admit_client(mut self, client_id: impl Into<String>) -> Self {
+        self.clients.push(client_id.into());
         self
     }
 
@@ -163,6 +181,10 @@ impl Issuer {
 
     pub(super) fn audiences(&self) -> &[String] {
         &self.audiences
+    }
+
+    pub(super) fn clients(&self) -> &[String] {
+        &self.clients
     }
 
     pub(super) fn id(&self) -> &IssuerId {
@@ -250,6 +272,7 @@ impl Issuer {
             } else {
                 self.audiences
             },
+            clients: self.clients,
             require_at_jwt: self.require_at_jwt,
         })
     }
@@ -269,6 +292,8 @@ pub(super) struct TrustedIssuer {
     pub(super) id: IssuerId,
     pub(super) keys: Keys,
     pub(super) audiences: Vec<String>,
+    /// The clients whose tokens need no audience.
+    pub(super) clients: Vec<String>,
     pub(super) require_at_jwt: bool,
 }
 

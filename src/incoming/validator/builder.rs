@@ -19,8 +19,8 @@ const LEEWAY: Duration = Duration::from_secs(60);
 
 /// Builds a [`TokenValidator`].
 ///
-/// `audience`, `metadata_url`, `jwks_url`, `tenants`, `require_at_jwt` and `introspection` are settings of the issuer that
-/// the builder was started with. The other settings are for all issuers.
+/// `audience`, `admit_client`, `metadata_url`, `jwks_url`, `tenants`, `require_at_jwt` and `introspection` are settings of
+/// the issuer that the builder was started with. The other settings are for all issuers.
 #[must_use = "nothing is checked before `build`"]
 pub struct TokenValidatorBuilder {
     issuer: Issuer,
@@ -67,6 +67,29 @@ impl TokenValidatorBuilder {
     /// Adds an audience. A token must be for one of the audiences, and at least one is required.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.issuer = self.issuer.audience(audience);
+        self
+    }
+
+    /// Admits tokens without an audience that were issued to this client, as [`Issuer::admit_client`] does. Access tokens of
+    /// Amazon Cognito need it.
+    ///
+    /// ```
+    /// # use tower_identity::{BuildError, KeySet, TokenValidator};
+    /// # fn build(keys: KeySet) -> Result<(), BuildError> {
+    /// let pool = "https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_EXAMPLE";
+    /// let validator = TokenValidator::builder_with_keys(pool, keys)
+    ///     .audience("https://gateway.example.com")
+    ///     .admit_client("1example23456789")
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Security
+    ///
+    /// A token that the client sent to another API is accepted here too, see [`Issuer::admit_client`].
+    pub fn admit_client(mut self, client_id: impl Into<String>) -> Self {
+        self.issuer = self.issuer.admit_client(client_id);
         self
     }
 
@@ -194,7 +217,7 @@ impl TokenValidatorBuilder {
     ///
     /// - `issuer` is not an absolute `https` URL (or `http` on loopback) without a fragment or query. With given keys it
     ///   only has to have a name.
-    /// - `audience` is missing or blank.
+    /// - `audience` is missing or blank, or `admit_client` is blank.
     /// - `metadata_url` or `jwks_url` is not such a URL, or both are set.
     /// - `tenants` is set for an issuer without `{tenantid}`, or has something else than the id of a tenant.
     /// - `issuer[0]`, the first issuer that was added, is the same as another one, or one of its settings is wrong (for
@@ -267,11 +290,15 @@ impl TokenValidatorBuilder {
             );
         }
         faults.need_texts("audience", audiences);
+        faults.need_texts("admit_client", self.issuer.clients());
         let mut known = vec![self.issuer.id().as_str()];
         for (index, issuer) in self.added.iter().enumerate() {
             issuer.check(Some(index), self.insecure, faults);
             for audience in issuer.audiences() {
                 faults.need_text(format!("issuer[{index}].audience"), audience);
+            }
+            for client in issuer.clients() {
+                faults.need_text(format!("issuer[{index}].admit_client"), client);
             }
             let identifier = issuer.id().as_str();
             if known.contains(&identifier) {

@@ -65,7 +65,7 @@ impl Admission {
             }
             None => return Err(rejected("the token does not say who issued it")),
         };
-        check_audience(&claims, &trusted.audiences)?;
+        check_audience(&claims, trusted)?;
         let expires_at = self.check_times(&claims, source, now)?;
         token_kind::check(&claims, source)?;
         if claims.contains_key("cnf") && !self.bound_tokens {
@@ -111,16 +111,20 @@ impl Admission {
     }
 }
 
-fn check_audience(claims: &Map<String, Value>, ours: &[String]) -> Result<(), AuthError> {
+fn check_audience(claims: &Map<String, Value>, trusted: &TrustedIssuer) -> Result<(), AuthError> {
     let is_ours = |audience: &Value| {
         let audience = audience.as_str();
-        audience.is_some_and(|audience| ours.iter().any(|ours| ours == audience))
+        audience.is_some_and(|audience| trusted.audiences.iter().any(|ours| ours == audience))
     };
     let is_for_us = match claims.get("aud") {
         Some(Value::Array(audiences)) => audiences.iter().any(is_ours),
         Some(audience @ Value::String(_)) => is_ours(audience),
         Some(_) => return Err(odd("aud")),
-        None => false,
+        None if trusted.clients.is_empty() => false,
+        None => {
+            let client = text(claims, "client_id")?;
+            client.is_some_and(|client| trusted.clients.iter().any(|known| known == client))
+        }
     };
     if is_for_us {
         Ok(())
@@ -185,6 +189,7 @@ fn odd(name: &'static str) -> AuthError {
         "iss" => "the claim `iss` of the token is not a string",
         "sub" => "the claim `sub` of the token is not a string",
         "aud" => "the claim `aud` of the token is neither a string nor a list",
+        "client_id" => "the claim `client_id` of the token is not a string",
         "exp" => "the claim `exp` of the token is not a time",
         "nbf" => "the claim `nbf` of the token is not a time",
         "iat" => "the claim `iat` of the token is not a time",

@@ -87,7 +87,8 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// | `crit` | absent, and not `null`: the crate supports no extension (RFC 7515 §4.1.11) |
 /// | `jku`, `x5u`, `jwk`, `x5c` | none: they are not read |
 /// | `iss` | equal to one of the issuers, character by character. It decides which keys and audiences count. For an issuer with `{tenantid}`, see [`Issuer`](super::Issuer#many-tenants) |
-/// | `aud` | present, and contains one of the configured audiences |
+/// | `aud` | present, and contains one of the configured audiences. It may be absent in tokens of an [admitted client](TokenValidatorBuilder::admit_client) |
+/// | `client_id` | not read, unless `aud` is absent and there are admitted clients |
 /// | `exp` | present, and in the future |
 /// | `nbf`, `iat` | in the past, if present |
 /// | `sub` | present, and not blank |
