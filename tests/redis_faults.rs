@@ -54,7 +54,7 @@ async fn holds(store: &RedisStore, name: &str) -> bool {
     })
 }
 
-async fn until<R: Future<Output = bool>>(happened: impl Fn() -> R) {
+async fn until(happened: impl AsyncFn() -> bool) {
     let happens = async {
         while !happened().await {
             sleep(MOMENT).await;
@@ -237,7 +237,7 @@ async fn f78_what_no_other_attempt_mends_is_a_configuration_error_that_says_what
 
         let store = store_at(server.url()).build().unwrap();
         put(&store, "a").await.unwrap();
-        let keys: Vec<String> = server.ask("KEYS *");
+        let keys = server.keys();
         set_up(&server, &format!("SET {} 1", keys[0]));
         expect(&server.url(), "key prefix").await;
         assert_eq!(
@@ -342,6 +342,61 @@ async fn f81_a_put_whose_answer_was_lost_does_not_undo_what_came_after_it() {
     assert!(holds(&direct, "b").await, "another put counts");
 }
 
+/// Makes a call whose answer is lost, and `between` before it is made again.
+async fn made_twice<R: Future<Output = Result<(), AuthError>> + Send + 'static>(
+    server: &RedisServer,
+    call: impl FnOnce(RedisStore) -> R,
+    was_made: impl AsyncFn() -> bool,
+    between: impl AsyncFnOnce(),
+) {
+    let proxy = Proxy::to(server).await;
+    let store = store_at(proxy.url()).build().unwrap();
+    store.load(&owner("first")).await.unwrap();
+    proxy.lose_connections_without_a_word();
+    let calling = tokio::spawn(call(store));
+    until(was_made).await;
+    between().await;
+    proxy.drop_connections();
+    calling.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn f81_a_call_that_is_made_again_undoes_no_log_in_and_no_log_out_that_came_between() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let direct = store_at(server.url()).build().unwrap();
+    let direct = &direct;
+    let holds = async |owner: &TokenOwner| !direct.load(owner).await.unwrap().is_empty();
+    let log_in = async |owner: &TokenOwner| {
+        let a = tokens("a");
+        direct.put(owner, "github", &a).await.unwrap();
+    };
+    for owner in [alice(), alice().with_session("1")] {
+        let owner = &owner;
+        let put = {
+            let owner = owner.clone();
+            async move |store: RedisStore| store.put(&owner, "github", &tokens("a")).await
+        };
+        let is_there = async || holds(owner).await;
+        let is_gone = async || !holds(owner).await;
+        let log_out = async || direct.remove(owner).await.unwrap();
+        made_twice(&server, put.clone(), is_there, log_out).await;
+        assert!(!holds(owner).await, "a log-out was undone");
+        let log_out_everywhere = async || direct.remove_user(owner).await.unwrap();
+        made_twice(&server, put, is_there, log_out_everywhere).await;
+        assert!(!holds(owner).await, "a log-out everywhere was undone");
+
+        let remove = {
+            let owner = owner.clone();
+            async move |store: RedisStore| store.remove(&owner).await
+        };
+        log_in(owner).await;
+        made_twice(&server, remove, is_gone, async || log_in(owner).await).await;
+        assert!(holds(owner).await, "a log-in was undone");
+    }
+}
+
 /// The lease of a session, with its fence and its holder, and what it is set to.
 struct StoredLease<'a> {
     server: &'a RedisServer,
@@ -365,8 +420,7 @@ impl<'a> StoredLease<'a> {
     }
 
     fn key(&self) -> String {
-        let keys: Vec<String> = self.server.ask("KEYS *");
-        keys[0].clone()
+        self.server.keys().remove(0)
     }
 
     /// `holder fence since until`

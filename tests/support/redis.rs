@@ -148,6 +148,13 @@ impl RedisServer {
         asked.query(&mut self.connection()).unwrap()
     }
 
+    /// The keys that are there, but for the marks that a script was run.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.ask("KEYS *");
+        keys.retain(|key| !key.contains("}:run:"));
+        keys
+    }
+
     fn answers_ping(&self) -> bool {
         let ping = || {
             let mut stream = StdStream::connect(self.address).ok()?;

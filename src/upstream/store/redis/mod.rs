@@ -31,11 +31,13 @@ use super::{
 };
 
 use fault::unreadable;
-use scripts::{CLAIM, PROVIDERS, PUT, REMOVE_USER, RENEW, SETTLE};
+use scripts::{CLAIM, PROVIDERS, PUT, REMOVE, REMOVE_USER, RENEW, SETTLE};
 use server::Server;
 
 const TOKENS: &str = "t:";
 const VERSION_LENGTH: usize = 16;
+/// For how long a script that ran is not run again, besides the time in which it is sent.
+const RUN_ONCE_FOR: Duration = Duration::from_secs(60);
 
 /// Stores upstream tokens in Redis, for all replicas that share it and the sealing keys.
 ///
@@ -66,6 +68,7 @@ const VERSION_LENGTH: usize = 16;
 /// | prefix, `{`, the [user key](crate::upstream::TokenOwner::user_key), `}` | a hash: the tokens of the user that belong to no session |
 /// | the same, `:`, the [key](crate::upstream::TokenOwner::key) of the session | a hash: the tokens of that session |
 /// | prefix, `{`, the user key, `}:sessions` | a sorted set: the user's sessions, by when they end |
+/// | prefix, `{`, the user key, `}:run:`, a random number | a mark that a login or logout was stored, so that it is not stored again. It lasts for a minute |
 ///
 /// The keys of user and session are SHA-256 sums in Base64, so that Redis has no issuer,
 /// no subject and no session's id. The braces are a hash tag: a cluster keeps all keys
@@ -280,8 +283,11 @@ impl UpstreamTokenStore for RedisStore {
     ) -> UpstreamFuture<'a, ()> {
         Box::pin(async move {
             let stored = StoredTokens::new(owner, tokens.clone());
-            let mut command = self.inner.script(PUT, owner, provider);
+            let mut keys = vec![self.inner.key(owner)];
+            keys.extend(owner.session().map(|_| self.inner.index(owner)));
+            let mut command = self.inner.once(PUT, owner, &keys);
             command
+                .arg(provider)
                 .arg(self.inner.written(owner, provider, &stored)?)
                 .arg(milliseconds(self.inner.time_to_live))
                 .arg(session_name(owner));
@@ -292,8 +298,7 @@ impl UpstreamTokenStore for RedisStore {
 
     fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         Box::pin(async move {
-            let mut command = redis::cmd("DEL");
-            command.arg(self.inner.key(owner));
+            let command = self.inner.once(REMOVE, owner, &[self.inner.key(owner)]);
             let _: i64 = self.inner.server.write(&command).await?;
             Ok(())
         })
@@ -302,10 +307,9 @@ impl UpstreamTokenStore for RedisStore {
     fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         Box::pin(async move {
             let sessions = self.inner.sessions(user).await?;
-            let mut command = redis::cmd("EVAL");
-            command.arg(REMOVE_USER).arg(sessions.len() + 2);
-            command.arg(self.inner.index(user));
-            command.arg(self.inner.keys(user, &sessions));
+            let mut keys = vec![self.inner.index(user)];
+            keys.extend(self.inner.keys(user, &sessions));
+            let mut command = self.inner.once(REMOVE_USER, user, &keys);
             command.arg(&sessions);
             let _: i64 = self.inner.server.write(&command).await?;
             Ok(())
@@ -418,6 +422,16 @@ impl Inner {
         let mut command = redis::cmd("ZRANGE");
         command.arg(self.index(user)).arg(0).arg(-1);
         self.server.ask(&command).await
+    }
+
+    /// A script that runs once, however often the command is sent.
+    fn once(&self, script: &'static str, user: &TokenOwner, keys: &[String]) -> Cmd {
+        let run = format!("{}:run:{:032x}", self.user_key(user), fastrand::u128(..));
+        let known_for = self.server.response_limit().saturating_add(RUN_ONCE_FOR);
+        let mut command = redis::cmd("EVAL");
+        command.arg(script).arg(keys.len() + 1);
+        command.arg(run).arg(keys).arg(milliseconds(known_for));
+        command
     }
 
     /// A script with the key of the tokens, and with the index if they belong to a session.

@@ -1,6 +1,24 @@
-//! Scripts that Redis runs in one step. Running one twice has the effect of running it once.
+//! Scripts that Redis runs in one step. Running one twice has the effect of running it once, whatever came in between.
 //!
-//! `KEYS[1]` has the tokens. `KEYS[2]` is the index of the user's sessions, where the tokens belong to one.
+//! In those of a lease, `KEYS[1]` has the tokens, and `KEYS[2]` is the index of the user's sessions, where the tokens
+//! belong to one. All others are [`once!`], so that `KEYS[1]` and `ARGV[1]` are for it and the keys come after.
+
+/// A script that does nothing if it has run before. `KEYS[1]` tells so for `ARGV[1]` milliseconds.
+///
+/// It is written again in either case, so that `WAIT` has a write to wait for.
+macro_rules! once {
+    ($script:literal) => {
+        concat!(
+            r"
+local was_run = redis.call('HGET', KEYS[1], 'run')
+redis.call('HSET', KEYS[1], 'run', '1')
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+if was_run then return 0 end
+",
+            $script
+        )
+    };
+}
 
 /// A lease is `holder fence since until`, both times in milliseconds of the clock of Redis.
 ///
@@ -85,36 +103,33 @@ end
 return 1
 ";
 
-/// The versions that were put last are kept, so that a second run does not undo what came after the first. It writes
-/// them again, so that `WAIT` has a write to wait for.
-pub(super) const PUT: &str = r"
-local key, tokens, lease, puts = KEYS[1], 't:' .. ARGV[1], 'l:' .. ARGV[1], 'p:' .. ARGV[1]
-local version, done = string.sub(ARGV[2], 1, 16), redis.call('HGET', key, puts) or ''
-for at = 1, #done, 16 do
-  if string.sub(done, at, at + 15) == version then
-    redis.call('HSET', key, puts, done)
-    return 0
-  end
-end
-redis.call('HSET', key, tokens, ARGV[2], puts, string.sub(version .. done, 1, 64))
-redis.call('HDEL', key, lease)
-redis.call('PEXPIRE', key, ARGV[3])
-if KEYS[2] then
+pub(super) const PUT: &str = once!(
+    r"
+local key, index, provider, tokens = KEYS[2], KEYS[3], ARGV[2], ARGV[3]
+redis.call('HSET', key, 't:' .. provider, tokens)
+redis.call('HDEL', key, 'l:' .. provider)
+redis.call('PEXPIRE', key, ARGV[4])
+if index then
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-  redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[4])
-  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
+  redis.call('ZADD', index, now + ARGV[4], ARGV[5])
+  redis.call('PEXPIRE', index, ARGV[4])
 end
 return 1
-";
+"
+);
 
-/// Removes the sessions that are named from the index, `KEYS[1]`, and all other keys that are given.
-pub(super) const REMOVE_USER: &str = r"
-for at = 2, #KEYS do redis.call('DEL', KEYS[at]) end
-for _, session in ipairs(ARGV) do redis.call('ZREM', KEYS[1], session) end
+pub(super) const REMOVE: &str = once!("redis.call('DEL', KEYS[2]) return 1");
+
+/// Removes the sessions that are named from the index, `KEYS[2]`, and all other keys that are given.
+pub(super) const REMOVE_USER: &str = once!(
+    r"
+for at = 3, #KEYS do redis.call('DEL', KEYS[at]) end
+for at = 2, #ARGV do redis.call('ZREM', KEYS[2], ARGV[at]) end
 return 1
-";
+"
+);
 
 pub(super) const PROVIDERS: &str = r"
 local providers = {}

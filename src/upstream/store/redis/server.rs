@@ -53,6 +53,10 @@ impl Server {
         }
     }
 
+    pub(super) fn response_limit(&self) -> Duration {
+        self.response_limit
+    }
+
     /// Writes, and waits for the replicas where it is to. On error it may have been written.
     pub(super) async fn write<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, AuthError> {
         if self.replicas == 0 {
