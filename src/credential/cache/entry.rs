@@ -57,14 +57,26 @@ impl<C> Obtained<C> {
 pub(super) struct Now {
     wall: SystemTime,
     pub(super) monotonic: Instant,
+    /// Since the cache was built.
+    passed: Duration,
 }
 
 impl Now {
-    pub(super) fn read(clock: &dyn Clock) -> Self {
+    #[inline]
+    pub(super) fn read(clock: &dyn Clock, built: Instant) -> Self {
+        let wall = clock.now();
+        let monotonic = clock.monotonic();
         Self {
-            wall: clock.now(),
-            monotonic: clock.monotonic(),
+            wall,
+            monotonic,
+            passed: monotonic.saturating_duration_since(built),
         }
+    }
+
+    /// In nanoseconds since 1970.
+    #[inline]
+    fn wall_nanoseconds(&self) -> u64 {
+        nanoseconds(until(self.wall, SystemTime::UNIX_EPOCH))
     }
 
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
@@ -102,13 +114,16 @@ impl Windows {
 /// At any remaining lifetime a refresh is due.
 const DUE: u64 = u64::MAX;
 
-/// A credential with its lifetime.
+/// A credential with its lifetime. What a cache hit reads comes first and is small, so that it reads little memory.
+#[repr(C)]
 pub(super) struct Entry<C> {
-    pub(super) credential: C,
-    expires_at: SystemTime,
-    deadline: Instant,
+    /// In nanoseconds since 1970.
+    expires_at: u64,
+    /// In nanoseconds since the cache was built.
+    deadline: u64,
     /// In nanoseconds of remaining lifetime. At or below it, a caller must look for a refresh.
     refresh_below: AtomicU64,
+    pub(super) credential: C,
     is_rejected: AtomicBool,
     advisory_window: Duration,
     mandatory_window: Duration,
@@ -133,14 +148,12 @@ impl<C> Entry<C> {
         let advisory_window = windows.advisory.saturating_sub(cut);
         let mandatory_window = windows.mandatory.saturating_sub(cut);
         Self {
-            credential: obtained.credential,
-            // A time that cannot be expressed counts as passed.
-            expires_at: asked_at.wall.checked_add(kept_for).unwrap_or(asked_at.wall),
-            deadline: asked_at
-                .monotonic
-                .checked_add(kept_for)
-                .unwrap_or(asked_at.monotonic),
+            expires_at: asked_at
+                .wall_nanoseconds()
+                .saturating_add(nanoseconds(kept_for)),
+            deadline: nanoseconds(asked_at.passed).saturating_add(nanoseconds(kept_for)),
             refresh_below: AtomicU64::new(nanoseconds(advisory_window)),
+            credential: obtained.credential,
             is_rejected: AtomicBool::new(false),
             advisory_window,
             mandatory_window,
@@ -148,19 +161,25 @@ impl<C> Entry<C> {
     }
 
     /// How long the credential is still good: until the first of both times says that it has expired.
-    #[inline]
     pub(super) fn remaining(&self, now: &Now) -> Duration {
-        until(self.expires_at, now.wall).min(self.deadline.saturating_duration_since(now.monotonic))
+        Duration::from_nanos(self.remaining_nanoseconds(now))
     }
 
-    /// Whether the credential needs no refresh, so that it can simply be used.
     #[inline]
-    pub(super) fn is_settled(&self, remaining: Duration) -> bool {
-        nanoseconds(remaining) > self.refresh_below.load(Ordering::Relaxed)
+    fn remaining_nanoseconds(&self, now: &Now) -> u64 {
+        let by_wall = self.expires_at.saturating_sub(now.wall_nanoseconds());
+        let by_deadline = self.deadline.saturating_sub(nanoseconds(now.passed));
+        by_wall.min(by_deadline)
     }
 
-    pub(super) fn is_in_mandatory_window(&self, remaining: Duration) -> bool {
-        remaining <= self.mandatory_window
+    /// Whether the credential is good and needs no refresh, so that it can simply be used.
+    #[inline]
+    pub(super) fn is_settled(&self, now: &Now) -> bool {
+        self.remaining_nanoseconds(now) > self.refresh_below.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_in_mandatory_window(&self, now: &Now) -> bool {
+        self.remaining(now) <= self.mandatory_window
     }
 
     /// A refresh is running: callers need not look for one until the mandatory window.

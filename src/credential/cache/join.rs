@@ -68,11 +68,11 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         let is_due = entry.as_ref().is_some_and(|entry| entry.is_due());
         let is_refused = is_same(entry.as_ref(), call.rejected.as_ref())
             && entry.as_ref().is_some_and(|entry| entry.is_rejected());
-        let must_wait = |entry: &Arc<Entry<C>>| entry.is_in_mandatory_window(remaining(entry));
+        let must_wait = |entry: &Arc<Entry<C>>| entry.is_in_mandatory_window(now);
         let running = fetches.get(key).filter(|running| !running.is_stalled());
         let usable = entry.filter(|_| !is_refused);
         if let Some(entry) = &usable
-            && (entry.is_settled(remaining(entry)) || (running.is_some() && !must_wait(entry)))
+            && (entry.is_settled(now) || (running.is_some() && !must_wait(entry)))
         {
             return Role::Served(Arc::clone(entry));
         }

@@ -1,3 +1,5 @@
+use std::hash::{Hash, Hasher};
+
 use crate::secret::Fingerprint;
 
 /// The part of a cache key that stands for a strategy's configuration: a SHA-256 over
@@ -43,19 +45,16 @@ impl CacheScope {
 
     /// The key for a credential that is obtained for the user with the token `subject`.
     pub fn key(self, subject: Fingerprint) -> CacheKey {
-        CacheKey {
-            scope: self,
-            party: subject,
-        }
+        CacheKey::new(self, subject)
     }
 
     /// The key for a credential that is obtained for the user with the token `subject`, on whose behalf the party with
     /// the token `actor` acts (delegation, RFC 8693 §1.1).
     pub fn key_with_actor(self, subject: Fingerprint, actor: Fingerprint) -> CacheKey {
-        CacheKey {
-            scope: self,
-            party: Fingerprint::of([b"subject and actor".as_slice(), &subject.0, &actor.0]),
-        }
+        CacheKey::new(
+            self,
+            Fingerprint::of([b"subject and actor".as_slice(), &subject.0, &actor.0]),
+        )
     }
 
     /// The key for a credential that a client obtains for itself (RFC 6749 §4.4).
@@ -64,10 +63,7 @@ impl CacheScope {
     ///
     /// All users share this credential. Do not use the key for a user whose token is missing.
     pub fn key_for_client(self) -> CacheKey {
-        CacheKey {
-            scope: self,
-            party: Fingerprint::of([b"client".as_slice()]),
-        }
+        CacheKey::new(self, Fingerprint::of([b"client".as_slice()]))
     }
 }
 
@@ -77,16 +73,30 @@ impl CacheScope {
 /// The tokens are in it as fingerprints, which were computed with the tokens: looking
 /// up a key neither hashes a token nor allocates. There is no key for a user without
 /// the user's token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CacheKey {
-    scope: CacheScope,
-    party: Fingerprint,
-}
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheKey(Fingerprint);
 
 impl CacheKey {
+    /// Both are SHA-256 hashes of different kinds of text. That two different pairs have one sum is as improbable as that
+    /// two texts have one hash.
+    fn new(CacheScope(scope): CacheScope, party: Fingerprint) -> Self {
+        let mut sum = scope.0;
+        for (sum, party) in sum.iter_mut().zip(party.0) {
+            *sum ^= party;
+        }
+        Self(Fingerprint(sum))
+    }
+
     /// A number below `bound`, the same each time.
     pub(super) fn index(&self, bound: usize) -> usize {
-        let Fingerprint([first, ..]) = self.party;
-        usize::from(first) % bound
+        let Self(Fingerprint([first, ..])) = self;
+        usize::from(*first) % bound
+    }
+}
+
+impl Hash for CacheKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self(Fingerprint([a, b, c, d, e, f, g, h, ..])) = *self;
+        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
     }
 }

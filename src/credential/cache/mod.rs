@@ -142,6 +142,7 @@ struct Inner<C> {
     lookups: Lookups,
     default_lifetime: Duration,
     clock: Arc<dyn Clock>,
+    built: Instant,
 }
 
 impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
@@ -302,7 +303,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             .is_some_and(|entry| is_rejected(&entry.credential));
         if let Some(entry) = &held
             && !is_rejected
-            && entry.is_settled(entry.remaining(&now))
+            && entry.is_settled(&now)
         {
             self.count_hit();
             return Obtaining::ready(Ok(entry.credential.clone()));
@@ -365,14 +366,13 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
     }
 
     fn now(&self) -> Now {
-        Now::read(&*self.clock)
+        Now::read(&*self.clock, self.built)
     }
 
     #[inline]
     fn settled(&self, key: &CacheKey, now: &Now) -> Option<Arc<Entry<C>>> {
         let entry = self.entries.get(key)?;
-        let remaining = entry.remaining(now);
-        (!remaining.is_zero() && entry.is_settled(remaining)).then_some(entry)
+        entry.is_settled(now).then_some(entry)
     }
 
     /// The cached credential, if it has not expired.
