@@ -322,10 +322,11 @@ fn obtained(response: TokenResponse, skew: Duration) -> Obtained<IssuedToken> {
     let token = IssuedToken {
         authorization: response.token().authorization().clone(),
     };
+    let obtained = Obtained::new(token).cloned_under_lock();
     match response.lifetime() {
-        Lifetime::Unknown => Obtained::new(token),
-        Lifetime::Spent => Obtained::new(token).expires_in(Duration::ZERO),
-        Lifetime::For(lifetime) => Obtained::new(token).expires_in(lifetime.saturating_sub(skew)),
+        Lifetime::Unknown => obtained,
+        Lifetime::Spent => obtained.expires_in(Duration::ZERO),
+        Lifetime::For(lifetime) => obtained.expires_in(lifetime.saturating_sub(skew)),
     }
 }
 

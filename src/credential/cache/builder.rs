@@ -6,7 +6,10 @@ use crate::{
     telemetry::Lookups,
 };
 
-use super::{CredentialCache, Inner, failure::Failures, single_flight::SingleFlight, store::Store};
+use super::{
+    CredentialCache, Inner, entries::Entries, failure::Failures, single_flight::SingleFlight,
+    store::Store,
+};
 
 const DEFAULT_CAPACITY: usize = 16_384;
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
@@ -84,7 +87,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
     pub(crate) fn make(self) -> CredentialCache<C> {
         CredentialCache {
             inner: Arc::new(Inner {
-                entries: Store::new(self.capacity),
+                entries: Entries::new(self.capacity),
                 single_flight: SingleFlight::default(),
                 failures: Failures::new(self.capacity),
                 forced: Store::new(self.capacity),

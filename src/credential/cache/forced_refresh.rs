@@ -23,7 +23,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         let mut leftovers = Vec::new();
         let stored;
         let fetches = self.single_flight.lock(key);
-        stored = self.entries.peek(key);
+        stored = self.entries.find(key);
         let is_good = |entry: &&Arc<Entry<C>>| !entry.remaining(&now).is_zero();
         let current = stored.as_ref().filter(is_good);
         let is_replaced = current.is_some() && !is_same(current, rejected.as_ref());
@@ -46,6 +46,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         self.forced.insert(*key, now.monotonic, &mut leftovers);
         if let Some(entry) = current {
             entry.force_refresh();
+            self.entries.copy_refresh_below(key, entry);
         }
         drop(fetches);
         tracing::debug!("a credential was rejected: the next caller refreshes it");

@@ -61,7 +61,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         dropped: &mut Dropped<C>,
     ) -> Role<C> {
         let Call { key, now, .. } = call;
-        let entry = self.entries.get(key);
+        let entry = self.entries.find(key);
         dropped.seen.extend(entry.clone());
         let remaining = |entry: &Arc<Entry<C>>| entry.remaining(now);
         let entry = entry.filter(|entry| !remaining(entry).is_zero());
@@ -124,6 +124,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         }
         for entry in &dropped.seen {
             entry.refresh_started();
+            self.entries.copy_refresh_below(&call.key, entry);
         }
         let terms = Terms {
             reason,
@@ -197,7 +198,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             // It has just ended, and its outcome is on the way.
             (None, _) if !ended.is_superseded() => Role::Follower(Arc::clone(ended)),
             (None, _) => {
-                let entry = self.entries.get(&call.key);
+                let entry = self.entries.find(&call.key);
                 dropped.seen.extend(entry.clone());
                 let is_usable = |entry: &Arc<Entry<C>>| {
                     !entry.remaining(&call.now).is_zero()

@@ -146,9 +146,10 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
             ToStore::Credential(entry) => {
                 self.failures.forget(&key, &mut dropped.failures);
                 if entry.remaining(now).is_zero() {
-                    let kept = self.entries.peek(&key);
+                    let kept = self.entries.find(&key);
                     if let Some(kept) = &kept {
                         kept.refresh_failed(now, REFUSED_FOR);
+                        self.entries.copy_refresh_below(&key, kept);
                     }
                     dropped.seen.extend(kept);
                 } else {
@@ -167,10 +168,11 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 let failures = &mut dropped.failures;
                 let (error, delay) = self.failures.record(key, error, now, random, failures);
                 report.next_try_in = Some(delay);
-                let kept = self.entries.peek(&key);
+                let kept = self.entries.find(&key);
                 dropped.seen.extend(kept.clone());
                 if let Some(kept) = &kept {
                     kept.refresh_failed(now, delay);
+                    self.entries.copy_refresh_below(&key, kept);
                 }
                 Outcome {
                     fetched: Err(error),

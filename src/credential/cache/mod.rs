@@ -1,4 +1,5 @@
 mod builder;
+mod entries;
 pub(crate) mod entry;
 mod failure;
 mod forced_refresh;
@@ -25,6 +26,7 @@ use crate::{
 
 pub use builder::CredentialCacheBuilder;
 
+use entries::Entries;
 use entry::{Entry, Now, Obtained};
 use failure::Failures;
 use join::{Call, NewFetch, Role};
@@ -134,7 +136,7 @@ pub struct CredentialCache<C> {
 }
 
 struct Inner<C> {
-    entries: Store<Arc<Entry<C>>>,
+    entries: Entries<C>,
     single_flight: SingleFlight<C>,
     failures: Failures,
     /// When the refresh of a key was forced last.
@@ -167,11 +169,11 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
     ) -> Result<Option<C>, AuthError> {
         let now = self.inner.now();
         check_subject(subject_expires_at, &now)?;
-        let Some(entry) = self.inner.settled(key, &now) else {
-            return Ok(None);
-        };
-        self.inner.count_hit();
-        Ok(Some(entry.credential.clone()))
+        let settled = self.inner.entries.settled(key, &now);
+        if settled.is_some() {
+            self.inner.count_hit();
+        }
+        Ok(settled)
     }
 
     /// Returns the cached credential, or obtains one with `fetch`.
@@ -197,7 +199,9 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         F: FnOnce() -> R,
         R: Future<Output = Result<Obtained<C>, AuthError>> + Send + 'static,
     {
-        self.inner.obtain(key, subject_expires_at, |_| false, fetch)
+        let is_rejected = None::<fn(&C) -> bool>;
+        self.inner
+            .obtain(key, subject_expires_at, is_rejected, fetch)
     }
 
     /// Drops the cached credential.
@@ -228,7 +232,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
         R: Future<Output = Result<Obtained<C>, AuthError>> + Send + 'static,
     {
         self.inner
-            .obtain(key, subject_expires_at, is_rejected, fetch)
+            .obtain(key, subject_expires_at, Some(is_rejected), fetch)
     }
 
     /// Tells the cache that a backend rejected a credential. Returns whether [`replace`](Self::replace) can bring
@@ -260,8 +264,7 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
     /// A lock is held while `is_forgotten` runs, so it must not call foreign code.
     #[cfg(feature = "incoming")]
     pub(crate) fn forget_if(&self, key: &CacheKey, is_forgotten: impl FnOnce(&C) -> bool) {
-        let entries = &self.inner.entries;
-        drop(entries.remove_if(key, |entry| is_forgotten(&entry.credential)));
+        self.inner.entries.remove_if(key, is_forgotten);
     }
 }
 
@@ -286,7 +289,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         self: &Arc<Self>,
         key: CacheKey,
         subject_expires_at: Option<SystemTime>,
-        is_rejected: impl FnOnce(&C) -> bool,
+        is_rejected: Option<impl FnOnce(&C) -> bool>,
         fetch: F,
     ) -> Obtaining<C>
     where
@@ -297,18 +300,18 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         if let Err(error) = check_subject(subject_expires_at, &now) {
             return Obtaining::ready(Err(error));
         }
-        let held = self.held(&key, &now);
-        let is_rejected = held
-            .as_ref()
-            .is_some_and(|entry| is_rejected(&entry.credential));
-        if let Some(entry) = &held
-            && !is_rejected
-            && entry.is_settled(&now)
+        let rejected = match is_rejected {
+            Some(is_rejected) => self
+                .held(&key, &now)
+                .filter(|entry| is_rejected(&entry.credential)),
+            None => None,
+        };
+        if rejected.is_none()
+            && let Some(credential) = self.entries.settled(&key, &now)
         {
             self.count_hit();
-            return Obtaining::ready(Ok(entry.credential.clone()));
+            return Obtaining::ready(Ok(credential));
         }
-        let rejected = held.filter(|_| is_rejected);
         let call = Call {
             key,
             subject_expires_at,
@@ -369,15 +372,9 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         Now::read(&*self.clock, self.built)
     }
 
-    #[inline]
-    fn settled(&self, key: &CacheKey, now: &Now) -> Option<Arc<Entry<C>>> {
-        let entry = self.entries.get(key)?;
-        entry.is_settled(now).then_some(entry)
-    }
-
     /// The cached credential, if it has not expired.
     fn held(&self, key: &CacheKey, now: &Now) -> Option<Arc<Entry<C>>> {
-        let entry = self.entries.get(key)?;
+        let entry = self.entries.find(key)?;
         (!entry.remaining(now).is_zero()).then_some(entry)
     }
 

@@ -18,6 +18,7 @@ use crate::{
 };
 
 use super::{
+    entries::Kept,
     entry::{Entry, Obtained},
     failure::Failure,
     key::CacheKey,
@@ -192,7 +193,7 @@ impl<C: Clone> Outcome<C> {
 
 /// Values that must not be dropped under a lock.
 pub(super) struct Dropped<C> {
-    pub(super) entries: Leftovers<Arc<Entry<C>>>,
+    pub(super) entries: Leftovers<Kept<C>>,
     pub(super) seen: Vec<Arc<Entry<C>>>,
     pub(super) failures: Leftovers<Failure>,
     pub(super) fetches: Vec<Arc<RunningFetch<C>>>,

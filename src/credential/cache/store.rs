@@ -42,6 +42,16 @@ impl<V: Clone> Store<V> {
         leftovers.extend(self.values.remove(key));
     }
 
+    /// Calls `visit` with the value, under a lock. It does not count as a use.
+    pub(super) fn visit<R>(&self, key: &CacheKey, visit: impl FnOnce(&V) -> R) -> Option<R> {
+        let mut result = None;
+        self.values.remove_if(key, |value| {
+            result = Some(visit(value));
+            false
+        });
+        result
+    }
+
     /// Removes the value if `is_removed` returns `true` for it.
     #[cfg(feature = "incoming")]
     pub(super) fn remove_if(
