@@ -1,6 +1,6 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -13,15 +13,16 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// It removes each header that `Connection` names, and the hop-by-hop headers. `Connection` keeps `close`, `keep-alive`
 /// and an upgrade with its `Upgrade` header. `TE: trailers` stays, because gRPC needs it and HTTP/2 allows it (RFC 9113
 /// §8.2.2).
+///
+/// It returns whether the request announces trailers, because whoever adds a credential then has to [take its name out of
+/// them](crate::trailers::remove_trailers_of_credentials).
 #[inline]
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.keys().any(is_hop_by_hop) {
-        remove(headers);
-    }
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
+    headers.keys().any(is_about_hops_or_trailers) && remove(headers)
 }
 
 #[inline]
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+fn is_about_hops_or_trailers(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
@@ -30,13 +31,14 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
             | "proxy-authenticate"
             | "proxy-connection"
             | "te"
+            | "trailer"
             | "transfer-encoding"
             | "upgrade"
     )
 }
 
 #[cold]
-fn remove(headers: &mut HeaderMap) {
+fn remove(headers: &mut HeaderMap) -> bool {
     let mut kept = Vec::new();
     let mut named = Vec::new();
     let connection: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
@@ -84,4 +86,5 @@ fn remove(headers: &mut HeaderMap) {
     {
         headers.insert(CONNECTION, connection);
     }
+    headers.contains_key(TRAILER)
 }

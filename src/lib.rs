@@ -221,6 +221,7 @@ mod sent_or_refused;
 mod shuttle_tests;
 pub mod strategy;
 pub mod telemetry;
+mod trailers;
 #[cfg(feature = "incoming")]
 pub mod upstream;
 

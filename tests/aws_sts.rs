@@ -404,6 +404,8 @@ async fn hop_by_hop_headers_and_those_that_connection_names_are_removed_before_s
         "x-amz-named",
         "x-named",
         "x-stays",
+        "x_amz-security_token",
+        "x_amz_date",
     ] {
         request
             .headers_mut()

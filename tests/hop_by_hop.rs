@@ -3,16 +3,24 @@
 
 mod support;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{array, convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{
-    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, TE, TRAILER, UPGRADE},
 };
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo},
+};
 use proptest::{
     collection::vec,
     prelude::*,
@@ -29,15 +37,16 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     runtime::Runtime,
-    sync::Mutex,
+    sync::{Mutex, mpsc},
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_identity::{
-    AuthLayer, HeaderForwardLayer, HeaderInjection, IdentityLayer, Origin, Strategy,
-    UpstreamInject, client::hyper::HttpsClient,
+    AuthLayer, Authenticating, HeaderForwardLayer, HeaderInjection, IdentityLayer, Origin,
+    Strategy, UpstreamInject, client::hyper::HttpsClient,
 };
 
 type Body = Full<Bytes>;
+type WithTrailers = StreamBody<stream::Iter<array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>>;
 
 /// What a caller may name, or send, to have a header removed on the way.
 const NAMES: [&str; 12] = [
@@ -261,6 +270,85 @@ async fn f57_no_other_spelling_of_the_header_stays_beside_a_credential() {
     assert_eq!(arrived.all("x-tenant_id"), ["blue"]);
     assert_eq!(arrived.all("x-tenant-id"), [""; 0]);
     assert_eq!(arrived.all("trailer"), ["x-checksum"]);
+}
+
+/// Sends a key that it has obtained.
+#[derive(Clone)]
+struct ObtainedKey;
+
+impl<B: Send + 'static> Strategy<B> for ObtainedKey {
+    fn authenticate(&self, _request: &mut Request<B>) -> Authenticating<B> {
+        Authenticating::pending(async |mut request: Request<B>| {
+            let mut key = HeaderValue::from_static("k-123");
+            key.set_sensitive(true);
+            request.headers_mut().insert("x-api-key", key);
+            Ok(request)
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        "obtained_key"
+    }
+}
+
+#[tokio::test]
+async fn f57_no_trailer_of_a_credentials_name_leaves_with_the_credential() {
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let server = HttpServer::start(move |request: Request<Incoming>| {
+        let sender = sender.clone();
+        async move {
+            let body = request.into_body().collect().await.unwrap();
+            sender.send(body.trailers().cloned()).unwrap();
+            ok()
+        }
+    })
+    .await;
+    let of_a_stranger = HeaderValue::from_static("of-a-stranger");
+    let mut trailers = HeaderMap::new();
+    for name in ["authorization", "x-api-key", "x_api_key", "x-checksum"] {
+        trailers.insert(name, of_a_stranger.clone());
+    }
+    let upstream: Arc<dyn Strategy<WithTrailers>> =
+        Arc::new(UpstreamInject::new("github").unwrap());
+    let key = HeaderInjection::new("x-api-key", "k-123").unwrap();
+    let all = "X-Checksum, Authorization ,x_api_key,, x-api-key";
+    for (strategy, announced, left) in [
+        (
+            upstream.clone(),
+            "X-Checksum, Authorization",
+            vec!["X-Checksum"],
+        ),
+        (upstream, "authorization", vec![]),
+        (Arc::new(key), all, vec!["X-Checksum", ""]),
+        (Arc::new(ObtainedKey), all, vec!["X-Checksum", ""]),
+        (Arc::new(ObtainedKey), "X-Checksum", vec!["X-Checksum"]),
+    ] {
+        let frames = [
+            Ok::<_, Infallible>(Frame::data(Bytes::from("{}"))),
+            Ok(Frame::trailers(trailers.clone())),
+        ];
+        let mut request = Request::post(server.uri("/mcp"))
+            .header(TRAILER, announced)
+            .body(StreamBody::new(stream::iter(frames)))
+            .unwrap();
+        request
+            .extensions_mut()
+            .insert(identity("user-1", "of-the-user"));
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let client = AuthLayer::new(server.origin(), strategy).layer(client);
+        client.oneshot(request).await.unwrap();
+
+        let requests = server.requests();
+        assert_eq!(requests.last().unwrap().all("trailer"), left);
+        let arrived = received.recv().await.unwrap().unwrap_or_default();
+        let names: Vec<_> = arrived.keys().map(HeaderName::as_str).collect();
+        let expected = if left.is_empty() {
+            vec![]
+        } else {
+            vec!["x-checksum"]
+        };
+        assert_eq!(names, expected);
+    }
 }
 
 fn client<A>(

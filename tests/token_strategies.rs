@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header::TRAILER};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use support::{
@@ -993,6 +993,35 @@ async fn f32_a_probe_goes_without_a_credential_where_there_is_no_client() {
         [const { Vec::<String>::new() }; 4]
     );
     assert!(issuer.requests().is_empty());
+}
+
+#[tokio::test]
+async fn f57_no_trailer_is_announced_that_has_the_name_of_an_issued_tokens_header() {
+    let issuer = issuer_that_knows_alice().await;
+    let backend = Backend::start().await;
+    let on_behalf_of = OnBehalfOf::builder(gateway(&issuer)).scopes(["a"]);
+    let strategies: [Arc<dyn Strategy<Body>>; 3] = [
+        Arc::new(exchange(&issuer)),
+        Arc::new(
+            ClientCredentials::builder(gateway(&issuer))
+                .build()
+                .unwrap(),
+        ),
+        Arc::new(on_behalf_of.build().unwrap()),
+    ];
+    for strategy in strategies {
+        for _obtained_then_cached in 0..2 {
+            let mut request = backend.request(alice());
+            let announced = HeaderValue::from_static("x-checksum, Authorization");
+            request.headers_mut().insert(TRAILER, announced);
+            send(&backend.client(strategy.clone()), request)
+                .await
+                .unwrap();
+            let requests = backend.server.requests();
+            assert_eq!(requests.last().unwrap().all("trailer"), ["x-checksum"]);
+        }
+    }
+    assert_eq!(issuer.requests().len(), 3);
 }
 
 // The other strategies.

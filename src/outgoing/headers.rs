@@ -19,6 +19,7 @@ use crate::{
     secret::secret_header_value,
     sent_or_refused::SentOrRefused,
     telemetry,
+    trailers::remove_trailers_of_credentials,
 };
 
 const NAMED_TWICE: &str = "names a header that an earlier setting names, remove one of the two";
@@ -315,8 +316,11 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let state = match self.guard.check(&request) {
             Ok(()) => {
-                remove_hop_by_hop(request.headers_mut());
+                let announces_trailers = remove_hop_by_hop(request.headers_mut());
                 self.headers.add_to(&mut request);
+                if announces_trailers {
+                    remove_trailers_of_credentials(request.headers_mut());
+                }
                 SentOrRefused::sent(self.inner.call(request))
             }
             Err(error) => {

@@ -16,6 +16,7 @@ use crate::{
         strategy::Strategy,
     },
     telemetry::{self, AuthenticationSpan, Requests},
+    trailers::remove_trailers_of_credentials,
 };
 
 /// Checks where requests go, has the strategy authenticate them, and counts them.
@@ -84,13 +85,16 @@ impl<A> Authenticator<A> {
             let span = AuthenticationSpan::new(backend, strategy);
             return Authentication::Refused(self.observer(strategy(), span).refused(error));
         }
-        remove_hop_by_hop(request.headers_mut());
+        let announces_trailers = remove_hop_by_hop(request.headers_mut());
         let mut span = AuthenticationSpan::new(backend, strategy);
         let entered = span.enter();
         let state = self.strategy.authenticate(request).into_state();
         drop(entered);
         match state {
             State::Done => {
+                if announces_trailers {
+                    remove_trailers_of_credentials(request.headers_mut());
+                }
                 span.end(&AUTHENTICATED);
                 self.requests.count(backend, strategy, &AUTHENTICATED);
                 Authentication::Done
@@ -171,7 +175,8 @@ impl<B> Future for Obtaining<B> {
         let polled = request.as_mut().poll(cx);
         drop(entered);
         Poll::Ready(match ready!(polled) {
-            Ok(request) => {
+            Ok(mut request) => {
+                remove_trailers_of_credentials(request.headers_mut());
                 observer.end(&AUTHENTICATED);
                 Ok(request)
             }

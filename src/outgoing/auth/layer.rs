@@ -59,6 +59,16 @@ use super::{
 /// §7.6.1). `Connection` keeps `close`, `keep-alive` and `upgrade`, so an upgrade still works. `TE: trailers` stays for
 /// gRPC. [`HeaderForwardLayer`](crate::HeaderForwardLayer) does the same.
 ///
+/// # Trailers
+///
+/// Some servers merge a trailer into the header of the same name, although they should not (RFC 9110 §6.5.1). After the
+/// strategy has run, the layer therefore removes the names of credentials from `Trailer`, and an HTTP/1.1 client does not
+/// send trailers that are not announced. A credential is `Authorization`, or a header whose value is marked as
+/// [sensitive](http::HeaderValue::set_sensitive). [`HeaderForwardLayer`](crate::HeaderForwardLayer) does the same.
+///
+/// HTTP/2 clients send all trailers of a body, announced or not. If you pass on the body of an incoming request, remove
+/// such trailers from it, for example with `http_body_util::BodyExt::map_frame`.
+///
 /// # Readiness is held
 ///
 /// While a strategy obtains a credential, for example in a token exchange, the layer keeps the inner service that was

@@ -97,7 +97,8 @@ use sts::{AssumeRole, Sts};
 ///
 /// - removes hop-by-hop headers (RFC 9110 §7.6.1), and those that `connection` names,
 /// - sets `host` to the host of the URI, without the default port of the scheme, and
-/// - removes `authorization`, `x-amz-date`, `x-amz-security-token` and `x-amz-content-sha256`.
+/// - removes `authorization`, `x-amz-date`, `x-amz-security-token` and `x-amz-content-sha256`, also where they are written
+///   with `_` in place of `-`.
 ///
 /// For S3 (`s3`, `s3-object-lambda`, `s3-outposts`, `s3express`) the path is signed as it is. Other services expect it
 /// normalized and encoded twice. [`PayloadHash`](crate::strategy::PayloadHash) lists the services that want the hash of

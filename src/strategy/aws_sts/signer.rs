@@ -17,6 +17,7 @@ use tracing::{Dispatch, dispatcher};
 use crate::{
     error::{AuthError, AuthErrorKind},
     hop_by_hop::remove_hop_by_hop,
+    trailers::is_spelling,
 };
 
 use super::{
@@ -148,12 +149,18 @@ fn clean(headers: &mut HeaderMap, has_trailers: bool) {
     } else {
         headers.remove(TRAILER);
     }
-    for name in [
+    let anew = [
         AUTHORIZATION,
         AMZ_CONTENT_SHA256,
         AMZ_DATE,
         AMZ_SECURITY_TOKEN,
-    ] {
+    ];
+    let is_anew = |name: &&HeaderName| {
+        let mut anew = anew.iter();
+        anew.any(|anew| is_spelling(name.as_str().as_bytes(), anew))
+    };
+    let stale: Vec<_> = headers.keys().filter(is_anew).cloned().collect();
+    for name in stale {
         headers.remove(name);
     }
 }
