@@ -224,6 +224,14 @@ pub enum InvalidSecret {
         /// The position in bytes, counted from 0.
         at: usize,
     },
+    /// The text has a character outside of ASCII that cannot be seen, for example a byte order mark or a no-break space.
+    #[error(
+        "the secret has a character that cannot be seen at byte {at}, such as a byte order mark or a no-break space"
+    )]
+    Invisible {
+        /// The position in bytes, counted from 0.
+        at: usize,
+    },
     /// A token has a space, or a header value has one at its start or end.
     #[error(
         "the secret has a space at byte {at}; a token comes without its scheme, and a value without padding"
@@ -247,18 +255,41 @@ pub(crate) fn secret_header_value(value: impl Into<String>) -> Result<HeaderValu
     sensitive_header_value(Zeroizing::new(value.as_bytes().to_vec()))
 }
 
-/// Checks the secret of an OAuth client (RFC 6749, appendix A.2). Characters outside of ASCII are admitted beyond that: they
-/// are sent as UTF-8.
+/// Checks the secret or the ID of an OAuth client.
+///
+/// RFC 6749, appendix A.2, allows visible ASCII and the space. Issuers that let an operator choose the secret also take
+/// letters outside of ASCII, as UTF-8 (appendix B), so these pass. A character that cannot be seen is a slip.
 #[cfg(feature = "token-exchange")]
 pub(crate) fn check_client_secret(secret: &str) -> Result<(), InvalidSecret> {
-    for (at, byte) in secret.bytes().enumerate() {
-        match byte {
-            0x20..=0x7e | 0x80.. => {}
-            b'\r' | b'\n' => return Err(InvalidSecret::LineBreak { at }),
-            _ => return Err(InvalidSecret::Control { at }),
+    for (at, character) in secret.char_indices() {
+        match character {
+            ' '..='~' => {}
+            '\r' | '\n' => return Err(InvalidSecret::LineBreak { at }),
+            _ if character.is_control() => return Err(InvalidSecret::Control { at }),
+            _ if is_invisible(character) => return Err(InvalidSecret::Invisible { at }),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Whether nothing is shown for a character, or only a space: those that copying and editors add, such as a byte order
+/// mark.
+#[cfg(feature = "token-exchange")]
+fn is_invisible(character: char) -> bool {
+    character.is_whitespace()
+        || matches!(
+            character,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
 }
 
 #[cfg(feature = "config")]

@@ -134,7 +134,7 @@ fn cases() -> Vec<Case> {
         case(
             "TokenEndpoint",
             TokenEndpoint::builder("idp.example.com", client())
-                .client_auth(ClientAuth::none(" "))
+                .client_auth(ClientAuth::none("gateway\u{feff}"))
                 .time_limit(Duration::ZERO)
                 .build(),
             &["url", "client_auth.client_id", "time_limit"],
@@ -462,7 +462,7 @@ proptest! {
         );
         check(
             IntrospectionEndpoint::builder(text, client()).client_auth(ClientAuth::none(other)).build(),
-            &["url"],
+            &["url", "client_auth.client_id"],
         );
         check(KeySet::from_json(text), &["json"]);
         check(Provider::builder(text, grant()).build(), &[]);

@@ -4,7 +4,12 @@
 
 mod support;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use http::{Request, StatusCode};
 use proptest::prelude::{Just, ProptestConfig, any, prop, prop_oneof, proptest};
@@ -1113,6 +1118,41 @@ fn f60_an_error_of_the_parser_as_the_documentation_sets_it_shows_no_secret() {
     assert!(with_snippets > 0, "the setting makes no difference");
 }
 
+/// The files below `folder` whose name ends with `.rs` or `.md`.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap();
+    let entries = entries.map(|entry| entry.unwrap().path());
+    let below = |entry: PathBuf| match entry.is_dir() {
+        true => sources(&entry),
+        false => vec![entry],
+    };
+    entries.flat_map(below).collect()
+}
+
+#[test]
+fn f60_the_documentation_and_the_examples_parse_documents_without_snippets() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("README.md")];
+    files.extend(sources(&root.join("src")));
+    files.extend(sources(&root.join("examples")));
+    let mut parsed = 0;
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let Some((_, call)) = line.split_once("serde_saphyr::from_") else {
+                continue;
+            };
+            parsed += 1;
+            assert!(call.contains("_with_options"), "{file:?}: {line}");
+            let before = lines[at.saturating_sub(6)..at].concat();
+            let is_off = before.contains("options! { with_snippet: false }");
+            assert!(is_off, "{file:?}: {line}");
+        }
+    }
+    assert!(parsed >= 3, "{parsed}");
+}
+
 #[test]
 fn f56_a_secret_with_a_line_break_is_refused_and_its_key_named() {
     for (backend, env, key, block) in [
@@ -1122,7 +1162,7 @@ fn f56_a_secret_with_a_line_break_is_refused_and_its_key_named() {
         ("chat", "targetClientSecretEnv", "targetClientSecret", "xaa"),
         ("github", "headerValueEnv", "headerValue", "headerInjection"),
     ] {
-        for end in ["\n", "\r\n", "\u{7f}"] {
+        for end in ["\n", "\r\n", "\u{7f}", "\u{feff}", "\u{a0}"] {
             let secret = format!("{SECRET}{end}");
             let resources = {
                 let secret = secret.clone();
@@ -1164,6 +1204,10 @@ fn f56_a_placeholder_is_no_secret() {
         assert_eq!(by_value.is_err(), by_variable.is_err());
         by_value.is_err_and(|error| error.to_string().contains("placeholder"))
     };
+    let meant = builder().allow_placeholders().build().unwrap();
+    let mut config = with("jira", "clientSecretEnv", json!(null));
+    config["tokenExchange"]["clientSecret"] = json!("${TOKEN}");
+    config_of(&config).check(&meant).unwrap();
     for value in [
         "${TOKEN}",
         "Bearer ${TOKEN}",

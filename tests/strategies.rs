@@ -3,6 +3,8 @@
 mod support;
 
 use std::{
+    env,
+    process::Command,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -133,6 +135,35 @@ async fn header_injection_reads_the_environment_at_construction() {
         error.to_string(),
         "cannot build `HeaderInjection`: `variable` names an environment variable that is not set"
     );
+}
+
+#[test]
+fn f56_a_placeholder_in_an_environment_variable_is_no_secret() {
+    const NAME: &str = "f56_a_placeholder_in_an_environment_variable_is_no_secret";
+    const VARIABLE: &str = "TOWER_IDENTITY_TEST_KEY";
+
+    if env::var_os(VARIABLE).is_some() {
+        // This is the process that was started below.
+        let built = HeaderInjection::from_env("x-api-key", VARIABLE);
+        let fault = built.err().map(|error| error.to_string());
+        println!("fault: {}", fault.unwrap_or_default());
+        return;
+    }
+    let fault_of = |value: &str| {
+        let mut test = Command::new(env::current_exe().unwrap());
+        test.args(["--exact", NAME, "--nocapture"]);
+        let output = test.env(VARIABLE, value).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (_, fault) = text.split_once("fault: ").unwrap();
+        fault.lines().next().unwrap().to_owned()
+    };
+    for value in ["${TOKEN}", "Bearer {{ hush }}", "${{ secrets.HUSH }}"] {
+        let fault = fault_of(value);
+        assert!(fault.contains("placeholder"), "{value}: {fault}");
+        assert!(fault.contains("`variable`") && !fault.to_lowercase().contains("hush"));
+    }
+    assert!(fault_of("hush\n").contains("line break"));
+    assert_eq!(fault_of("Bearer $hush"), "");
 }
 
 #[tokio::test]

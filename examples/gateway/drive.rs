@@ -114,7 +114,7 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
             "https://mcp-tickets.example.com",
             &format!("http://{tickets_address}"),
         );
-    let config: Config = serde_saphyr::from_str(&file)?;
+    let config = Config::from_yaml(&file)?;
     let store = MemoryStore::builder().clock(clock.clone()).build()?;
     let surroundings = Surroundings {
         environment: |_| Some(CLIENT_SECRET.to_owned()),

@@ -42,6 +42,14 @@ pub(crate) struct Config {
     outgoing_auth: OutgoingAuthConfig,
 }
 
+impl Config {
+    pub(crate) fn from_yaml(text: &str) -> Result<Self, serde_saphyr::Error> {
+        // Without snippets: an error would quote the lines around it, with secrets.
+        let options = serde_saphyr::options! { with_snippet: false };
+        serde_saphyr::from_str_with_options(text, options)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ProviderConfig {

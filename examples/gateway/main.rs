@@ -49,10 +49,7 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(address: &str, file: &str) -> Result<ExitCode, BoxError> {
-    // Without snippets: an error would quote the lines around it, with secrets.
-    let options = serde_saphyr::options! { with_snippet: false };
-    let file = fs::read_to_string(file)?;
-    let config: Config = serde_saphyr::from_str_with_options(&file, options)?;
+    let config = Config::from_yaml(&fs::read_to_string(file)?)?;
     let surroundings = Surroundings {
         environment: |variable| std::env::var(variable).ok(),
         clock: Arc::new(SystemClock),

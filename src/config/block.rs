@@ -1,7 +1,7 @@
 use crate::{
     error::{BuildError, InvalidSetting},
     oauth::{client_auth::ClientAuth, token_endpoint::TokenEndpoint},
-    secret::{PLACEHOLDER, Secret, check_client_secret, has_placeholder},
+    secret::{PLACEHOLDER, Secret, check_client_secret},
 };
 
 use super::{error::SectionFaults, resources::Resources, variable_name::VariableName};
@@ -85,7 +85,7 @@ impl<B> Block<'_, B> {
     ) -> Option<Secret> {
         match (secret, variable) {
             (None, None) => None,
-            (Some(secret), None) if has_placeholder(secret.expose()) => {
+            (Some(secret), None) if !self.resources.is_replaced(secret) => {
                 self.fault(key, format!("has {PLACEHOLDER}"));
                 None
             }
@@ -99,7 +99,7 @@ impl<B> Block<'_, B> {
             }
             (None, Some(variable)) => {
                 let fault = match self.resources.variable(variable.as_str()).map(Secret::new) {
-                    Some(Ok(secret)) if has_placeholder(secret.expose()) => {
+                    Some(Ok(secret)) if !self.resources.is_replaced(&secret) => {
                         format!("whose value has {PLACEHOLDER}")
                     }
                     Some(Ok(secret)) => return Some(secret),

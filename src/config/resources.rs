@@ -15,6 +15,7 @@ use crate::{
     credential::cache::CredentialCache,
     error::{BuildError, Faults},
     oauth::token_endpoint::TokenEndpointBuilder,
+    secret::{Secret, has_placeholder},
     strategy::{issued::IssuedToken, strategy::Strategy},
 };
 
@@ -37,6 +38,7 @@ struct Inner<B> {
     #[cfg(feature = "aws-sts")]
     sts: StsResources,
     environment: Environment,
+    allows_placeholders: bool,
     clock: Arc<dyn Clock>,
     tokens: CredentialCache<IssuedToken>,
     strategies: BTreeMap<String, Arc<dyn Strategy<B>>>,
@@ -65,6 +67,7 @@ impl<B> Resources<B> {
             sts: StsSettings::new(client.clone()),
             token_endpoint: Box::new(move |url| crate::TokenEndpoint::builder(url, client.clone())),
             environment: Box::new(|variable| std::env::var(variable).ok()),
+            allows_placeholders: false,
             clock: DefaultClock::get(),
             tokens: None,
             strategies: Vec::new(),
@@ -91,6 +94,11 @@ impl<B> Resources<B> {
 
     pub(super) fn variable(&self, name: &str) -> Option<String> {
         (self.inner.environment)(name)
+    }
+
+    /// Whether nothing was left for a template engine or a shell to replace in `secret`.
+    pub(super) fn is_replaced(&self, secret: &Secret) -> bool {
+        self.inner.allows_placeholders || !has_placeholder(secret.expose())
     }
 
     /// The names of all upstream providers, if the application told them.
@@ -131,6 +139,7 @@ pub struct ResourcesBuilder<B> {
     #[cfg(feature = "aws-sts")]
     pub(super) sts: StsSettings,
     environment: Environment,
+    allows_placeholders: bool,
     clock: Arc<dyn Clock>,
     tokens: Option<CredentialCache<IssuedToken>>,
     strategies: Vec<(String, Arc<dyn Strategy<B>>)>,
@@ -153,6 +162,15 @@ impl<B> ResourcesBuilder<B> {
         variable: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         self.environment = Box::new(variable);
+        self
+    }
+
+    /// Accepts secrets that look like a placeholder, such as `${TOKEN}` or `{{ token }}`.
+    ///
+    /// By default such a secret is a fault, because it most often means that a shell or a template engine did not
+    /// replace it. Call this only if one of your secrets really is written like that.
+    pub fn allow_placeholders(mut self) -> Self {
+        self.allows_placeholders = true;
         self
     }
 
@@ -241,6 +259,7 @@ impl<B> ResourcesBuilder<B> {
                 #[cfg(feature = "aws-sts")]
                 sts: self.sts.make(&self.clock),
                 environment: self.environment,
+                allows_placeholders: self.allows_placeholders,
                 clock: self.clock,
                 tokens,
                 strategies,

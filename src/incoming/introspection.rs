@@ -233,7 +233,8 @@ impl IntrospectionEndpointBuilder {
     /// [`BuildError`], when one of these settings is wrong:
     ///
     /// - `url` is not an absolute `https` URL (or `http` on loopback), or has a fragment or user info.
-    /// - `client_auth.client_id` is blank.
+    /// - `client_auth.client_id` is blank, or has a line break or another character that cannot be seen.
+    /// - `client_auth.secret` has such a character.
     pub fn build(self) -> Result<IntrospectionEndpoint, BuildError> {
         let mut faults = Faults::new("IntrospectionEndpoint");
         let url = faults.take("url", parse_url(&self.url, self.insecure));

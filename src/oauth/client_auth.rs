@@ -19,6 +19,10 @@ use super::{request::Form, response::repeats};
 /// The way in which the client authenticates to an endpoint (RFC 6749 §2.3).
 ///
 /// Only this method is used. If the endpoint refuses it, no other method is tried.
+///
+/// An ID and a secret consist of visible ASCII and spaces (RFC 6749, appendix A). Other letters are sent as UTF-8, because
+/// some issuers let an operator choose such a secret. Line breaks and other characters that cannot be seen, such as a byte
+/// order mark at the start of a file, are an error when the endpoint is built.
 #[derive(Clone)]
 pub struct ClientAuth {
     client_id: String,
@@ -110,9 +114,15 @@ impl ClientAuth {
         }
     }
 
-    /// Reports a blank ID under the setting `client_auth`.
+    /// Reports an ID or a secret that cannot be one, under the setting `client_auth`.
     pub(crate) fn check(&self, faults: &mut Faults) {
-        faults.need_text("client_auth.client_id", &self.client_id);
+        match check_client_secret(&self.client_id) {
+            Ok(()) => faults.need_text("client_auth.client_id", &self.client_id),
+            Err(_) => faults.add(
+                "client_auth.client_id",
+                "has a line break or another character that cannot be seen, remove it",
+            ),
+        }
         if let Method::Basic(secret) | Method::Post(secret) = &self.method
             && let Err(error) = check_client_secret(secret.expose())
         {

@@ -513,7 +513,8 @@ impl TokenEndpointBuilder {
     ///
     /// - `url` is not an absolute `https` URL (or `http` on loopback), or has a fragment (RFC 6749 §3.2) or user info.
     /// - `issuer` is blank.
-    /// - `client_auth.client_id` is blank.
+    /// - `client_auth.client_id` is blank, or has a line break or another character that cannot be seen.
+    /// - `client_auth.secret` has such a character.
     /// - `time_limit` is zero.
     /// - `refusal` has an error code that RFC 6749 §5.2 does not allow, or a kind other than `Rejected`,
     ///   `InsufficientScope`, `Configuration` and `Unavailable`.

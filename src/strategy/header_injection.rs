@@ -59,7 +59,8 @@ impl HeaderInjection {
     ///
     /// - `name`, for the reasons given at [`new`](Self::new).
     /// - `variable` is the name of a variable that is not set, is not Unicode, or has a value that
-    ///   [`new`](Self::new) refuses or that has a placeholder such as `${TOKEN}` or `{{ token }}`.
+    ///   [`new`](Self::new) refuses or that has a placeholder such as `${TOKEN}` or `{{ token }}`. If your value really is
+    ///   written like that, read the variable yourself and call [`new`](Self::new).
     pub fn from_env(name: &str, variable: &str) -> Result<Self, BuildError> {
         let value = match env::var(variable) {
             Ok(value) if has_placeholder(&value) => Err(
