@@ -130,10 +130,10 @@ fn an_error_that_is_shared_is_the_same_for_all() {
 }
 
 #[test]
-fn an_auth_error_is_found_in_what_hides_it_from_the_chain_of_sources() {
+fn f58_an_auth_error_is_found_in_what_hides_it_from_the_chain_of_sources() {
     let error = || AuthError::new(AuthErrorKind::Expired, "the token has expired");
     let shared: Arc<dyn Error + Send + Sync> = Arc::new(error());
-    let wrapped: [BoxError; 7] = [
+    let wrapped: [BoxError; 9] = [
         error().into(),
         io::Error::other(error()).into(),
         io::Error::other(io::Error::other(error())).into(),
@@ -141,6 +141,8 @@ fn an_auth_error_is_found_in_what_hides_it_from_the_chain_of_sources() {
         Box::new(Box::new(error())),
         Box::new(Arc::new(error())),
         Box::new(shared),
+        Box::new(Arc::new(io::Error::other(error()))),
+        Box::new(Box::new(io::Error::other(error()))),
     ];
     for error in wrapped {
         let found = AuthError::find_in(error.as_ref());

@@ -33,17 +33,22 @@ fn skipped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'sta
     if let Some(error) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
         return Some(error.as_ref());
     }
-    if let Some(error) = error.downcast_ref::<Arc<AuthError>>() {
-        return Some(error.as_ref());
+    if let Some(error) = shared::<AuthError>(error) {
+        return Some(error);
     }
-    if let Some(error) = error.downcast_ref::<Box<AuthError>>() {
-        return Some(error.as_ref());
+    if let Some(error) = shared::<io::Error>(error) {
+        return Some(error);
     }
     #[cfg(feature = "rmcp")]
     if let Some(error) = of_mcp_sdk::skipped(error) {
         return Some(error);
     }
     None
+}
+
+fn shared<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let in_arc = error.downcast_ref::<Arc<E>>().map(AsRef::as_ref);
+    in_arc.or_else(|| error.downcast_ref::<Box<E>>().map(AsRef::as_ref))
 }
 
 #[cfg(feature = "rmcp")]

@@ -98,6 +98,7 @@
 //! | F51-product | … and its work is the product of two claims, without a bound | `aws_roles` | `f51_the_work_of_a_matcher_is_bounded_by_patterns_times_list` |
 //! | F52 | a session name that was made fit is also the name of another user | `aws_roles` | `f52_a_name_that_looks_replaced_is_replaced_itself` |
 //! | F53 | the payload is not signed as the service wants it | `aws_signatures` | `f53_a_request_is_signed_as_aws_sigv4_signs_it_with_the_settings_of_the_service` |
+//! | F54 | a matcher that can never be true is accepted | `aws_roles` | `f54_an_expression_whose_types_do_not_fit_is_an_error_at_construction` |
 //! | F63 | a refresh that cannot be stored is given up when the store is back without the claim, so the used refresh token is sent again | `upstream_tokens` | `f63_tokens_are_stored_when_the_store_is_back_without_the_claim` |
 //! | F63-older | … or when the store is back with older tokens | `upstream_tokens` | `f63_a_store_that_goes_back_to_older_tokens_gets_the_newest_ones` |
 //! | F63-told | … or silently, when it cannot be stored in time | `upstream_tokens` | `f63_tokens_that_cannot_be_stored_in_time_are_told` |
@@ -132,6 +133,17 @@
 //! | F55-default | … and a missing one is not the first provider | `config` | `f55_a_missing_subject_provider_is_the_first_one` |
 //! | F56 | the line break at the end of a client's secret is sent as a part of it | `config` | `f56_a_secret_with_a_line_break_is_refused_and_its_key_named` |
 //! | F56-placeholder | … and so is a placeholder that nothing replaced | `config` | `f56_a_placeholder_is_no_secret` |
+//! | F56-invisible | … and so is a byte order mark, which nobody sees | `config` | `f56_a_secret_with_a_line_break_is_refused_and_its_key_named` |
+//! | F56-variable | … and a placeholder in an environment variable | `strategies` | `f56_a_placeholder_in_an_environment_variable_is_no_secret` |
+//! | F57 | one header in two spellings, `x-api-key` and `x_api_key`, leaves with two values | `hop_by_hop` | `f57_no_other_spelling_of_the_header_stays_beside_a_credential` |
+//! | F57-trailer | … or as a trailer, which some servers merge into the headers | `hop_by_hop` | `f57_no_trailer_of_a_credentials_name_leaves_with_the_credential` |
+//! | F57-issued | … beside an issued token | `token_strategies` | `f57_no_trailer_is_announced_that_has_the_name_of_an_issued_tokens_header` |
+//! | F58 | an error inside of an `io::Error` is not found | `error` | `f58_an_auth_error_is_found_in_what_hides_it_from_the_chain_of_sources` |
+//! | F58-required | … and a fault says to leave out a member that is required | `config` | `f58_a_fault_asks_only_for_what_is_possible` |
+//! | F58-variable | … or shows a secret that stands in the place of a variable's name | `config` | `f58_a_variable_is_named_where_its_name_looks_like_one` |
+//! | F59 | a request that is refused leaves no event | `refusal_events` | `f59_the_advised_filter_shows_one_event_for_each_refusal` |
+//! | F59-forward | … because of its forwarded headers | `refusal_events` | `f59_a_refusal_of_forwarded_headers_is_an_event_too` |
+//! | F60 | the documentation and the examples let the YAML parser quote secrets in its errors | `config` | `f60_the_documentation_and_the_examples_parse_documents_without_snippets` |
 //! | F87 | the assertion of a client is addressed to the token endpoint, although the issuer is known | `client_assertions` | `f87_an_assertion_is_for_the_issuer_where_it_is_known` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.
