@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use rmcp::transport::streamable_http_client::StreamableHttpError;
 use tower::BoxError;
 
@@ -25,6 +27,13 @@ pub enum TowerHttpError {
     /// The connection failed while the body of a response arrived.
     #[error("the body of the MCP response broke off")]
     Body(#[source] BoxError),
+    /// The server sent nothing for the time of
+    /// [`answer_timeout`](crate::client::rmcp::TowerHttpClient::answer_timeout).
+    #[error("the MCP server sent no byte of an answer for {after:?}")]
+    NoAnswer {
+        /// The time.
+        after: Duration,
+    },
     /// An event of an event stream exceeds the limit of the transport's configuration.
     #[error("the MCP server sent an event of more than {max_size} bytes")]
     EventTooLarge {

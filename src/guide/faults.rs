@@ -145,5 +145,8 @@
 //! | F59-forward | … because of its forwarded headers | `refusal_events` | `f59_a_refusal_of_forwarded_headers_is_an_event_too` |
 //! | F60 | the documentation and the examples let the YAML parser quote secrets in its errors | `config` | `f60_the_documentation_and_the_examples_parse_documents_without_snippets` |
 //! | F87 | the assertion of a client is addressed to the token endpoint, although the issuer is known | `client_assertions` | `f87_an_assertion_is_for_the_issuer_where_it_is_known` |
+//! | F83 | a refusal that lacks the request's id is passed on, and its caller waits for ever | `mcp_answers` | `f83_a_refusal_without_the_requests_id_ends_the_request_with_its_code_and_message` |
+//! | F83-event | … in an event stream | `mcp_answers` | `f83_so_does_one_in_an_event_stream` |
+//! | F84 | a notification that is answered with 200 and text, HTML or nothing ends the session | `mcp_answers` | `f84_any_success_accepts_a_notification_and_the_session_lives_on` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.

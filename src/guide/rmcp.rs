@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! tower-identity = { version = "0.1", features = ["hyper", "rmcp"] }
-//! rmcp = { version = "3.9", features = [
+//! rmcp = { version = "3.11", features = [
 //!     "client", "transport-streamable-http-client",
 //! ] }
 //! ```

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use futures_util::StreamExt;
 use http::StatusCode;
 use rmcp::{
-    model::ClientJsonRpcMessage,
+    model::{ClientJsonRpcMessage, RequestId, ServerJsonRpcMessage},
     transport::streamable_http_client::{
         StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
     },
@@ -34,7 +34,10 @@ pub(crate) fn check(input: &[u8]) {
                 client.post_message(uri.clone(), message.clone(), session, None, HashMap::new());
             match wait(answer) {
                 Ok(StreamableHttpPostResponse::Accepted) => assert!(status.is_success()),
-                Ok(StreamableHttpPostResponse::Json(..)) => {
+                Ok(StreamableHttpPostResponse::Json(answer, _)) => {
+                    if is_request {
+                        assert_eq!(id_of(&answer), message_id(&message), "{answer:?}");
+                    }
                     let refusals = [401, 403, 429];
                     assert!(!refusals.contains(&status.as_u16()), "it was refused");
                 }
@@ -49,7 +52,7 @@ pub(crate) fn check(input: &[u8]) {
                         !matches!(error, StreamableHttpError::SessionExpired)
                             || (status == StatusCode::NOT_FOUND && has_session)
                     );
-                    assert!(is_request || !status.is_success() || is_of_content(&error));
+                    assert!(is_request || !status.is_success());
                 }
             }
         }
@@ -72,6 +75,26 @@ pub(crate) fn check(input: &[u8]) {
     }
 }
 
+fn id_of(answer: &ServerJsonRpcMessage) -> Option<RequestId> {
+    let id = match answer {
+        ServerJsonRpcMessage::Response(response) => Some(response.id.clone()),
+        ServerJsonRpcMessage::Error(error) => error.id.clone(),
+        _ => None,
+    };
+    // The SDK accepts the number as a string.
+    match id {
+        Some(RequestId::String(text)) => text.parse().ok().map(RequestId::Number),
+        id => id,
+    }
+}
+
+fn message_id(message: &ClientJsonRpcMessage) -> Option<RequestId> {
+    match message {
+        ClientJsonRpcMessage::Request(request) => Some(request.id.clone()),
+        _ => None,
+    }
+}
+
 fn assert_is_of_server<E>(error: &StreamableHttpError<E>)
 where
     E: std::error::Error + Send + Sync + 'static,
@@ -81,11 +104,4 @@ where
         !matches!(error, StreamableHttpError::Client(_)),
         "{error:?}"
     );
-}
-
-fn is_of_content<E>(error: &StreamableHttpError<E>) -> bool
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    matches!(error, StreamableHttpError::UnexpectedContentType(_))
 }

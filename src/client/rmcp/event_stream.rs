@@ -2,68 +2,154 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use ::rmcp::transport::streamable_http_client::SseError;
 use bytes::{Buf, Bytes};
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 use sse_stream::{Sse, SseStream};
+use tokio::time::Instant;
 use tower::BoxError;
 
 use super::{
     TowerHttpError,
-    unresumable_points::{ResumePoint, UnresumablePoints},
+    answer::{Awaited, Event},
+    resume_points::{ResumePoint, ResumePoints, Resumption},
+    silence::Impatient,
 };
+
+pub(super) type EventStream = BoxStream<'static, Result<Sse, SseError>>;
 
 pub(super) struct Events {
     pub(super) max_event_size: usize,
-    /// Whether the SDK resumes a stream that had no event id yet.
-    pub(super) resumable_at_start: bool,
     pub(super) resume_point: ResumePoint,
-    pub(super) unresumable: Arc<UnresumablePoints>,
+    pub(super) resume_points: Arc<ResumePoints>,
+}
+
+/// A request whose answer a stream brings.
+pub(super) struct Call {
+    /// `None` on a stream that was resumed: the event ids of some servers are not unique.
+    awaited: Option<Awaited>,
+    silence: Duration,
+    give_up_at: Option<Instant>,
+    is_answered: bool,
+}
+
+impl Call {
+    pub(super) fn new(awaited: Awaited, silence: Duration) -> Self {
+        Self {
+            awaited: Some(awaited),
+            silence,
+            give_up_at: None,
+            is_answered: false,
+        }
+    }
+
+    pub(super) fn resumed(give_up_at: Instant, silence: Duration) -> Self {
+        Self {
+            awaited: None,
+            silence,
+            give_up_at: Some(give_up_at),
+            is_answered: false,
+        }
+    }
+
+    /// The SDK takes an answer only if it has the id of the request.
+    fn received(&mut self, event: &mut Sse) {
+        let (Some(awaited), Some(data)) = (&self.awaited, &event.data) else {
+            return;
+        };
+        match awaited.event(data) {
+            Event::NoAnswer => {}
+            Event::Answer => self.is_answered = true,
+            Event::Corrected(data) => {
+                event.data = Some(data);
+                self.is_answered = true;
+            }
+        }
+    }
+
+    fn give_up_at(&self) -> Option<Instant> {
+        self.give_up_at
+            .or_else(|| Instant::now().checked_add(self.silence))
+    }
 }
 
 impl Events {
-    /// Returns the events of `body` as they arrive. They end with an error at an event that is too large.
-    pub(super) fn of<B>(mut self, body: B) -> BoxStream<'static, Result<Sse, SseError>>
+    /// Returns the events of `body` as they arrive. They end with an error at an event that is too large, and where a
+    /// call waits for them, after its time without a byte.
+    pub(super) fn of<B>(mut self, mut call: Option<Call>, body: B) -> EventStream
     where
         B: Body + Send + 'static,
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
         let body = EventLimit {
-            body,
+            body: Impatient::new(body, call.as_ref().map(|call| call.silence)),
             meter: EventMeter::new(self.max_event_size),
             state: State::Open,
         };
-        let events = SseStream::new(body);
-        events.inspect(move |event| self.note(event)).boxed()
+        let mut events = SseStream::new(body).boxed();
+        let events = stream::poll_fn(move |cx| {
+            let mut event = ready!(events.poll_next_unpin(cx));
+            match &mut event {
+                Some(Ok(event)) => self.received(event, call.as_mut()),
+                Some(Err(error)) => self.failed(error, call.as_ref()),
+                None => self.ended(call.as_ref()),
+            }
+            Poll::Ready(event)
+        });
+        events.boxed()
     }
 
-    fn note(&mut self, event: &Result<Sse, SseError>) {
-        match event {
-            Ok(Sse { id: Some(id), .. }) => self.resume_point.last_event_id = Some(id.clone()),
-            Err(error) if would_recur(error) && self.is_resumable() => {
-                self.unresumable.add(&self.resume_point);
+    fn received(&mut self, event: &mut Sse, call: Option<&mut Call>) {
+        let has_data = event.data.as_ref().is_some_and(|data| !data.is_empty());
+        let has_new_id = event.id.is_some() && event.id != self.resume_point.last_event_id;
+        if has_new_id {
+            self.resume_point.last_event_id.clone_from(&event.id);
+        }
+        if let Some(call) = call {
+            if has_data || has_new_id {
+                call.give_up_at = None;
             }
-            _ => {}
+            call.received(event);
         }
     }
 
-    fn is_resumable(&self) -> bool {
-        self.resumable_at_start || self.resume_point.last_event_id.is_some()
+    fn failed(&self, error: &SseError, call: Option<&Call>) {
+        if !would_recur(error) {
+            self.ended(call);
+        } else if call.is_none() || self.resume_point.last_event_id.is_some() {
+            // The SDK resumes the answer to a `POST` only if that had an event id.
+            self.resume_points
+                .add(&self.resume_point, Resumption::Never);
+        }
+    }
+
+    fn ended(&self, call: Option<&Call>) {
+        if let Some(call) = call.filter(|call| !call.is_answered)
+            && self.resume_point.last_event_id.is_some()
+            && let Some(give_up_at) = call.give_up_at()
+        {
+            self.resume_points
+                .add(&self.resume_point, Resumption::Until(give_up_at));
+        }
     }
 }
 
-/// A connection that broke may hold the next time. A bad event comes again.
+/// A connection that broke may hold the next time. A bad event comes again, and a silent server stays silent.
 fn would_recur(error: &SseError) -> bool {
     match error {
         SseError::Body(error) => {
             matches!(
                 error.downcast_ref(),
-                Some(TowerHttpError::EventTooLarge { .. })
+                Some(TowerHttpError::EventTooLarge { .. } | TowerHttpError::NoAnswer { .. })
             )
         }
         _ => true,
@@ -87,11 +173,7 @@ enum State {
     Failed,
 }
 
-impl<B> Body for EventLimit<B>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
+impl<B: Body<Error = TowerHttpError>> Body for EventLimit<B> {
     type Data = Bytes;
     type Error = TowerHttpError;
 
@@ -105,7 +187,7 @@ where
                 Some(Ok(frame)) => frame.into_data().ok(),
                 Some(Err(error)) => {
                     *this.state = State::Failed;
-                    return Poll::Ready(Some(Err(TowerHttpError::Body(error.into()))));
+                    return Poll::Ready(Some(Err(error)));
                 }
                 None => return Poll::Ready(None),
             },

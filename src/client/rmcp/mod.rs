@@ -41,19 +41,22 @@
 //! # }
 //! ```
 
+mod answer;
 mod event_stream;
 mod request;
 mod response;
+mod resume_points;
 mod send_as;
 mod session_users;
-mod unresumable_points;
+mod silence;
 
-use std::{collections::HashMap, fmt, future, sync::Arc};
+use std::{collections::HashMap, fmt, future, sync::Arc, time::Duration};
 
 use ::rmcp::{
     model::ClientJsonRpcMessage,
     transport::streamable_http_client::{
         SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
+        StreamableHttpResponseLimits,
     },
 };
 use bytes::Bytes;
@@ -62,13 +65,17 @@ use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use sse_stream::Sse;
+use tokio::time::{Instant, timeout_at};
 use tower::{BoxError, Service};
 
 use self::{
-    event_stream::Events,
+    answer::Awaited,
+    event_stream::{Call, Events},
     request::RequestParts,
+    response::Limits,
+    resume_points::{ResumePoint, ResumePoints, Resumption},
     session_users::SessionUsers,
-    unresumable_points::{ResumePoint, UnresumablePoints},
+    silence::within,
 };
 
 pub use self::send_as::{SendAs, with_identity};
@@ -76,6 +83,8 @@ pub use crate::error::TowerHttpError;
 
 /// The SDK's own default.
 const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
+
+const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A Tower HTTP service as the HTTP client of an MCP session.
 ///
@@ -101,11 +110,26 @@ const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
 /// use an old one. The client never uses one user's identity for another. It keeps the identities of the 64 users who
 /// opened a session last, so do not share a client among more users.
 ///
+/// # Each request ends
+///
+/// The SDK waits for an answer with the id of its request, and has no time limit. This client ends a request whatever the
+/// server answers:
+///
+/// | the server | the request ends with |
+/// | --- | --- |
+/// | sends a JSON-RPC error without an id, or with another one | that error, its code and its message |
+/// | sends a result with another id, or no answer at all (HTML, a notification) | an error of the SDK |
+/// | accepts the request (202) and has no session whose event stream could bring the answer | [`UnexpectedServerResponse`](StreamableHttpError::UnexpectedServerResponse) |
+/// | sends no byte for the [`answer_timeout`](Self::answer_timeout) | [`TowerHttpError::NoAnswer`], or in an event stream `TransportClosed` |
+/// | breaks an event stream off, and does not let it be resumed within the `answer_timeout` | `TransportClosed` |
+///
+/// Each byte of an event stream shows that the call is alive, so events without end are for the caller to cut off, with the
+/// SDK's own `PeerRequestOptions::timeout`. Any 2xx accepts a notification, whatever is in it.
+///
 /// # Limits
 ///
-/// The limits are those of the SDK's own clients: 16 MiB for a JSON response, 64 KiB for an error response and
-/// [`max_sse_event_size`] for one event of an event stream. An event stream is passed on as it arrives. The client has no
-/// time limit. Add a timeout layer to the stack if you need one.
+/// The limits of size are those of the transport's configuration: by default 16 MiB for a JSON response, 64 KiB for an
+/// error response, and 16 MiB for one event of an event stream. An event stream is passed on as it arrives.
 ///
 /// The client ends an event stream at an event that is too large. It answers the SDK's attempt to resume the stream there
 /// with [`ServerDoesNotSupportSse`](StreamableHttpError::ServerDoesNotSupportSse), so that the SDK does not retry without
@@ -122,7 +146,7 @@ const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
 /// | 404 for a request of a session | [`SessionExpired`](StreamableHttpError::SessionExpired) |
 /// | 405 for a `GET` | [`ServerDoesNotSupportSse`](StreamableHttpError::ServerDoesNotSupportSse) |
 /// | 405 for a `DELETE` | [`ServerDoesNotSupportDeleteSession`](StreamableHttpError::ServerDoesNotSupportDeleteSession) |
-/// | any other except 401, 403 and 429 for a `POST`, with a JSON-RPC error in the body | none: the JSON-RPC error is the server's answer |
+/// | any other except 401, 403 and 429 for a `POST`, with a JSON-RPC error in the body | none: the JSON-RPC error is the server's answer, whatever its id is |
 /// | any other, including 401 and 403 without a readable challenge | [`HttpStatus`](StreamableHttpError::HttpStatus) |
 ///
 /// If the stack fails, for example a strategy or the connection, the error is a [`TowerHttpError`].
@@ -133,12 +157,12 @@ const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
 /// [`HealthCheck`]: crate::HealthCheck
 /// [`Identity`]: crate::Identity
 /// [`IdentityLayer`]: crate::IdentityLayer
-/// [`max_sse_event_size`]: ::rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig::max_sse_event_size
 #[derive(Clone)]
 pub struct TowerHttpClient<S> {
     service: S,
     users: Arc<SessionUsers>,
-    unresumable: Arc<UnresumablePoints>,
+    resume_points: Arc<ResumePoints>,
+    answer_timeout: Duration,
 }
 
 impl<S> TowerHttpClient<S> {
@@ -150,8 +174,30 @@ impl<S> TowerHttpClient<S> {
         Self {
             service,
             users: Arc::default(),
-            unresumable: Arc::default(),
+            resume_points: Arc::default(),
+            answer_timeout: DEFAULT_ANSWER_TIMEOUT,
         }
+    }
+
+    /// Sets the longest time in which a server may send nothing of an answer that a request waits for. The default is 5
+    /// minutes.
+    ///
+    /// Each byte starts it anew, for example a comment that keeps the connection alive. The time that the service needs to
+    /// obtain a credential counts too. `Duration::MAX` means that there is no limit. The session's own event stream may be
+    /// silent for any time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_identity::client::rmcp::TowerHttpClient;
+    ///
+    /// # let stack = ();
+    /// let client = TowerHttpClient::new(stack)
+    ///     .answer_timeout(Duration::from_secs(60));
+    /// ```
+    #[must_use]
+    pub fn answer_timeout(mut self, timeout: Duration) -> Self {
+        self.answer_timeout = timeout;
+        self
     }
 
     /// The service that sends the requests.
@@ -189,13 +235,13 @@ where
         auth_token: Option<String>,
         custom_headers: HashMap<HeaderName, HeaderValue>,
     ) -> impl Future<Output = Result<StreamableHttpPostResponse>> + Send {
-        self.post_message_with_max_sse_event_size(
+        self.post_message_with_response_limits(
             uri,
             message,
             session_id,
             auth_token,
             custom_headers,
-            DEFAULT_MAX_SSE_EVENT_SIZE,
+            StreamableHttpResponseLimits::default(),
         )
     }
 
@@ -208,9 +254,31 @@ where
         custom_headers: HashMap<HeaderName, HeaderValue>,
         max_sse_event_size: usize,
     ) -> impl Future<Output = Result<StreamableHttpPostResponse>> + Send {
+        let mut limits = StreamableHttpResponseLimits::default();
+        limits.max_sse_event_size = max_sse_event_size;
+        self.post_message_with_response_limits(
+            uri,
+            message,
+            session_id,
+            auth_token,
+            custom_headers,
+            limits,
+        )
+    }
+
+    fn post_message_with_response_limits(
+        &self,
+        uri: Arc<str>,
+        message: ClientJsonRpcMessage,
+        session_id: Option<Arc<str>>,
+        auth_token: Option<String>,
+        custom_headers: HashMap<HeaderName, HeaderValue>,
+        limits: StreamableHttpResponseLimits,
+    ) -> impl Future<Output = Result<StreamableHttpPostResponse>> + Send {
         let service = self.service.clone();
         let users = self.users.clone();
-        let unresumable = self.unresumable.clone();
+        let resume_points = self.resume_points.clone();
+        let silence = self.answer_timeout;
         async move {
             let request = RequestParts {
                 uri: &uri,
@@ -219,18 +287,23 @@ where
                 custom_headers,
             }
             .post(&message, &users)?;
-            let response = send(service, request).await?;
+            let response = within(silence, send(service, request)).await??;
             let has_session = session_id.is_some();
             let events = Events {
-                max_event_size: max_sse_event_size,
-                resumable_at_start: false,
+                max_event_size: limits.max_sse_event_size,
                 resume_point: ResumePoint {
                     session_id,
                     last_event_id: None,
                 },
-                unresumable,
+                resume_points,
             };
-            response::posted(response, &message, has_session, events).await
+            let limits = Limits {
+                json_size: limits.max_json_response_size,
+                error_size: limits.max_error_response_size,
+                silence,
+            };
+            let awaited = Awaited::by(&message);
+            response::posted(response, awaited, has_session, limits, events).await
         }
     }
 
@@ -242,6 +315,7 @@ where
         custom_headers: HashMap<HeaderName, HeaderValue>,
     ) -> impl Future<Output = Result<()>> + Send {
         let service = self.service.clone();
+        let silence = self.answer_timeout;
         async move {
             let request = RequestParts {
                 uri: &uri,
@@ -250,7 +324,7 @@ where
                 custom_headers,
             }
             .without_body(Method::DELETE)?;
-            response::deleted(send(service, request).await?)
+            response::deleted(within(silence, send(service, request)).await??)
         }
     }
 
@@ -282,7 +356,8 @@ where
         max_sse_event_size: usize,
     ) -> impl Future<Output = Result<BoxStream<'static, Result<Sse, SseError>>>> + Send {
         let service = self.service.clone();
-        let unresumable = self.unresumable.clone();
+        let resume_points = self.resume_points.clone();
+        let silence = self.answer_timeout;
         async move {
             let has_session = session_id.is_some();
             let request = RequestParts {
@@ -296,16 +371,33 @@ where
                 session_id,
                 last_event_id,
             };
-            if unresumable.take(&resume_point) {
-                return Err(StreamableHttpError::ServerDoesNotSupportSse);
-            }
-            let events = Events {
+            let resumption = resume_points.take(&resume_point);
+            let events = |resume_point| Events {
                 max_event_size: max_sse_event_size,
-                resumable_at_start: true,
                 resume_point,
-                unresumable,
+                resume_points: resume_points.clone(),
             };
-            response::streamed(send(service, request).await?, has_session, events)
+            let give_up_at = match resumption {
+                None => {
+                    let response = send(service, request).await?;
+                    return response::streamed(response, has_session, None, events(resume_point));
+                }
+                Some(Resumption::Until(give_up_at)) if give_up_at > Instant::now() => give_up_at,
+                Some(_) => return Err(StreamableHttpError::ServerDoesNotSupportSse),
+            };
+            let streamed = async {
+                let response = send(service, request).await?;
+                let call = Some(Call::resumed(give_up_at, silence));
+                let events = events(resume_point.clone());
+                response::streamed(response, has_session, call, events)
+            };
+            let streamed = timeout_at(give_up_at, streamed).await;
+            match streamed.unwrap_or(Err(StreamableHttpError::ServerDoesNotSupportSse)) {
+                Err(error) if response::is_final(&error) => {
+                    Err(StreamableHttpError::ServerDoesNotSupportSse)
+                }
+                streamed => streamed,
+            }
         }
     }
 }

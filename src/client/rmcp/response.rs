@@ -1,18 +1,17 @@
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use ::rmcp::{
     ErrorData,
-    model::{ClientJsonRpcMessage, ClientRequest, JsonRpcMessage, RequestId, ServerJsonRpcMessage},
+    model::ServerJsonRpcMessage,
     transport::{
         common::http_header::{EVENT_STREAM_MIME_TYPE, HEADER_SESSION_ID, JSON_MIME_TYPE},
         streamable_http_client::{
-            AuthRequiredError, HttpStatusError, InsufficientScopeError, SseError,
-            StreamableHttpError, StreamableHttpPostResponse,
+            AuthRequiredError, HttpStatusError, InsufficientScopeError, StreamableHttpError,
+            StreamableHttpPostResponse,
         },
     },
 };
 use bytes::Buf;
-use futures_util::stream::BoxStream;
 use http::{
     HeaderMap, Response, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
@@ -20,18 +19,28 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::BodyExt;
-use sse_stream::Sse;
 use tower::BoxError;
 
-use super::{Result, TowerHttpError, event_stream::Events};
+use super::{
+    Result, TowerHttpError,
+    answer::{Awaited, json_rpc_error},
+    event_stream::{Call, EventStream, Events},
+    silence::{Silence, within},
+};
 
-const MAX_JSON_SIZE: usize = 16 * 1024 * 1024;
-const MAX_ERROR_SIZE: usize = 64 * 1024;
+/// How much of a response is read.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) json_size: usize,
+    pub(super) error_size: usize,
+    pub(super) silence: Duration,
+}
 
 pub(super) async fn posted<B>(
     response: Response<B>,
-    message: &ClientJsonRpcMessage,
+    awaited: Option<Awaited>,
     has_session: bool,
+    limits: Limits,
     events: Events,
 ) -> Result<StreamableHttpPostResponse>
 where
@@ -43,39 +52,42 @@ where
     match check(&head, has_session) {
         Ok(()) => {}
         Err(StreamableHttpError::HttpStatus(status)) => {
-            return refused(status, head, body, message, has_session).await;
+            return refused(status, head, body, awaited, has_session, limits).await;
         }
         Err(error) => return Err(error),
     }
-    // Only a request expects an answer.
-    let expects_answer = matches!(message, JsonRpcMessage::Request(_));
-    let has_no_body = body.size_hint().exact() == Some(0);
-    if matches!(head.status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT)
-        || (has_no_body && !expects_answer)
-    {
+    let Some(awaited) = awaited else {
         return Ok(StreamableHttpPostResponse::Accepted);
-    }
+    };
     let session_id = session_id(&head.headers);
+    if matches!(head.status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT) {
+        if !has_session {
+            return Err(StreamableHttpError::UnexpectedServerResponse(
+                "the MCP server accepted a request and did not answer it".into(),
+            ));
+        }
+        // The answer may come on the session's event stream.
+        let events = events.of(Some(Call::new(awaited, limits.silence)), Silence);
+        return Ok(StreamableHttpPostResponse::Sse(events, session_id));
+    }
     if is_media_type(&head.headers, EVENT_STREAM_MIME_TYPE) {
-        let events = events.of(body);
+        let events = events.of(Some(Call::new(awaited, limits.silence)), body);
         return Ok(StreamableHttpPostResponse::Sse(events, session_id));
     }
     if !is_media_type(&head.headers, JSON_MIME_TYPE) {
         return Err(unexpected_content_type(&head.headers));
     }
-    let body = read(body, MAX_JSON_SIZE).await?;
-    match serde_json::from_slice(&body) {
-        Ok(answer) => Ok(StreamableHttpPostResponse::Json(answer, session_id)),
-        Err(_) if !expects_answer => Ok(StreamableHttpPostResponse::Accepted),
-        Err(error) => Err(StreamableHttpError::Deserialize(error)),
-    }
+    let body = read(body, limits.json_size, limits.silence).await?;
+    let answer = awaited.answer(&body)?;
+    Ok(StreamableHttpPostResponse::Json(answer, session_id))
 }
 
 pub(super) fn streamed<B>(
     response: Response<B>,
     has_session: bool,
+    call: Option<Call>,
     events: Events,
-) -> Result<BoxStream<'static, Result<Sse, SseError>>>
+) -> Result<EventStream>
 where
     B: Body + Send + 'static,
     B::Data: Send,
@@ -89,7 +101,18 @@ where
     if !is_media_type(&head.headers, EVENT_STREAM_MIME_TYPE) {
         return Err(unexpected_content_type(&head.headers));
     }
-    Ok(events.of(body))
+    Ok(events.of(call, body))
+}
+
+/// Whether the SDK would get the same answer if it resumed a call's stream again and again.
+pub(super) fn is_final(error: &StreamableHttpError<TowerHttpError>) -> bool {
+    match error {
+        StreamableHttpError::SessionExpired | StreamableHttpError::UnexpectedContentType(_) => true,
+        StreamableHttpError::HttpStatus(error) => {
+            matches!(error.status, 300..=499) && !matches!(error.status, 408 | 425 | 429)
+        }
+        _ => false,
+    }
 }
 
 pub(super) fn deleted<B>(response: Response<B>) -> Result<()> {
@@ -125,8 +148,9 @@ async fn refused<B>(
     status: HttpStatusError,
     head: Parts,
     body: B,
-    message: &ClientJsonRpcMessage,
+    awaited: Option<Awaited>,
     has_session: bool,
+    limits: Limits,
 ) -> Result<StreamableHttpPostResponse>
 where
     B: Body + Send,
@@ -139,53 +163,34 @@ where
     ) {
         return Err(status.into());
     }
-    let error = if is_media_type(&head.headers, JSON_MIME_TYPE) {
-        json_rpc_error(body).await
-    } else {
-        None
-    };
-    if let Some(id) = discovery(message)
-        && !has_session
-        && head.status.is_client_error()
+    let mut error = None;
+    if is_media_type(&head.headers, JSON_MIME_TYPE)
+        && let Ok(body) = read(body, limits.error_size, limits.silence).await
     {
-        // A server that does not know `server/discover` refuses it without the request's id. The SDK goes on with
-        // `initialize` only if the error has the id.
-        let error = match error {
-            Some(ServerJsonRpcMessage::Error(error)) => error.error,
-            _ => ErrorData::invalid_request(format!("server/discover: {status}"), None),
-        };
-        let answer = ServerJsonRpcMessage::error(error, Some(id));
-        return Ok(StreamableHttpPostResponse::Json(answer, None));
+        error = json_rpc_error(&body);
     }
     let session_id = session_id(&head.headers);
+    let Some(awaited) = awaited else {
+        let error = error.map(|error| ServerJsonRpcMessage::error(error, None));
+        return error
+            .map(|error| StreamableHttpPostResponse::Json(error, session_id))
+            .ok_or(status.into());
+    };
+    if awaited.is_discovery() && !has_session && head.status.is_client_error() {
+        // A server that does not know `server/discover` refuses it in its own way. The SDK goes on with `initialize`
+        // only after a JSON-RPC error.
+        let error = error.unwrap_or_else(|| {
+            ErrorData::invalid_request(format!("server/discover: {status}"), None)
+        });
+        let answer = awaited.refusal(error);
+        return Ok(StreamableHttpPostResponse::Json(answer, None));
+    }
     error
-        .map(|error| StreamableHttpPostResponse::Json(error, session_id))
+        .map(|error| StreamableHttpPostResponse::Json(awaited.refusal(error), session_id))
         .ok_or(status.into())
 }
 
-async fn json_rpc_error<B>(body: B) -> Option<ServerJsonRpcMessage>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    let body = read(body, MAX_ERROR_SIZE).await.ok()?;
-    serde_json::from_slice(&body)
-        .ok()
-        .filter(|message| matches!(message, ServerJsonRpcMessage::Error(_)))
-}
-
-fn discovery(message: &ClientJsonRpcMessage) -> Option<RequestId> {
-    match message {
-        JsonRpcMessage::Request(request)
-            if matches!(request.request, ClientRequest::DiscoverRequest(_)) =>
-        {
-            Some(request.id.clone())
-        }
-        _ => None,
-    }
-}
-
-async fn read<B>(body: B, max_size: usize) -> Result<Vec<u8>>
+async fn read<B>(body: B, max_size: usize, silence: Duration) -> Result<Vec<u8>>
 where
     B: Body,
     B::Error: Into<BoxError>,
@@ -197,7 +202,7 @@ where
     // Copied, because keeping a million frames of one byte each takes far more than a million bytes.
     let mut bytes = Vec::new();
     let mut body = pin!(body);
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = within(silence, body.frame()).await? {
         let frame = frame.map_err(|error| TowerHttpError::Body(error.into()))?;
         let Ok(mut data) = frame.into_data() else {
             continue;
