@@ -15,7 +15,11 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use shuttle::{check_pct, check_random, sync::atomic::AtomicBool};
+use shuttle::{
+    Config, Runner,
+    scheduler::{PctScheduler, RandomScheduler},
+    sync::atomic::AtomicBool,
+};
 
 use crate::{
     clock::{Clock, ManualClock},
@@ -25,6 +29,9 @@ use crate::{
 const ITERATIONS: usize = 10_000;
 const ITERATIONS_OF_A_STACK: usize = 2_000;
 const PREEMPTIONS: usize = 3;
+
+/// In bytes. A whole stack of layers, unoptimized, overflows shuttle's own 32 KiB.
+const STACK_SIZE: usize = 512 * 1024;
 
 pub(crate) fn check(test: impl Fn() + Send + Sync + Clone + 'static) {
     check_iterations(ITERATIONS, test);
@@ -36,8 +43,10 @@ pub(crate) fn check_stack(test: impl Fn() + Send + Sync + Clone + 'static) {
 }
 
 fn check_iterations(iterations: usize, test: impl Fn() + Send + Sync + Clone + 'static) {
-    check_random(test.clone(), iterations);
-    check_pct(test, iterations, PREEMPTIONS);
+    let mut config = Config::new();
+    config.stack_size = STACK_SIZE;
+    Runner::new(RandomScheduler::new(iterations), config.clone()).run(test.clone());
+    Runner::new(PctScheduler::new(PREEMPTIONS, iterations), config).run(test);
 }
 
 pub(crate) fn identity(subject: &str) -> Identity {
