@@ -6,16 +6,22 @@ mod support;
 
 use std::{
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use support::{
+    certificate,
     key_pair::{ED25519, KeyPair, P256, RSA},
     oidc_provider::{LoggedIn, OidcProvider},
     owner,
@@ -28,7 +34,7 @@ use tower_identity::{
     client::hyper::{HttpsClient, https_client},
     delegation_chain,
     incoming::Issuer,
-    oauth::{PrivateKeyJwt, SigningAlgorithm, TokenRequest, TokenType},
+    oauth::{PrivateKeyJwt, SecretSource, SigningAlgorithm, TokenRequest, TokenType},
     upstream::{Provider, RefreshTokenGrant, TokenOwner},
 };
 
@@ -54,6 +60,12 @@ async fn provider() -> Option<OidcProvider> {
         })
     };
     let resource = |algorithm: &str| json!({ "alg": algorithm });
+    let mut with_certificate = with_key(RSA);
+    with_certificate["client_id"] = json!("certified");
+    let (_, der) = certificate();
+    let key = &mut with_certificate["jwks"]["keys"][0];
+    key["x5c"] = json!([STANDARD.encode(&der)]);
+    key["x5t#S256"] = json!(URL_SAFE_NO_PAD.encode(Sha256::digest(&der)));
     OidcProvider::start(json!({
         "clients": [
             { "client_id": "browser", "token_endpoint_auth_method": "none" },
@@ -66,6 +78,7 @@ async fn provider() -> Option<OidcProvider> {
             with_key(RSA),
             with_key(P256),
             with_key(ED25519),
+            with_certificate,
         ],
         "resources": {
             GATEWAY: resource("RS256"),
@@ -76,6 +89,39 @@ async fn provider() -> Option<OidcProvider> {
         },
     }))
     .await
+}
+
+/// A certificate of the RSA key, in PEM and in DER.
+fn certificate() -> (String, Vec<u8>) {
+    static MADE: OnceLock<(String, Vec<u8>)> = OnceLock::new();
+    let make = || certificate::certificate(include_str!("support/keys/rsa.pem"));
+    MADE.get_or_init(make).clone()
+}
+
+/// A client whose registered key has a certificate, and a JWT that it signed, as a platform writes it into a file.
+fn certified() -> ClientAuth {
+    let pem = secret(include_str!("support/keys/rsa.pem"));
+    let key = PrivateKeyJwt::builder(SigningAlgorithm::Rs256, &pem)
+        .certificates(certificate().0)
+        .send_certificates();
+    ClientAuth::private_key_jwt("certified", key.build().unwrap())
+}
+
+/// A JWT for this client, signed by somebody else, in a file that is replaced.
+fn supplied(provider: &OidcProvider, folder: &std::path::Path) -> ClientAuth {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap().as_secs();
+    let claims = json!({
+        "iss": ED25519.id,
+        "sub": ED25519.id,
+        "aud": provider.issuer(),
+        "jti": format!("{:?}", std::time::Instant::now()),
+        "iat": now,
+        "exp": now + 60,
+    });
+    let header = json!({ "alg": "EdDSA", "kid": ED25519.id });
+    std::fs::write(folder.join("token"), ED25519.sign(&header, &claims)).unwrap();
+    ClientAuth::assertion(ED25519.id, SecretSource::file(folder.join("token")))
 }
 
 fn client() -> HttpsClient<Full<Bytes>> {
@@ -366,6 +412,9 @@ async fn each_way_of_client_authentication_gets_the_application_a_token_that_the
         ("posting", ClientAuth::post("posting", secret(SECRET))),
     ];
     ways.extend([RSA, P256, ED25519].map(|key| (key.id, assertion(key))));
+    ways.push(("certified", certified()));
+    let folder = tempfile::tempdir().unwrap();
+    ways.push((ED25519.id, supplied(&provider, folder.path())));
     for (client_id, client_auth) in ways {
         let strategy = ClientCredentials::builder(endpoint(&provider, client_auth))
             .resource(BACKEND)

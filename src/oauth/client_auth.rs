@@ -9,12 +9,18 @@ use crate::{
     clock::Clock,
     credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind, Faults},
-    secret::{Secret, check_client_secret, secret_header_value},
+    secret::{check_client_secret, secret_header_value},
 };
 
 #[cfg(feature = "private-key-jwt")]
 use super::private_key_jwt::PrivateKeyJwt;
-use super::{request::Form, response::repeats};
+use super::{
+    request::Form,
+    secret_source::{Expected, SecretSource},
+};
+
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 
 /// The way in which the client authenticates to an endpoint (RFC 6749 §2.3).
 ///
@@ -32,20 +38,35 @@ pub struct ClientAuth {
 #[derive(Clone)]
 enum Method {
     None,
-    Basic(Secret),
-    Post(Secret),
+    Basic(SecretSource),
+    Post(SecretSource),
+    Assertion {
+        source: SecretSource,
+        assertion_type: &'static str,
+        names_client: bool,
+    },
     #[cfg(feature = "private-key-jwt")]
     PrivateKeyJwt(PrivateKeyJwt),
 }
 
 /// The endpoint that the client authenticates to.
-#[cfg_attr(
-    not(feature = "private-key-jwt"),
-    expect(dead_code, reason = "an assertion is addressed and dated")
-)]
 pub(crate) struct Recipient<'a> {
+    #[cfg_attr(
+        not(feature = "private-key-jwt"),
+        expect(
+            dead_code,
+            reason = "only an assertion that is signed here is addressed"
+        )
+    )]
     pub(crate) endpoint: &'a Uri,
     /// The issuer identifier of its authorization server, if it is known.
+    #[cfg_attr(
+        not(feature = "private-key-jwt"),
+        expect(
+            dead_code,
+            reason = "only an assertion that is signed here is addressed"
+        )
+    )]
     pub(crate) issuer: Option<&'a str>,
     pub(crate) clock: &'a dyn Clock,
 }
@@ -58,14 +79,58 @@ impl ClientAuth {
 
     /// Creates a client that sends its ID and secret with HTTP Basic: `client_secret_basic`.
     ///
-    /// Both are form-urlencoded first (RFC 6749 §2.3.1).
-    pub fn basic(client_id: impl Into<String>, secret: Secret) -> Self {
-        Self::new(client_id, Method::Basic(secret))
+    /// Both are form-urlencoded first (RFC 6749 §2.3.1). The secret is a [`Secret`](crate::Secret), or a [`SecretSource`]
+    /// for one that is replaced while the application runs:
+    ///
+    /// ```
+    /// use tower_identity::{ClientAuth, oauth::SecretSource};
+    ///
+    /// let secret = SecretSource::file("/run/secrets/gateway-client-secret");
+    /// let client_auth = ClientAuth::basic("gateway", secret);
+    /// ```
+    pub fn basic(client_id: impl Into<String>, secret: impl Into<SecretSource>) -> Self {
+        Self::new(client_id, Method::Basic(secret.into()))
     }
 
     /// Creates a client that sends its ID and secret in the form: `client_secret_post` (RFC 6749 §2.3.1).
-    pub fn post(client_id: impl Into<String>, secret: Secret) -> Self {
-        Self::new(client_id, Method::Post(secret))
+    pub fn post(client_id: impl Into<String>, secret: impl Into<SecretSource>) -> Self {
+        Self::new(client_id, Method::Post(secret.into()))
+    }
+
+    /// Creates a client that sends an assertion which somebody else issues, for example the platform that the workload
+    /// runs on (RFC 7521 §4.2, RFC 7523 §2.2): `jwt-bearer`.
+    ///
+    /// With it an application needs no stored secret (workload identity federation). For example, Kubernetes writes a
+    /// token for the application into a file, and Microsoft Entra accepts it in place of the client's secret:
+    ///
+    /// ```
+    /// use tower_identity::{ClientAuth, oauth::SecretSource};
+    ///
+    /// let token = SecretSource::file("/var/run/secrets/azure/tokens/azure-identity-token");
+    /// let client_auth = ClientAuth::assertion("11111111-2222-3333-4444-555555555555", token);
+    /// ```
+    ///
+    /// The assertion is a signed JWT. Each grant can be authenticated with it.
+    pub fn assertion(client_id: impl Into<String>, assertion: impl Into<SecretSource>) -> Self {
+        Self::supplied(client_id, assertion, JWT_BEARER)
+    }
+
+    /// Creates a client that sends a JWT-SVID of SPIFFE (draft-ietf-oauth-spiffe-client-auth): `jwt-spiffe`.
+    ///
+    /// The client's ID is usually its SPIFFE ID. An example is at [`SecretSource::function`].
+    pub fn spiffe(client_id: impl Into<String>, svid: impl Into<SecretSource>) -> Self {
+        Self::supplied(client_id, svid, JWT_SPIFFE)
+    }
+
+    /// Leaves `client_id` out of the form, because the endpoint takes it from the assertion (RFC 7521 §4.2).
+    ///
+    /// This changes only [`assertion`](Self::assertion) and [`spiffe`](Self::spiffe).
+    #[must_use]
+    pub fn omit_client_id(mut self) -> Self {
+        if let Method::Assertion { names_client, .. } = &mut self.method {
+            *names_client = false;
+        }
+        self
     }
 
     /// Creates a client that sends an assertion, newly signed for each request: `private_key_jwt` (RFC 7523 §2.2).
@@ -79,6 +144,19 @@ impl ClientAuth {
         &self.client_id
     }
 
+    fn supplied(
+        client_id: impl Into<String>,
+        source: impl Into<SecretSource>,
+        assertion_type: &'static str,
+    ) -> Self {
+        let method = Method::Assertion {
+            source: source.into(),
+            assertion_type,
+            names_client: true,
+        };
+        Self::new(client_id, method)
+    }
+
     fn new(client_id: impl Into<String>, method: Method) -> Self {
         Self {
             client_id: client_id.into(),
@@ -86,11 +164,17 @@ impl ClientAuth {
         }
     }
 
-    /// Returns `true` if `text` repeats the client's secret.
+    /// Returns `true` if `text` repeats the client's secret or assertion.
     pub(super) fn repeats_secret(&self, text: &str) -> bool {
+        self.source().is_some_and(|source| source.repeats(text))
+    }
+
+    fn source(&self) -> Option<&SecretSource> {
         match &self.method {
-            Method::Basic(secret) | Method::Post(secret) => repeats(text, secret.expose()),
-            _ => false,
+            Method::Basic(source) | Method::Post(source) | Method::Assertion { source, .. } => {
+                Some(source)
+            }
+            _ => None,
         }
     }
 
@@ -106,9 +190,8 @@ impl ClientAuth {
             .field("client_auth", self.method_name());
         match &self.method {
             Method::None => scope,
-            Method::Basic(secret) | Method::Post(secret) => {
-                scope.field("client_secret", secret.expose())
-            }
+            Method::Basic(secret) | Method::Post(secret) => secret.describe(scope, "client_secret"),
+            Method::Assertion { source, .. } => source.describe(scope, "client_assertion"),
             #[cfg(feature = "private-key-jwt")]
             Method::PrivateKeyJwt(key) => key.describe(scope),
         }
@@ -123,17 +206,17 @@ impl ClientAuth {
                 "has a line break or another character that cannot be seen, remove it",
             ),
         }
-        if let Method::Basic(secret) | Method::Post(secret) = &self.method
-            && let Err(error) = check_client_secret(secret.expose())
-        {
-            faults.add("client_auth.secret", format!("cannot be used: {error}"));
+        match &self.method {
+            Method::Basic(secret) | Method::Post(secret) => {
+                secret.check("client_auth.secret", Expected::ClientSecret, faults);
+            }
+            Method::Assertion { source, .. } => {
+                source.check("client_auth.assertion", Expected::Jwt, faults);
+            }
+            _ => {}
         }
     }
 
-    #[cfg_attr(
-        not(feature = "private-key-jwt"),
-        expect(unused_variables, reason = "an assertion is addressed and dated")
-    )]
     pub(crate) async fn apply(
         &self,
         recipient: &Recipient<'_>,
@@ -143,6 +226,7 @@ impl ClientAuth {
         match &self.method {
             Method::None => form.push("client_id", &self.client_id),
             Method::Basic(secret) => {
+                let secret = secret.get(Expected::ClientSecret, recipient.clock).await?;
                 let credentials = basic_credentials(&self.client_id, secret.expose());
                 let value = secret_header_value(credentials).map_err(|error| {
                     AuthError::new(
@@ -154,17 +238,27 @@ impl ClientAuth {
                 headers.insert(AUTHORIZATION, value);
             }
             Method::Post(secret) => {
+                let secret = secret.get(Expected::ClientSecret, recipient.clock).await?;
                 form.push("client_id", &self.client_id);
                 form.push("client_secret", secret.expose());
             }
+            Method::Assertion {
+                source,
+                assertion_type,
+                names_client,
+            } => {
+                let assertion = source.get(Expected::Jwt, recipient.clock).await?;
+                if *names_client {
+                    form.push("client_id", &self.client_id);
+                }
+                form.push("client_assertion_type", assertion_type);
+                form.push("client_assertion", assertion.expose());
+            }
             #[cfg(feature = "private-key-jwt")]
             Method::PrivateKeyJwt(key) => {
-                let assertion = key.assertion(&self.client_id, recipient)?;
+                let assertion = key.assertion(&self.client_id, recipient).await?;
                 form.push("client_id", &self.client_id);
-                form.push(
-                    "client_assertion_type",
-                    "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-                );
+                form.push("client_assertion_type", JWT_BEARER);
                 form.push("client_assertion", &assertion);
             }
         }
@@ -172,10 +266,14 @@ impl ClientAuth {
     }
 
     fn method_name(&self) -> &'static str {
-        match self.method {
+        match &self.method {
             Method::None => "none",
             Method::Basic(_) => "client_secret_basic",
             Method::Post(_) => "client_secret_post",
+            Method::Assertion { assertion_type, .. } => match assertion_type {
+                &JWT_SPIFFE => "jwt_spiffe",
+                _ => "jwt_bearer",
+            },
             #[cfg(feature = "private-key-jwt")]
             Method::PrivateKeyJwt(_) => "private_key_jwt",
         }

@@ -10,15 +10,23 @@ pub(crate) mod http_client;
 mod interaction;
 #[cfg(feature = "private-key-jwt")]
 pub(crate) mod private_key_jwt;
+#[cfg(feature = "private-key-jwt")]
+pub(crate) mod public_key;
 pub(crate) mod refusal;
 mod refusal_codes;
 pub(crate) mod request;
 pub(crate) mod response;
+pub(crate) mod secret_source;
+#[cfg(feature = "private-key-jwt")]
+pub(crate) mod signing;
 pub(crate) mod token_endpoint;
 pub(crate) mod unverified_jwt;
 
 #[cfg(feature = "private-key-jwt")]
-pub use private_key_jwt::{PrivateKeyJwt, PrivateKeyJwtBuilder, SigningAlgorithm};
+pub use private_key_jwt::{PrivateKeyJwt, PrivateKeyJwtBuilder};
 pub use request::{TokenRequest, TokenType};
 pub use response::{Lifetime, TokenResponse};
+pub use secret_source::SecretSource;
+#[cfg(feature = "private-key-jwt")]
+pub use signing::{JwtSigner, SigningAlgorithm, SigningFuture};
 pub use token_endpoint::{TokenEndpointBuilder, TokenResponseFuture};

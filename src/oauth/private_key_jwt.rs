@@ -4,8 +4,12 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, EncodingKey, crypto::aws_lc};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use tower::BoxError;
 use zeroize::Zeroizing;
 
@@ -15,7 +19,11 @@ use crate::{
     secret::Secret,
 };
 
-use super::client_auth::Recipient;
+use super::{
+    client_auth::Recipient,
+    public_key::PublicKey,
+    signing::{JwtSigner, SigningAlgorithm, SigningKey},
+};
 
 /// The time for which an assertion is valid. An assertion is used at once, and only once.
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -52,35 +60,34 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// ```
 #[derive(Clone)]
 pub struct PrivateKeyJwt {
-    algorithm: SigningAlgorithm,
-    key: EncodingKey,
+    key: SigningKey,
     key_id: Option<String>,
+    /// The members of the header that name a certificate.
+    certificate_header: Map<String, Value>,
     audience: Option<String>,
     random: Arc<Random>,
 }
 
-type Random = dyn Fn() -> Result<[u8; 16], BoxError> + Send + Sync;
+pub(crate) type Random = dyn Fn() -> Result<[u8; 16], BoxError> + Send + Sync;
 
 impl PrivateKeyJwt {
     /// Creates a builder for a key from the private key in `pem`, in PKCS#8, or PKCS#1 for RSA.
     pub fn builder(algorithm: SigningAlgorithm, pem: &Secret) -> PrivateKeyJwtBuilder {
-        PrivateKeyJwtBuilder {
-            algorithm,
-            pem: pem.clone(),
-            key_id: None,
-            audience: None,
-            random: Arc::new(|| {
-                let mut bytes = [0; 16];
-                getrandom::fill(&mut bytes)?;
-                Ok(bytes)
-            }),
-        }
+        PrivateKeyJwtBuilder::new(algorithm, SigningKey::read(algorithm, pem))
+    }
+
+    /// Creates a builder for a key that is not in this process, for example in a KMS or an HSM. For an example see
+    /// [`JwtSigner`].
+    pub fn with_signer<S>(algorithm: SigningAlgorithm, signer: S) -> PrivateKeyJwtBuilder
+    where
+        S: JwtSigner + 'static,
+    {
+        let key = SigningKey::elsewhere(algorithm, Arc::new(signer));
+        PrivateKeyJwtBuilder::new(algorithm, Ok(key))
     }
 
     pub(super) fn describe(&self, scope: CacheScope) -> CacheScope {
-        let mut scope = scope
-            .field("algorithm", self.algorithm.name())
-            .field("key", self.key.as_bytes());
+        let mut scope = self.key.describe(scope);
         for (name, value) in [
             ("key_id", &self.key_id),
             ("assertion_audience", &self.audience),
@@ -89,59 +96,48 @@ impl PrivateKeyJwt {
                 scope = scope.field(name, value);
             }
         }
-        scope
+        match self.certificate_header.is_empty() {
+            true => scope,
+            false => {
+                let header = Value::Object(self.certificate_header.clone());
+                scope.field("certificate", header.to_string())
+            }
+        }
     }
 
-    pub(super) fn assertion(
+    pub(super) async fn assertion(
         &self,
         client_id: &str,
         recipient: &Recipient<'_>,
     ) -> Result<Zeroizing<String>, AuthError> {
-        let random = (self.random)().map_err(|error| {
-            AuthError::new(
-                AuthErrorKind::Unavailable,
-                "a client assertion could not be made, because the random source failed",
-            )
-            .with_source(error)
-        })?;
         let now = recipient.clock.now();
         let issued_at = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut header = serde_json::json!({ "alg": self.algorithm.name(), "typ": "JWT" });
-        if let (Some(key_id), Some(header)) = (&self.key_id, header.as_object_mut()) {
+        let mut header = self.certificate_header.clone();
+        header.insert("typ".to_owned(), "JWT".into());
+        if let Some(key_id) = &self.key_id {
             header.insert("kid".to_owned(), key_id.as_str().into());
         }
         let endpoint = recipient.endpoint.to_string();
         let audience = self.audience.as_deref().or(recipient.issuer);
-        let claims = serde_json::json!({
-            "iss": client_id,
-            "sub": client_id,
-            "aud": audience.unwrap_or(&endpoint),
-            "jti": URL_SAFE_NO_PAD.encode(random),
-            "iat": issued_at.as_secs(),
-            "exp": issued_at.saturating_add(LIFETIME).as_secs(),
-        });
-        let message = format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(header.to_string()),
-            URL_SAFE_NO_PAD.encode(claims.to_string())
-        );
-        let signature = sign(self.algorithm, &self.key, message.as_bytes()).ok_or_else(|| {
-            AuthError::new(
-                AuthErrorKind::Configuration,
-                "a client assertion could not be signed with the private key",
-            )
-        })?;
-        Ok(Zeroizing::new(format!(
-            "{message}.{}",
-            URL_SAFE_NO_PAD.encode(signature)
-        )))
+        let claims = [
+            ("iss", client_id.into()),
+            ("sub", client_id.into()),
+            ("aud", audience.unwrap_or(&endpoint).into()),
+            ("jti", unique(&*self.random)?.into()),
+            ("iat", issued_at.as_secs().into()),
+            ("exp", issued_at.saturating_add(LIFETIME).as_secs().into()),
+        ];
+        let claims = claims.map(|(name, value): (&str, Value)| (name.to_owned(), value));
+        self.key
+            .sign_jwt(header, claims.into_iter().collect())
+            .await
     }
 }
 
 impl fmt::Debug for PrivateKeyJwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PrivateKeyJwt")
-            .field("algorithm", &self.algorithm)
+            .field("algorithm", &self.key.algorithm())
             .field("key_id", &self.key_id)
             .field("audience", &self.audience)
             .finish_non_exhaustive()
@@ -153,16 +149,61 @@ impl fmt::Debug for PrivateKeyJwt {
 #[must_use = "nothing is checked before `build`"]
 pub struct PrivateKeyJwtBuilder {
     algorithm: SigningAlgorithm,
-    pem: Secret,
+    key: Result<SigningKey, String>,
     key_id: Option<String>,
+    certificates: Option<String>,
+    sends_certificates: bool,
     audience: Option<String>,
     random: Arc<Random>,
 }
 
 impl PrivateKeyJwtBuilder {
+    fn new(algorithm: SigningAlgorithm, key: Result<SigningKey, String>) -> Self {
+        Self {
+            algorithm,
+            key,
+            key_id: None,
+            certificates: None,
+            sends_certificates: false,
+            audience: None,
+            random: Arc::new(operating_system),
+        }
+    }
+
     /// Sets the `kid`, by which the endpoint finds the public key. By default there is none.
     pub fn key_id(mut self, key_id: impl Into<String>) -> Self {
         self.key_id = Some(key_id.into());
+        self
+    }
+
+    /// Names the key by its certificate: the header gets the SHA-256 thumbprint of the first certificate in `pem`
+    /// (`x5t#S256`, RFC 7515 §4.1.8). Certificates of its issuers may follow.
+    ///
+    /// Microsoft Entra finds a certificate that was uploaded for the application by its thumbprint, and accepts
+    /// [`Ps256`](SigningAlgorithm::Ps256):
+    ///
+    /// ```no_run
+    /// # fn example(
+    /// #     key: tower_identity::Secret,
+    /// #     certificate: &str,
+    /// # ) -> Result<(), tower_identity::BuildError> {
+    /// use tower_identity::oauth::{PrivateKeyJwt, SigningAlgorithm};
+    ///
+    /// let key = PrivateKeyJwt::builder(SigningAlgorithm::Ps256, &key)
+    ///     .certificates(certificate)
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn certificates(mut self, pem: impl Into<String>) -> Self {
+        self.certificates = Some(pem.into());
+        self
+    }
+
+    /// Also sends the [certificates](Self::certificates) themselves (`x5c`, RFC 7515 §4.1.6), for an endpoint that trusts
+    /// their issuer. Microsoft calls this subject name and issuer authentication.
+    pub fn send_certificates(mut self) -> Self {
+        self.sends_certificates = true;
         self
     }
 
@@ -195,18 +236,30 @@ impl PrivateKeyJwtBuilder {
     ///
     /// - `pem` has no private key that can sign with the algorithm.
     /// - `key_id` or `audience` is blank.
+    /// - `certificates` has no certificate in PEM, or the first one is of another key. The key of a
+    ///   [signer](PrivateKeyJwt::with_signer) is not known, so it is not compared.
+    /// - `send_certificates` is set without `certificates`.
     pub fn build(self) -> Result<PrivateKeyJwt, BuildError> {
         let mut faults = Faults::new("PrivateKeyJwt");
-        let key = read_key(self.algorithm, &self.pem);
-        if key.is_none() {
-            faults.add("pem", unusable(self.algorithm));
-        }
+        let key = faults.take("pem", self.key);
         faults.need_text_if_set("key_id", self.key_id.as_deref());
         faults.need_text_if_set("audience", self.audience.as_deref());
+        let mut certificate_header = Map::new();
+        match &self.certificates {
+            Some(pem) => {
+                let header = certificate_header_of(pem, self.sends_certificates, key.as_ref());
+                certificate_header = faults.take("certificates", header).unwrap_or_default();
+            }
+            None if self.sends_certificates => faults.add(
+                "send_certificates",
+                "is set without `certificates`, give them",
+            ),
+            None => {}
+        }
         Ok(PrivateKeyJwt {
             key: faults.or(key)?,
-            algorithm: self.algorithm,
             key_id: self.key_id,
+            certificate_header,
             audience: self.audience,
             random: self.random,
         })
@@ -223,62 +276,59 @@ impl fmt::Debug for PrivateKeyJwtBuilder {
     }
 }
 
-/// The algorithm that an assertion is signed with (RFC 7518 §3.1, RFC 8037 §3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SigningAlgorithm {
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
-    Rs256,
-    /// RSASSA-PSS with SHA-256.
-    Ps256,
-    /// ECDSA on P-256 with SHA-256.
-    Es256,
-    /// ECDSA on P-384 with SHA-384.
-    Es384,
-    /// Ed25519.
-    EdDsa,
+fn operating_system() -> Result<[u8; 16], BoxError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
 }
 
-impl SigningAlgorithm {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Rs256 => "RS256",
-            Self::Ps256 => "PS256",
-            Self::Es256 => "ES256",
-            Self::Es384 => "ES384",
-            Self::EdDsa => "EdDSA",
-        }
+/// A `jti` that no other JWT has.
+fn unique(random: &Random) -> Result<String, AuthError> {
+    let bytes = random().map_err(|error| {
+        AuthError::new(
+            AuthErrorKind::Unavailable,
+            "a JWT could not be made, because the random source failed",
+        )
+        .with_source(error)
+    })?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// The header that names the certificates of the key, or what is wrong with them.
+fn certificate_header_of(
+    pem: &str,
+    sends_certificates: bool,
+    key: Option<&SigningKey>,
+) -> Result<Map<String, Value>, &'static str> {
+    const NONE: &str =
+        "has no certificate in PEM (`-----BEGIN CERTIFICATE-----`), or one that is damaged";
+
+    let certificates: Option<Vec<_>> = pem
+        .split("-----BEGIN CERTIFICATE-----")
+        .skip(1)
+        .map(|rest| {
+            let (body, _) = rest.split_once("-----END CERTIFICATE-----")?;
+            let body: String = body.split_ascii_whitespace().collect();
+            let der = STANDARD.decode(body).ok()?;
+            // A certificate is a sequence (X.690).
+            (der.first() == Some(&0x30)).then_some(der)
+        })
+        .collect();
+    let certificates = certificates.ok_or(NONE)?;
+    let first = certificates.first().ok_or(NONE)?;
+    if let Some(public) = key.and_then(PublicKey::of)
+        && !public.is_in(first)
+    {
+        return Err(
+            "begins with the certificate of another key, give that of the private key first",
+        );
     }
-}
-
-/// Reads the key, and signs once with it to check that it can.
-fn read_key(algorithm: SigningAlgorithm, pem: &Secret) -> Option<EncodingKey> {
-    let pem = pem.expose().as_bytes();
-    let key = match algorithm {
-        SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => EncodingKey::from_rsa_pem(pem),
-        SigningAlgorithm::Es256 | SigningAlgorithm::Es384 => EncodingKey::from_ec_pem(pem),
-        SigningAlgorithm::EdDsa => EncodingKey::from_ed_pem(pem),
-    };
-    key.ok().filter(|key| sign(algorithm, key, b"").is_some())
-}
-
-/// Signs with aws-lc directly, because `jsonwebtoken::encode` would use, and fix, the provider of the whole process.
-fn sign(algorithm: SigningAlgorithm, key: &EncodingKey, message: &[u8]) -> Option<Vec<u8>> {
-    let jwt_algorithm = match algorithm {
-        SigningAlgorithm::Rs256 => Algorithm::RS256,
-        SigningAlgorithm::Ps256 => Algorithm::PS256,
-        SigningAlgorithm::Es256 => Algorithm::ES256,
-        SigningAlgorithm::Es384 => Algorithm::ES384,
-        SigningAlgorithm::EdDsa => Algorithm::EdDSA,
-    };
-    let signer = (aws_lc::DEFAULT_PROVIDER.signer_factory)(&jwt_algorithm, key).ok()?;
-    signer.try_sign(message).ok()
-}
-
-#[cold]
-fn unusable(algorithm: SigningAlgorithm) -> String {
-    format!(
-        "has no private key that can sign with {}, give the PEM of one (PKCS#8, or PKCS#1 for RSA)",
-        algorithm.name()
-    )
+    let mut header = Map::new();
+    let thumbprint = URL_SAFE_NO_PAD.encode(Sha256::digest(first));
+    header.insert("x5t#S256".to_owned(), thumbprint.into());
+    if sends_certificates {
+        let chain = certificates.iter().map(|der| STANDARD.encode(der).into());
+        header.insert("x5c".to_owned(), Value::Array(chain.collect()));
+    }
+    Ok(header)
 }

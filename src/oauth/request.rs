@@ -28,6 +28,8 @@ pub struct TokenRequest {
     grant: Grant,
     form: Form,
     requested_token_type: Option<TokenType>,
+    /// The tokens in the request are of the client itself.
+    is_of_client: bool,
     invalid: Option<&'static str>,
 }
 
@@ -69,6 +71,12 @@ impl TokenRequest {
     /// Creates a request that exchanges a refresh token for a new access token (RFC 6749 §6).
     pub fn refresh_token(refresh_token: &str) -> Self {
         Self::new(Grant::RefreshToken).parameter("refresh_token", refresh_token)
+    }
+
+    /// Says that the tokens in the request are of the client itself, so that a refusal is not about a user.
+    pub(crate) fn of_client(mut self) -> Self {
+        self.is_of_client = true;
+        self
     }
 
     /// Sets the JWT whose subject the token is for (RFC 7523 §2.1).
@@ -207,7 +215,7 @@ impl TokenRequest {
 
     /// Returns `true` if the request has a token or a code of a user, so that a refusal may be about the user.
     pub(super) fn presents_token_of_user(&self) -> bool {
-        self.grant != Grant::ClientCredentials
+        !self.is_of_client
     }
 
     /// Returns `true` if `text` repeats a token or another secret that was sent.
@@ -249,6 +257,7 @@ impl TokenRequest {
             grant,
             form,
             requested_token_type: None,
+            is_of_client: grant == Grant::ClientCredentials,
             invalid: None,
         }
     }

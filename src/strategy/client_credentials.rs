@@ -6,7 +6,11 @@ use crate::{
     clock::Clock,
     credential::cache::{CredentialCache, key::CacheScope},
     error::{BuildError, Faults},
-    oauth::{request::TokenRequest, token_endpoint::TokenEndpoint},
+    oauth::{
+        request::TokenRequest,
+        secret_source::{Expected, SecretSource},
+        token_endpoint::TokenEndpoint,
+    },
 };
 
 use super::{
@@ -40,6 +44,8 @@ use super::{
 #[derive(Clone)]
 pub struct ClientCredentials {
     tokens: Arc<IssuedTokens>,
+    workload_token: Option<SecretSource>,
+    clock: Arc<dyn Clock>,
 }
 
 impl ClientCredentials {
@@ -48,6 +54,7 @@ impl ClientCredentials {
         ClientCredentialsBuilder {
             endpoint,
             tokens: IssuedTokensBuilder::new(),
+            workload_token: None,
         }
     }
 }
@@ -56,7 +63,20 @@ impl<B: Send + 'static> Strategy<B> for ClientCredentials {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let tokens = &self.tokens;
         tokens.authenticate(request, |_| {
-            tokens.endpoint.request_token(tokens.request.clone())
+            let workload_token = self.workload_token.clone();
+            let clock = Arc::clone(&self.clock);
+            let request = tokens.request.clone();
+            let endpoint = tokens.endpoint.clone();
+            async move {
+                let request = match workload_token {
+                    Some(source) => {
+                        let token = source.get(Expected::Jwt, &*clock).await?;
+                        request.assertion(token.expose())
+                    }
+                    None => request,
+                };
+                endpoint.request_token(request).await
+            }
         })
     }
 
@@ -83,9 +103,34 @@ impl fmt::Debug for ClientCredentials {
 pub struct ClientCredentialsBuilder {
     pub(super) endpoint: TokenEndpoint,
     pub(super) tokens: IssuedTokensBuilder,
+    pub(super) workload_token: Option<SecretSource>,
 }
 
 impl ClientCredentialsBuilder {
+    /// Presents a JWT of the workload as the grant itself (RFC 7523 §2.1), in place of the client-credentials grant.
+    ///
+    /// The issuer then trusts the platform that issued the JWT, and the application needs no registered client
+    /// (workload identity federation, as MCP has it):
+    ///
+    /// ```no_run
+    /// # fn strategy(
+    /// #     endpoint: tower_identity::TokenEndpoint,
+    /// # ) -> Result<(), tower_identity::BuildError> {
+    /// use tower_identity::{ClientCredentials, oauth::SecretSource};
+    ///
+    /// let token = SecretSource::file("/var/run/secrets/tokens/gateway");
+    /// let strategy = ClientCredentials::builder(endpoint)
+    ///     .workload_token(token)
+    ///     .resource("https://mcp.example.com")
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn workload_token(mut self, token: impl Into<SecretSource>) -> Self {
+        self.workload_token = Some(token.into());
+        self
+    }
+
     /// Adds an audience: the name of a service that the token is for. RFC 6749 does not define this parameter, but many
     /// issuers support it.
     pub fn audience(mut self, audience: &str) -> Self {
@@ -116,7 +161,8 @@ impl ClientCredentialsBuilder {
         self
     }
 
-    /// Sets the clock of the strategy's own cache. A cache set with [`cache`](Self::cache) keeps its own clock. The
+    /// Sets the clock of the strategy's own cache, and the one that the end of a
+    /// [workload's token](Self::workload_token) is compared with. A cache set with [`cache`](Self::cache) keeps its own clock. The
     /// default is the [default clock](crate::DefaultClock) of the thread.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;
@@ -129,28 +175,40 @@ impl ClientCredentialsBuilder {
     ///
     /// Returns a [`BuildError`] that lists each wrong setting:
     ///
-    /// - `endpoint.client_auth` has neither a secret nor a key (RFC 6749 §4.4).
+    /// - `endpoint.client_auth` has neither a secret nor a key (RFC 6749 §4.4), and there is no `workload_token`.
+    /// - `workload_token` has an empty path or a time limit of zero.
     /// - `audience` is blank.
     /// - `resource` is not an absolute URI, or has a fragment.
     /// - `scopes` has a scope that is not one word, or was set twice.
     pub fn build(self) -> Result<ClientCredentials, BuildError> {
         let mut faults = Faults::new("ClientCredentials");
         self.tokens.target.check(&mut faults);
-        need_confidential_client(Some(&self.endpoint), "the grant", &mut faults);
+        match &self.workload_token {
+            Some(token) => token.check("workload_token", Expected::Jwt, &mut faults),
+            None => need_confidential_client(Some(&self.endpoint), "the grant", &mut faults),
+        }
         faults.check()?;
         Ok(self.make())
     }
 
     /// Builds the strategy from settings that were checked before.
     pub(super) fn make(self) -> ClientCredentials {
-        let tokens = self.tokens.make(
-            self.endpoint,
-            TokenRequest::client_credentials(),
-            Holder::Client,
-            CacheScope::new("client credentials"),
-        );
+        let clock = Arc::clone(&self.tokens.clock);
+        let scope = CacheScope::new("client credentials");
+        let (request, scope) = match &self.workload_token {
+            Some(token) => (
+                TokenRequest::jwt_bearer().of_client(),
+                token.describe(scope, "workload token"),
+            ),
+            None => (TokenRequest::client_credentials(), scope),
+        };
+        let tokens = self
+            .tokens
+            .make(self.endpoint, request, Holder::Client, scope);
         ClientCredentials {
             tokens: Arc::new(tokens),
+            workload_token: self.workload_token,
+            clock,
         }
     }
 }

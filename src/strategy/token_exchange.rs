@@ -242,6 +242,7 @@ impl TokenExchangeBuilder {
             let probes = ClientCredentialsBuilder {
                 endpoint: endpoint.clone(),
                 tokens: self.tokens.clone(),
+                workload_token: None,
             };
             probes.make()
         });

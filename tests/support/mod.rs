@@ -10,6 +10,8 @@ pub(crate) fn owner(subject: &str) -> tower_identity::upstream::TokenOwner {
 pub(crate) mod authenticated;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod aws_stack;
+#[cfg(feature = "private-key-jwt")]
+pub(crate) mod certificate;
 pub(crate) mod http_server;
 #[cfg(feature = "incoming")]
 pub(crate) mod identity_provider;
