@@ -107,7 +107,7 @@ struct Aws {
 
 impl Aws {
     async fn start() -> Result<Self, BoxError> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = bind().await?;
         let address = listener.local_addr()?;
         let url = format!("http://{address}");
         let mut moto = Command::new("moto_server");
@@ -138,6 +138,16 @@ impl Drop for Aws {
         if let Some(moto) = &mut self.moto {
             let _ = moto.kill();
             let _ = moto.wait();
+        }
+    }
+}
+
+/// Listens on a port that no outgoing connection takes between now and the start of moto's server.
+async fn bind() -> io::Result<TcpListener> {
+    loop {
+        match TcpListener::bind(("127.0.0.1", fastrand::u16(20_000..32_000))).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
         }
     }
 }
