@@ -47,13 +47,12 @@ use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use tower_identity::{
     ManualClock, MemoryStore, SystemClock, UpstreamTokenStore,
     client::hyper::{HttpsClient, https_client},
+    outgoing::forward_mcp,
     upstream::TokenOwner,
 };
 
 use fakes::{AUDIENCE, CLIENT_SECRET, Issuer};
-use gateway::{
-    Config, Gateway, MAX_SESSIONS, SESSION_ID, SESSION_IDLE, Surroundings, outgoing, relayed,
-};
+use gateway::{Config, Gateway, MAX_SESSIONS, SESSION_ID, SESSION_IDLE, Surroundings, relayed};
 
 const ROUNDS: usize = 7;
 const SECONDS: usize = 4;
@@ -174,7 +173,7 @@ impl Bare {
             let session = self.client.clone();
             let response = session
                 .clone()
-                .oneshot(outgoing(request, &self.url))
+                .oneshot(forward_mcp(request, self.url.clone()))
                 .await?;
             if let Some(id) = response.headers().get(SESSION_ID) {
                 self.sessions.insert((name.to_owned(), id.clone()), session);
@@ -184,7 +183,9 @@ impl Bare {
         let Some(session) = self.sessions.get(&(name.to_owned(), id.clone())) else {
             return Ok(StatusCode::NOT_FOUND.into_response());
         };
-        let response = session.oneshot(outgoing(request, &self.url)).await?;
+        let response = session
+            .oneshot(forward_mcp(request, self.url.clone()))
+            .await?;
         relayed(response.map(Body::new))
     }
 }

@@ -126,7 +126,7 @@
 //! | module | contents |
 //! | --- | --- |
 //! | [`incoming`] | The services and futures of the incoming layers, and the builders of their parts. |
-//! | [`outgoing`] | The services and futures of the outgoing layers. |
+//! | [`outgoing`] | The services and futures of the outgoing layers, and [`forward_mcp`](outgoing::forward_mcp), which makes an outgoing MCP request of an incoming one. |
 //! | [`strategy`] | The builders of the strategies, and [`Rejection`](strategy::Rejection), by which a strategy says what a response means for its credential. |
 //! | [`oauth`] | Token requests and responses, [`TokenType`](oauth::TokenType), and [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication. |
 //! | [`credential`] | Cache keys ([`CacheScope`](credential::CacheScope), [`Fingerprint`](credential::Fingerprint)), and [`Obtained`](credential::Obtained), a credential with its lifetime. |
@@ -193,6 +193,7 @@
     )
 )]
 
+mod bearer_challenge;
 pub mod client;
 mod clock;
 #[cfg(feature = "config")]

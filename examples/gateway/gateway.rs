@@ -26,7 +26,7 @@ use tower_identity::{
     client::hyper::{HttpsClient, https_client},
     config::Resources,
     incoming::BindSubjectService,
-    outgoing::AuthService,
+    outgoing::{AuthService, forward_mcp},
     upstream::{Provider, RefreshTokenGrant},
 };
 
@@ -195,7 +195,7 @@ impl Gateway {
         };
         let Some(id) = request.headers().get(SESSION_ID) else {
             let session = backend.open(&request)?;
-            let request = outgoing(request, &backend.url);
+            let request = forward_mcp(request, backend.url.clone());
             let response = session.clone().oneshot(request).await?;
             if let Some(id) = response.headers().get(SESSION_ID) {
                 self.sessions.insert((name.to_owned(), id.clone()), session);
@@ -207,7 +207,9 @@ impl Gateway {
             return Ok(StatusCode::NOT_FOUND.into_response());
         };
         let closes = request.method() == Method::DELETE;
-        let response = session.oneshot(outgoing(request, &backend.url)).await?;
+        let response = session
+            .oneshot(forward_mcp(request, backend.url.clone()))
+            .await?;
         let is_gone = response.status() == StatusCode::NOT_FOUND;
         if is_gone || (closes && response.status().is_success()) {
             self.sessions.invalidate(&key);
@@ -270,20 +272,6 @@ async fn answer(
         })
 }
 
-/// The request as the backend gets it: the same body as it arrives, the caller's identity, and no more of their
-/// headers than MCP needs: neither cookies nor addresses leave.
-pub(crate) fn outgoing(request: Request, url: &Uri) -> Request {
-    let (mut incoming, body) = request.into_parts();
-    let mut request = Request::new(body);
-    *request.method_mut() = incoming.method;
-    *request.uri_mut() = url.clone();
-    copy(&incoming.headers, request.headers_mut());
-    if let Some(identity) = incoming.extensions.remove::<Identity>() {
-        request.extensions_mut().insert(identity);
-    }
-    request
-}
-
 /// Turns the backend's response into the answer for the caller. Statements about credentials stay at the gateway.
 pub(crate) fn relayed(response: Response) -> Result<Response, BoxError> {
     let (backend, body) = response.into_parts();
@@ -300,9 +288,9 @@ pub(crate) fn relayed(response: Response) -> Result<Response, BoxError> {
     Ok(response)
 }
 
-/// Copies the headers that MCP needs, in either direction.
+/// Copies the headers of a response that MCP needs.
 fn copy(from: &HeaderMap, to: &mut HeaderMap) {
-    let needed = "accept cache-control content-length content-type last-event-id retry-after";
+    let needed = "cache-control content-length content-type retry-after";
     for (name, value) in from {
         if name.as_str().starts_with("mcp-") || needed.split(' ').any(|needed| needed == name) {
             to.append(name.clone(), value.clone());

@@ -148,5 +148,7 @@
 //! | F83 | a refusal that lacks the request's id is passed on, and its caller waits for ever | `mcp_answers` | `f83_a_refusal_without_the_requests_id_ends_the_request_with_its_code_and_message` |
 //! | F83-event | … in an event stream | `mcp_answers` | `f83_so_does_one_in_an_event_stream` |
 //! | F84 | a notification that is answered with 200 and text, HTML or nothing ends the session | `mcp_answers` | `f84_any_success_accepts_a_notification_and_the_session_lives_on` |
+//! | F85 | a challenge's `scope` is read from another scheme, or not at all where commas are missing | `challenges` | `f85_the_scope_and_the_error_are_those_of_the_bearer_challenge` |
+//! | F86 | a gateway drops headers that MCP needs, such as `Mcp-Method` | `forward_mcp` | `f86_each_header_of_the_protocol_goes_along_and_no_other` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.

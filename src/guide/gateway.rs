@@ -104,37 +104,32 @@
 //!
 //! # 2. Carry over the identity, and few headers
 //!
-//! Send each outgoing request as a new request. Copy the identity of the incoming request, and only the headers that
-//! the backend needs.
+//! Send each outgoing request as a new request. [`forward_mcp`](crate::outgoing::forward_mcp) makes one. It carries over
+//! the identity of the incoming request, and only the headers that MCP needs, in all revisions of the protocol.
 //!
 //! ```
-//! use http::{HeaderName, Request, Uri, header::{ACCEPT, CONTENT_TYPE}};
-//! use tower_identity::Identity;
+//! use http::{Request, Uri};
+//! use tower_identity::outgoing::forward_mcp;
 //!
-//! fn outgoing<B>(request: Request<B>, backend: &Uri) -> Request<B> {
-//!     let (mut incoming, body) = request.into_parts();
-//!     let mut request = Request::new(body);
-//!     *request.method_mut() = incoming.method;
-//!     *request.uri_mut() = backend.clone();
-//!     let session = HeaderName::from_static("mcp-session-id");
-//!     for name in [ACCEPT, CONTENT_TYPE, session] {
-//!         if let Some(value) = incoming.headers.remove(&name) {
-//!             request.headers_mut().insert(name, value);
-//!         }
-//!     }
-//!     if let Some(identity) = incoming.extensions.remove::<Identity>() {
-//!         request.extensions_mut().insert(identity);
-//!     }
-//!     request
+//! fn to_github<B>(request: Request<B>) -> Request<B> {
+//!     forward_mcp(request, Uri::from_static("https://mcp.example.com/mcp"))
 //! }
-//! # let mut request = Request::post("/github").header("cookie", "a=b").body(()).unwrap();
+//! # use tower_identity::Identity;
+//! # let mut request = Request::post("/github")
+//! #     .header("cookie", "a=b")
+//! #     .header("mcp-protocol-version", "2026-07-28")
+//! #     .header("mcp-method", "tools/call")
+//! #     .header("mcp-name", "search")
+//! #     .header("last-event-id", "7")
+//! #     .body(())
+//! #     .unwrap();
 //! # request.extensions_mut().insert(Identity::builder("user-1").build().unwrap());
-//! # let request = outgoing(request, &Uri::from_static("https://mcp.example.com/mcp"));
-//! # assert!(request.headers().is_empty());
+//! # let request = to_github(request);
+//! # assert_eq!(request.headers().len(), 4);
 //! # assert!(request.extensions().get::<Identity>().is_some());
 //! ```
 //!
-//! Do not forward these headers:
+//! For another protocol than MCP, copy the identity and the headers that the backend needs. Do not forward these:
 //!
 //! - `Host` names your gateway, so [`AuthLayer`](crate::AuthLayer) refuses the request.
 //! - `Authorization` holds the token that was meant for you. The validator removes it.

@@ -1,4 +1,6 @@
-use http::{StatusCode, header::WWW_AUTHENTICATE, response::Parts};
+use http::{StatusCode, response::Parts};
+
+use crate::bearer_challenge::BearerChallenge;
 
 /// Says whether a response rejects the credential of its request, and what may help.
 ///
@@ -25,7 +27,7 @@ impl Rejection {
     /// | response | result |
     /// | --- | --- |
     /// | 401 | [`NothingHelps`](Self::NothingHelps) |
-    /// | 403 with the error `insufficient_scope` in `WWW-Authenticate` | [`MoreScope`](Self::MoreScope) |
+    /// | 403 with the error `insufficient_scope` in a `Bearer` challenge | [`MoreScope`](Self::MoreScope) |
     /// | any other | [`NotRejected`](Self::NotRejected) |
     ///
     /// ```
@@ -39,16 +41,13 @@ impl Rejection {
     pub fn of(response: &Parts) -> Self {
         match response.status {
             StatusCode::UNAUTHORIZED => Self::NothingHelps,
-            StatusCode::FORBIDDEN if has_error(response, b"insufficient_scope") => Self::MoreScope,
+            StatusCode::FORBIDDEN if asks_for_scope(response) => Self::MoreScope,
             _ => Self::NotRejected,
         }
     }
 }
 
-fn has_error(response: &Parts, error: &[u8]) -> bool {
-    let mut challenges = response.headers.get_all(WWW_AUTHENTICATE).iter();
-    challenges.any(|challenge| {
-        let mut windows = challenge.as_bytes().windows(error.len());
-        windows.any(|window| window == error)
-    })
+fn asks_for_scope(response: &Parts) -> bool {
+    let challenge = BearerChallenge::read(&response.headers);
+    challenge.is_some_and(|challenge| challenge.error.as_deref() == Some("insufficient_scope"))
 }

@@ -21,6 +21,8 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower::BoxError;
 
+use crate::bearer_challenge::BearerChallenge;
+
 use super::{
     Result, TowerHttpError,
     answer::{Awaited, json_rpc_error},
@@ -133,7 +135,7 @@ fn check(head: &Parts, has_session: bool) -> Result<()> {
             StreamableHttpError::AuthRequired(AuthRequiredError::new(challenge))
         }
         (StatusCode::FORBIDDEN, Some(challenge)) => {
-            let scope = scope(&challenge);
+            let scope = BearerChallenge::read(&head.headers).and_then(|challenge| challenge.scope);
             StreamableHttpError::InsufficientScope(InsufficientScopeError::new(challenge, scope))
         }
         (StatusCode::NOT_FOUND, _) if has_session => StreamableHttpError::SessionExpired,
@@ -226,35 +228,6 @@ fn challenge(headers: &HeaderMap) -> Option<String> {
     (!challenges.is_empty()).then(|| challenges.join(", "))
 }
 
-/// The `scope` parameter of a challenge (RFC 6750 §3).
-fn scope(challenge: &str) -> Option<String> {
-    let mut is_quoted = false;
-    let mut is_escaped = false;
-    let parameters = challenge.split(|character| {
-        if is_escaped {
-            is_escaped = false;
-            return false;
-        }
-        match character {
-            '\\' => is_escaped = is_quoted,
-            '"' => is_quoted = !is_quoted,
-            ',' => return !is_quoted,
-            _ => {}
-        }
-        false
-    });
-    parameters
-        .filter_map(|parameter| parameter.split_once('='))
-        // The first parameter follows its scheme: `Bearer scope=…`.
-        .find(|(name, _)| {
-            name.split_whitespace()
-                .next_back()
-                .is_some_and(|name| name.eq_ignore_ascii_case("scope"))
-        })
-        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
-        .filter(|scope| !scope.is_empty())
-}
-
 fn session_id(headers: &HeaderMap) -> Option<String> {
     text(headers, HEADER_SESSION_ID)
 }
@@ -276,40 +249,4 @@ fn unexpected_content_type(headers: &HeaderMap) -> StreamableHttpError<TowerHttp
         .get(CONTENT_TYPE)
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     StreamableHttpError::UnexpectedContentType(content_type)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_scope_is_found_wherever_it_stands() {
-        for challenge in [
-            r#"Bearer scope="files:read files:write""#,
-            r#"Bearer realm="mcp", error="insufficient_scope", scope="files:read files:write""#,
-            r#"Bearer realm="a, \"b\", scope=x", Scope = "files:read files:write""#,
-            r#"Bearer realm="\", scope=x, y", scope="files:read files:write""#,
-            r#"Basic realm="old", Bearer scope="files:read files:write", error="insufficient_scope""#,
-        ] {
-            assert_eq!(
-                scope(challenge).as_deref(),
-                Some("files:read files:write"),
-                "{challenge}"
-            );
-        }
-        assert_eq!(scope("Bearer scope=read").as_deref(), Some("read"));
-    }
-
-    #[test]
-    fn a_challenge_without_a_scope_has_none() {
-        for challenge in [
-            "Bearer",
-            r#"Bearer error_description="ask for scope=admin""#,
-            r#"Bearer scope="""#,
-            r#"Bearer myscope="x""#,
-            r#"Bearer error="unterminated, scope=x"#,
-        ] {
-            assert_eq!(scope(challenge), None, "{challenge}");
-        }
-    }
 }
