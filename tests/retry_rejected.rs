@@ -5,11 +5,11 @@ mod support;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
 use futures_util::future::join_all;
-use http::{Request, StatusCode, header::AUTHORIZATION, request};
+use http::{HeaderValue, Request, StatusCode, header::AUTHORIZATION, request, response};
 use hyper::body::Incoming;
 use serde_json::json;
 use support::{
@@ -24,9 +24,9 @@ use support::{
 use tokio::sync::Barrier;
 use tower::ServiceBuilder;
 use tower_identity::{
-    AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CrossAppAccess,
-    HeaderInjection, Identity, IdentityLayer, ManualClock, OnBehalfOf, Origin, Strategy,
-    TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken, oauth::TokenType,
+    AccessToken, AuthErrorKind, AuthLayer, Authenticating, ClientAuth, ClientCredentials,
+    CrossAppAccess, HeaderInjection, Identity, IdentityLayer, ManualClock, OnBehalfOf, Origin,
+    Strategy, TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken, oauth::TokenType,
     outgoing::RetryRejected, strategy::Rejection,
 };
 
@@ -124,6 +124,23 @@ async fn it_works_for_a_strategy_that_configuration_chose() {
     assert_eq!(answer.status(), StatusCode::OK);
 }
 
+/// Has another token each time.
+#[derive(Clone, Default)]
+struct Numbers(Arc<AtomicU32>);
+
+impl<B> Strategy<B> for Numbers {
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
+        let number = self.0.fetch_add(1, Ordering::SeqCst);
+        let token = HeaderValue::try_from(format!("Bearer {number}")).unwrap();
+        request.headers_mut().insert(AUTHORIZATION, token);
+        Authenticating::done()
+    }
+
+    fn rejected(&self, _: &request::Parts, _: &response::Parts) -> Rejection {
+        Rejection::AnotherCredential
+    }
+}
+
 #[tokio::test]
 async fn f22_a_second_401_goes_to_the_caller() {
     let (issuer, backend) = (issuer().await, Backend::start().await);
@@ -148,6 +165,20 @@ async fn f22_a_second_401_goes_to_the_caller() {
     send(&client, backend.request(alice())).await.unwrap();
     let tokens = [1, 2, 2, 3].map(|number| minted("alice", number));
     assert_eq!(backend.authorizations(), sent(&tokens));
+
+    // Not even a strategy that always has another credential is asked again.
+    for number in 0..=4 {
+        backend.reject(&number.to_string());
+    }
+    let answer = send(
+        &self::client(&backend, Numbers::default()),
+        backend.request(None),
+    )
+    .await
+    .unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let sent = backend.authorizations();
+    assert_eq!(sent[tokens.len()..], [["Bearer 0"], ["Bearer 1"]]);
 }
 
 /// A backend that answers when as many requests with the token that it rejects are there as it waits for.
