@@ -12,8 +12,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::poll_immediate};
-use http::{HeaderValue, Method, Request, Response, Uri, request, response, uri::PathAndQuery};
+use bytes::Bytes;
+use futures_util::{FutureExt, future::poll_immediate, stream};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri, request, response, uri::PathAndQuery,
+};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use support::recording::{RecordingService, identity, request, request_to};
 use tokio::sync::oneshot;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -713,4 +718,39 @@ async fn f32_a_health_check_gets_a_fixed_header() {
         .service(backend.clone());
     client.oneshot(request(Method::GET, None)).await.unwrap();
     assert_eq!(backend.arrival().header("x-api-key"), ["k-1"]);
+}
+
+/// Looks for its rejection in the body.
+#[derive(Clone)]
+struct Reader;
+
+impl<B> Strategy<B> for Reader {
+    fn authenticate(&self, _: &mut Request<B>) -> Authenticating<B> {
+        Authenticating::done()
+    }
+
+    fn rejected(&self, _: &request::Parts, _: &response::Parts) -> Rejection {
+        Rejection::SaidInBody
+    }
+}
+
+#[test]
+fn f47_a_body_of_empty_frames_without_end_is_passed_on() {
+    let answer = async |_: Request<String>| {
+        let frames = stream::repeat_with(|| Ok::<_, BoxError>(Frame::data(Bytes::new())));
+        let answer = Response::builder().status(403);
+        Ok::<_, BoxError>(answer.body(StreamBody::new(frames)).unwrap())
+    };
+    let layer = AuthLayer::new(Origin::try_from(BACKEND).unwrap(), Reader).retry_rejected();
+    let client = layer.layer(service_fn(answer));
+    let request = request_to(&format!("{BACKEND}/mcp"), Method::POST, None);
+
+    let answer = client.oneshot(request).now_or_never().unwrap().unwrap();
+
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    let mut body = pin!(answer.into_body());
+    for _ in 0..5_000 {
+        let frame = body.frame().now_or_never().unwrap().unwrap().unwrap();
+        assert!(frame.into_data().unwrap().is_empty());
+    }
 }

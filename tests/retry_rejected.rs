@@ -24,10 +24,10 @@ use support::{
 use tokio::sync::Barrier;
 use tower::ServiceBuilder;
 use tower_identity::{
-    AccessToken, AuthErrorKind, AuthLayer, Authenticating, ClientAuth, ClientCredentials,
-    CrossAppAccess, HeaderInjection, Identity, IdentityLayer, ManualClock, OnBehalfOf, Origin,
-    Strategy, TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken, oauth::TokenType,
-    outgoing::RetryRejected, strategy::Rejection,
+    AccessToken, AuthError, AuthErrorKind, AuthLayer, Authenticating, ClientAuth,
+    ClientCredentials, CrossAppAccess, HeaderInjection, Identity, IdentityLayer, ManualClock,
+    OnBehalfOf, Origin, Strategy, TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken,
+    oauth::TokenType, outgoing::RetryRejected, strategy::Rejection,
 };
 
 fn alice() -> Identity {
@@ -422,16 +422,39 @@ async fn f44_while_the_issuer_is_down_the_backends_401_is_the_answer() {
     assert_eq!(issuer.requests().len(), 2);
 }
 
+/// As `AuthLayer` documents it under "When there is no other credential".
 #[tokio::test]
-async fn when_the_issuer_refuses_a_fresh_token_the_caller_learns_why() {
-    let (issuer, backend) = (issuer().await, Backend::start().await);
-    let client = client(&backend, exchange(&issuer));
-    send(&client, backend.request(alice())).await.unwrap();
-    backend.reject(&minted("alice", 1));
-    issuer.next(Behaviour::error(400, "invalid_grant"));
-    let error = send(&client, backend.request(alice())).await.unwrap_err();
-    assert_eq!(error.kind(), AuthErrorKind::Rejected);
-    assert_eq!(backend.server.requests().len(), 2);
+async fn f44_what_no_passing_fault_explains_is_told_in_place_of_the_backends_401() {
+    for (status, code, kind) in [
+        (400, "invalid_grant", Some(AuthErrorKind::Rejected)),
+        (400, "interaction_required", Some(AuthErrorKind::Rejected)),
+        (400, "invalid_scope", Some(AuthErrorKind::InsufficientScope)),
+        (401, "invalid_client", Some(AuthErrorKind::Configuration)),
+        (400, "slow_down", None),
+        (429, "rate_limited", None),
+        (500, "server_error", None),
+    ] {
+        let (issuer, backend) = (issuer().await, Backend::start().await);
+        let client = client(&backend, exchange(&issuer));
+        send(&client, backend.request(alice())).await.unwrap();
+        backend.reject(&minted("alice", 1));
+        issuer.next(Behaviour::error(status, code));
+
+        let first = send(&client, backend.request(alice())).await;
+        assert_eq!(first.as_ref().err().map(AuthError::kind), kind, "{code}");
+        if let Ok(answer) = &first {
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{code}");
+        }
+        let has_step = first.is_err_and(|error| error.interaction().is_some());
+        assert_eq!(has_step, code == "interaction_required");
+
+        // The next ones get the backend's answer, because the issuer is not asked again so soon.
+        for _ in 0..2 {
+            let answer = send(&client, backend.request(alice())).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{code}");
+        }
+        assert_eq!(issuer.requests().len(), 2, "{code}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 use std::{
-    fmt, future,
+    fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -8,7 +8,7 @@ use http::Request;
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
-use crate::error::AuthError;
+use crate::{error::AuthError, sent_or_refused::SentOrRefused};
 
 use super::authenticator::Obtaining;
 
@@ -31,12 +31,9 @@ pin_project! {
         Obtaining {
             call: Box<Waiting<S, B>>,
         },
-        Sent {
+        Decided {
             #[pin]
-            future: F,
-        },
-        Refused {
-            error: future::Ready<AuthError>,
+            outcome: SentOrRefused<F>,
         },
     }
 }
@@ -54,7 +51,9 @@ where
     #[inline]
     pub(super) fn sent(future: S::Future) -> Self {
         Self {
-            state: State::Sent { future },
+            state: State::Decided {
+                outcome: SentOrRefused::sent(future),
+            },
         }
     }
 
@@ -68,8 +67,8 @@ where
 
     pub(super) fn refused(error: AuthError) -> Self {
         Self {
-            state: State::Refused {
-                error: future::ready(error),
+            state: State::Decided {
+                outcome: SentOrRefused::refused(error),
             },
         }
     }
@@ -85,23 +84,16 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
-            let next = match state.as_mut().project() {
+            let outcome = match state.as_mut().project() {
                 StateProjection::Obtaining { call } => {
                     match ready!(Pin::new(&mut call.obtaining).poll(cx)) {
-                        Ok(request) => State::Sent {
-                            future: call.inner.call(request),
-                        },
-                        Err(error) => State::Refused {
-                            error: future::ready(error),
-                        },
+                        Ok(request) => SentOrRefused::sent(call.inner.call(request)),
+                        Err(error) => SentOrRefused::refused(error),
                     }
                 }
-                StateProjection::Sent { future } => return future.poll(cx).map_err(Into::into),
-                StateProjection::Refused { error } => {
-                    return Pin::new(error).poll(cx).map(|error| Err(error.into()));
-                }
+                StateProjection::Decided { outcome } => return outcome.poll(cx),
             };
-            state.set(next);
+            state.set(State::Decided { outcome });
         }
     }
 }

@@ -93,12 +93,6 @@ use super::{
 /// 3. The strategy authenticates the copy, and the layer sends it when the inner service is ready.
 /// 4. The second response goes to the caller, even if it is a rejection again.
 ///
-/// | why there is no fresh credential | the caller gets |
-/// | --- | --- |
-/// | a refresh was forced less than 10 s ago | the backend's first response |
-/// | the error is [`Unavailable`](crate::AuthErrorKind::Unavailable): for example, the issuer is down | the backend's first response |
-/// | any other error: for example, the user must log in again | the [`AuthError`](crate::AuthError) |
-///
 /// When many calls are rejected with the same credential, it is replaced once, and all of them are sent with the new
 /// one. Until it is there, calls that were not rejected are sent with the old one.
 ///
@@ -151,6 +145,18 @@ use super::{
 /// # Ok::<(), tower::BoxError>(())
 /// # }).unwrap().unwrap();
 /// ```
+///
+/// ## When there is no other credential
+///
+/// | reason | the caller gets |
+/// | --- | --- |
+/// | a refresh was forced less than 10 s ago | the backend's first response |
+/// | the error is [`Unavailable`](crate::AuthErrorKind::Unavailable): for example, the issuer is down, or limits its requests | the backend's first response |
+/// | any other error: for example, the issuer refused the user's token, or this client | the [`AuthError`](crate::AuthError) |
+///
+/// The backend's 401 leads to the authorization server of the backend, where the caller of a gateway usually has no
+/// account. The `AuthError` says what helps: which login the user needs, or that the operator must correct the
+/// configuration. So it takes the place of the 401 if waiting does not help.
 ///
 /// [`AuthErrorKind::WrongOrigin`]: crate::AuthErrorKind::WrongOrigin
 /// [`FollowRedirect`]: https://docs.rs/tower-http/latest/tower_http/follow_redirect/index.html

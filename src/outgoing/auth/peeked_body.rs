@@ -2,6 +2,7 @@ use std::{
     collections::VecDeque,
     fmt,
     io::IoSlice,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -11,7 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 /// How many bytes of a body are looked at.
-const LIMIT: usize = 8 << 10;
+const MAX_BYTES: usize = 8 << 10;
+/// A frame may be empty, and a body may have them without end.
+const MAX_FRAMES: usize = 1024;
 
 pin_project! {
     /// The body of a response behind [`retry_rejected`](crate::AuthLayer::retry_rejected): that of the inner service,
@@ -33,7 +36,6 @@ pin_project! {
 struct First<B: Body> {
     frames: VecDeque<Frame<B::Data>>,
     error: Option<B::Error>,
-    has_ended: bool,
 }
 
 pin_project! {
@@ -43,8 +45,9 @@ pin_project! {
             #[pin]
             body: B,
         },
+        /// Without one, the body has ended.
         Boxed {
-            body: Pin<Box<B>>,
+            body: Option<Pin<Box<B>>>,
         },
     }
 }
@@ -74,36 +77,31 @@ impl<B: Body> Body for PeekedBody<B> {
             if let Some(error) = first.error.take() {
                 return Poll::Ready(Some(Err(error)));
             }
-            if first.has_ended {
-                return Poll::Ready(None);
-            }
             *this.first = None;
         }
         match this.rest.project() {
             RestProjection::InPlace { body } => body.poll_frame(cx),
-            RestProjection::Boxed { body } => body.as_mut().poll_frame(cx),
+            RestProjection::Boxed { body: Some(body) } => body.as_mut().poll_frame(cx),
+            RestProjection::Boxed { body: None } => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         let is_read = |first: &First<B>| first.frames.is_empty() && first.error.is_none();
-        match self.first.as_deref() {
-            Some(first) if !is_read(first) => false,
-            Some(first) if first.has_ended => true,
-            _ => self.rest.body().is_end_stream(),
-        }
+        self.first.as_deref().is_none_or(is_read)
+            && self.rest.body().is_none_or(|body| body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.rest.body().size_hint();
+        let rest = match self.rest.body() {
+            Some(body) => body.size_hint(),
+            None => SizeHint::with_exact(0),
+        };
         let Some(first) = self.first.as_deref() else {
             return rest;
         };
         let read = first.frames.iter().filter_map(Frame::data_ref);
         let read = read.map(|data| data.remaining() as u64).sum::<u64>();
-        if first.has_ended {
-            return SizeHint::with_exact(read);
-        }
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {
             hint.set_upper(upper);
@@ -118,10 +116,10 @@ impl<B: Body> Body for PeekedBody<B> {
 }
 
 impl<B> Rest<B> {
-    fn body(&self) -> &B {
+    fn body(&self) -> Option<&B> {
         match self {
-            Self::InPlace { body } => body,
-            Self::Boxed { body } => body,
+            Self::InPlace { body } => Some(body),
+            Self::Boxed { body } => body.as_deref(),
         }
     }
 }
@@ -136,25 +134,25 @@ impl<B: Body> fmt::Debug for PeekedBody<B> {
 pub(super) struct Peeking<B: Body> {
     bytes: Vec<u8>,
     first: First<B>,
-    body: Pin<Box<B>>,
+    /// Until the body has ended.
+    rest: Option<Pin<Box<B>>>,
 }
 
 impl<B: Body> Peeking<B> {
     pub(super) fn start(body: B) -> Self {
         Self {
             bytes: Vec::new(),
-            first: First {
-                frames: VecDeque::new(),
-                error: None,
-                has_ended: false,
-            },
-            body: Box::pin(body),
+            first: First::default(),
+            rest: Some(Box::pin(body)),
         }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.first.has_ended && self.bytes.len() < LIMIT {
-            match ready!(self.body.as_mut().poll_frame(cx)) {
+        while let Some(rest) = &mut self.rest
+            && self.bytes.len() < MAX_BYTES
+            && self.first.frames.len() < MAX_FRAMES
+        {
+            match ready!(rest.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
                         append(&mut self.bytes, data);
@@ -163,9 +161,9 @@ impl<B: Body> Peeking<B> {
                 }
                 Some(Err(error)) => {
                     self.first.error = Some(error);
-                    self.first.has_ended = true;
+                    self.rest = None;
                 }
-                None => self.first.has_ended = true,
+                None => self.rest = None,
             }
         }
         Poll::Ready(())
@@ -175,10 +173,22 @@ impl<B: Body> Peeking<B> {
         &self.bytes
     }
 
-    pub(super) fn into_body(self) -> PeekedBody<B> {
+    /// Takes the whole body, of which an ended one is left.
+    pub(super) fn take(&mut self) -> PeekedBody<B> {
         PeekedBody {
-            first: Some(Box::new(self.first)),
-            rest: Rest::Boxed { body: self.body },
+            first: Some(Box::new(mem::take(&mut self.first))),
+            rest: Rest::Boxed {
+                body: self.rest.take(),
+            },
+        }
+    }
+}
+
+impl<B: Body> Default for First<B> {
+    fn default() -> Self {
+        Self {
+            frames: VecDeque::new(),
+            error: None,
         }
     }
 }
@@ -188,7 +198,7 @@ fn append(bytes: &mut Vec<u8>, data: &impl Buf) {
     let mut slices = [IoSlice::new(&[]); 16];
     let count = data.chunks_vectored(&mut slices);
     for slice in slices.iter().take(count) {
-        let missing = LIMIT.saturating_sub(bytes.len());
+        let missing = MAX_BYTES.saturating_sub(bytes.len());
         bytes.extend(slice.iter().take(missing));
     }
 }

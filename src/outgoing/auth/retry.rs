@@ -1,16 +1,18 @@
 use std::{
-    fmt, future,
+    fmt, future, mem,
+    ops::ControlFlow,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response, header::CONTENT_TYPE, response};
+use http::{Request, Response, header::CONTENT_TYPE, request, response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use crate::{
     error::{AuthError, AuthErrorKind},
+    sent_or_refused::SentOrRefused,
     strategy::{rejection::Rejection, strategy::Strategy},
 };
 
@@ -84,9 +86,7 @@ where
             sent: None,
         };
         let state = match authentication {
-            Authentication::Done => State::Sent {
-                future: calls.send(request),
-            },
+            Authentication::Done => State::sent(calls.send(request)),
             Authentication::Refused(error) => State::refused(error),
             Authentication::Pending(pending) => State::obtaining(pending.start(request), None),
         };
@@ -115,8 +115,8 @@ struct Calls<S, A, B> {
     authenticator: Authenticator<A>,
     /// Until a request was sent.
     retry: Option<RetryRejected<B>>,
-    /// A copy of the first request, credential included.
-    sent: Option<Request<B>>,
+    /// A copy of the first request, credential included, until it is sent again.
+    sent: Option<(request::Parts, B)>,
 }
 
 impl<S, A, B> Calls<S, A, B>
@@ -126,66 +126,64 @@ where
 {
     fn send(&mut self, request: Request<B>) -> S::Future {
         let retry = self.retry.take();
-        self.sent = retry.and_then(|retry| retry.clone_request(&request));
+        let clone = retry.and_then(|retry| retry.clone_request(&request));
+        self.sent = clone.map(Request::into_parts);
         self.inner.call(request)
     }
 
     /// Decides what follows a response.
     fn after<ResBody: Body>(&mut self, response: Response<ResBody>) -> Next<S::Future, B, ResBody> {
         let is_asked_about = response.status().is_client_error();
-        let Some(sent) = self.sent.take().filter(|_| is_asked_about) else {
-            return Next::Return(response.map(PeekedBody::untouched));
+        let Some((sent, _)) = self.sent.as_ref().filter(|_| is_asked_about) else {
+            return ControlFlow::Break(response.map(PeekedBody::untouched));
         };
-        let (sent, sent_body) = sent.into_parts();
         let (head, body) = response.into_parts();
-        match self.authenticator.rejection::<B>(&sent, &head) {
-            Rejection::AnotherCredential => {
-                let response = Response::from_parts(head, PeekedBody::untouched(body));
-                self.authenticate_again(Request::from_parts(sent, sent_body), response)
+        match self.authenticator.rejection::<B>(sent, &head) {
+            Rejection::SaidInBody if !is_event_stream(&head) => {
+                ControlFlow::Continue(State::peeking(head, body))
             }
-            Rejection::SaidInBody if !is_event_stream(&head) => Next::State(State::Peeking {
-                peeked: Some(Box::new(Peeked {
-                    sent: Request::from_parts(sent, sent_body),
-                    head,
-                    body: Peeking::start(body),
-                })),
-            }),
-            _ => Next::Return(Response::from_parts(head, PeekedBody::untouched(body))),
+            rejection => {
+                let response = Response::from_parts(head, PeekedBody::untouched(body));
+                self.after_rejection(rejection, response)
+            }
         }
     }
 
     /// Decides what follows a response of whose body the first bytes were read.
     fn after_peeking<ResBody: Body>(
         &mut self,
-        peeked: Peeked<B, ResBody>,
+        peeked: &mut Peeked<ResBody>,
     ) -> Next<S::Future, B, ResBody> {
-        let Peeked { sent, head, body } = peeked;
-        let (sent, sent_body) = sent.into_parts();
-        let rejection = self
-            .authenticator
-            .rejection_in_body::<B>(&sent, &head, body.bytes());
-        let response = Response::from_parts(head, body.into_body());
-        if rejection == Rejection::AnotherCredential {
-            return self.authenticate_again(Request::from_parts(sent, sent_body), response);
-        }
-        Next::Return(response)
+        let Peeked { head, body } = peeked;
+        let rejection = self.sent.as_ref().map(|(sent, _)| {
+            let bytes = body.bytes();
+            self.authenticator.rejection_in_body::<B>(sent, head, bytes)
+        });
+        let response = peeked.take_response();
+        self.after_rejection(rejection.unwrap_or(Rejection::NotRejected), response)
     }
 
-    /// Authenticates the copy of a rejected request. `response` is the answer if no other credential can be had now.
-    fn authenticate_again<ResBody: Body>(
-        &self,
-        mut request: Request<B>,
+    /// Authenticates the copy of the request, if another credential may help. `response` is the answer if there is none.
+    fn after_rejection<ResBody: Body>(
+        &mut self,
+        rejection: Rejection,
         response: Response<PeekedBody<ResBody>>,
     ) -> Next<S::Future, B, ResBody> {
-        match self.authenticator.authenticate(&mut request) {
-            Authentication::Done => Next::State(State::authenticated(request)),
-            Authentication::Refused(error) if is_passing(&error) => Next::Return(response),
-            Authentication::Refused(error) => Next::State(State::refused(error)),
-            Authentication::Pending(pending) => {
-                let obtaining = pending.start(request);
-                Next::State(State::obtaining(obtaining, Some(response)))
+        let may_help = rejection == Rejection::AnotherCredential;
+        let Some((head, body)) = self.sent.take().filter(|_| may_help) else {
+            return ControlFlow::Break(response);
+        };
+        let mut request = Request::from_parts(head, body);
+        ControlFlow::Continue(match self.authenticator.authenticate(&mut request) {
+            Authentication::Done => State::authenticated(request),
+            Authentication::Refused(error) if is_passing(&error) => {
+                return ControlFlow::Break(response);
             }
-        }
+            Authentication::Refused(error) => State::refused(error),
+            Authentication::Pending(pending) => {
+                State::obtaining(pending.start(request), Some(response))
+            }
+        })
     }
 }
 
@@ -200,11 +198,17 @@ fn is_event_stream(head: &response::Parts) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
-/// A rejected request, and the response of whose body the first bytes are being read.
-struct Peeked<B, ResBody: Body> {
-    sent: Request<B>,
+/// A response of whose body the first bytes are being read.
+struct Peeked<ResBody: Body> {
     head: response::Parts,
     body: Peeking<ResBody>,
+}
+
+impl<ResBody: Body> Peeked<ResBody> {
+    fn take_response(&mut self) -> Response<PeekedBody<ResBody>> {
+        let (empty, ()) = Response::new(()).into_parts();
+        Response::from_parts(mem::replace(&mut self.head, empty), self.body.take())
+    }
 }
 
 /// A request whose credential is being obtained.
@@ -214,10 +218,8 @@ struct Waiting<B, ResBody: Body> {
     rejection: Option<Response<PeekedBody<ResBody>>>,
 }
 
-enum Next<F, B, ResBody: Body> {
-    State(State<F, B, ResBody>),
-    Return(Response<PeekedBody<ResBody>>),
-}
+/// The next state, or the response for the caller.
+type Next<F, B, ResBody> = ControlFlow<Response<PeekedBody<ResBody>>, State<F, B, ResBody>>;
 
 pin_project! {
     #[project = StateProjection]
@@ -231,15 +233,12 @@ pin_project! {
         Authenticated {
             request: future::Ready<Request<B>>,
         },
-        Sent {
+        Decided {
             #[pin]
-            future: F,
+            outcome: SentOrRefused<F>,
         },
         Peeking {
-            peeked: Option<Box<Peeked<B, ResBody>>>,
-        },
-        Refused {
-            error: future::Ready<AuthError>,
+            peeked: Box<Peeked<ResBody>>,
         },
     }
 }
@@ -263,9 +262,22 @@ impl<F, B, ResBody: Body> State<F, B, ResBody> {
         }
     }
 
+    fn sent(future: F) -> Self {
+        Self::Decided {
+            outcome: SentOrRefused::sent(future),
+        }
+    }
+
     fn refused(error: AuthError) -> Self {
-        Self::Refused {
-            error: future::ready(error),
+        Self::Decided {
+            outcome: SentOrRefused::refused(error),
+        }
+    }
+
+    fn peeking(head: response::Parts, body: ResBody) -> Self {
+        let body = Peeking::start(body);
+        Self::Peeking {
+            peeked: Box::new(Peeked { head, body }),
         }
     }
 }
@@ -287,11 +299,11 @@ where
                 StateProjection::Obtaining { waiting } => {
                     let obtained = ready!(Pin::new(&mut waiting.obtaining).poll(cx));
                     match (obtained, waiting.rejection.take()) {
-                        (Ok(request), _) => State::authenticated(request),
+                        (Ok(request), _) => ControlFlow::Continue(State::authenticated(request)),
                         (Err(error), Some(response)) if is_passing(&error) => {
-                            return Poll::Ready(Ok(response));
+                            ControlFlow::Break(response)
                         }
-                        (Err(error), _) => State::refused(error),
+                        (Err(error), _) => ControlFlow::Continue(State::refused(error)),
                     }
                 }
                 StateProjection::Authenticated { request } => {
@@ -299,34 +311,18 @@ where
                         return Poll::Ready(Err(error.into()));
                     }
                     let request = ready!(Pin::new(request).poll(cx));
-                    State::Sent {
-                        future: calls.send(request),
-                    }
+                    ControlFlow::Continue(State::sent(calls.send(request)))
                 }
-                StateProjection::Sent { future } => match ready!(future.poll(cx)) {
-                    Ok(response) => match calls.after(response) {
-                        Next::State(next) => next,
-                        Next::Return(response) => return Poll::Ready(Ok(response)),
-                    },
-                    Err(error) => return Poll::Ready(Err(error.into())),
-                },
+                StateProjection::Decided { outcome } => calls.after(ready!(outcome.poll(cx))?),
                 StateProjection::Peeking { peeked } => {
-                    if let Some(peeked) = peeked {
-                        ready!(peeked.body.poll(cx));
-                    }
-                    let Some(peeked) = peeked.take() else {
-                        return Poll::Pending;
-                    };
-                    match calls.after_peeking(*peeked) {
-                        Next::State(next) => next,
-                        Next::Return(response) => return Poll::Ready(Ok(response)),
-                    }
-                }
-                StateProjection::Refused { error } => {
-                    return Pin::new(error).poll(cx).map(|error| Err(error.into()));
+                    ready!(peeked.body.poll(cx));
+                    calls.after_peeking(peeked)
                 }
             };
-            state.set(next);
+            match next {
+                ControlFlow::Continue(next) => state.set(next),
+                ControlFlow::Break(response) => return Poll::Ready(Ok(response)),
+            }
         }
     }
 }
