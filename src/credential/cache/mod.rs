@@ -119,8 +119,8 @@ use store::Store;
 ///
 /// # Security
 ///
-/// - **One user's credential never reaches another.** A [`CacheKey`] contains the
-///   strategy's whole configuration and the user's token, as hashes.
+/// - **One user's credential never reaches another.** A [`CacheKey`] is made of
+///   the hashes of the strategy's whole configuration and of the user's token.
 /// - **An expired subject token gets nothing.** This is checked before the cache is
 ///   read. No credential is kept longer than the token that it was obtained for.
 /// - **Setting the clock back revives nothing.** A credential is valid only if both
