@@ -13,6 +13,7 @@ NAMED_BY_ALL = {"alloc", "core", "std", "pin_project_lite"}
 NAMED_BY_FEATURE = {
     "": {"bytes", "http", "http_body", "serde_json", "tower", "tower_layer", "tower_service"},
     "aws-sts": set(),
+    "axum": {"axum_core"},
     "config": {"schemars", "serde_core"},
     "full": set(),
     "hyper": {"hyper", "rustls"},

@@ -158,6 +158,7 @@
 //!
 //! | feature | adds |
 //! | --- | --- |
+//! | `axum` | [`Identity`] as an argument of a handler, [`AuthError`] as its error. |
 //! | `token-exchange` | [`TokenEndpoint`], [`CredentialCache`], [`TokenExchange`], [`ClientCredentials`], [`OnBehalfOf`] and [`CrossAppAccess`]. |
 //! | `private-key-jwt` | Client authentication with a signed assertion (RFC 7523). Enables `token-exchange`. |
 //! | `aws-sts` | [`AwsSts`]. It needs Rust 1.94.1. Enables `token-exchange`. |
@@ -174,7 +175,7 @@
 //!
 //! - Add the layers to [a hyper client](crate::guide::hyper), to [reqwest](crate::guide::reqwest), or to [an MCP
 //!   client](crate::guide::rmcp).
-//! - [Write a gateway](crate::guide::gateway), [move from ToolHive](crate::guide::toolhive), or [write your own
+//! - [Protect an axum API](crate::guide::axum), [write a gateway](crate::guide::gateway), [move from ToolHive](crate::guide::toolhive), or [write your own
 //!   strategy](crate::guide::strategy).
 //! - Operate it: [several replicas](crate::guide::replicas), [troubleshooting](crate::guide::troubleshooting), [what it
 //!   costs](crate::guide::cost).
@@ -193,6 +194,8 @@
     )
 )]
 
+#[cfg(feature = "axum")]
+mod axum;
 mod bearer_challenge;
 pub mod client;
 mod clock;

@@ -5,6 +5,7 @@
 //! | add the layers to a hyper client | [`hyper`] |
 //! | add the layers to a reqwest client | [`reqwest`] |
 //! | add the layers to an MCP client of the Rust SDK | [`rmcp`] |
+//! | protect an axum API | [`axum`] |
 //! | write a gateway | [`gateway`] |
 //! | move from ToolHive | [`toolhive`] |
 //! | write a strategy | [`strategy`] |
@@ -17,6 +18,7 @@
 //!
 //! The guides contain only text. Each type's own documentation has the details.
 
+pub mod axum;
 pub mod cost;
 pub mod faults;
 pub mod gateway;

@@ -73,7 +73,7 @@ use super::validator::{
 ///
 /// | the request has | answer |
 /// | --- | --- |
-/// | no credentials, or credentials of another scheme | 401 and a challenge without an error code (RFC 6750 §3.1) |
+/// | no credentials, or credentials of another scheme | 401 and a challenge without an error code (RFC 6750 §3.1). [Anonymous requests](Self::allow_anonymous) can be allowed |
 /// | more than one `Authorization` header, or a token that the [`TokenValidator`] refuses | 401 and a challenge with `error="invalid_token"` and a description |
 /// | a token that cannot be checked, for example because the issuer is unreachable | 503 with `Retry-After` |
 ///
@@ -102,6 +102,7 @@ impl TokenValidatorLayer {
                 validator,
                 admission: Admission {
                     keeps_authorization: false,
+                    admits_anonymous: false,
                 },
             },
         }
@@ -115,6 +116,21 @@ impl TokenValidatorLayer {
     #[must_use]
     pub fn keep_authorization(mut self) -> Self {
         self.gate.admission.keeps_authorization = true;
+        self
+    }
+
+    /// Passes a request without an `Authorization` header on, without an [`Identity`].
+    ///
+    /// Use it for routes that are open to everybody and answer a known caller differently. A request with a token that is
+    /// refused still gets 401, and so does one with two `Authorization` headers or with another scheme.
+    ///
+    /// # Security
+    ///
+    /// The service beneath must refuse a request without an identity wherever it needs one. With the feature `axum`, the
+    /// extractor [`Identity`] does this.
+    #[must_use]
+    pub fn allow_anonymous(mut self) -> Self {
+        self.gate.admission.admits_anonymous = true;
         self
     }
 }
@@ -156,6 +172,16 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if self.gate.admission.is_anonymous(&request) {
+            // An outer layer may have inserted one, and no token of this request vouches for it.
+            request.extensions_mut().remove::<Identity>();
+            return TokenValidatorFuture {
+                state: State::Validated {
+                    outcome: SentOrRefused::sent(self.inner.call(request)),
+                },
+                validator: self.gate.validator.clone(),
+            };
+        }
         let state = match self.gate.validate(request.headers()).into_ready() {
             Ok(Ok(identity)) => {
                 self.gate.admission.admit(&mut request, identity);
@@ -205,9 +231,14 @@ impl Gate {
 #[derive(Clone, Copy, Debug)]
 struct Admission {
     keeps_authorization: bool,
+    admits_anonymous: bool,
 }
 
 impl Admission {
+    fn is_anonymous<B>(self, request: &Request<B>) -> bool {
+        self.admits_anonymous && !request.headers().contains_key(AUTHORIZATION)
+    }
+
     fn admit<B>(self, request: &mut Request<B>, identity: Identity) {
         if !self.keeps_authorization {
             request.headers_mut().remove(AUTHORIZATION);

@@ -1,0 +1,56 @@
+use std::convert::Infallible;
+
+use axum_core::{
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    response::{IntoResponse, Response},
+};
+use http::request::Parts;
+
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    identity::Identity,
+};
+
+/// Takes the caller's identity as an argument of a handler.
+///
+/// The rejection is answered with 401. [`TokenValidatorLayer`](crate::TokenValidatorLayer) around the route completes its
+/// challenge, so that the caller learns where to log in. See [`guide::axum`](crate::guide::axum).
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+impl<S: Sync> FromRequestParts<S> for Identity {
+    type Rejection = AuthError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let identity = parts.extensions.get::<Self>();
+        identity.cloned().ok_or_else(no_identity)
+    }
+}
+
+/// Takes the caller's identity as an argument `Option<Identity>` of a handler that also answers anonymous callers.
+///
+/// Such requests reach the handler with [`allow_anonymous`](crate::TokenValidatorLayer::allow_anonymous), or where no
+/// layer validates tokens.
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+impl<S: Sync> OptionalFromRequestParts<S> for Identity {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned())
+    }
+}
+
+/// Answers with [`to_response`](AuthError::to_response), so that a handler can return the error with `?`.
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+impl IntoResponse for AuthError {
+    fn into_response(self) -> Response {
+        self.to_response()
+    }
+}
+
+#[cold]
+fn no_identity() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::MissingIdentity,
+        "the handler needs an identity and the request has none; the caller sent no token, or no `TokenValidatorLayer` is \
+         around this route",
+    )
+}
