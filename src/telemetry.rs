@@ -36,6 +36,9 @@
 //! | `tower_identity_forced_refreshes_total` | counter | `strategy` | requests that an `AuthService` authenticated again, because the backend rejected their credential |
 //! | `tower_identity_fallbacks_total` | counter | | requests without an identity that were sent with the session's |
 //!
+//! [`describe_metrics`] gives the recorder their units and help texts. The page [`guide::monitoring`](crate::guide::monitoring)
+//! shows exporters, and the alerts worth having.
+//!
 //! | label | values |
 //! | --- | --- |
 //! | `backend` | the layer's [`Origin`] |
@@ -63,6 +66,59 @@ use crate::{
 };
 
 const SPAN: &str = "authenticate";
+
+/// Gives the installed recorder the unit and the help text of each [metric](self#metrics).
+///
+/// Call it once, after the recorder was installed. For example, the Prometheus exporter shows the texts as `# HELP`.
+///
+/// ```
+/// use metrics_exporter_prometheus::PrometheusBuilder;
+///
+/// let recorder = PrometheusBuilder::new().build_recorder();
+/// let exporter = recorder.handle();
+/// metrics::set_global_recorder(recorder)?;
+/// tower_identity::telemetry::describe_metrics();
+///
+/// // Answer `GET /metrics` with this text.
+/// let text = exporter.render();
+/// # let _ = text;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[cfg(feature = "metrics")]
+pub fn describe_metrics() {
+    use ::metrics::{Unit, describe_counter, describe_histogram};
+
+    describe_counter!(
+        "tower_identity_requests_total",
+        Unit::Count,
+        "Requests to a backend that were authenticated or refused"
+    );
+    describe_counter!(
+        "tower_identity_fallbacks_total",
+        Unit::Count,
+        "Requests without an identity that were sent with the session's"
+    );
+    describe_counter!(
+        "tower_identity_forced_refreshes_total",
+        Unit::Count,
+        "Requests that were authenticated again because the backend rejected their credential"
+    );
+    describe_counter!(
+        "tower_identity_cache_lookups_total",
+        Unit::Count,
+        "Credentials that a cache was asked for"
+    );
+    describe_counter!(
+        "tower_identity_cache_evictions_total",
+        Unit::Count,
+        "Credentials that a cache dropped because it was full"
+    );
+    describe_histogram!(
+        "tower_identity_refresh_duration_seconds",
+        Unit::Seconds,
+        "Time to obtain a credential that was missing, or to renew one"
+    );
+}
 
 /// The span of one authentication.
 pub(crate) struct AuthenticationSpan {

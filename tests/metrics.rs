@@ -14,6 +14,7 @@ use std::{
 
 use futures_util::future::join;
 use http::{Method, Request};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use support::{
     issuer::Issuer,
@@ -27,6 +28,7 @@ use tower_identity::{
     UpstreamInject,
     credential::{CacheScope, Obtained},
     strategy_fn,
+    telemetry::describe_metrics,
 };
 
 async fn issuer() -> Issuer {
@@ -236,4 +238,41 @@ fn a_strategy_says_what_kind_it_is_and_one_of_your_own_is_custom() {
     let injection = HeaderInjection::new("x-api-key", "key").unwrap();
     assert_eq!(name(injection), "header_injection");
     assert_eq!(name(strategy_fn(async |request| Ok(request))), "custom");
+}
+
+#[tokio::test]
+async fn each_metric_has_a_unit_and_a_help_text_for_its_recorder() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    let (issuer, backend) = (issuer().await, Backend::start().await);
+    let strategy: Arc<dyn Strategy<_>> = Arc::new(exchange(&issuer));
+    let client = ServiceBuilder::new()
+        .layer(IdentityLayer::new(user("alice", "token-of-alice")))
+        .layer(AuthLayer::new(backend.server.origin(), strategy).retry_rejected())
+        .service(http_client());
+    send(&client, backend.request(None)).await.unwrap();
+    backend.reject("exchanged-for-alice-any-1");
+    send(&client, backend.request(None)).await.unwrap();
+    let cache = CredentialCache::builder().capacity(1).build().unwrap();
+    for user in 0..100 {
+        let token = Secret::new(user.to_string()).unwrap();
+        let key = CacheScope::new("test").key(token.fingerprint());
+        let obtaining = cache.obtain(key, None, || async { Ok(Obtained::new(())) });
+        obtaining.await.unwrap();
+    }
+
+    let rendered = recorder.handle().render();
+    let documented = include_str!("../src/telemetry.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | `tower_identity_"));
+    let mut count = 0;
+    for name in documented.map(|row| row.split('`').next().unwrap()) {
+        let help = format!("# HELP tower_identity_{name} ");
+        assert!(rendered.contains(&help), "no {help} in:\n{rendered}");
+        let kind = format!("# TYPE tower_identity_{name} ");
+        assert!(rendered.contains(&kind), "no {kind} in:\n{rendered}");
+        count += 1;
+    }
+    assert_eq!(count, 6);
 }

@@ -10,6 +10,7 @@
 //! | move from ToolHive | [`toolhive`] |
 //! | write a strategy | [`strategy`] |
 //! | run several replicas | [`replicas`] |
+//! | watch metrics and traces | [`monitoring`] |
 //! | find the cause of an error | [`troubleshooting`] |
 //! | know what the layers cost | [`cost`] |
 //! | read the threat model, and the test for each promise | [`security`] |
@@ -23,6 +24,7 @@ pub mod cost;
 pub mod faults;
 pub mod gateway;
 pub mod hyper;
+pub mod monitoring;
 pub mod replicas;
 pub mod reqwest;
 pub mod rmcp;
