@@ -580,7 +580,8 @@ async fn a_request_that_says_too_little_or_too_much_is_not_sent() {
     let request = exchange().requested_token_type(TokenType::IdToken);
     let error = endpoint.request_token(request).await.unwrap_err();
     assert_eq!(error.kind(), AuthErrorKind::Configuration);
-    for request in [exchange(), exchange().requested_token_type(TokenType::Jwt)] {
+    let access_token = exchange().requested_token_type(TokenType::AccessToken);
+    for request in [exchange(), access_token] {
         let error = endpoint.request_assertion(request).await.unwrap_err();
         assert_eq!(error.kind(), AuthErrorKind::Configuration);
     }

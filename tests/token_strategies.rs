@@ -1223,7 +1223,6 @@ async fn an_assertion_for_another_party_never_reaches_the_authorization_server()
             json!(["https://mcp.example.com", "https://stranger.example.com"]),
         ),
         changed("resource", json!([])),
-        changed("resource", json!(null)),
     ] {
         let bench = CrossApp::start().await;
         bench.will_assert(header_type, &claims);

@@ -144,6 +144,10 @@
 //! | F59 | a request that is refused leaves no event | `refusal_events` | `f59_the_advised_filter_shows_one_event_for_each_refusal` |
 //! | F59-forward | … because of its forwarded headers | `refusal_events` | `f59_a_refusal_of_forwarded_headers_is_an_event_too` |
 //! | F60 | the documentation and the examples let the YAML parser quote secrets in its errors | `config` | `f60_the_documentation_and_the_examples_parse_documents_without_snippets` |
+//! | F61 | an assertion of cross-app access without `resource` is refused | `cross_app_access` | `f61_an_assertion_need_not_name_the_resource_unless_that_is_demanded_and_names_no_other` |
+//! | F62 | only an ID token can be exchanged for an assertion, which lives for minutes | `cross_app_access` | `f62_any_of_the_users_tokens_may_be_exchanged_under_its_type` |
+//! | F62-successor | … a refresh token can, and its successor is lost | `cross_app_access` | `f62_a_refresh_token_is_exchanged_and_its_successor_is_stored_before_the_assertion_is_used` |
+//! | F62-replicas | … or a replica presents one that another has used | `cross_app_access` | `f62_replicas_that_exchange_a_refresh_token_at_once_each_present_the_newest` |
 //! | F87 | the assertion of a client is addressed to the token endpoint, although the issuer is known | `client_assertions` | `f87_an_assertion_is_for_the_issuer_where_it_is_known` |
 //! | F83 | a refusal that lacks the request's id is passed on, and its caller waits for ever | `mcp_answers` | `f83_a_refusal_without_the_requests_id_ends_the_request_with_its_code_and_message` |
 //! | F83-event | … in an event stream | `mcp_answers` | `f83_so_does_one_in_an_event_stream` |

@@ -1,4 +1,4 @@
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 use form_urlencoded::Serializer;
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     credential::cache::key::CacheScope,
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, Faults},
 };
 
 use super::response::repeats;
@@ -98,8 +98,9 @@ impl TokenRequest {
 
     /// Sets the requested type of token (RFC 8693 §2.1).
     pub fn requested_token_type(mut self, token_type: TokenType) -> Self {
+        self = self.parameter("requested_token_type", token_type.urn());
         self.requested_token_type = Some(token_type);
-        self.parameter("requested_token_type", token_type.urn())
+        self
     }
 
     /// Adds an audience: the name of a service that the token is for (RFC 8693 §2.1).
@@ -165,12 +166,12 @@ impl TokenRequest {
     }
 
     pub(super) fn check_bearer(&self) -> Result<(), AuthError> {
-        match self.requested_token_type {
-            None | Some(TokenType::AccessToken | TokenType::Jwt) => self.check_whole(),
-            Some(TokenType::IdToken | TokenType::IdJag) => Err(AuthError::new(
+        match &self.requested_token_type {
+            Some(requested) if !requested.can_be_bearer() => Err(AuthError::new(
                 AuthErrorKind::Configuration,
                 "the requested token type is no access token, so what is issued could not be sent as a bearer token",
             )),
+            _ => self.check_whole(),
         }
     }
 
@@ -181,12 +182,12 @@ impl TokenRequest {
     }
 
     pub(super) fn check_assertion(&self) -> Result<(), AuthError> {
-        match self.requested_token_type {
-            Some(TokenType::IdToken | TokenType::IdJag) => self.check_whole(),
-            None | Some(TokenType::AccessToken | TokenType::Jwt) => Err(AuthError::new(
+        match &self.requested_token_type {
+            None | Some(TokenType::AccessToken | TokenType::RefreshToken) => Err(AuthError::new(
                 AuthErrorKind::Configuration,
-                "the requested token type is no assertion; ask for an ID token or an ID-JAG",
+                "the requested token type is no assertion; ask for an ID token or an ID-JAG, for example",
             )),
+            Some(_) => self.check_whole(),
         }
     }
 
@@ -242,8 +243,8 @@ impl TokenRequest {
         Some(scope.1.as_str())
     }
 
-    pub(super) fn requested(&self) -> Option<TokenType> {
-        self.requested_token_type
+    pub(super) fn requested(&self) -> Option<&TokenType> {
+        self.requested_token_type.as_ref()
     }
 
     pub(super) fn form(&self) -> &Form {
@@ -296,27 +297,81 @@ impl Grant {
 }
 
 /// The type of a token (RFC 8693 §3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// ```
+/// use tower_identity::oauth::TokenType;
+///
+/// let saml = TokenType::of_urn("urn:ietf:params:oauth:token-type:saml2");
+/// assert_eq!(saml, TokenType::Saml2);
+/// let own = TokenType::of_urn("urn:example:token-type:badge");
+/// assert_eq!(own.urn(), "urn:example:token-type:badge");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TokenType {
     /// An OAuth 2.0 access token.
     AccessToken,
+    /// An OAuth 2.0 refresh token.
+    RefreshToken,
     /// An OpenID Connect ID token.
     IdToken,
     /// A JWT for any use.
     Jwt,
     /// An identity assertion for another authorization server (draft-ietf-oauth-identity-assertion-authz-grant).
     IdJag,
+    /// A SAML 1.1 assertion, in base64url.
+    Saml1,
+    /// A SAML 2.0 assertion, in base64url.
+    Saml2,
+    /// Any other type, by its URI. [`of_urn`](Self::of_urn) makes it.
+    Other(Arc<str>),
 }
 
 impl TokenType {
-    /// Returns the identifier of the type, `urn:ietf:params:oauth:token-type:…`.
-    pub fn urn(self) -> &'static str {
+    const KNOWN: [Self; 7] = [
+        Self::AccessToken,
+        Self::RefreshToken,
+        Self::IdToken,
+        Self::Jwt,
+        Self::IdJag,
+        Self::Saml1,
+        Self::Saml2,
+    ];
+
+    /// Returns the type with this identifier, an absolute URI.
+    pub fn of_urn(urn: &str) -> Self {
+        Self::KNOWN
+            .into_iter()
+            .find(|known| known.urn() == urn)
+            .unwrap_or_else(|| Self::Other(urn.into()))
+    }
+
+    /// Returns the identifier of the type, for example `urn:ietf:params:oauth:token-type:access_token`.
+    pub fn urn(&self) -> &str {
         match self {
             Self::AccessToken => "urn:ietf:params:oauth:token-type:access_token",
+            Self::RefreshToken => "urn:ietf:params:oauth:token-type:refresh_token",
             Self::IdToken => "urn:ietf:params:oauth:token-type:id_token",
             Self::Jwt => "urn:ietf:params:oauth:token-type:jwt",
             Self::IdJag => "urn:ietf:params:oauth:token-type:id-jag",
+            Self::Saml1 => "urn:ietf:params:oauth:token-type:saml1",
+            Self::Saml2 => "urn:ietf:params:oauth:token-type:saml2",
+            Self::Other(urn) => urn,
+        }
+    }
+
+    /// Returns `true` if a token of this type can be sent as a bearer token.
+    pub(crate) fn can_be_bearer(&self) -> bool {
+        matches!(self, Self::AccessToken | Self::Jwt | Self::Other(_))
+    }
+
+    /// Reports a type whose identifier is no URI under the name of this setting.
+    pub(crate) fn check(&self, setting: &'static str, faults: &mut Faults) {
+        if !is_absolute_uri(self.urn()) {
+            faults.add(
+                setting,
+                "is not an absolute URI, such as `urn:ietf:params:oauth:token-type:saml2` (RFC 8693 §3)",
+            );
         }
     }
 }

@@ -252,6 +252,10 @@ pub(super) fn bearer(
     match members.text("issued_token_type") {
         Some(issued) if issued == TokenType::AccessToken.urn() => {}
         Some(issued) if issued == TokenType::Jwt.urn() => {}
+        Some(issued)
+            if request
+                .requested()
+                .is_some_and(|asked| asked.urn() == issued) => {}
         Some(_) => return Err("issued a token of a type that cannot be a bearer token"),
         None if request.is_token_exchange() => {
             return Err("issued a token without its `issued_token_type` (RFC 8693 §2.2.1)");

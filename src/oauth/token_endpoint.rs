@@ -108,7 +108,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// | --- | --- | --- |
 /// | `access_token` | an [`AccessToken`] | any text |
 /// | `token_type` | `Bearer`, in any case | `N_A`, in any case |
-/// | `issued_token_type` | an access token or a JWT, required only for a token exchange (RFC 8693 §2.2.1) | the type that was requested |
+/// | `issued_token_type` | an access token, a JWT or the type that was requested, required only for a token exchange (RFC 8693 §2.2.1) | the type that was requested |
 /// | `expires_in` | see [`Lifetime`](crate::oauth::Lifetime) | see [`Lifetime`](crate::oauth::Lifetime) |
 ///
 /// # Security
@@ -183,8 +183,8 @@ impl TokenEndpoint {
         self.request(request, TokenRequest::check_bearer, response::bearer)
     }
 
-    /// Requests a token that is presented to another token endpoint: an ID token, or an ID-JAG
-    /// (draft-ietf-oauth-identity-assertion-authz-grant). Its `token_type` is `N_A` (RFC 8693 §2.2.1), and its type is
+    /// Requests a token that is presented to another token endpoint: an ID token, an ID-JAG
+    /// (draft-ietf-oauth-identity-assertion-authz-grant), or any other type but an access or a refresh token. Its `token_type` is `N_A` (RFC 8693 §2.2.1), and its type is
     /// the [requested one](TokenRequest::requested_token_type).
     ///
     /// # Errors
@@ -250,17 +250,42 @@ impl TokenEndpoint {
         &self,
         request: TokenRequest,
     ) -> Result<TokenResponse<AccessToken>, RefusedRefresh> {
+        self.spend(request, TokenRequest::check_bearer, response::bearer)
+            .await
+    }
+
+    /// Requests an assertion with a refresh token as the subject, which may be used up by it.
+    #[cfg(feature = "incoming")]
+    pub(crate) async fn refresh_assertion(
+        &self,
+        request: TokenRequest,
+    ) -> Result<TokenResponse<Secret>, RefusedRefresh> {
+        self.spend(request, TokenRequest::check_assertion, response::assertion)
+            .await
+    }
+
+    #[cfg(feature = "incoming")]
+    async fn spend<T>(
+        &self,
+        request: TokenRequest,
+        check: fn(&TokenRequest) -> Result<(), AuthError>,
+        read: fn(&TokenRequest, Members) -> Result<TokenResponse<T>, &'static str>,
+    ) -> Result<TokenResponse<T>, RefusedRefresh> {
         let mut successor = None;
         let response = async {
-            request.check_bearer()?;
+            check(&request)?;
             let answer = self.ask(&request).await?;
             successor = issued_refresh_token(&answer);
             let members = self.members(&request, answer)?;
-            response::bearer(&request, members)
-                .map_err(|fault| self.error(AuthErrorKind::Unavailable, fault))
+            read(&request, members).map_err(|fault| self.error(AuthErrorKind::Unavailable, fault))
         };
         let response = response.await;
         response.map_err(|error| RefusedRefresh { error, successor })
+    }
+
+    /// The ID with which the client authenticates.
+    pub(crate) fn client_id(&self) -> Option<&str> {
+        self.inner.client_auth.as_ref().map(ClientAuth::client_id)
     }
 
     async fn ask(&self, request: &TokenRequest) -> Result<Answer, AuthError> {

@@ -41,6 +41,11 @@ impl UnverifiedJwt {
         expiration(&self.claims)
     }
 
+    /// Returns `true` if the claim is there and not `null`.
+    pub(crate) fn has(&self, claim: &str) -> bool {
+        self.claims.get(claim).is_some_and(|claim| !claim.is_null())
+    }
+
     /// Returns the values of a claim that is a string or a list of strings, or `None` if it is neither or absent.
     pub(crate) fn texts(&self, claim: &str) -> Option<Vec<&str>> {
         match self.claims.get(claim)? {

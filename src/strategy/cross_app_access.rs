@@ -4,32 +4,46 @@ use http::{Request, request, response};
 
 use crate::{
     clock::Clock,
-    credential::cache::{CredentialCache, key::CacheScope},
+    credential::cache::{
+        CredentialCache,
+        key::{CacheKey, CacheScope},
+    },
     error::{AuthError, AuthErrorKind, BuildError, Faults},
     oauth::{
         request::{TokenRequest, TokenType},
-        response::TokenResponse,
+        response::{Lifetime, TokenResponse},
         token_endpoint::TokenEndpoint,
+        unverified_jwt::UnverifiedJwt,
     },
+    secret::Secret,
+};
+#[cfg(feature = "incoming")]
+use crate::{
+    oauth::token_endpoint::RefusedRefresh,
+    upstream::{owner::TokenOwner, refresh::Presented, upstream_tokens::UpstreamTokens},
 };
 
 use super::{
+    assertions::Assertions,
     authenticating::Authenticating,
-    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder, no_identity},
     rejection::Rejection,
     strategy::Strategy,
-    subject::Subject,
+    subject::{Subject, UserToken},
     target::Scopes,
 };
-use crate::oauth::unverified_jwt::UnverifiedJwt;
 
 /// Gets a token from the backend's own authorization server in exchange for an assertion from the user's identity
 /// provider: cross-app access with an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant).
 ///
-/// The strategy takes two steps, and caches the second token:
+/// The strategy takes two steps:
 ///
-/// 1. The user's ID token is exchanged at the identity provider for an assertion, an ID-JAG (RFC 8693).
+/// 1. A token of the user, by default their ID token, is exchanged at the identity provider for an assertion, an ID-JAG
+///    (RFC 8693). See [`subject`](CrossAppAccessBuilder::subject) for other tokens.
 /// 2. The assertion is exchanged at the authorization server for an access token (RFC 7523 §2.1).
+///
+/// The access token is cached. The assertion is kept until its own end: when the access token is renewed before, the
+/// identity provider is not asked again. If the authorization server refuses a kept assertion, a new one is requested once.
 ///
 /// A health check passes without a credential. Clones are cheap and share their state.
 ///
@@ -55,8 +69,9 @@ use crate::oauth::unverified_jwt::UnverifiedJwt;
 /// # Security
 ///
 /// The strategy checks an assertion before it sends it, so that an assertion for another party never goes to this
-/// authorization server. The assertion must have the type `oauth-id-jag+jwt`, must not have expired, and must have the
-/// expected `iss`, `aud` and, if a resource was requested, `resource`. The **signature is not verified**: the assertion
+/// authorization server. The assertion must have the type `oauth-id-jag+jwt` (unless another
+/// [type](CrossAppAccessBuilder::assertion_type) was set), must not have expired, and must have the expected `iss` and
+/// `aud`. Its `client_id` and `resource`, if present, must be those that were requested. The **signature is not verified**: the assertion
 /// comes directly from the identity provider, and the authorization server verifies it.
 ///
 /// # Errors
@@ -74,7 +89,132 @@ struct Inner {
     authorization_server: TokenEndpoint,
     /// The request to the authorization server without the assertion.
     access_request: TokenRequest,
-    expected: Arc<ExpectedAssertion>,
+    subject_type: TokenType,
+    #[cfg(feature = "incoming")]
+    refresh_tokens: Option<RefreshTokens>,
+    expected: ExpectedAssertion,
+    assertions: Assertions,
+}
+
+/// The upstream tokens that the user's refresh token is among, and the name of its provider.
+#[cfg(feature = "incoming")]
+struct RefreshTokens {
+    upstream: UpstreamTokens,
+    provider: String,
+}
+
+/// All that a call needs of the user.
+struct Asking {
+    key: CacheKey,
+    /// The issuer that the user's token names.
+    issuer: Option<String>,
+    subject: Presenting,
+}
+
+enum Presenting {
+    /// The request to the identity provider with the user's token.
+    Token(TokenRequest),
+    #[cfg(feature = "incoming")]
+    RefreshTokenOf(TokenOwner),
+}
+
+impl Asking {
+    fn of(subject: &UserToken<'_>, inner: &Inner) -> Result<Self, AuthError> {
+        let key = CacheScope::new("assertion").key(subject.fingerprint());
+        #[cfg(feature = "incoming")]
+        if let Some(user) = subject.user() {
+            let owner = TokenOwner::of(user).map_err(|error| {
+                AuthError::new(
+                    AuthErrorKind::MissingToken,
+                    "the identity has no issuer, so the user's refresh token cannot be found",
+                )
+                .with_source(error)
+            })?;
+            return Ok(Self {
+                key,
+                issuer: None,
+                subject: Presenting::RefreshTokenOf(owner),
+            });
+        }
+        let jwt = UnverifiedJwt::decode(subject.expose());
+        let exchange = inner.tokens.request.clone();
+        let exchange = exchange.subject_token(subject.expose(), inner.subject_type.clone());
+        Ok(Self {
+            key,
+            issuer: jwt.and_then(|jwt| jwt.issuer().map(str::to_owned)),
+            subject: Presenting::Token(exchange),
+        })
+    }
+}
+
+impl Inner {
+    /// Gets a token for the user's assertion: the one that is kept, or a new one.
+    async fn token(&self, asking: Asking) -> Result<TokenResponse, AuthError> {
+        if let Some(assertion) = self.assertions.find(&asking.key) {
+            match self.access(&assertion).await {
+                // It may have been revoked, or may be used only once.
+                Err(error) if error.kind() == AuthErrorKind::Rejected => {
+                    self.assertions.forget(&asking.key);
+                }
+                answer => return answer,
+            }
+        }
+        let assertion = self.new_assertion(asking).await?;
+        self.access(&assertion).await
+    }
+
+    async fn access(&self, assertion: &Secret) -> Result<TokenResponse, AuthError> {
+        let request = self.access_request.clone().assertion(assertion.expose());
+        self.authorization_server.request_token(request).await
+    }
+
+    async fn new_assertion(&self, asking: Asking) -> Result<Secret, AuthError> {
+        let answer = match asking.subject {
+            Presenting::Token(exchange) => self.tokens.endpoint.request_assertion(exchange).await?,
+            #[cfg(feature = "incoming")]
+            Presenting::RefreshTokenOf(owner) => self.present_refresh_token(&owner).await?,
+        };
+        let lifetime = answer.lifetime();
+        let assertion = answer.into_token();
+        let issuer = asking.issuer.as_deref();
+        let mut expires_at = self.expected.check(assertion.expose(), issuer)?;
+        match lifetime {
+            Lifetime::Spent => return Ok(assertion),
+            Lifetime::Unknown => {}
+            Lifetime::For(lifetime) => {
+                let end = self.expected.clock.now().checked_add(lifetime);
+                expires_at = end.map_or(expires_at, |end| expires_at.min(end));
+            }
+        }
+        self.assertions
+            .keep(asking.key, assertion.clone(), expires_at);
+        Ok(assertion)
+    }
+
+    /// Presents the user's refresh token to the identity provider. Its successor is stored before the assertion is used.
+    #[cfg(feature = "incoming")]
+    async fn present_refresh_token(
+        &self,
+        owner: &TokenOwner,
+    ) -> Result<TokenResponse<Secret>, AuthError> {
+        let RefreshTokens { upstream, provider } =
+            self.refresh_tokens.as_ref().ok_or_else(no_identity)?;
+        let present = |refresh_token: Secret| async move {
+            let exchange = self.tokens.request.clone();
+            let exchange = exchange.subject_token(refresh_token.expose(), TokenType::RefreshToken);
+            match self.tokens.endpoint.refresh_assertion(exchange).await {
+                Ok(answer) => Presented {
+                    successor: answer.refresh_token().cloned(),
+                    outcome: Ok(answer),
+                },
+                Err(RefusedRefresh { error, successor }) => Presented {
+                    outcome: Err(error),
+                    successor,
+                },
+            }
+        };
+        upstream.present(owner, provider, present).await
+    }
 }
 
 impl CrossAppAccess {
@@ -93,25 +233,14 @@ impl CrossAppAccess {
 
 impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
-        let tokens = &self.inner.tokens;
-        tokens.authenticate(request, |party| {
-            let mut exchange = tokens.request.clone();
-            let mut issuer = None;
-            if let Some(subject) = &party.subject {
-                exchange = exchange.subject_token(subject.expose(), TokenType::IdToken);
-                issuer = UnverifiedJwt::decode(subject.expose())
-                    .and_then(|id_token| id_token.issuer().map(str::to_owned));
-            }
-            let asserting = tokens.endpoint.request_assertion(exchange);
-            let authorization_server = self.inner.authorization_server.clone();
-            let access_request = self.inner.access_request.clone();
-            let expected = Arc::clone(&self.inner.expected);
+        let inner = &self.inner;
+        inner.tokens.authenticate(request, |party| {
+            let subject = party.subject.as_ref();
+            let asking = subject.map(|subject| Asking::of(subject, inner));
+            let inner = Arc::clone(inner);
             async move {
-                let assertion = asserting.await?.into_token();
-                expected.check(assertion.expose(), issuer.as_deref())?;
-                let request = access_request.assertion(assertion.expose());
-                let issued: TokenResponse = authorization_server.request_token(request).await?;
-                Ok(issued)
+                let asking = asking.ok_or_else(no_identity)??;
+                inner.token(asking).await
             }
         })
     }
@@ -145,6 +274,11 @@ pub struct CrossAppAccessBuilder {
     authorization_server_scopes: Scopes,
     issuer: Option<String>,
     audience: Option<String>,
+    subject: Option<Subject>,
+    #[cfg(feature = "incoming")]
+    refresh_tokens: Option<UpstreamTokens>,
+    assertion_type: TokenType,
+    requires_resource: bool,
 }
 
 impl CrossAppAccessBuilder {
@@ -162,7 +296,90 @@ impl CrossAppAccessBuilder {
             authorization_server_scopes: Scopes::default(),
             issuer: None,
             audience: None,
+            subject: None,
+            #[cfg(feature = "incoming")]
+            refresh_tokens: None,
+            assertion_type: TokenType::IdJag,
+            requires_resource: false,
         }
+    }
+
+    /// Sets which of the user's tokens is exchanged for the assertion. The default is the ID token of the provider.
+    ///
+    /// With any other token the [`issuer`](Self::issuer) must be set. For example, a provider's access token, or its SAML
+    /// assertion:
+    ///
+    /// ```no_run
+    /// # fn strategy(
+    /// #     identity_provider: tower_identity::TokenEndpoint,
+    /// #     authorization_server: tower_identity::TokenEndpoint,
+    /// # ) -> Result<(), tower_identity::BuildError> {
+    /// use tower_identity::{CrossAppAccess, Subject, oauth::TokenType};
+    ///
+    /// let builder =
+    ///     CrossAppAccess::builder("adfs", identity_provider, authorization_server);
+    /// let strategy = builder
+    ///     .subject(Subject::upstream("adfs").as_type(TokenType::Saml2))
+    ///     .issuer("https://idp.example.com")
+    ///     .audience("https://auth.chat.example")
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn subject(mut self, subject: Subject) -> Self {
+        self.subject = Some(subject);
+        self
+    }
+
+    /// Exchanges the user's refresh token of the provider, which is among these upstream tokens. Unlike an ID token, it
+    /// can be exchanged until the user logs out.
+    ///
+    /// No other party uses the refresh token meanwhile, in this process or in another. If the answer has a new refresh
+    /// token, it is stored before the assertion is used. If the identity provider refuses, the tokens stay stored, because
+    /// the refusal may be about this access alone. The identity needs an issuer and a token of the provider, which a
+    /// [`TokenValidator`](crate::TokenValidator) with these upstream tokens adds. The [`issuer`](Self::issuer) must be set.
+    ///
+    /// The tokens must be those of the user, without a [session](UpstreamTokens::session_claim). Issued tokens are cached
+    /// for the user, and not for the token that they came with.
+    ///
+    /// ```no_run
+    /// # fn strategy(
+    /// #     identity_provider: tower_identity::TokenEndpoint,
+    /// #     authorization_server: tower_identity::TokenEndpoint,
+    /// #     upstream: tower_identity::UpstreamTokens,
+    /// # ) -> Result<(), tower_identity::BuildError> {
+    /// use tower_identity::CrossAppAccess;
+    ///
+    /// let builder =
+    ///     CrossAppAccess::builder("okta", identity_provider, authorization_server);
+    /// let strategy = builder
+    ///     .refresh_token_of(upstream)
+    ///     .issuer("https://example.okta.com")
+    ///     .audience("https://auth.chat.example")
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "incoming")]
+    pub fn refresh_token_of(mut self, upstream: UpstreamTokens) -> Self {
+        self.refresh_tokens = Some(upstream);
+        self
+    }
+
+    /// Sets the type of the assertion. The default is [`IdJag`](TokenType::IdJag).
+    ///
+    /// An identity provider that knows no ID-JAG may issue another JWT for the authorization server, for example
+    /// [`Jwt`](TokenType::Jwt) (draft-ietf-oauth-identity-chaining). Its `typ` is not checked, and all else is.
+    pub fn assertion_type(mut self, assertion_type: TokenType) -> Self {
+        self.assertion_type = assertion_type;
+        self
+    }
+
+    /// Refuses an assertion without a `resource` where one was asked for. By default `resource` is optional, as in the
+    /// draft, because some identity providers leave it out. Another `resource` is always refused.
+    pub fn require_resource(mut self) -> Self {
+        self.requires_resource = true;
+        self
     }
 
     /// Sets the audience of the assertion: the authorization server's issuer identifier (RFC 8414 §2), which is
@@ -249,7 +466,10 @@ impl CrossAppAccessBuilder {
     ///
     /// - `provider`, the name of the upstream provider, is blank.
     /// - `audience` is missing or blank.
-    /// - `issuer` is blank.
+    /// - `issuer` is blank, or missing where the subject is no ID token.
+    /// - `subject` has a type that is not an absolute URI, or `subject.provider` is blank.
+    /// - `refresh_token_of` has tokens of sessions, or is set beside `subject`.
+    /// - `assertion_type` is not an absolute URI, or the type of an access token or a refresh token.
     /// - `resource` is not an absolute URI, or has a fragment.
     /// - `scopes` or `authorization_server_scopes` has a scope that is not one word, or was set twice.
     pub fn build(mut self) -> Result<CrossAppAccess, BuildError> {
@@ -275,16 +495,39 @@ impl CrossAppAccessBuilder {
             None => scope,
         };
         let expected = ExpectedAssertion {
+            is_id_jag: self.assertion_type == TokenType::IdJag,
             issuer: self.issuer,
             audience: audience.clone(),
+            client_id: authorization_server.client_id().map(str::to_owned),
+            requires_resource: self.requires_resource,
             resources: self.tokens.target.resources().to_vec(),
             clock: self.tokens.clock.clone(),
         };
+        let scope = match self.requires_resource {
+            true => scope.field("require_resource", []),
+            false => scope,
+        };
         self.tokens.target.audience(&audience);
+        let subject = self
+            .subject
+            .unwrap_or_else(|| Subject::upstream_id_token(&*self.provider));
+        #[cfg(feature = "incoming")]
+        let (subject, refresh_tokens) = match self.refresh_tokens {
+            Some(upstream) => (
+                Subject::upstream_refresh_token(&*self.provider),
+                Some(RefreshTokens {
+                    upstream,
+                    provider: self.provider,
+                }),
+            ),
+            None => (subject, None),
+        };
+        let subject_type = subject.token_type().clone();
+        let assertions = Assertions::new(self.tokens.clock.clone());
         let tokens = self.tokens.make(
             identity_provider,
-            TokenRequest::token_exchange().requested_token_type(TokenType::IdJag),
-            Holder::user(Subject::upstream_id_token(self.provider)),
+            TokenRequest::token_exchange().requested_token_type(self.assertion_type),
+            Holder::user(subject),
             scope,
         );
         Ok(CrossAppAccess {
@@ -292,7 +535,11 @@ impl CrossAppAccessBuilder {
                 tokens,
                 authorization_server,
                 access_request,
-                expected: Arc::new(expected),
+                subject_type,
+                #[cfg(feature = "incoming")]
+                refresh_tokens,
+                expected,
+                assertions,
             }),
         })
     }
@@ -307,8 +554,43 @@ impl CrossAppAccessBuilder {
             ),
         }
         faults.need_text_if_set("issuer", self.issuer.as_deref());
+        self.check_subject(faults);
+        self.assertion_type.check("assertion_type", faults);
+        if matches!(
+            self.assertion_type,
+            TokenType::AccessToken | TokenType::RefreshToken
+        ) {
+            faults.add("assertion_type", "is no assertion, take `IdJag` or `Jwt`");
+        }
         self.tokens.target.check(faults);
         (self.authorization_server_scopes).check("authorization_server_scopes", faults);
+    }
+
+    fn check_subject(&self, faults: &mut Faults) {
+        let mut says_issuer = true;
+        if let Some(subject) = &self.subject {
+            subject.check("subject", faults);
+            says_issuer = subject.is_id_token();
+        }
+        #[cfg(feature = "incoming")]
+        if let Some(upstream) = &self.refresh_tokens {
+            says_issuer = false;
+            if self.subject.is_some() {
+                faults.add("refresh_token_of", "is set beside `subject`, leave one out");
+            }
+            if upstream.claim_of_session().is_some() {
+                faults.add(
+                    "refresh_token_of",
+                    "has tokens of sessions, which an identity does not name, give tokens of users",
+                );
+            }
+        }
+        if !says_issuer && self.issuer.is_none() {
+            faults.add(
+                "issuer",
+                "is missing, and only an ID token says who issued it, give the identity provider's issuer identifier",
+            );
+        }
     }
 }
 
@@ -323,59 +605,73 @@ impl fmt::Debug for CrossAppAccessBuilder {
 }
 
 struct ExpectedAssertion {
+    is_id_jag: bool,
     issuer: Option<String>,
     audience: String,
+    client_id: Option<String>,
     resources: Vec<String>,
+    requires_resource: bool,
     clock: Arc<dyn Clock>,
 }
 
 impl ExpectedAssertion {
-    fn check(&self, assertion: &str, id_token_issuer: Option<&str>) -> Result<(), AuthError> {
-        let now = self.clock.now();
-        self.find_fault(assertion, id_token_issuer, now)
-            .map_or(Ok(()), |fault| {
-                Err(AuthError::new(
-                    AuthErrorKind::Unavailable,
-                    format!(
-                        "the identity provider issued an assertion {fault}; it was not passed on"
-                    ),
-                ))
-            })
+    /// Checks the assertion, and returns its end.
+    fn check(&self, assertion: &str, users_issuer: Option<&str>) -> Result<SystemTime, AuthError> {
+        self.read(assertion, users_issuer).map_err(|fault| {
+            AuthError::new(
+                AuthErrorKind::Unavailable,
+                format!("the identity provider issued an assertion {fault}; it was not passed on"),
+            )
+        })
     }
 
-    fn find_fault(
+    fn read(
         &self,
         assertion: &str,
-        id_token_issuer: Option<&str>,
-        now: SystemTime,
-    ) -> Option<&'static str> {
-        let Some(jwt) = UnverifiedJwt::decode(assertion) else {
-            return Some("that is no JWT");
-        };
+        users_issuer: Option<&str>,
+    ) -> Result<SystemTime, &'static str> {
+        let jwt = UnverifiedJwt::decode(assertion).ok_or("that is no JWT")?;
         let is_id_jag = |name: &str| {
             let name = name.to_ascii_lowercase();
             name.strip_prefix("application/").unwrap_or(&name) == "oauth-id-jag+jwt"
         };
-        if !jwt.header_type().is_some_and(is_id_jag) {
-            return Some("whose `typ` is not `oauth-id-jag+jwt`");
+        if self.is_id_jag && !jwt.header_type().is_some_and(is_id_jag) {
+            return Err("whose `typ` is not `oauth-id-jag+jwt`");
         }
-        if jwt.expires_at().is_none_or(|end| end <= now) {
-            return Some("that has expired, or does not say when it will");
-        }
-        let issuer = self.issuer.as_deref().or(id_token_issuer);
+        let now = self.clock.now();
+        let end = jwt.expires_at().filter(|end| *end > now);
+        let end = end.ok_or("that has expired, or does not say when it will")?;
+        let issuer = self.issuer.as_deref().or(users_issuer);
         if issuer.is_none() || jwt.issuer() != issuer {
-            return Some("with another `iss` than expected (the ID token's, unless one is set)");
+            return Err("with another `iss` than expected (the ID token's, unless one is set)");
         }
         if jwt.texts("aud") != Some(vec![self.audience.as_str()]) {
-            return Some("with another `aud` than the authorization server that was asked for");
+            return Err("with another `aud` than the authorization server that was asked for");
+        }
+        if let (Some(client_id), true) = (&self.client_id, jwt.has("client_id"))
+            && jwt.texts("client_id") != Some(vec![client_id.as_str()])
+        {
+            return Err("for another `client_id` than this client has at the authorization server");
+        }
+        self.check_resource(&jwt).map(|()| end)
+    }
+
+    fn check_resource(&self, jwt: &UnverifiedJwt) -> Result<(), &'static str> {
+        if self.resources.is_empty() {
+            return Ok(());
+        }
+        // The draft has it as optional, and Okta leaves it out.
+        if !jwt.has("resource") {
+            return match self.requires_resource {
+                true => Err("without a `resource`, which `require_resource` demands"),
+                false => Ok(()),
+            };
         }
         let is_asked_for = |resource: &&str| self.resources.iter().any(|asked| asked == resource);
-        let is_for_resources = jwt
-            .texts("resource")
-            .is_some_and(|named| !named.is_empty() && named.iter().all(is_asked_for));
-        if !self.resources.is_empty() && !is_for_resources {
-            return Some("whose `resource` is not what was asked for");
+        let named = jwt.texts("resource").filter(|named| !named.is_empty());
+        match named.is_some_and(|named| named.iter().all(is_asked_for)) {
+            true => Ok(()),
+            false => Err("whose `resource` is not what was asked for"),
         }
-        None
     }
 }

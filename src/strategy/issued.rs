@@ -331,7 +331,7 @@ fn obtained(response: TokenResponse, skew: Duration) -> Obtained<IssuedToken> {
 }
 
 #[cold]
-fn no_identity() -> AuthError {
+pub(super) fn no_identity() -> AuthError {
     AuthError::new(
         AuthErrorKind::MissingIdentity,
         "the request carries no identity, so there is nobody to obtain a token for; put an `Identity` in its \

@@ -21,6 +21,8 @@
 //! To write another strategy, use [`strategy_fn`](crate::strategy_fn), or implement the
 //! [trait](crate::Strategy).
 
+#[cfg(feature = "token-exchange")]
+mod assertions;
 pub(crate) mod authenticating;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod aws_sts;

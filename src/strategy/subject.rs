@@ -23,6 +23,12 @@ enum Source {
     Own,
     UpstreamAccess(Arc<str>),
     UpstreamId(Arc<str>),
+    /// The refresh token of the provider, which is not in the identity.
+    #[cfg_attr(
+        not(feature = "incoming"),
+        expect(dead_code, reason = "only upstream tokens have refresh tokens")
+    )]
+    UpstreamRefresh(Arc<str>),
 }
 
 impl Subject {
@@ -47,6 +53,26 @@ impl Subject {
         Self::new(source, TokenType::IdToken)
     }
 
+    /// Selects the user's refresh token of this upstream provider, which is taken out of its store when it is needed.
+    #[cfg(feature = "incoming")]
+    pub(super) fn upstream_refresh_token(provider: impl Into<String>) -> Self {
+        let source = Source::UpstreamRefresh(provider.into().into());
+        Self::new(source, TokenType::RefreshToken)
+    }
+
+    /// Sends the same token with another type. For example, a provider's token may be a SAML assertion:
+    ///
+    /// ```
+    /// use tower_identity::{Subject, oauth::TokenType};
+    ///
+    /// let saml = Subject::upstream("adfs").as_type(TokenType::Saml2);
+    /// ```
+    #[must_use]
+    pub fn as_type(mut self, token_type: TokenType) -> Self {
+        self.token_type = token_type;
+        self
+    }
+
     /// Sends the same token with the type JWT (`urn:ietf:params:oauth:token-type:jwt`, RFC 8693 §3).
     #[must_use]
     pub fn as_jwt(mut self) -> Self {
@@ -58,8 +84,9 @@ impl Subject {
         Self { source, token_type }
     }
 
-    /// Reports a blank provider under the name of this setting.
-    pub(super) fn check(&self, setting: &str, faults: &mut Faults) {
+    /// Reports a blank provider and an odd type under the name of this setting.
+    pub(super) fn check(&self, setting: &'static str, faults: &mut Faults) {
+        self.token_type.check(setting, faults);
         if let Some(provider) = self.provider() {
             faults.need_text(format!("{setting}.provider"), provider);
         }
@@ -69,14 +96,16 @@ impl Subject {
         matches!(self.source, Source::UpstreamId(_))
     }
 
-    pub(super) fn token_type(&self) -> TokenType {
-        self.token_type
+    pub(super) fn token_type(&self) -> &TokenType {
+        &self.token_type
     }
 
     pub(super) fn provider(&self) -> Option<&str> {
         match &self.source {
             Source::Own => None,
-            Source::UpstreamAccess(provider) | Source::UpstreamId(provider) => Some(provider),
+            Source::UpstreamAccess(provider)
+            | Source::UpstreamId(provider)
+            | Source::UpstreamRefresh(provider) => Some(provider),
         }
     }
 
@@ -99,6 +128,10 @@ impl Subject {
                     text: Text::Id(token),
                     expires_at: None,
                 }),
+            Source::UpstreamRefresh(provider) => identity.upstream(provider).map(|_| UserToken {
+                text: Text::OfUser(identity),
+                expires_at: expiration(identity.claims()),
+            }),
         };
         found.ok_or_else(|| {
             let provider = self.provider();
@@ -112,6 +145,7 @@ impl Subject {
             Source::Own => "own token",
             Source::UpstreamAccess(_) => "upstream access token",
             Source::UpstreamId(_) => "upstream ID token",
+            Source::UpstreamRefresh(_) => "upstream refresh token",
         };
         let scope = scope
             .field(role, source)
@@ -129,7 +163,7 @@ impl Subject {
                 "the user's identity has no token of its own to exchange; give it the one that they came with \
                  (`IdentityBuilder::token`), or choose one of an upstream provider (`Subject::upstream`)"
             }
-            Source::UpstreamAccess(_) => {
+            Source::UpstreamAccess(_) | Source::UpstreamRefresh(_) => {
                 "the user has no upstream token of this provider to exchange; have them log in there, or check the \
                  provider's name"
             }
@@ -194,14 +228,14 @@ impl Actor {
     pub(super) fn check(&self, faults: &mut Faults) {
         match &self.source {
             ActorSource::User(token) => token.check("actor", faults),
-            ActorSource::Supplied { .. } => {}
+            ActorSource::Supplied { token_type, .. } => token_type.check("actor", faults),
         }
     }
 
-    pub(super) fn token_type(&self) -> TokenType {
+    pub(super) fn token_type(&self) -> &TokenType {
         match &self.source {
             ActorSource::User(token) => token.token_type(),
-            ActorSource::Supplied { token_type, .. } => *token_type,
+            ActorSource::Supplied { token_type, .. } => token_type,
         }
     }
 
@@ -248,11 +282,23 @@ enum Text<'a> {
     Access(&'a AccessToken),
     Id(&'a Secret),
     Supplied(Secret),
+    /// A token that is not here. The user stands for it.
+    OfUser(&'a Identity),
 }
 
-impl UserToken<'_> {
+impl<'a> UserToken<'a> {
+    /// Returns the user, if the token itself is not here.
+    #[cfg(feature = "incoming")]
+    pub(super) fn user(&self) -> Option<&'a Identity> {
+        match self.text {
+            Text::OfUser(identity) => Some(identity),
+            _ => None,
+        }
+    }
+
     pub(super) fn expose(&self) -> &str {
         match &self.text {
+            Text::OfUser(_) => "",
             Text::Access(token) => token.expose(),
             Text::Id(token) => token.expose(),
             Text::Supplied(token) => token.expose(),
@@ -264,14 +310,21 @@ impl UserToken<'_> {
             Text::Access(token) => token.fingerprint(),
             Text::Id(token) => token.fingerprint(),
             Text::Supplied(token) => token.fingerprint(),
+            Text::OfUser(identity) => Fingerprint::of([
+                b"user".as_slice(),
+                identity.issuer().unwrap_or_default().as_bytes(),
+                identity.subject().as_bytes(),
+            ]),
         }
     }
 
-    /// Returns [`expires_at`](Self::expires_at), or the `exp` claim of an ID token.
+    /// Returns [`expires_at`](Self::expires_at), or the `exp` claim of an ID token. The end of a refresh token is not
+    /// known.
     pub(super) fn decoded_expires_at(&self) -> Option<SystemTime> {
         match &self.text {
             Text::Id(token) => UnverifiedJwt::decode(token.expose())?.expires_at(),
             Text::Access(_) | Text::Supplied(_) => self.expires_at,
+            Text::OfUser(_) => None,
         }
     }
 }

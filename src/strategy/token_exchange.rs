@@ -97,10 +97,10 @@ impl<B: Send + 'static> Strategy<B> for TokenExchange {
         tokens.authenticate(request, |party| {
             let mut exchange = tokens.request.clone();
             if let Some(subject) = &party.subject {
-                exchange = exchange.subject_token(subject.expose(), *subject_type);
+                exchange = exchange.subject_token(subject.expose(), subject_type.clone());
             }
             if let (Some(actor), Some(actor_type)) = (&party.actor, actor_type) {
-                exchange = exchange.actor_token(actor.expose(), *actor_type);
+                exchange = exchange.actor_token(actor.expose(), actor_type.clone());
             }
             tokens.endpoint.request_token(exchange)
         })
@@ -174,7 +174,8 @@ impl TokenExchangeBuilder {
         self
     }
 
-    /// Sets the requested type of token (RFC 8693 §2.1), an access token or a JWT. The default is an access token.
+    /// Sets the requested type of token (RFC 8693 §2.1): an access token, a JWT, or a type of the issuer's own by its URI.
+    /// The default is an access token.
     ///
     /// Some issuers require the parameter, for example Google. For an issuer that does not allow it, `None` leaves it
     /// out:
@@ -230,7 +231,8 @@ impl TokenExchangeBuilder {
     /// - `audience` is blank.
     /// - `resource` is not an absolute URI, or has a fragment.
     /// - `scopes` has a scope that is not one word, or was set twice.
-    /// - `requested_token_type` cannot be sent as a bearer token: an ID token or an ID-JAG.
+    /// - `requested_token_type` cannot be sent as a bearer token, for example an ID token, or is not an absolute URI.
+    /// - `subject` or `actor` has a type that is not an absolute URI.
     /// - `subject.provider` or `actor.provider`, the name of an upstream provider, is blank.
     pub fn build(self) -> Result<TokenExchange, BuildError> {
         let mut faults = Faults::new("TokenExchange");
@@ -252,8 +254,8 @@ impl TokenExchangeBuilder {
         }
         Ok(TokenExchange {
             inner: Arc::new(Inner {
-                subject_type: self.subject.token_type(),
-                actor_type: self.actor.as_ref().map(Actor::token_type),
+                subject_type: self.subject.token_type().clone(),
+                actor_type: self.actor.as_ref().map(|actor| actor.token_type().clone()),
                 tokens: self.tokens.make(
                     endpoint,
                     request,
@@ -270,12 +272,13 @@ impl TokenExchangeBuilder {
 
     fn check(&self, faults: &mut Faults) {
         self.tokens.target.check(faults);
-        match self.requested_token_type {
-            None | Some(TokenType::AccessToken | TokenType::Jwt) => {}
-            Some(TokenType::IdToken | TokenType::IdJag) => faults.add(
+        match &self.requested_token_type {
+            Some(requested) if !requested.can_be_bearer() => faults.add(
                 "requested_token_type",
                 "cannot be sent as a bearer token, ask for an access token or a JWT",
             ),
+            Some(requested) => requested.check("requested_token_type", faults),
+            None => {}
         }
         self.subject.check("subject", faults);
         if let Some(actor) = &self.actor {

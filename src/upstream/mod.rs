@@ -13,9 +13,9 @@ use std::pin::Pin;
 use crate::error::AuthError;
 
 mod loaded_tokens;
-mod owner;
+pub(crate) mod owner;
 mod provider;
-mod refresh;
+pub(crate) mod refresh;
 mod refresher;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;

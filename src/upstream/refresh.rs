@@ -12,6 +12,7 @@ use crate::{
     credential::cache::entry::Obtained,
     error::{AuthError, AuthErrorKind},
     runtime::{sleep, spawn, within},
+    secret::Secret,
     upstream::store::{Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens},
 };
 
@@ -34,6 +35,12 @@ pub(super) struct Refresh {
     pub(super) provider: Arc<Provider>,
     pub(super) stored: StoredTokens,
     pub(super) claim: Claim,
+}
+
+/// The outcome of a use of the refresh token other than a refresh, and its successor if there is one.
+pub(crate) struct Presented<T> {
+    pub(crate) outcome: Result<T, AuthError>,
+    pub(crate) successor: Option<Secret>,
 }
 
 enum Right {
@@ -111,6 +118,62 @@ impl Refresh {
                 Err(error)
             }
         }
+    }
+
+    /// Presents the refresh token to `present`, under the same lease as a refresh. A successor is stored before the
+    /// outcome is returned.
+    ///
+    /// A refusal does not remove the tokens, because it may concern only this use.
+    pub(super) async fn present<T, F, R>(mut self, present: F) -> Result<T, AuthError>
+    where
+        F: FnOnce(Secret) -> R,
+        R: Future<Output = Presented<T>>,
+    {
+        let lease = loop {
+            match self.claim().await? {
+                Right::Granted(lease) => break lease,
+                Right::Superseded(other) => {
+                    self.claim = self.inner.claim(&self.provider, &other);
+                    if !self.is_older(&other) {
+                        self.stored = other;
+                    }
+                }
+                Right::InDoubt(left) => return Err(in_doubt(left)),
+                Right::Gone => return Err(log_in_again()),
+            }
+        };
+        let tokens = self.stored.tokens();
+        let presented = match tokens.refresh_token() {
+            Some(refresh_token) => {
+                let presenting = pin!(within(REFRESH_LIMIT, present(refresh_token.clone())));
+                let renewing = pin!(self.renew(&lease));
+                match select(presenting, renewing).await {
+                    Either::Left((presented, _)) => presented,
+                    Either::Right((never, _)) => match never {},
+                }
+            }
+            None => Some(Presented {
+                outcome: Err(log_in_again()),
+                successor: None,
+            }),
+        };
+        let Presented { outcome, successor } = presented.unwrap_or_else(|| Presented {
+            outcome: Err(no_answer()),
+            successor: None,
+        });
+        match successor {
+            Some(successor) => {
+                let rest = ProviderTokens::new(tokens.token().clone(), tokens.issued_at());
+                let rest = StoredTokens::new(&self.owner, rest.with_refresh_token(successor));
+                self.conclude(lease, Settlement::Replace(rest)).await?;
+            }
+            None => {
+                if self.settle(&lease, &Settlement::Release).await.is_err() {
+                    self.release_later(lease);
+                }
+            }
+        }
+        outcome
     }
 
     /// Claims the refresh token before it is spent. A claim whose answer was lost is taken back.

@@ -17,13 +17,14 @@ use crate::{
         obtaining::Obtaining,
     },
     error::{AuthError, AuthErrorKind},
+    secret::Secret,
 };
 
 use super::{
     loaded_tokens::LoadedTokens,
     owner::TokenOwner,
     provider::{Freshness, Provider, remaining},
-    refresh::Refresh,
+    refresh::{Presented, Refresh},
     store::{Claim, StoredTokens, UpstreamTokenStore},
 };
 
@@ -219,6 +220,46 @@ impl UpstreamTokens {
         LoadingTokens {
             future: Box::pin(async move { upstream.load_unboxed(&owner).await }),
         }
+    }
+
+    /// Presents the user's refresh token of this provider to `present`, for another use than a refresh.
+    ///
+    /// No other party presents or refreshes it meanwhile. Its successor is stored before the outcome is returned.
+    pub(crate) async fn present<T, F, R>(
+        &self,
+        owner: &TokenOwner,
+        provider: &str,
+        present: F,
+    ) -> Result<T, AuthError>
+    where
+        F: FnOnce(Secret) -> R,
+        R: Future<Output = Presented<T>>,
+    {
+        let inner = &self.inner;
+        let configured = inner.providers.get(provider).ok_or_else(|| {
+            AuthError::new(
+                AuthErrorKind::Configuration,
+                "the provider is none of those whose upstream tokens are refreshed; check its name",
+            )
+        })?;
+        let mut stored = inner.store.load(owner).await?;
+        let stored = stored.remove(provider);
+        let stored = stored.filter(|stored| is_of(stored, owner, provider));
+        let mut stored = stored.ok_or_else(log_in_again)?;
+        // A refresh that could not be stored yet.
+        if let Some(key) = refresh_key(owner, configured, &stored)
+            && let Ok(Some(newer)) = inner.refreshes.lookup(&key, None)
+        {
+            stored = newer;
+        }
+        let refresh = Refresh {
+            inner: Arc::clone(inner),
+            owner: owner.clone(),
+            provider: Arc::clone(configured),
+            claim: inner.claim(configured, &stored),
+            stored,
+        };
+        refresh.present(present).await
     }
 
     pub(crate) fn claim_of_session(&self) -> Option<&str> {

@@ -10,7 +10,7 @@ pub(crate) mod obtaining;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 mod single_flight;
-mod store;
+pub(crate) mod store;
 
 use std::{
     fmt,

@@ -3,16 +3,16 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache};
 use super::key::CacheKey;
 
 /// A bounded map. Its locks are never held while a value is dropped.
-pub(super) struct Store<V> {
+pub(crate) struct Store<V> {
     values: Cache<CacheKey, V, UnitWeighter, DefaultHashBuilder, Collect>,
 }
 
 /// The entries that a [`Store`] no longer holds. Drop them where no lock is held, because a value may run foreign code
 /// when dropped.
-pub(super) type Leftovers<V> = Vec<(CacheKey, V)>;
+pub(crate) type Leftovers<V> = Vec<(CacheKey, V)>;
 
 impl<V: Clone> Store<V> {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self {
             values: Cache::with(
                 capacity,
@@ -25,7 +25,7 @@ impl<V: Clone> Store<V> {
     }
 
     #[inline]
-    pub(super) fn get(&self, key: &CacheKey) -> Option<V> {
+    pub(crate) fn get(&self, key: &CacheKey) -> Option<V> {
         self.values.get(key)
     }
 
@@ -34,11 +34,11 @@ impl<V: Clone> Store<V> {
         self.values.peek(key)
     }
 
-    pub(super) fn insert(&self, key: CacheKey, value: V, leftovers: &mut Leftovers<V>) {
+    pub(crate) fn insert(&self, key: CacheKey, value: V, leftovers: &mut Leftovers<V>) {
         self.values.insert_with_lifecycle(key, value, leftovers);
     }
 
-    pub(super) fn remove(&self, key: &CacheKey, leftovers: &mut Leftovers<V>) {
+    pub(crate) fn remove(&self, key: &CacheKey, leftovers: &mut Leftovers<V>) {
         leftovers.extend(self.values.remove(key));
     }
 
