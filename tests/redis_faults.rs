@@ -8,9 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use support::{
+    authority::Authority,
     owner, peers,
     redis::{Proxy, RedisServer},
     redis_answers::AnyAnswer,
@@ -642,44 +641,6 @@ async fn a_node_that_stays_unwell_is_not_flooded_with_connections() {
         store.load(&alice()).await.unwrap_err();
     }
     assert!(node.connections() < 40, "{}", node.connections());
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let encoded = STANDARD.encode(der);
-    format!("-----BEGIN {label}-----\n{encoded}\n-----END {label}-----\n")
-}
-
-/// A CA, and what it issued, as PEM.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
-        parameters.distinguished_name.push(DnType::CommonName, "CA");
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let certificate = parameters.self_signed(&key).unwrap();
-        let certificate = pem("CERTIFICATE", certificate.der());
-        let issuer = Issuer::new(parameters, key);
-        Self {
-            issuer,
-            certificate,
-        }
-    }
-
-    /// A certificate for this name, and its key.
-    fn issue(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let parameters = CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
-        (
-            pem("CERTIFICATE", certificate.der()),
-            pem("PRIVATE KEY", key.serialized_der()),
-        )
-    }
 }
 
 #[tokio::test]

@@ -9,8 +9,10 @@ use std::{
 
 use futures_util::{FutureExt, future::join_all};
 use support::{
+    authority::Authority,
     owner,
-    redis_fleet::{Cluster, SERVICE, SentinelFleet},
+    redis::RedisServer,
+    redis_fleet::{Cluster, SERVICE, SentinelFleet, ServerTls},
     rotating_issuer::RotatingIssuer,
     store_contract::{self, tokens},
 };
@@ -19,7 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tower_identity::{
-    AuthErrorKind, RedisStore, Secret, SystemClock, UpstreamTokenStore, UpstreamTokens,
+    AuthError, AuthErrorKind, RedisStore, Secret, SystemClock, UpstreamTokenStore, UpstreamTokens,
     upstream::{Claim, Claimed, LoadedTokens, RedisStoreBuilder, SealingKey, TokenOwner},
 };
 
@@ -146,7 +148,7 @@ async fn a_fail_over_in_the_middle_of_refreshes_sends_nobody_to_log_in() {
     let Some(fleet) = sentinel_fleet().await else {
         return;
     };
-    let store = store_of(&fleet).replicas(1).build().unwrap();
+    let store = store_of(&fleet).replicas(2).build().unwrap();
     until(async || {
         store
             .put(&owner("first"), "github", &tokens("a"))
@@ -237,6 +239,24 @@ async fn f78_sentinel_settings_that_are_wrong_say_so() {
     assert_eq!(error.kind(), AuthErrorKind::Configuration);
     assert!(error.to_string().contains("password"), "{error}");
     assert!(!format!("{error:?}").contains("Xq3"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f78_cluster_settings_that_are_wrong_say_so() {
+    let Some(cluster) = cluster().await else {
+        return;
+    };
+    let password = Secret::new("pw-Xq3").unwrap();
+    let wrong = RedisStore::cluster(cluster.urls(), key()).credentials("nobody", password);
+    let server = RedisServer::start().unwrap();
+    let no_cluster = RedisStore::cluster([server.url()], key());
+    for (store, advice) in [(wrong, "password"), (no_cluster, "RedisStore::builder")] {
+        let error = patient(store).build().unwrap();
+        let error = error.load(&alice()).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Configuration, "{error}");
+        assert!(error.to_string().contains(advice), "{error}");
+        assert!(!format!("{error:?}").contains("Xq3"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -353,6 +373,159 @@ async fn a_crashed_node_of_a_cluster_costs_nobody_the_log_in() {
             sleep(Duration::from_millis(100)).await;
             in_background(move || {
                 cluster.crash(1);
+                cluster.heal();
+            })
+            .await;
+        }
+    });
+    all_get_tokens(&issuer, &upstream).await;
+    crashing.await.unwrap();
+    all_are_stored(&issuer, &patient).await;
+    assert!(issuer.killed().is_empty(), "{:?}", issuer.killed());
+    assert_eq!(issuer.refreshes(), USERS, "each refresh token is used once");
+}
+
+async fn put(store: &RedisStore, owner: &TokenOwner, name: &str) -> Result<(), AuthError> {
+    store.put(owner, "github", &tokens(name)).await
+}
+
+/// Sees that a store works over TLS, and only with a certificate of its own and the right CA.
+async fn check_tls(
+    store: impl Fn() -> RedisStoreBuilder,
+    authority: &Authority,
+    stranger: &Authority,
+) -> RedisStore {
+    let certified = |authority: &Authority, by: &Authority| {
+        let (chain, key) = by.issue("gateway");
+        patient(store())
+            .ca_certificates(authority.certificate.clone())
+            .client_certificate(chain, Secret::new(key).unwrap())
+    };
+    for (what, store) in [
+        ("another CA", certified(stranger, authority)),
+        ("a stranger's certificate", certified(authority, stranger)),
+        (
+            "no certificate",
+            patient(store()).ca_certificates(authority.certificate.clone()),
+        ),
+    ] {
+        let error = put(&store.build().unwrap(), &alice(), "a").await;
+        let error = error.unwrap_err();
+        assert_eq!(
+            error.kind(),
+            AuthErrorKind::Configuration,
+            "{what}: {error}"
+        );
+        assert!(error.to_string().contains("trusted CA"), "{what}: {error}");
+    }
+    let store = certified(authority, authority).build().unwrap();
+    check_contract(&store).await;
+    store
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinel_works_over_tls_before_and_after_a_fail_over() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let tls = ServerTls::new(&authority);
+    let (fleet, _tls) = in_background(move || (SentinelFleet::start_tls(&tls), tls)).await;
+    let Some(fleet) = fleet else {
+        return;
+    };
+    let urls = fleet.sentinel_urls();
+    let store = || RedisStore::sentinel(urls.clone(), SERVICE, key()).replicas(2);
+    let store = check_tls(store, &authority, &stranger).await;
+    put(&store, &alice(), "before").await.unwrap();
+    let fleet = in_background(move || {
+        fleet.fail_over();
+        fleet.heal();
+        fleet
+    });
+    let _fleet = fleet.await;
+    until(async || put(&store, &owner("after"), "after").await.is_ok()).await;
+    assert_eq!(store.load(&alice()).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cluster_works_over_tls_before_and_after_a_slot_moved() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let tls = ServerTls::new(&authority);
+    let (cluster, _tls) = in_background(move || (Cluster::start_tls(&tls), tls)).await;
+    let Some(cluster) = cluster else {
+        return;
+    };
+    let urls = cluster.urls();
+    let store = || RedisStore::cluster(urls.clone(), key());
+    let store = check_tls(store, &authority, &stranger).await;
+    let keys = || (0..3).flat_map(|node| cluster.with(node, |node| node.keys()));
+    let before: Vec<_> = keys().collect();
+    put(&store, &alice(), "a").await.unwrap();
+    let key = keys().find(|key| !before.contains(key)).unwrap();
+    cluster.move_away(&key);
+    assert_eq!(store.load(&alice()).await.unwrap().len(), 1);
+}
+
+/// An owner of each master's slots, with the key of the tokens.
+async fn owners_by_master(cluster: &Cluster, store: &RedisStore) -> Vec<(TokenOwner, String)> {
+    let mut found: Vec<Option<(TokenOwner, String)>> = vec![None; 3];
+    for (user, key) in sessions_and_keys(cluster, store).await {
+        let master = cluster.owner(&key);
+        found[master] = Some((owner(&user), key));
+    }
+    let found: Option<Vec<_>> = found.into_iter().collect();
+    found.expect("twelve users share one master")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f64_a_write_to_a_cluster_counts_when_the_replica_of_its_own_master_has_it() {
+    let cluster = in_background(|| Cluster::start_with_replicas(&[])).await;
+    let Some(cluster) = cluster else {
+        return;
+    };
+    let store = patient(RedisStore::cluster(cluster.urls(), key())).replicas(1);
+    let store = store.build().unwrap();
+    check_contract(&store).await;
+    let owners = owners_by_master(&cluster, &store).await;
+    for stopped in 0..3 {
+        // It is still connected, and confirms nothing.
+        cluster.with(3 + stopped, |replica| replica.stop());
+        let written = join_all(owners.iter().map(async |(owner, _)| {
+            let store = patient(RedisStore::cluster(cluster.urls(), key()));
+            let store = store.replicas(1).build().unwrap();
+            put(&store, owner, "b").await
+        }));
+        let written = written.await;
+        cluster.with(3 + stopped, |replica| replica.go_on());
+        for (master, written) in written.into_iter().enumerate() {
+            assert_eq!(written.is_ok(), master != stopped, "{master}: {written:?}");
+            if let Err(error) = written {
+                assert!(error.to_string().contains("too few replicas"), "{error}");
+            }
+        }
+        until(async || put(&store, &owners[stopped].0, "c").await.is_ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_of_a_cluster_that_crashes_to_its_replica_costs_nobody_the_log_in() {
+    let cluster = in_background(|| Cluster::start_with_replicas(&[])).await;
+    let Some(cluster) = cluster.map(Arc::new) else {
+        return;
+    };
+    let store = || RedisStore::cluster(cluster.urls(), key()).replicas(1);
+    let patient = patient(store()).build().unwrap();
+    let issuer = issuer_with_expired_users(&patient).await;
+    issuer.answer_after(Duration::from_millis(200));
+    let provider = issuer.provider("github", "gateway").build().unwrap();
+    let limit = Duration::from_secs(1);
+    let store = store().response_limit(limit).build().unwrap();
+    let upstream = UpstreamTokens::new(store, [provider]);
+    let keys = cluster.with(1, |master| master.keys());
+    let crashing = tokio::spawn({
+        let cluster = cluster.clone();
+        async move {
+            sleep(Duration::from_millis(100)).await;
+            in_background(move || {
+                cluster.crash_to_replica(1, &keys[0]);
                 cluster.heal();
             })
             .await;

@@ -127,6 +127,7 @@
 //! | F64-replicas | … because too few replicas confirm its writes | `redis_faults` | `f64_a_primary_without_its_replicas_is_left` |
 //! | F64-sentinel | … because a sentinel is silent | `redis_topologies` | `f64_the_new_primary_is_found_although_a_sentinel_is_gone` |
 //! | F78-redis | a wrong password, missing rights or a disabled command of Redis is reported as temporary | `redis_faults` | `f78_what_no_other_attempt_mends_is_a_configuration_error_that_says_what_to_do` |
+//! | F78-cluster | … and the nodes of a cluster that refuse the login are reported as unreachable | `redis_topologies` | `f78_cluster_settings_that_are_wrong_say_so` |
 //! | F81-put | a login that is stored a second time, because the first answer was lost, undoes what came after it | `redis_faults` | `f81_a_put_whose_answer_was_lost_does_not_undo_what_came_after_it` |
 //! | F81-lease | a lease that ends far in the future is waited for | `redis_faults` | `f81_a_lease_that_ends_far_in_the_future_is_not_waited_for` |
 //! | F55 | the name of an upstream provider that does not exist passes the check | `config` | `f55_a_provider_that_does_not_exist_is_a_fault_that_lists_those_that_do` |

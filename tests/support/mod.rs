@@ -8,6 +8,8 @@ pub(crate) fn owner(subject: &str) -> tower_identity::upstream::TokenOwner {
 }
 
 pub(crate) mod authenticated;
+#[cfg(feature = "redis")]
+pub(crate) mod authority;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod aws_stack;
 #[cfg(feature = "private-key-jwt")]

@@ -123,6 +123,12 @@ impl OidcProvider {
         events.as_array().unwrap().iter().filter(same).count()
     }
 
+    /// Each refresh token that was spent, as often as it was: `{ refreshToken, client, by }`.
+    pub(crate) async fn spent(&self) -> Vec<Value> {
+        let spent = self.control("/control/spent", Value::Null).await;
+        spent.as_array().unwrap().clone()
+    }
+
     /// Follows an authorization request as the browser of a user who agrees, up to the redirect away from the provider.
     pub(crate) async fn browse(&self, authorization: &str) -> String {
         let mut cookies = BTreeMap::new();

@@ -22,6 +22,7 @@ use super::peers;
 
 pub(crate) struct RedisServer {
     address: SocketAddr,
+    tls_port: Option<u16>,
     directory: PathBuf,
     program: PathBuf,
     options: Vec<String>,
@@ -62,6 +63,7 @@ impl RedisServer {
         fs::create_dir_all(&directory).unwrap();
         let mut server = Self {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
+            tls_port: None,
             program,
             options: options(&directory),
             directory,
@@ -99,6 +101,21 @@ impl RedisServer {
         }
     }
 
+    /// Stops it where it is, so that it neither reads nor answers. [`go_on`](Self::go_on) has it go on.
+    pub(crate) fn stop(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.process.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// Ends it, and forgets its data.
     pub(crate) fn lose(&mut self) {
         self.kill();
@@ -128,8 +145,30 @@ impl RedisServer {
         self.address
     }
 
+    /// It takes TLS at this port, and other servers know it by that.
+    pub(super) fn known_by_tls_port(mut self, port: u16) -> Self {
+        self.tls_port = Some(port);
+        self
+    }
+
+    /// The address that other servers know it by.
+    pub(crate) fn known_address(&self) -> SocketAddr {
+        let port = self.tls_port.unwrap_or(self.address.port());
+        SocketAddr::new(self.address.ip(), port)
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://{}/", self.address)
+    }
+
+    /// The URL for clients: with TLS, if the server takes it.
+    pub(crate) fn client_url(&self) -> String {
+        let scheme = if self.tls_port.is_some() {
+            "rediss"
+        } else {
+            "redis"
+        };
+        format!("{scheme}://{}/", self.known_address())
     }
 
     /// A connection of the test's own.

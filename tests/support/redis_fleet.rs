@@ -11,10 +11,66 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{peers, redis::RedisServer};
+use tempfile::TempDir;
+
+use super::{authority::Authority, peers, redis::RedisServer};
 
 pub(crate) const SERVICE: &str = "fleet";
 const LIMIT: Duration = Duration::from_secs(60);
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
+
+/// TLS between servers, and with clients that have a certificate of the same CA.
+pub(crate) struct ServerTls {
+    directory: TempDir,
+}
+
+impl ServerTls {
+    pub(crate) fn new(authority: &Authority) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (certificate, key) = authority.issue("127.0.0.1");
+        for (name, content) in [
+            ("cert", &certificate),
+            ("key", &key),
+            ("ca-cert", &authority.certificate),
+        ] {
+            fs::write(directory.path().join(name), content).unwrap();
+        }
+        Self { directory }
+    }
+
+    fn options(&self, port: u16) -> Vec<(String, String)> {
+        let mut options = vec![("tls-port".to_owned(), port.to_string())];
+        for name in ["cert", "key", "ca-cert"] {
+            let file = self.directory.path().join(name);
+            let file = file.to_str().unwrap().to_owned();
+            options.push((format!("tls-{name}-file"), file));
+        }
+        options.push(("tls-replication".to_owned(), "yes".to_owned()));
+        options
+    }
+}
+
+/// The port for TLS and the options that go with it, if there is any.
+fn tls_options(tls: Option<&ServerTls>) -> (Option<u16>, Vec<(String, String)>) {
+    let Some(tls) = tls else {
+        return (None, Vec::new());
+    };
+    let port = peers::free_port();
+    (Some(port), tls.options(port))
+}
+
+fn known_by(server: RedisServer, tls_port: Option<u16>) -> Mutex<RedisServer> {
+    Mutex::new(match tls_port {
+        Some(port) => server.known_by_tls_port(port),
+        None => server,
+    })
+}
+
+fn as_words(options: &[(String, String)]) -> impl Iterator<Item = String> {
+    let words = options.iter();
+    words.flat_map(|(name, value)| [format!("--{name}"), value.clone()])
+}
 
 /// A primary with two replicas, and three sentinels that watch over them.
 pub(crate) struct SentinelFleet {
@@ -29,41 +85,51 @@ impl SentinelFleet {
     ///
     /// Where there is none and `CI` is set.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
+        Self::start_with(None, options)
+    }
+
+    /// As [`start`](Self::start), with TLS on all connections but those of the test itself.
+    pub(crate) fn start_tls(tls: &ServerTls) -> Option<Self> {
+        Self::start_with(Some(tls), &[])
+    }
+
+    fn start_with(tls: Option<&ServerTls>, options: &[&str]) -> Option<Self> {
         let program: PathBuf = peers::required(peers::REDIS)?.get_program().into();
         let launch = |primary: Option<SocketAddr>| {
-            RedisServer::launch(program.clone(), peers::free_port(), |_| {
+            let (tls_port, tls) = tls_options(tls);
+            let server = RedisServer::launch(program.clone(), peers::free_port(), |_| {
                 let common =
                     "--bind 127.0.0.1 --replica-announce-ip 127.0.0.1 --repl-diskless-sync-delay 0";
                 let mut words: Vec<String> = common.split(' ').map(Into::into).collect();
                 words.extend(["--save".into(), String::new()]);
+                words.extend(as_words(&tls));
                 words.extend(options.iter().map(|&option| option.into()));
                 if let Some(primary) = primary {
                     let address = format!("{} {}", primary.ip(), primary.port());
                     words.extend(["--replicaof".into(), address]);
                 }
                 words
-            })
+            });
+            known_by(server, tls_port)
         };
         let primary = launch(None);
-        let address = primary.address();
+        let address = lock(&primary).known_address();
         let replicas = [launch(Some(address)), launch(Some(address))];
         let sentinels = (0..3).map(|_| {
-            Mutex::new(RedisServer::launch(
-                program.clone(),
-                peers::free_port(),
-                |directory| {
-                    let file = directory.join("sentinel.conf");
-                    fs::write(&file, sentinel_settings(address)).unwrap();
-                    vec![file.to_str().unwrap().into(), "--sentinel".into()]
-                },
-            ))
+            let (tls_port, tls) = tls_options(tls);
+            let sentinel = RedisServer::launch(program.clone(), peers::free_port(), |directory| {
+                let file = directory.join("sentinel.conf");
+                let mut settings = sentinel_settings(address);
+                for (name, value) in tls {
+                    settings += &format!("{name} {value}\n");
+                }
+                fs::write(&file, settings).unwrap();
+                vec![file.to_str().unwrap().into(), "--sentinel".into()]
+            });
+            known_by(sentinel, tls_port)
         });
         let fleet = Self {
-            servers: [primary]
-                .into_iter()
-                .chain(replicas)
-                .map(Mutex::new)
-                .collect(),
+            servers: [primary].into_iter().chain(replicas).collect(),
             sentinels: sentinels.collect(),
         };
         for sentinel in fleet.running_sentinels() {
@@ -78,17 +144,13 @@ impl SentinelFleet {
     pub(crate) fn sentinel_urls(&self) -> Vec<String> {
         self.sentinels
             .iter()
-            .map(|sentinel| lock(sentinel).url())
+            .map(|sentinel| lock(sentinel).client_url())
             .collect()
     }
 
     /// Which server the sentinels name. `None` while they do not agree, or it does not take itself for the primary.
     pub(crate) fn primary(&self) -> Option<SocketAddr> {
-        let command = format!("SENTINEL GET-MASTER-ADDR-BY-NAME {SERVICE}");
-        let mut named = self.running_sentinels().map(|sentinel| {
-            let (host, port): (String, u16) = sentinel.ask(&command);
-            SocketAddr::new(host.parse().unwrap(), port)
-        });
+        let mut named = self.running_sentinels().map(|sentinel| named_by(&sentinel));
         let primary = named.next()?;
         let agree = named.all(|other| other == primary);
         (agree && self.role(primary).as_deref() == Some("master")).then_some(primary)
@@ -108,13 +170,20 @@ impl SentinelFleet {
     /// Has the sentinels put a replica in the primary's place, and gives its address.
     pub(crate) fn fail_over(&self) -> SocketAddr {
         let before = wait_for("a primary", || self.primary());
-        let command = redis::cmd("SENTINEL").arg("FAILOVER").arg(SERVICE).clone();
-        wait_for("a fail-over", || {
-            let sentinel = self.running_sentinels().next().unwrap();
-            // Right after another one there is none yet.
-            command.exec(&mut sentinel.connection()).ok()
-        });
-        self.wait_for_successor(before)
+        let mut asked_at: Option<Instant> = None;
+        wait_for("another primary", || {
+            // Right after another one there is none yet, and on a busy machine one may be given up.
+            if asked_at.is_none_or(|asked_at| asked_at.elapsed() > ASKED_AGAIN_AFTER) {
+                let sentinel = self.running_sentinels().next().unwrap();
+                let mut command = redis::cmd("SENTINEL");
+                command.arg("FAILOVER").arg(SERVICE);
+                let is_before = named_by(&sentinel) == before;
+                if is_before && command.exec(&mut sentinel.connection()).is_ok() {
+                    asked_at = Some(Instant::now());
+                }
+            }
+            self.primary().filter(|now| *now != before)
+        })
     }
 
     /// Ends the primary as a crash does, and gives the address of the one that the sentinels chose instead.
@@ -153,7 +222,7 @@ impl SentinelFleet {
             let follow = info.matches("state=online").count() == replicas
                 && self.servers.iter().all(|server| {
                     let server = lock(server);
-                    server.address() == primary || has_loaded(&server)
+                    server.known_address() == primary || has_loaded(&server)
                 });
             let sentinels = self.running_sentinels().count();
             let known =
@@ -183,7 +252,9 @@ impl SentinelFleet {
 
     fn server(&self, address: SocketAddr) -> MutexGuard<'_, RedisServer> {
         let mut servers = self.servers.iter().map(lock);
-        servers.find(|server| server.address() == address).unwrap()
+        servers
+            .find(|server| server.known_address() == address)
+            .unwrap()
     }
 
     fn running_sentinels(&self) -> impl Iterator<Item = MutexGuard<'_, RedisServer>> {
@@ -192,6 +263,12 @@ impl SentinelFleet {
             .map(lock)
             .filter(|sentinel| sentinel.is_running())
     }
+}
+
+fn named_by(sentinel: &RedisServer) -> SocketAddr {
+    let command = format!("SENTINEL GET-MASTER-ADDR-BY-NAME {SERVICE}");
+    let (host, port): (String, u16) = sentinel.ask(&command);
+    SocketAddr::new(host.parse().unwrap(), port)
 }
 
 /// Whether a replica has what its primary had when it began to follow.
@@ -214,84 +291,124 @@ fn sentinel_settings(primary: SocketAddr) -> String {
     )
 }
 
-/// A cluster of three masters without replicas, which share the slots evenly.
+/// A cluster of three masters, which share the slots evenly. There may be a replica of each.
 pub(crate) struct Cluster {
-    masters: Vec<Mutex<RedisServer>>,
+    /// The masters, then their replicas, until one takes the place of another.
+    nodes: Vec<Mutex<RedisServer>>,
 }
 
 impl Cluster {
-    /// Starts servers with these options besides. `None`, loudly, where there is no `redis-server`.
+    /// Starts masters with these options besides. `None`, loudly, where there is no `redis-server`.
     ///
     /// # Panics
     ///
     /// Where there is none and `CI` is set.
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
-        const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
+        Self::start_with(SLOTS.len(), None, options)
+    }
+
+    /// As [`start`](Self::start), with a replica of each master.
+    pub(crate) fn start_with_replicas(options: &[&str]) -> Option<Self> {
+        Self::start_with(2 * SLOTS.len(), None, options)
+    }
+
+    /// As [`start`](Self::start), with TLS on all connections but those of the test itself.
+    pub(crate) fn start_tls(tls: &ServerTls) -> Option<Self> {
+        Self::start_with(SLOTS.len(), Some(tls), &[])
+    }
+
+    fn start_with(nodes: usize, tls: Option<&ServerTls>, options: &[&str]) -> Option<Self> {
         let program: PathBuf = peers::required(peers::REDIS)?.get_program().into();
-        let masters = SLOTS.map(|_| {
+        let mut buses = Vec::new();
+        let nodes = (0..nodes).map(|_| {
             let bus = peers::free_port();
+            buses.push(bus);
+            let (tls_port, mut tls) = tls_options(tls);
+            if tls_port.is_some() {
+                tls.push(("tls-cluster".to_owned(), "yes".to_owned()));
+            }
             let server = RedisServer::launch(program.clone(), peers::free_port(), |_| {
                 let common = format!(
                     "--bind 127.0.0.1 --cluster-enabled yes --cluster-node-timeout 1000 \
-                     --cluster-announce-ip 127.0.0.1 --cluster-port {bus}"
+                     --cluster-announce-ip 127.0.0.1 --cluster-port {bus} --repl-diskless-sync-delay 0"
                 );
                 let mut words: Vec<String> = common.split(' ').map(Into::into).collect();
                 words.extend(["--save".into(), String::new()]);
+                words.extend(as_words(&tls));
                 words.extend(options.iter().map(|&option| option.into()));
                 words
             });
-            (server, bus)
+            known_by(server, tls_port)
         });
-        let (first, first_bus) = (masters[0].0.address().port(), masters[0].1);
-        for (epoch, ((master, _), (from, to))) in masters.iter().zip(SLOTS).enumerate() {
-            master.ask::<()>(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
-            master.ask::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {}", epoch + 1));
-            if epoch > 0 {
-                master.ask::<()>(&format!("CLUSTER MEET 127.0.0.1 {first} {first_bus}"));
+        let nodes: Vec<_> = nodes.collect();
+        let first = lock(&nodes[0]).known_address().port();
+        for (number, node) in nodes.iter().enumerate() {
+            let node = lock(node);
+            if let Some((from, to)) = SLOTS.get(number) {
+                node.ask::<()>(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
+            }
+            node.ask::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1));
+            if number > 0 {
+                let meet = format!("CLUSTER MEET 127.0.0.1 {first} {}", buses[0]);
+                node.ask::<()>(&meet);
             }
         }
-        let masters = masters.map(|(master, _)| Mutex::new(master)).into();
-        let cluster = Self { masters };
+        let cluster = Self { nodes };
+        for replica in SLOTS.len()..cluster.nodes.len() {
+            let master = cluster.id(replica - SLOTS.len());
+            let command = redis::cmd("CLUSTER").arg("REPLICATE").arg(master).clone();
+            wait_for("a replica that knows its master", || {
+                cluster.with(replica, |replica| {
+                    command.exec(&mut replica.connection()).ok()
+                })
+            });
+        }
         cluster.settle();
         Some(cluster)
     }
 
     pub(crate) fn urls(&self) -> Vec<String> {
-        self.masters
+        self.nodes
             .iter()
-            .map(|master| lock(master).url())
+            .map(|node| lock(node).client_url())
             .collect()
     }
 
-    /// Does something with a master by its place.
-    pub(crate) fn with<T>(&self, master: usize, act: impl FnOnce(&mut RedisServer) -> T) -> T {
-        act(&mut lock(&self.masters[master]))
+    fn id(&self, node: usize) -> String {
+        self.with(node, |node| node.ask("CLUSTER MYID"))
+    }
+
+    /// Does something with a node by its place.
+    pub(crate) fn with<T>(&self, node: usize, act: impl FnOnce(&mut RedisServer) -> T) -> T {
+        act(&mut lock(&self.nodes[node]))
     }
 
     /// The place of the master that has this key.
     pub(crate) fn owner(&self, key: &str) -> usize {
-        let slot: u16 = self.with(0, |master| master.ask(&format!("CLUSTER KEYSLOT {key}")));
-        let ranges: Vec<(u16, u16, Vec<redis::Value>)> =
-            self.with(0, |master| master.ask("CLUSTER SLOTS"));
-        let range = ranges
-            .into_iter()
-            .find(|(from, to, _)| (*from..=*to).contains(&slot));
-        let (_, _, node) = range.expect("a slot that nobody has");
-        let port: u16 = redis::from_redis_value_ref(&node[1]).unwrap();
-        let is_owner = |master: &Mutex<RedisServer>| lock(master).address().port() == port;
-        self.masters.iter().position(is_owner).unwrap()
+        self.owner_by(0, key)
+    }
+
+    fn owner_by(&self, asked: usize, key: &str) -> usize {
+        let slot: u16 = self.with(asked, |node| node.ask(&format!("CLUSTER KEYSLOT {key}")));
+        let ranges: Vec<Vec<redis::Value>> = self.with(asked, |node| node.ask("CLUSTER SLOTS"));
+        let number = |value: &redis::Value| redis::from_redis_value_ref::<u16>(value).unwrap();
+        let is_in = |range: &&Vec<_>| (number(&range[0])..=number(&range[1])).contains(&slot);
+        let range = ranges.iter().find(is_in).expect("a slot that nobody has");
+        let master: Vec<redis::Value> = redis::from_redis_value_ref(&range[2]).unwrap();
+        let port = number(&master[1]);
+        let is_owner = |node: &Mutex<RedisServer>| lock(node).address().port() == port;
+        self.nodes.iter().position(is_owner).unwrap()
     }
 
     /// Moves the slot of this key, with what is in it, to another master, and gives its place.
     pub(crate) fn move_away(&self, key: &str) -> usize {
         let from = self.owner(key);
-        let to = (from + 1) % self.masters.len();
-        let id = |master| self.with(master, |master| master.ask::<String>("CLUSTER MYID"));
-        let (from_id, to_id) = (id(from), id(to));
+        let to = (from + 1) % SLOTS.len();
+        let (from_id, to_id) = (self.id(from), self.id(to));
         let (slot, port): (u16, u16) = self.with(to, |master| {
             (
                 master.ask(&format!("CLUSTER KEYSLOT {key}")),
-                master.address().port(),
+                master.known_address().port(),
             )
         });
         let set = |master, what: &str| {
@@ -326,12 +443,23 @@ impl Cluster {
         });
     }
 
-    /// Starts the masters again that were ended, and waits until the cluster serves.
+    /// Ends a master as a crash does, and gives the place of the replica that has its slots instead.
+    pub(crate) fn crash_to_replica(&self, master: usize, key: &str) -> usize {
+        assert_eq!(self.owner(key), master);
+        let other = (master + 1) % SLOTS.len();
+        self.with(master, RedisServer::kill);
+        wait_for("a replica that is master", || {
+            let owner = self.owner_by(other, key);
+            (owner != master).then_some(owner)
+        })
+    }
+
+    /// Starts the nodes again that were ended, and waits until the cluster serves.
     pub(crate) fn heal(&self) {
-        for master in &self.masters {
-            let mut master = lock(master);
-            if !master.is_running() {
-                master.restart();
+        for node in &self.nodes {
+            let mut node = lock(node);
+            if !node.is_running() {
+                node.restart();
             }
         }
         self.settle();
@@ -340,20 +468,37 @@ impl Cluster {
     fn settle(&self) {
         wait_for("a cluster that serves", || {
             let all_ok = self.states().iter().all(|&state| state == Some(true));
-            all_ok.then_some(())
+            let mut nodes = self.nodes.iter().map(lock);
+            (all_ok && nodes.all(|node| is_master(&node) || has_loaded(&node))).then_some(())
         });
+        if self.nodes.len() > SLOTS.len() {
+            wait_for("a replica for each master", || {
+                let mut masters = self.nodes.iter().map(lock).filter(|node| is_master(node));
+                let follows = masters.all(|master| {
+                    let info: String = master.ask("INFO replication");
+                    info.contains("state=online")
+                });
+                follows.then_some(())
+            });
+        }
     }
 
-    /// Whether each master takes the cluster of three for whole, or does not run.
+    /// Whether each node takes the cluster for whole, or does not run.
     fn states(&self) -> Vec<Option<bool>> {
-        let state = |master: MutexGuard<'_, RedisServer>| {
-            master.is_running().then(|| {
-                let info: String = master.ask("CLUSTER INFO");
-                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        let known = format!("cluster_known_nodes:{}", self.nodes.len());
+        let state = |node: MutexGuard<'_, RedisServer>| {
+            node.is_running().then(|| {
+                let info: String = node.ask("CLUSTER INFO");
+                info.contains("cluster_state:ok") && info.contains(&known)
             })
         };
-        self.masters.iter().map(lock).map(state).collect()
+        self.nodes.iter().map(lock).map(state).collect()
     }
+}
+
+fn is_master(node: &RedisServer) -> bool {
+    let info: String = node.ask("INFO replication");
+    info.contains("role:master")
 }
 
 fn lock(server: &Mutex<RedisServer>) -> MutexGuard<'_, RedisServer> {

@@ -5,12 +5,14 @@
 // It prints `{"issuer": …}` when it listens, and ends when its input does. The argument overrides the options below.
 // Whoever `login_hint` names is logged in and consents to everything, without a page; without it they refuse.
 // `POST /control/options` overrides options from then on, `POST /control/rotate` signs with new keys (`{"keep": false}`
-// forgets the old ones), `GET /control/events` lists what was granted, refused and revoked.
+// forgets the old ones), `GET /control/events` lists what was granted, refused and revoked, and `GET /control/spent` each
+// refresh token that was spent, by the client and the query parameter `by` of the token endpoint's URL.
 import { createHash, generateKeyPairSync, randomBytes } from 'node:crypto';
 import http from 'node:http';
 import https from 'node:https';
 import { createRequire } from 'node:module';
 import path from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 
 const options = {
@@ -21,6 +23,10 @@ const options = {
   resources: {},
   ttl: { AccessToken: 3600, ClientCredentials: 3600, IdToken: 3600, RefreshToken: 86400 },
   rotateRefreshTokens: true,
+  // For how many seconds a spent refresh token is accepted again, by client.
+  grace: {},
+  // How many milliseconds the token endpoint takes to answer, after it has done what was asked.
+  delay: 0,
   // Whether access tokens name the log-in (`sid`).
   sid: false,
   // Sender-constrained tokens: `{ nonce: true }` asks for a nonce in each proof.
@@ -54,6 +60,7 @@ await new Promise((resolve) => server.listen(options.port, '127.0.0.1', resolve)
 const issuer = `${options.tls ? 'https' : 'http'}://127.0.0.1:${server.address().port}`;
 
 const events = [];
+const spent = [];
 const rows = new Map();
 let keys = newKeys();
 let provider = newProvider();
@@ -73,6 +80,8 @@ server.on('request', async (request, response) => {
       answer(Object.assign(options, await body(request)));
     } else if (pathname === '/control/events') {
       answer(events);
+    } else if (pathname === '/control/spent') {
+      answer(spent);
     } else {
       provider.callback()(request, response);
     }
@@ -109,15 +118,21 @@ function adapter(model) {
   const where = async (test) => [...rows.values()].find((row) => row.model === model && test(row.payload))?.payload;
   return {
     upsert: async (id, payload) => void rows.set(name(id), { model, payload }),
-    find: async (id) => rows.get(name(id))?.payload,
+    find: async (id) => forgiven(model, rows.get(name(id))?.payload),
     findByUid: (uid) => where((payload) => payload.uid === uid),
     findByUserCode: (code) => where((payload) => payload.userCode === code),
     destroy: async (id) => void rows.delete(name(id)),
-    consume: async (id) => void (rows.get(name(id)).payload.consumed = Math.floor(Date.now() / 1000)),
+    consume: async (id) => void (rows.get(name(id)).payload.consumed ??= Math.floor(Date.now() / 1000)),
     revokeByGrantId: async (grantId) => {
       for (const [key, row] of rows) if (row.model === model && row.payload.grantId === grantId) rows.delete(key);
     },
   };
+}
+
+function forgiven(model, payload) {
+  const grace = (model === 'RefreshToken' && options.grace[payload?.clientId]) || 0;
+  const isForgiven = payload?.consumed && Date.now() / 1000 < payload.consumed + grace;
+  return isForgiven ? { ...payload, consumed: undefined } : payload;
 }
 
 function newProvider() {
@@ -183,6 +198,14 @@ function newProvider() {
   const parameters = [
     'subject_token', 'subject_token_type', 'actor_token', 'actor_token_type', 'requested_token_type', 'scope',
   ];
+  made.use(async (ctx, next) => {
+    await next();
+    if (ctx.path === '/token') await setTimeout(options.delay);
+  });
+  made.on('grant.success', ({ oidc: { client, entities }, query }) => {
+    const refreshToken = entities.RotatedRefreshToken?.jti;
+    if (refreshToken) spent.push({ refreshToken, client: client.clientId, by: query.by });
+  });
   made.registerGrantType(TOKEN_EXCHANGE, exchange, [...parameters, ...several], several);
   for (const event of ['grant.success', 'grant.error', 'grant.revoked', 'introspection.error', 'server_error']) {
     made.on(event, (ctx, error) => {

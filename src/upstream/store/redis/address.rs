@@ -15,11 +15,20 @@ use crate::secret::Secret;
 
 use super::fault::Fault;
 
+/// How long a node of a cluster is waited for that does not answer. The client waits for each of them when it connects.
+const NODE_LIMIT: Duration = Duration::from_secs(1);
+
 /// The address of Redis, and how to find it anew.
 pub(super) enum Address {
     Server(Client, Login),
     Sentinels(Sentinels),
-    Cluster(ClusterClient),
+    Cluster(Cluster),
+}
+
+pub(super) struct Cluster {
+    client: ClusterClient,
+    /// The same nodes one by one, with the login.
+    nodes: Vec<(Client, Login)>,
 }
 
 #[derive(Clone)]
@@ -53,16 +62,7 @@ pub(super) struct Access {
 
 impl Address {
     pub(super) fn server(info: ConnectionInfo, access: &Access) -> Result<Self, RedisError> {
-        let login = Login::of(&info, access);
-        // The crate would not say why a login failed, so that it does not log in.
-        let bare = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP2)
-            .set_skip_set_lib_name();
-        let info = info.set_redis_settings(bare);
-        let client = match access.certificates() {
-            Some(certificates) => Client::build_with_tls(info, certificates)?,
-            None => Client::open(info)?,
-        };
+        let (client, login) = one_server(info, access)?;
         Ok(Self::Server(client, login))
     }
 
@@ -92,9 +92,11 @@ impl Address {
         limit: Duration,
         access: &Access,
     ) -> Result<Self, RedisError> {
+        let one_by_one = nodes.iter().cloned();
+        let one_by_one: RedisResult<_> = one_by_one.map(|node| one_server(node, access)).collect();
         // A call has one limit in all, which is not of the client's making.
         let mut cluster = ClusterClientBuilder::new(nodes)
-            .connection_timeout(limit)
+            .connection_timeout(limit.min(NODE_LIMIT))
             .response_timeout(limit)
             .overall_response_timeout(None)
             .use_protocol(ProtocolVersion::RESP2)
@@ -110,7 +112,10 @@ impl Address {
         if let Some(certificates) = access.certificates() {
             cluster = cluster.certs(certificates);
         }
-        Ok(Self::Cluster(cluster.build()?))
+        Ok(Self::Cluster(Cluster {
+            client: cluster.build()?,
+            nodes: one_by_one?,
+        }))
     }
 
     pub(super) async fn connect(&self) -> Result<Connection, Fault> {
@@ -119,21 +124,9 @@ impl Address {
             let _ = aws_lc_rs::default_provider().install_default();
         }
         match self {
-            Self::Server(client, login) => {
-                let config = unlimited();
-                let connected = async {
-                    let connecting = client.get_multiplexed_async_connection_with_config(&config);
-                    login.at(connecting.await?).await
-                };
-                let connected = connected.await.map_err(|e| Fault::of_connecting(&e))?;
-                Ok(Connection::Server(connected))
-            }
+            Self::Server(client, login) => login.connected(client).await.map(Connection::Server),
             Self::Sentinels(sentinels) => sentinels.connect().await.map(Connection::Server),
-            Self::Cluster(client) => {
-                let connected = client.get_async_connection().await;
-                let connected = connected.map_err(|e| Fault::of_connecting(&e))?;
-                Ok(Connection::Cluster(connected))
-            }
+            Self::Cluster(cluster) => cluster.connect().await.map(Connection::Cluster),
         }
     }
 
@@ -153,6 +146,53 @@ impl Address {
 
 pub(super) fn is_encrypted(info: &ConnectionInfo) -> bool {
     matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+impl Cluster {
+    async fn connect(&self) -> Result<ClusterConnection, Fault> {
+        match self.client.get_async_connection().await {
+            Ok(connected) => Ok(connected),
+            Err(error) => Err(self.why(Fault::of_connecting(&error)).await),
+        }
+    }
+
+    /// The client says that it cannot connect and not why, so the nodes are asked.
+    async fn why(&self, fault: Fault) -> Fault {
+        if fault.is_permanent() {
+            return fault;
+        }
+        let nodes = self.nodes.iter();
+        let mut asking: FuturesUnordered<_> = nodes
+            .map(async |(node, login)| {
+                let mut connection = login.connected(node).await?;
+                let slots = redis::cmd("CLUSTER").arg("SLOTS").clone();
+                let slots = slots.exec_async(&mut connection).await;
+                slots.map_err(|error| Fault::of_cluster(&error))
+            })
+            .collect();
+        while let Some(asked) = asking.next().await {
+            if let Err(fault) = asked
+                && fault.is_permanent()
+            {
+                return fault;
+            }
+        }
+        fault
+    }
+}
+
+/// A client that does not log in: the crate would not say why a login failed.
+fn one_server(info: ConnectionInfo, access: &Access) -> RedisResult<(Client, Login)> {
+    let login = Login::of(&info, access);
+    let bare = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP2)
+        .set_skip_set_lib_name();
+    let info = info.set_redis_settings(bare);
+    let client = match access.certificates() {
+        Some(certificates) => Client::build_with_tls(info, certificates)?,
+        None => Client::open(info)?,
+    };
+    Ok((client, login))
 }
 
 impl Sentinels {
@@ -234,6 +274,17 @@ impl Login {
             self.password = Some(password.clone());
         }
         self
+    }
+
+    async fn connected(&self, client: &Client) -> Result<MultiplexedConnection, Fault> {
+        let config = unlimited();
+        let connected = async {
+            let connecting = client.get_multiplexed_async_connection_with_config(&config);
+            self.at(connecting.await?).await
+        };
+        connected
+            .await
+            .map_err(|error| Fault::of_connecting(&error))
     }
 
     async fn at(

@@ -84,7 +84,13 @@ impl RedisStoreBuilder {
     /// Sets how many replicas of Redis must confirm a write (`WAIT`). By default none.
     ///
     /// A failover to a replica that confirmed then loses neither claims nor stored tokens. While fewer replicas are
-    /// reachable, no tokens are refreshed.
+    /// reachable, no tokens are refreshed, and logins and logouts fail with
+    /// [`Unavailable`](crate::AuthErrorKind::Unavailable).
+    ///
+    /// Set it to the number of all replicas that can become the primary. For example, set it to 2 if Sentinel watches a
+    /// primary with two replicas. With 1, Sentinel may promote the replica that has not confirmed: the old primary goes
+    /// on for a moment, and the other replica confirms writes that are then lost. A user whose refresh falls into that
+    /// moment must log in again.
     pub fn replicas(mut self, replicas: u32) -> Self {
         self.replicas = replicas;
         self

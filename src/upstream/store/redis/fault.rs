@@ -80,6 +80,16 @@ impl Fault {
         Self::judge(error, false).leaving()
     }
 
+    /// An error of a node that was asked for the other nodes.
+    pub(super) fn of_cluster(error: &RedisError) -> Self {
+        match server_error(error) {
+            Some((_, text)) if text.contains("cluster support disabled") => {
+                Self::permanent(NOT_A_CLUSTER).leaving()
+            }
+            _ => Self::of_connecting(error),
+        }
+    }
+
     pub(super) fn of_answer(error: &RedisError, is_cluster: bool) -> Self {
         let fault = Self::judge(error, is_cluster);
         match server_error(error) {
@@ -135,6 +145,7 @@ const RIGHTS: &str = "Redis forbids the token store a command or its keys; give 
 const COMMAND: &str = "Redis does not know a command that the token store needs, or it is disabled; use Redis 5 or newer, allow \
      `EVAL`, and leave out proxies that forbid scripts";
 const CLUSTER: &str = "the token store is a node of Redis Cluster, which has only some of the keys; use `RedisStore::cluster`";
+const NOT_A_CLUSTER: &str = "what answers at a node's address is not a node of Redis Cluster; check host and port, or use `RedisStore::builder`";
 const DATABASE: &str =
     "Redis has no such database; check the number at the end of the token store's URL";
 const PROTECTED: &str = "Redis is in protected mode and refuses other hosts; give it a password, and the token store too";

@@ -149,7 +149,8 @@ const RUN_ONCE_FOR: Duration = Duration::from_secs(60);
 /// | answers that it cannot serve: it is a replica now, loading, out of memory, without its replicas or disk (`READONLY`, `LOADING`, `OOM`, `NOREPLICAS`, `MISCONF` and others) | succeeds if the address leads to another node now, else fails with `Unavailable` | `redis_faults`: `f64_any_answer_about_the_state_of_a_node_drops_the_connection` |
 /// | stays in such a state | fails with `Unavailable`. New connections are made at most every 100 ms | `redis_faults`: `a_node_that_stays_unwell_is_not_flooded_with_connections` |
 /// | fails over behind one address | behaves as in the rows above. A primary may confirm a write that its replicas never get: set [`replicas`](RedisStoreBuilder::replicas) | `redis_store`: `f17_a_fail_over_in_the_middle_of_a_refresh_spends_nothing_twice_and_loses_nothing` |
-/// | fails over with Sentinel | fails with `Unavailable` until the sentinels name the new primary. Refreshes that were running end well, and no user must log in | `redis_topologies`: `a_fail_over_in_the_middle_of_refreshes_sends_nobody_to_log_in` |
+/// | fails over with Sentinel | fails with `Unavailable` until the sentinels name the new primary. Refreshes that were running end well, and no user must log in, if all replicas have to [confirm](RedisStoreBuilder::replicas) | `redis_topologies`: `a_fail_over_in_the_middle_of_refreshes_sends_nobody_to_log_in` |
+/// | fails over with Sentinel every few seconds, while replicas of the gateway die | behaves as in the row above. Only users whose gateway replica died in the middle of a refresh must log in, and with [`grace`](crate::upstream::ProviderBuilder::grace) not even they | `redis_fail_overs`: `eight_replicas_that_are_killed_while_redis_fails_over_cost_nobody_a_log_in_that_need_not_be` |
 /// | has a sentinel that is down or silent | succeeds: all sentinels are asked at once | `redis_topologies`: `f64_the_new_primary_is_found_although_a_sentinel_is_gone` |
 /// | moves a slot of the cluster | succeeds | `redis_topologies`: `f64_a_session_whose_slot_moved_is_found_at_the_next_call` |
 /// | loses a node of the cluster | fails with `Unavailable` until the node or its replica serves | `redis_topologies`: `a_crashed_node_of_a_cluster_costs_nobody_the_log_in` |
@@ -214,7 +215,7 @@ impl RedisStore {
     /// let key = SealingKey::new([7; 32]); // not a good one
     /// let store = RedisStore::sentinel(sentinels, "mymaster", key)
     ///     .credentials("gateway", password)
-    ///     .replicas(1)
+    ///     .replicas(2)
     ///     .build()?;
     /// # Ok(())
     /// # }
