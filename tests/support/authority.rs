@@ -2,6 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use tower_identity::{AuthError, AuthErrorKind};
 
 fn pem(label: &str, der: &[u8]) -> String {
     let encoded = STANDARD.encode(der);
@@ -39,4 +40,20 @@ impl Authority {
             pem("PRIVATE KEY", key.serialized_der()),
         )
     }
+}
+
+/// The error of a call that is refused for its TLS.
+///
+/// A server that misses a certificate says so and hangs up. Its word is lost where the client still sends, and the call
+/// fails as with a server that is gone.
+pub(crate) async fn tls_refusal(call: impl AsyncFn() -> Result<(), AuthError>) -> AuthError {
+    let mut last = None;
+    for _ in 0..50 {
+        let error = call().await.unwrap_err();
+        if error.kind() == AuthErrorKind::Configuration {
+            return error;
+        }
+        last = Some(error);
+    }
+    panic!("not refused: {last:?}");
 }
