@@ -173,8 +173,8 @@
 //!
 //! # Guides
 //!
-//! - Add the layers to [a hyper client](crate::guide::hyper), to [reqwest](crate::guide::reqwest), or to [an MCP
-//!   client](crate::guide::rmcp).
+//! - Add the layers to [a hyper client](crate::guide::hyper), to [reqwest](crate::guide::reqwest), to
+//!   [tonic](crate::guide::tonic), or to [an MCP client](crate::guide::rmcp).
 //! - [Protect an axum API](crate::guide::axum), [write a gateway](crate::guide::gateway), [move from ToolHive](crate::guide::toolhive), or [write your own
 //!   strategy](crate::guide::strategy).
 //! - Operate it: [several replicas](crate::guide::replicas), [troubleshooting](crate::guide::troubleshooting), [what it

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | add the layers to a hyper client | [`hyper`] |
 //! | add the layers to a reqwest client | [`reqwest`] |
+//! | add the layers to a gRPC client of tonic | [`tonic`] |
 //! | add the layers to an MCP client of the Rust SDK | [`rmcp`] |
 //! | protect an axum API | [`axum`] |
 //! | write a gateway | [`gateway`] |
@@ -31,5 +32,6 @@ pub mod rmcp;
 pub mod security;
 pub mod strategy;
 pub mod testing;
+pub mod tonic;
 pub mod toolhive;
 pub mod troubleshooting;

@@ -51,7 +51,7 @@
 //! # Traces
 //!
 //! Each request has the span `authenticate` on the level `DEBUG`. `tracing-opentelemetry` exports it by OTLP as a child
-//! of your own spans. The filter `tower_identity=debug` lets it through.
+//! of the spans that you create. The filter `tower_identity=debug` lets it through.
 //!
 //! # Three alerts
 //!
