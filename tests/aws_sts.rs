@@ -949,7 +949,7 @@ fn documented(answers: &str) -> Vec<serde_json::Value> {
 async fn f48_each_documented_answer_of_sts_is_told_to_those_who_can_do_something_about_it() {
     let aws = AwsStack::start().await;
     let answers = documented("aws_sts");
-    assert_eq!(answers.len(), 33);
+    assert_eq!(answers.len(), 36);
     for answer in answers {
         let name = answer["name"].as_str().unwrap();
         let status = answer["status"].as_u64().unwrap() as u16;
@@ -968,6 +968,7 @@ async fn f48_each_documented_answer_of_sts_is_told_to_those_who_can_do_something
             .unwrap_err();
         assert_eq!(error.kind(), expected, "{name}: {error}");
         assert!(error.interaction().is_none(), "{name}: {error}");
+        assert!(error.oauth_error().is_none(), "{name}: {error}");
         let message = answer["message"].as_str().unwrap();
         let said = format!("{error} {error:?}");
         assert!(!said.contains(message), "{name}: {error}");

@@ -170,7 +170,7 @@ impl AuthError {
     /// only this issuer has.
     ///
     /// At most 64 characters of `[A-Za-z0-9._-]`. A code with others, or one that repeats a token or a secret of the
-    /// request, is left out.
+    /// request, is left out. So are the codes of AWS STS, which are no codes of OAuth.
     ///
     /// # Security
     ///

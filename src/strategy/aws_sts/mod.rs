@@ -134,8 +134,12 @@ use sts::{AssumeRole, Sts};
 /// | throttling in any spelling that the AWS SDKs know, timeouts, 408, 429, 5xx, `IDPCommunicationError`, no answer within 30 s | `Unavailable`, with `Retry-After` if there is one |
 /// | `InvalidIdentityToken`, because AWS could not get the issuer's keys | `Unavailable` |
 /// | a success without usable credentials | `Unavailable` |
-/// | `InvalidIdentityToken`, because IAM has no provider for the issuer, or one with another audience or thumbprint | `Configuration` |
+/// | `InvalidIdentityToken`, because IAM has no provider for the issuer, or one with another audience or thumbprint, or because the token is no JWT (such as many access tokens) or lacks a claim | `Configuration` |
 /// | `ValidationError`, `MalformedPolicyDocument`, `PackedPolicyTooLarge`, `RegionDisabledException`, 3xx, any other | `Configuration` |
+///
+/// The message of the error has the code of AWS STS, if it is one of these.
+/// [`AuthError::oauth_error`](AuthError::oauth_error) has none, because they are no codes of OAuth: a program that compares
+/// `oauth_error()` with the codes that it knows must not take one for the other.
 ///
 /// The [`CredentialCache`] decides when AWS STS is called again. The retries of the AWS SDK are off.
 ///

@@ -80,6 +80,7 @@ pub(super) fn refusal(
 fn meaning_of(code: &str, message: &str) -> Option<(&'static str, Meaning)> {
     let (code, meaning) = *CODES.iter().find(|(known, _)| *known == code)?;
     let by_message = || {
+        let code = code.strip_suffix("Exception").unwrap_or(code);
         let mut messages = MESSAGES.iter();
         let (.., meaning) = messages.find(|(of, beginning, _)| {
             *of == code && message.trim_start().starts_with(beginning)
@@ -160,8 +161,24 @@ const REGION_DISABLED: Meaning = (
     "STS is not active in this region for the account of the role",
 );
 
+const NOT_THE_RIGHT_TOKEN: Meaning = (
+    AuthErrorKind::Configuration,
+    "the user's token is no ID token that AWS can read; send the provider's ID token, signed with RS256, with the claims \
+     `iss`, `sub`, `aud`, `iat` and `exp`",
+);
+
 /// One code has several meanings. The beginning of the message tells them apart.
-const MESSAGES: [(&str, &str, Meaning); 4] = [
+const MESSAGES: [(&str, &str, Meaning); 6] = [
+    (
+        "InvalidIdentityToken",
+        "The ID Token provided is not a valid JWT",
+        NOT_THE_RIGHT_TOKEN,
+    ),
+    (
+        "InvalidIdentityToken",
+        "Missing a required claim",
+        NOT_THE_RIGHT_TOKEN,
+    ),
     (
         "InvalidIdentityToken",
         "No OpenIDConnect provider found",
