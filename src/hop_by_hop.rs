@@ -11,7 +11,8 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// layer adds.
 ///
 /// It removes each header that `Connection` names, and the hop-by-hop headers. `Connection` keeps `close`, `keep-alive`
-/// and an upgrade with its `Upgrade` header. `TE: trailers` stays, because gRPC needs it and HTTP/2 allows it (RFC 9113
+/// and an upgrade with its `Upgrade` header. An upgrade to HTTP/2 (`h2c`) is removed too: it is obsolete (RFC 9113
+/// §3.1), and would let a caller send further requests past the gateway. `TE: trailers` stays, because gRPC needs it and HTTP/2 allows it (RFC 9113
 /// §8.2.2).
 ///
 /// It returns whether the request announces trailers, because whoever adds a credential then has to [take its name out of
@@ -50,7 +51,7 @@ fn remove(headers: &mut HeaderMap) -> bool {
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
                 kept.push("keep-alive");
             } else if option.eq_ignore_ascii_case(b"upgrade") {
-                if headers.contains_key(UPGRADE) {
+                if upgrades_to_another_protocol(headers) {
                     kept.push("upgrade");
                 }
             } else if let Ok(name) = HeaderName::from_bytes(option) {
@@ -87,4 +88,15 @@ fn remove(headers: &mut HeaderMap) -> bool {
         headers.insert(CONNECTION, connection);
     }
     headers.contains_key(TRAILER)
+}
+
+fn upgrades_to_another_protocol(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(UPGRADE).iter().peekable();
+    let is_http2 = |protocol: &[u8]| {
+        let name = protocol.split(|&byte| byte == b'/').next();
+        let name = name.unwrap_or_default().trim_ascii();
+        name.eq_ignore_ascii_case(b"h2c") || name.eq_ignore_ascii_case(b"h2")
+    };
+    protocols.peek().is_some()
+        && !protocols.any(|value| value.as_bytes().split(|&byte| byte == b',').any(is_http2))
 }

@@ -224,6 +224,30 @@ async fn f39_an_upgrade_still_works_and_carries_its_credential() {
 }
 
 #[tokio::test]
+async fn f39_an_upgrade_to_http_2_is_not_passed_on() {
+    let server = HttpServer::start(async |_| ok()).await;
+    for protocol in ["h2c", "websocket, H2C", "h2c/1", "foo,h2"] {
+        let request = Request::get(server.uri("/mcp"))
+            .header(CONNECTION, "Upgrade, HTTP2-Settings")
+            .header(UPGRADE, protocol)
+            .header("http2-settings", "AAMAAABkAAQAAP__")
+            .body(Body::default())
+            .unwrap();
+        let key = HeaderInjection::new("x-api-key", "k-123").unwrap();
+        client(server.origin(), key, trusting(None))
+            .oneshot(request)
+            .await
+            .unwrap();
+        let requests = server.requests();
+        let arrived = requests.last().unwrap();
+        for name in ["connection", "upgrade", "http2-settings"] {
+            assert_eq!(arrived.all(name), [""; 0], "{protocol}");
+        }
+        assert_eq!(arrived.all("x-api-key"), ["k-123"]);
+    }
+}
+
+#[tokio::test]
 async fn f39_te_trailers_stays_because_grpc_needs_it() {
     let (server, certificate) = start_tls(&["h2"]).await;
     let uri = format!("https://localhost:{}", server.address().port());

@@ -4,16 +4,15 @@ use http::Request;
 
 use crate::error::AuthError;
 
-/// The result of [`Strategy::authenticate`](crate::Strategy::authenticate).
-///
-/// It is one of three:
+/// Tells whether a request may be sent now, later or not at all: the result of
+/// [`Strategy::authenticate`](crate::Strategy::authenticate).
 ///
 /// - [`done`](Self::done): the credential is on the request, which can be sent. This costs no allocation.
 /// - refused: `AuthError` converts into it (`error.into()`). The request must not be sent.
 /// - [`pending`](Self::pending): the work that obtains the credential. It takes the request and gives it back.
 ///
-/// [`AuthLayer`](crate::AuthLayer) acts on it. Your own code needs [`complete`](Self::complete) to run a strategy by
-/// itself, for example in a test or in a strategy that wraps another.
+/// [`AuthLayer`](crate::AuthLayer) acts on it. If your own code runs a strategy, for example in a test or in a strategy
+/// that wraps another, it calls [`complete`](Self::complete).
 ///
 /// ```
 /// use http::{HeaderValue, Request};
@@ -57,13 +56,14 @@ pub(crate) type PendingRequest<B> =
     Pin<Box<dyn Future<Output = Result<Request<B>, AuthError>> + Send>>;
 
 impl<B> Authenticating<B> {
-    /// The credential is on the request, or the request needs none.
+    /// Creates the result for a request that has its credential, or needs none.
     #[inline]
     pub fn done() -> Self {
         Self { state: State::Done }
     }
 
-    /// The credential takes a while. `obtain` gets the request, and gives it back when the credential is on it.
+    /// Creates the result for a credential that takes a while. `obtain` takes the request, and gives it back with its
+    /// credential.
     ///
     /// The closure and its future are boxed.
     pub fn pending<F, R>(obtain: F) -> Self
@@ -81,7 +81,7 @@ impl<B> Authenticating<B> {
     ///
     /// # Errors
     ///
-    /// The error with which the strategy refused the request, which is dropped.
+    /// Returns the error with which the strategy refused the request. The request is dropped.
     pub async fn complete(self, request: Request<B>) -> Result<Request<B>, AuthError> {
         match self.state {
             State::Done => Ok(request),

@@ -2,22 +2,25 @@ use http::{StatusCode, response::Parts};
 
 use crate::bearer_challenge::BearerChallenge;
 
-/// Says whether a response rejects the credential of its request, and what may help.
+/// A strategy's verdict on a response: whether the backend rejects the credential of the request, and what may help.
 ///
-/// [`Strategy::rejected`](crate::Strategy::rejected) returns it.
+/// [`Strategy::rejected`](crate::Strategy::rejected) returns it. [`AuthLayer`](crate::AuthLayer#retrying-rejected-credentials)
+/// sends the request once more only for [`AnotherCredential`](Self::AnotherCredential).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {
     /// The response does not reject the credential.
     NotRejected,
-    /// The response rejects the credential, and the strategy has no other to send, or obtained one a short while ago.
+    /// The response rejects the credential, and the strategy has no other to send. For example, it obtained one a few
+    /// seconds ago.
     NothingHelps,
     /// The response rejects the credential, and [`authenticate`](crate::Strategy::authenticate) puts another onto the
     /// rejected request, or obtains one.
     AnotherCredential,
-    /// The credential is valid, and its scope is not sufficient.
+    /// The credential is valid but lacks a scope.
     MoreScope,
-    /// The first bytes of the body tell: [`rejected_in_body`](crate::Strategy::rejected_in_body) is asked about them.
+    /// Only the body tells. The layer reads its first bytes and calls
+    /// [`rejected_in_body`](crate::Strategy::rejected_in_body).
     SaidInBody,
 }
 

@@ -66,7 +66,7 @@ use super::{authenticating::Authenticating, rejection::Rejection};
 pub trait Strategy<B>: Send + Sync {
     /// Puts the credential onto `request`, or starts to obtain it.
     ///
-    /// A request that is refused may be left half changed, and must be dropped.
+    /// If the strategy refuses the request, it may leave it half changed. The request must then be dropped.
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B>;
 
     /// Says whether `response` rejects the credential that left with `sent`, and what may help.
@@ -89,7 +89,9 @@ pub trait Strategy<B>: Send + Sync {
     /// Says the same of a response for which [`rejected`](Self::rejected) returned
     /// [`SaidInBody`](Rejection::SaidInBody). `first_bytes` are the first 8 KiB of its body, or all of a shorter one.
     ///
-    /// The body is passed on unchanged. The body of an event stream (`text/event-stream`) is not looked at.
+    /// The caller waits until these bytes have arrived, so set a time limit for the whole call. The body is passed on
+    /// unchanged. The body of an event stream (`text/event-stream`) is not looked at, and of a body in more than 1,024
+    /// frames only the first 1,024 are.
     fn rejected_in_body(
         &self,
         sent: &request::Parts,

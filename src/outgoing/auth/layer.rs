@@ -56,8 +56,8 @@ use super::{
 ///
 /// A request header such as `Connection: authorization` would make the HTTP client, or the next hop, delete the credential.
 /// Before the strategy runs, the layer removes each header that `Connection` names and the hop-by-hop headers (RFC 9110
-/// §7.6.1). `Connection` keeps `close`, `keep-alive` and `upgrade`, so an upgrade still works. `TE: trailers` stays for
-/// gRPC. [`HeaderForwardLayer`](crate::HeaderForwardLayer) does the same.
+/// §7.6.1). `Connection` keeps `close`, `keep-alive` and `upgrade`, so an upgrade still works, except to `h2c`: it would let
+/// a caller send further requests past the layer. `TE: trailers` stays for gRPC. [`HeaderForwardLayer`](crate::HeaderForwardLayer) does the same.
 ///
 /// # Trailers
 ///
