@@ -296,6 +296,12 @@ fn is_invisible(character: char) -> bool {
 pub(crate) const PLACEHOLDER: &str =
     "a placeholder (`${…}` or `{{…}}`) that nothing replaced; replace it before";
 
+/// Whether `name` looks like the name of an environment variable. Otherwise it may be a secret in the wrong place.
+pub(crate) fn is_variable_name(name: &str) -> bool {
+    let is_of_name = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
+    name.starts_with(|first: char| first.is_ascii_uppercase()) && name.bytes().all(is_of_name)
+}
+
 /// Whether a part of `text` was left for a template engine or a shell to replace.
 pub(crate) fn has_placeholder(text: &str) -> bool {
     let has = |open, close| {

@@ -133,6 +133,12 @@ async fn header_injection_reads_the_environment_at_construction() {
     let error = HeaderInjection::from_env("x-api-key", "TOWER_IDENTITY_NOT_SET").unwrap_err();
     assert_eq!(
         error.to_string(),
+        "cannot build `HeaderInjection`: `variable` names an environment variable `TOWER_IDENTITY_NOT_SET` that is not \
+         set"
+    );
+    let misplaced = HeaderInjection::from_env("x-api-key", "s3cr3t-Key").unwrap_err();
+    assert_eq!(
+        misplaced.to_string(),
         "cannot build `HeaderInjection`: `variable` names an environment variable that is not set"
     );
 }

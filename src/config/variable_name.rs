@@ -3,6 +3,8 @@ use std::{borrow::Cow, fmt};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
+use crate::secret::is_variable_name;
+
 use super::kind::REDACTED;
 
 /// The name of an environment variable that has a secret.
@@ -30,10 +32,7 @@ impl VariableName {
 
     /// The name, if it looks like one.
     pub(super) fn shown(&self) -> Option<&str> {
-        let is_of_name = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
-        let is_name = self.0.starts_with(|first: char| first.is_ascii_uppercase())
-            && self.0.bytes().all(is_of_name);
-        is_name.then_some(&*self.0)
+        is_variable_name(&self.0).then_some(&*self.0)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     credential_header::CredentialHeader,
     error::{BuildError, Faults},
     outgoing::headers::{header_name, header_value, is_restricted},
-    secret::has_placeholder,
+    secret::{has_placeholder, is_variable_name},
 };
 
 use super::{authenticating::Authenticating, strategy::Strategy};
@@ -60,25 +60,29 @@ impl HeaderInjection {
     /// - `name`, for the reasons given at [`new`](Self::new).
     /// - `variable` is the name of a variable that is not set, is not Unicode, or has a value that
     ///   [`new`](Self::new) refuses or that has a placeholder such as `${TOKEN}` or `{{ token }}`. If your value really is
-    ///   written like that, read the variable yourself and call [`new`](Self::new).
+    ///   written like that, read the variable yourself and call [`new`](Self::new). The error names the variable if its
+    ///   name consists of capital letters, digits and `_`. Otherwise it may be the secret, in the wrong place.
     pub fn from_env(name: &str, variable: &str) -> Result<Self, BuildError> {
-        let value = match env::var(variable) {
-            Ok(value) if has_placeholder(&value) => Err(
-                "names an environment variable whose value is a placeholder (`${…}` or `{{…}}`) that nothing replaced",
-            ),
-            Ok(value) => Ok(value),
-            Err(VarError::NotPresent) => Err("names an environment variable that is not set"),
-            Err(VarError::NotUnicode(_)) => {
-                Err("names an environment variable that is not Unicode")
+        let fault = match env::var(variable) {
+            Ok(value) if !has_placeholder(&value) => {
+                return Self::make(name, Ok(value), "variable");
             }
+            Ok(_) => "whose value is a placeholder (`${…}` or `{{…}}`) that nothing replaced",
+            Err(VarError::NotPresent) => "that is not set",
+            Err(VarError::NotUnicode(_)) => "that is not Unicode",
         };
+        let shown = match is_variable_name(variable) {
+            true => format!(" `{variable}`"),
+            false => String::new(),
+        };
+        let value = Err(format!("names an environment variable{shown} {fault}"));
         Self::make(name, value, "variable")
     }
 
     /// Creates the strategy. `value` is either the value of the setting `value_setting` or the reason why it has none.
     pub(crate) fn make(
         name: &str,
-        value: Result<String, &'static str>,
+        value: Result<String, String>,
         value_setting: &'static str,
     ) -> Result<Self, BuildError> {
         let mut faults = Faults::new("HeaderInjection");

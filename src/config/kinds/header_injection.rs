@@ -60,7 +60,7 @@ impl Kind for HeaderInjectionConfig {
         );
         let value = value
             .map(|value| value.expose().to_owned())
-            .ok_or("is missing");
+            .ok_or_else(|| "is missing".to_owned());
         let value_keys: &[_] = match &self.header_value_env {
             Some(_) => &["headerValueEnv", "headerValue"],
             None => &["headerValue", "headerValueEnv"],
