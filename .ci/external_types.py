@@ -18,6 +18,7 @@ NAMED_BY_FEATURE = {
     "full": set(),
     "hyper": {"hyper", "rustls"},
     "incoming": set(),
+    "linking": set(),
     "metrics": set(),
     "private-key-jwt": set(),
     "redis": set(),

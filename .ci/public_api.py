@@ -15,6 +15,7 @@ from semver import members
 NAMESPACES = {
     *("client", "client::hyper", "client::reqwest", "client::rmcp"),
     *("config", "credential", "incoming", "oauth", "outgoing", "strategy", "telemetry", "upstream"),
+    "upstream::linking",
 }
 TYPES = ("struct", "enum", "union", "trait", "type_alias")
 # Documentation that opens with one of these has no text to show in the table of its module.

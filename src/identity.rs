@@ -379,6 +379,12 @@ impl UpstreamToken {
         self
     }
 
+    #[cfg(feature = "linking")]
+    pub(crate) fn without_id_token(mut self) -> Self {
+        Arc::make_mut(&mut self.inner).id_token = None;
+        self
+    }
+
     /// Sets the OIDC ID token. It proves a login in a token exchange, and is never sent as a bearer token.
     #[must_use]
     pub fn with_id_token(mut self, id_token: Secret) -> Self {

@@ -106,6 +106,7 @@
 //! | [`UpstreamTokens`] | Loads and refreshes the tokens that a user has at other providers. |
 //! | [`UpstreamTokenStore`] | The trait for stores of these tokens. |
 //! | [`MemoryStore`], [`RedisStore`] | Stores for one process, and for several replicas. |
+//! | [`AccountLinking`] | Links users' accounts at other providers, for a browser. Feature `linking`. |
 //! | **Configuration** | feature `config` |
 //! | [`OutgoingAuthConfig`] | The strategies of all backends, from YAML or JSON with ToolHive's keys. |
 //! | [`BackendAuthConfig`] | The strategy of one backend. |
@@ -130,7 +131,8 @@
 //! | [`strategy`] | The builders of the strategies, and [`Rejection`](strategy::Rejection), by which a strategy says what a response means for its credential. |
 //! | [`oauth`] | Token requests and responses, [`TokenType`](oauth::TokenType), and [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication. |
 //! | [`credential`] | Cache keys ([`CacheScope`](credential::CacheScope), [`Fingerprint`](credential::Fingerprint)), and [`Obtained`](credential::Obtained), a credential with its lifetime. |
-//! | [`upstream`] | [`Provider`](upstream::Provider), [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`SealingKey`](upstream::SealingKey), and the types that are needed to write a store or a refresher. |
+//! | [`upstream`] | [`Provider`](upstream::Provider), [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`SealingKey`](upstream::SealingKey), [`OAuthProvider`](upstream::OAuthProvider) with [`ProviderSettings`](upstream::ProviderSettings), and the types that are needed to write a store or a refresher. |
+//! | [`upstream::linking`] | [`CodeFlow`](upstream::linking::CodeFlow), the authorization code flow for a login to your application, and [`LinkError`](upstream::linking::LinkError). |
 //! | [`config`] | [`Resources`](config::Resources), the blocks for each kind of backend, and [`LiveOutgoingAuth`](config::LiveOutgoingAuth), which is replaced while requests are running. |
 //! | [`client`] | Adapters for [`hyper`](client::hyper), [`reqwest`](client::reqwest) and [`rmcp`](client::rmcp). |
 //! | [`telemetry`] | The names of spans, events and metrics. |
@@ -163,6 +165,7 @@
 //! | `private-key-jwt` | Client authentication with a signed assertion (RFC 7523). Enables `token-exchange`. |
 //! | `aws-sts` | [`AwsSts`]. It needs Rust 1.94.1. Enables `token-exchange`. |
 //! | `incoming` | [`TokenValidatorLayer`] and [`UpstreamTokens`]. Enables `token-exchange`. |
+//! | `linking` | [`AccountLinking`] and [`upstream::OAuthProvider`]. Enables `incoming`. |
 //! | `redis` | [`RedisStore`]. Enables `incoming`. |
 //! | `config` | [`OutgoingAuthConfig`]. Enables `token-exchange`. |
 //! | `hyper` | [`client::hyper`]. |
@@ -235,6 +238,9 @@ pub use crate::config::{backend::BackendAuthConfig, outgoing_auth::OutgoingAuthC
 #[cfg(feature = "aws-sts")]
 #[doc(inline)]
 pub use crate::strategy::aws_sts::{AwsSts, role_mapper::RoleMapping};
+#[cfg(feature = "linking")]
+#[doc(inline)]
+pub use crate::upstream::linking::account_linking::AccountLinking;
 #[cfg(feature = "redis")]
 #[doc(inline)]
 pub use crate::upstream::store::redis::RedisStore;

@@ -31,6 +31,8 @@ struct OwnStore {
 #[derive(Debug, Default)]
 struct Table {
     rows: BTreeMap<Key, Row>,
+    /// By which attempt an id was used, and for how long that counts.
+    used: BTreeMap<[u8; 32], (u128, SystemTime)>,
     last_fence: u64,
 }
 
@@ -186,6 +188,16 @@ impl UpstreamTokenStore for OwnStore {
         Box::pin(ready(Ok(())))
     }
 
+    fn remove_provider<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+        provider: &'a str,
+    ) -> UpstreamFuture<'a, ()> {
+        let rows = &mut self.table.lock().unwrap().rows;
+        rows.remove(&self.key(owner, provider));
+        Box::pin(ready(Ok(())))
+    }
+
     fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         let user = user.user_key().to_bytes();
         let rows = &mut self.table.lock().unwrap().rows;
@@ -236,6 +248,19 @@ impl UpstreamTokenStore for OwnStore {
     ) -> UpstreamFuture<'a, bool> {
         let settled = self.settle_now(&self.key(owner, provider), lease, settlement);
         Box::pin(ready(Ok(settled)))
+    }
+
+    fn use_once<'a>(
+        &'a self,
+        id: [u8; 32],
+        attempt: u128,
+        time: Duration,
+    ) -> UpstreamFuture<'a, bool> {
+        let now = self.clock.now();
+        let used = &mut self.table.lock().unwrap().used;
+        used.retain(|_, (_, until)| now < *until);
+        let (by, _) = used.entry(id).or_insert((attempt, now + time));
+        Box::pin(ready(Ok(*by == attempt)))
     }
 }
 

@@ -224,6 +224,23 @@ impl UpstreamTokenStore for FlakyStore {
         self.memory.remove(owner)
     }
 
+    fn remove_provider<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+        provider: &'a str,
+    ) -> UpstreamFuture<'a, ()> {
+        self.memory.remove_provider(owner, provider)
+    }
+
+    fn use_once<'a>(
+        &'a self,
+        id: [u8; 32],
+        attempt: u128,
+        time: Duration,
+    ) -> UpstreamFuture<'a, bool> {
+        self.memory.use_once(id, attempt, time)
+    }
+
     fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         self.memory.remove_user(user)
     }

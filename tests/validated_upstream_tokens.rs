@@ -106,6 +106,14 @@ impl UpstreamTokenStore for Broken {
         broken()
     }
 
+    fn remove_provider<'a>(&'a self, _: &'a TokenOwner, _: &'a str) -> UpstreamFuture<'a, ()> {
+        broken()
+    }
+
+    fn use_once<'a>(&'a self, _: [u8; 32], _: u128, _: Duration) -> UpstreamFuture<'a, bool> {
+        broken()
+    }
+
     fn remove_user<'a>(&'a self, _: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         broken()
     }

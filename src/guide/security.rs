@@ -112,6 +112,34 @@
 //! | … even if the store returns them | `own_store` | `f65_tokens_that_a_store_finds_by_the_session_alone_are_given_to_no_other_user` |
 //! | A logout during a refresh stays | `upstream_tokens` | `a_log_out_during_a_refresh_stays` |
 //!
+//! ## Linking accounts
+//!
+//! [`AccountLinking`](crate::AccountLinking) sends a browser to a provider and stores what comes back. The parties are the
+//! user's browser, other sites that it has open, other hosts of the same domain, another user, and each provider.
+//!
+//! | attack, and the defence | file | test |
+//! | --- | --- | --- |
+//! | CSRF on the callback: the redirect of an attacker's link opens only in the browser that began it | `linking_security` | `the_redirect_of_an_attackers_link_does_nothing_in_a_victims_browser` |
+//! | CSRF on the start, and on unlinking: no image, frame or prefetch starts a link, and only a form of the own origin ends one | `linking_security` | `no_other_site_starts_a_link_unseen_or_ends_one` |
+//! | Login and link fixation: a browser that comes back as another user links nothing | `linking_security` | `a_browser_that_comes_back_as_somebody_else_links_nothing` |
+//! | … and an address that an attacker sends links the account of the user who opens it to that user | `linking_security` | `the_address_of_a_link_names_no_user_so_that_who_opens_it_links_their_own_account` |
+//! | Mix-up between providers: each has its own redirect URI, and `iss` (RFC 9207) is compared | `linking_security` | `a_response_of_one_provider_is_not_taken_for_one_of_another` |
+//! | A replayed `state` is refused, also by many requests at once | `linking_security` | `a_state_is_accepted_once_however_many_ask_at_once` |
+//! | … by several replicas | `account_linking` | `what_one_replica_began_another_one_finishes_once` |
+//! | … and after ten minutes | `linking_security` | `a_state_is_good_for_ten_minutes` |
+//! | A stolen `state` does not open without the browser's cookie | `linking_security` | `a_stolen_state_is_of_no_use_without_the_browser_and_a_refusal_uses_it_up` |
+//! | A changed `state` does not open at all | `linking_security` | `a_state_that_was_changed_in_any_place_is_refused` |
+//! | Open redirect: `return_to` is a path of this host | `linking_security` | `no_redirect_leaves_this_host_except_to_the_provider` |
+//! | Code injection: a code of another login lacks the code verifier of this one | `linking_security` | `a_code_of_another_authorization_request_is_not_accepted` |
+//! | PKCE downgrade: S256 is always sent, and a provider that says it lacks it is not asked | `linking_security` | `each_request_has_an_s256_challenge_and_nothing_turns_that_off` |
+//! | A provider that answers with another user's ID token, or another kind of token | `linking_security` | `an_id_token_that_is_not_of_this_login_links_nothing` |
+//! | Cookies of other hosts of the domain: `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax`, no `Domain` | `linking_security` | `the_cookie_cannot_be_set_by_another_host_nor_read_by_a_script` |
+//! | Cached pages, referrers, frames: `no-store`, `no-referrer`, `default-src 'none'`, `frame-ancestors 'none'` on each response, and no text of a request reaches a page | `linking_security` | `nothing_of_a_request_reaches_a_page` |
+//! | Log lines have no code, state, verifier, token or user | `linking_security` | `no_secret_is_logged_at_trace` |
+//! | Any query gets a page, and stores nothing | `linking_security` | `odd_queries_get_a_page_and_nothing_else` |
+//! | Any answer of a token endpoint becomes a page that shows nothing of it | `linking_security` | `odd_answers_of_a_token_endpoint_link_nothing_and_are_not_shown` |
+//! | A deviation from the standard is accepted from the provider that is known for it alone | `provider_settings` | `a_deviation_of_one_provider_is_refused_from_every_other` |
+//!
 //! ## Which callers are admitted
 //!
 //! | promise | file | test |

@@ -21,6 +21,7 @@ const DEFAULT_MAX_AGE: Duration = Duration::from_secs(60 * 60);
 const MIN_MAX_AGE: Duration = Duration::from_secs(5 * 60);
 const LONGEST_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
+const NO_METADATA: &str = "has no metadata of an issuer (OIDC Discovery §3, RFC 8414 §2)";
 const JSON: &str = "application/json";
 /// The media type of RFC 7517 §8.5.1, without which Kubernetes answers 406, and the one that others have.
 const JSON_OR_KEY_SET: &str = "application/jwk-set+json, application/json";
@@ -31,6 +32,19 @@ pub(super) struct Discovery {
     pub(super) place: Place,
     pub(super) insecure: bool,
     pub(super) client: HttpClient,
+    /// What it is asked for, in an error.
+    pub(super) wanted: &'static str,
+}
+
+/// What an authorization server says of itself (RFC 8414 §2).
+#[cfg(feature = "linking")]
+pub(crate) struct AuthorizationServer {
+    pub(crate) authorization_endpoint: String,
+    pub(crate) token_endpoint: String,
+    /// Whether it names itself in each authorization response (RFC 9207 §3).
+    pub(crate) names_itself: bool,
+    /// Whether it says that it takes no S256 code challenges (RFC 7636). Most say nothing.
+    pub(crate) refuses_s256: bool,
 }
 
 /// The URLs that lead to a key set.
@@ -72,12 +86,32 @@ impl Discovery {
         Ok((keys, max_age(&answer.headers)))
     }
 
+    /// The endpoints that the issuer's metadata names.
+    #[cfg(feature = "linking")]
+    pub(super) async fn authorization_server(&self) -> Result<AuthorizationServer, AuthError> {
+        let Place::Metadata(documents) = &self.place else {
+            return Err(self.unavailable("has no place for its metadata"));
+        };
+        self.read_first(documents, |metadata| self.read_server(metadata))
+            .await
+    }
+
     async fn find_keys(&self, documents: &[Uri]) -> Result<Uri, AuthError> {
+        self.read_first(documents, |metadata| self.keys_uri(metadata))
+            .await
+    }
+
+    /// Reads the first document that is the issuer's metadata and has what is wanted.
+    async fn read_first<T>(
+        &self,
+        documents: &[Uri],
+        read: impl Fn(&Map<String, Value>) -> Result<T, String>,
+    ) -> Result<T, AuthError> {
         let mut unusable = None;
         let mut not_there = None;
         for document in documents {
-            match self.read_metadata(document).await {
-                Ok(uri) => return Ok(uri),
+            match self.read_metadata(document, &read).await {
+                Ok(wanted) => return Ok(wanted),
                 Err(Odd::Unreachable(error)) => return Err(error),
                 Err(Odd::Unusable(error)) => unusable = unusable.or(Some(error)),
                 Err(Odd::NotThere(error)) => not_there = Some(error),
@@ -87,8 +121,11 @@ impl Discovery {
         Err(error.unwrap_or_else(|| self.unavailable("has no place for its metadata")))
     }
 
-    /// The `jwks_uri` of a metadata document.
-    async fn read_metadata(&self, document: &Uri) -> Result<Uri, Odd> {
+    async fn read_metadata<T>(
+        &self,
+        document: &Uri,
+        read: impl Fn(&Map<String, Value>) -> Result<T, String>,
+    ) -> Result<T, Odd> {
         let answer = self.ask(document, JSON).await.map_err(Odd::Unreachable)?;
         if answer.status != StatusCode::OK {
             let status = answer.status.as_u16();
@@ -99,28 +136,53 @@ impl Discovery {
                 Odd::Unusable(error)
             });
         }
-        self.keys_uri(&answer.body)
+        self.own_metadata(&answer.body)
+            .and_then(|metadata| read(&metadata))
             .map_err(|fault| Odd::Unusable(self.unavailable(fault)))
     }
 
-    fn keys_uri(&self, metadata: &[u8]) -> Result<Uri, String> {
+    /// The document, if it is the metadata of this issuer.
+    fn own_metadata(&self, document: &[u8]) -> Result<Map<String, Value>, String> {
         // `serde_json` quotes the text in its errors, so they go no further.
-        let metadata: Option<Map<String, Value>> = serde_json::from_slice(metadata).ok();
-        let text = |name| metadata.as_ref()?.get(name)?.as_str();
-        let (Some(issuer), Some(uri)) = (text("issuer"), text("jwks_uri")) else {
-            return Err("has no metadata of an issuer (OIDC Discovery §3, RFC 8414 §2)".to_owned());
-        };
-        if !self.issuer.has_metadata_of(issuer) {
+        let metadata: Option<Map<String, Value>> = serde_json::from_slice(document).ok();
+        let metadata = metadata.ok_or(NO_METADATA)?;
+        let issuer = metadata.get("issuer").and_then(Value::as_str);
+        if !self.issuer.has_metadata_of(issuer.ok_or(NO_METADATA)?) {
             return Err(
                 "has the metadata of another issuer (RFC 8414 §3.3); configure the `issuer` as its metadata has it"
                     .to_owned(),
             );
         }
-        let (uri, _) = parse_url(uri, self.insecure)
-            .map_err(|fault| format!("names a `jwks_uri` that {fault}"))?;
+        Ok(metadata)
+    }
+
+    fn keys_uri(&self, metadata: &Map<String, Value>) -> Result<Uri, String> {
+        self.url_in(metadata, "jwks_uri")
+    }
+
+    #[cfg(feature = "linking")]
+    fn read_server(&self, metadata: &Map<String, Value>) -> Result<AuthorizationServer, String> {
+        const NAMES_ITSELF: &str = "authorization_response_iss_parameter_supported";
+
+        let methods = metadata.get("code_challenge_methods_supported");
+        let methods = methods.and_then(Value::as_array);
+        Ok(AuthorizationServer {
+            authorization_endpoint: self.url_in(metadata, "authorization_endpoint")?.to_string(),
+            token_endpoint: self.url_in(metadata, "token_endpoint")?.to_string(),
+            names_itself: metadata.get(NAMES_ITSELF) == Some(&Value::Bool(true)),
+            refuses_s256: methods.is_some_and(|methods| !methods.iter().any(|each| each == "S256")),
+        })
+    }
+
+    fn url_in(&self, metadata: &Map<String, Value>, name: &str) -> Result<Uri, String> {
+        let url = metadata.get(name).and_then(Value::as_str);
+        let (uri, _) = parse_url(url.ok_or(NO_METADATA)?, self.insecure)
+            .map_err(|fault| format!("names a `{name}` that {fault}"))?;
         let is_downgrade = self.issuer.is_https() && uri.scheme() != Some(&Scheme::HTTPS);
         if is_downgrade && !self.insecure {
-            return Err("names a `jwks_uri` that is plain http, but is an https issuer".to_owned());
+            return Err(format!(
+                "names a `{name}` that is plain http, but is an https issuer"
+            ));
         }
         Ok(uri)
     }
@@ -140,7 +202,10 @@ impl Discovery {
         let issuer = self.issuer.as_str();
         AuthError::new(
             AuthErrorKind::Unavailable,
-            format!("the keys of the issuer {issuer} are not available: it {fault}"),
+            format!(
+                "the {} of the issuer {issuer} are not available: it {fault}",
+                self.wanted
+            ),
         )
     }
 }

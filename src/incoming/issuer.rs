@@ -97,7 +97,7 @@ impl Issuer {
         Self::of_client(issuer, HttpClient::new(client))
     }
 
-    pub(super) fn of_client(issuer: impl Into<String>, client: HttpClient) -> Self {
+    pub(crate) fn of_client(issuer: impl Into<String>, client: HttpClient) -> Self {
         Self::with_source(issuer.into(), Source::Fetched(client))
     }
 
@@ -260,6 +260,7 @@ impl Issuer {
                     issuer: self.id.clone(),
                     insecure,
                     client,
+                    wanted: "keys",
                 };
                 Keys::Fetched(IssuerKeys::new(discovery, Arc::clone(clock)))
             }
@@ -284,6 +285,39 @@ impl fmt::Debug for Issuer {
             .field("issuer", &self.id.text)
             .field("audiences", &self.audiences)
             .finish_non_exhaustive()
+    }
+}
+
+/// Finds the endpoints of one authorization server.
+#[cfg(feature = "linking")]
+pub(crate) struct ServerDiscovery(Discovery);
+
+#[cfg(feature = "linking")]
+impl ServerDiscovery {
+    /// The error is a sentence whose subject is the issuer's identifier.
+    pub(crate) fn new(
+        issuer: &str,
+        insecure: bool,
+        client: HttpClient,
+    ) -> Result<Self, &'static str> {
+        check_identifier(issuer, insecure)?;
+        let issuer = IssuerId {
+            text: issuer.to_owned(),
+            tenants: Vec::new(),
+        };
+        Ok(Self(Discovery {
+            place: place(&issuer, None, None)?,
+            issuer,
+            insecure,
+            client,
+            wanted: "endpoints",
+        }))
+    }
+
+    pub(crate) async fn read(
+        &self,
+    ) -> Result<super::discovery::AuthorizationServer, crate::error::AuthError> {
+        self.0.authorization_server().await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,8 +25,9 @@ const BODY_LIMIT: usize = 1 << 20;
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A type-erased HTTP client. Each call uses a clone of it.
+#[derive(Clone)]
 pub(crate) struct HttpClient {
-    exchange: Box<Exchange>,
+    exchange: Arc<Exchange>,
 }
 
 type Exchange = dyn Fn(Request<Full<Bytes>>) -> BoxFuture<Result<Answer, Failure>> + Send + Sync;
@@ -55,7 +57,7 @@ impl HttpClient {
         ResBody::Error: Into<BoxError>,
     {
         Self {
-            exchange: Box::new(move |request| Box::pin(exchange(client.clone(), request))),
+            exchange: Arc::new(move |request| Box::pin(exchange(client.clone(), request))),
         }
     }
 

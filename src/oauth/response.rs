@@ -82,7 +82,7 @@ pub enum Lifetime {
 }
 
 impl Lifetime {
-    fn of(expires_in: Option<&Value>) -> Self {
+    fn of(expires_in: Option<&Value>, longest: Duration) -> Self {
         let seconds = match expires_in {
             None => return Self::Unknown,
             Some(Value::Number(number)) => number.as_f64(),
@@ -90,10 +90,41 @@ impl Lifetime {
             Some(_) => None,
         };
         match seconds.filter(|seconds: &f64| seconds.is_finite()) {
-            Some(seconds) if seconds >= LONGEST.as_secs_f64() => Self::For(LONGEST),
+            Some(seconds) if seconds >= longest.as_secs_f64() => Self::For(longest),
             Some(seconds) if seconds >= 1.0 => Self::For(Duration::from_secs(seconds as u64)),
             _ => Self::Spent,
         }
+    }
+}
+
+/// How the answers of an issuer differ from RFC 6749 §5.1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dialect {
+    /// Values of `token_type` that mean a bearer token, besides `Bearer`.
+    pub(crate) bearer_types: &'static [&'static str],
+    /// Whether a token without a `token_type` is a bearer token.
+    pub(crate) type_is_optional: bool,
+    /// Whether a success may be a form instead of JSON.
+    pub(crate) answers_as_form: bool,
+    /// The member with the user's own token, if that is not at the top.
+    pub(crate) user_member: Option<&'static str>,
+    /// The longest lifetime that is accepted.
+    pub(crate) longest: Duration,
+}
+
+impl Dialect {
+    pub(crate) const STANDARD: Self = Self {
+        bearer_types: &[],
+        type_is_optional: false,
+        answers_as_form: false,
+        user_member: None,
+        longest: LONGEST,
+    };
+
+    fn is_bearer(&self, token_type: &str) -> bool {
+        let mut others = self.bearer_types.iter();
+        token_type.eq_ignore_ascii_case("bearer")
+            || others.any(|other| token_type.eq_ignore_ascii_case(other))
     }
 }
 
@@ -198,6 +229,19 @@ impl Members {
         }
     }
 
+    /// Returns the members of the user's own token, where the issuer nests them.
+    pub(super) fn of_user(mut self, dialect: &Dialect) -> Self {
+        let nested = dialect
+            .user_member
+            .and_then(|name| self.map.get_mut(name)?.as_object_mut())
+            .filter(|nested| nested.contains_key("access_token"))
+            .map(std::mem::take);
+        match nested {
+            Some(map) => Self { map },
+            None => self,
+        }
+    }
+
     pub(super) fn take_refresh_token(&mut self) -> Option<Secret> {
         self.take_secret("refresh_token")
     }
@@ -208,9 +252,9 @@ impl Members {
 
     /// Returns the lifetime, or the shorter one if there are two. Zoho sends two: its `expires_in` may be in
     /// milliseconds, and its `expires_in_sec` is in seconds.
-    fn lifetime(&self) -> Lifetime {
-        let lifetime = Lifetime::of(self.map.get("expires_in"));
-        match Lifetime::of(self.map.get("expires_in_sec")) {
+    fn lifetime(&self, longest: Duration) -> Lifetime {
+        let lifetime = Lifetime::of(self.map.get("expires_in"), longest);
+        match Lifetime::of(self.map.get("expires_in_sec"), longest) {
             Lifetime::For(in_seconds) => match lifetime {
                 Lifetime::For(lifetime) => Lifetime::For(lifetime.min(in_seconds)),
                 other => other,
@@ -219,10 +263,10 @@ impl Members {
         }
     }
 
-    fn into_response<T>(mut self, token: T) -> TokenResponse<T> {
+    fn into_response<T>(mut self, token: T, longest: Duration) -> TokenResponse<T> {
         TokenResponse {
             token,
-            lifetime: self.lifetime(),
+            lifetime: self.lifetime(longest),
             scope: self.take("scope"),
             refresh_token: self.take_refresh_token(),
             id_token: self.take_secret("id_token"),
@@ -232,10 +276,16 @@ impl Members {
 
 impl Drop for Members {
     fn drop(&mut self) {
-        for value in self.map.values_mut() {
-            if let Value::String(text) = value {
-                text.zeroize();
-            }
+        wipe(&mut self.map);
+    }
+}
+
+fn wipe(members: &mut Map<String, Value>) {
+    for value in members.values_mut() {
+        match value {
+            Value::String(text) => text.zeroize(),
+            Value::Object(members) => wipe(members),
+            _ => {}
         }
     }
 }
@@ -243,10 +293,12 @@ impl Drop for Members {
 pub(super) fn bearer(
     request: &TokenRequest,
     mut members: Members,
+    dialect: &Dialect,
 ) -> Result<TokenResponse<AccessToken>, &'static str> {
     match members.text("token_type") {
-        Some(token_type) if token_type.eq_ignore_ascii_case("bearer") => {}
+        Some(token_type) if dialect.is_bearer(token_type) => {}
         Some(_) => return Err("issued a token that is no bearer token"),
+        None if dialect.type_is_optional => {}
         None => return Err("issued a token without its `token_type`"),
     }
     match members.text("issued_token_type") {
@@ -267,12 +319,13 @@ pub(super) fn bearer(
         .ok_or("issued no access token")?;
     let token =
         AccessToken::new(token).map_err(|_| "issued an access token that cannot be sent")?;
-    Ok(members.into_response(token))
+    Ok(members.into_response(token, dialect.longest))
 }
 
 pub(super) fn assertion(
     request: &TokenRequest,
     mut members: Members,
+    dialect: &Dialect,
 ) -> Result<TokenResponse<Secret>, &'static str> {
     match members.text("token_type") {
         Some(token_type) if token_type.eq_ignore_ascii_case("N_A") => {}
@@ -284,5 +337,5 @@ pub(super) fn assertion(
     let token = members
         .take_secret("access_token")
         .ok_or("issued no assertion")?;
-    Ok(members.into_response(token))
+    Ok(members.into_response(token, dialect.longest))
 }

@@ -26,7 +26,7 @@ use super::{
     interaction,
     refusal::{self, OwnRows, Refused},
     request::TokenRequest,
-    response::{self, Members, TokenResponse},
+    response::{self, Dialect, Members, TokenResponse},
 };
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -133,6 +133,7 @@ struct Inner {
     client_auth: Option<ClientAuth>,
     time_limit: Duration,
     own_rows: OwnRows,
+    dialect: Dialect,
     clock: Arc<dyn Clock>,
     client: HttpClient,
 }
@@ -150,6 +151,10 @@ impl TokenEndpoint {
         ResBody::Data: Send,
         ResBody::Error: Into<BoxError>,
     {
+        Self::of_client(url, HttpClient::new(client))
+    }
+
+    pub(crate) fn of_client(url: impl Into<String>, client: HttpClient) -> TokenEndpointBuilder {
         TokenEndpointBuilder {
             url: url.into(),
             issuer: None,
@@ -157,8 +162,9 @@ impl TokenEndpoint {
             client_auth: None,
             time_limit: TIME_LIMIT,
             own_rows: OwnRows::default(),
+            dialect: Dialect::STANDARD,
             clock: DefaultClock::get(),
-            client: HttpClient::new(client),
+            client,
         }
     }
 
@@ -228,7 +234,7 @@ impl TokenEndpoint {
         &self,
         request: TokenRequest,
         check: fn(&TokenRequest) -> Result<(), AuthError>,
-        read: fn(&TokenRequest, Members) -> Result<TokenResponse<T>, &'static str>,
+        read: fn(&TokenRequest, Members, &Dialect) -> Result<TokenResponse<T>, &'static str>,
     ) -> TokenResponseFuture<T> {
         let endpoint = self.clone();
         TokenResponseFuture {
@@ -236,7 +242,7 @@ impl TokenEndpoint {
                 check(&request)?;
                 let answer = endpoint.ask(&request).await?;
                 let members = endpoint.members(&request, answer)?;
-                read(&request, members)
+                read(&request, members, &endpoint.inner.dialect)
                     .map_err(|fault| endpoint.error(AuthErrorKind::Unavailable, fault))
             }),
         }
@@ -269,15 +275,16 @@ impl TokenEndpoint {
         &self,
         request: TokenRequest,
         check: fn(&TokenRequest) -> Result<(), AuthError>,
-        read: fn(&TokenRequest, Members) -> Result<TokenResponse<T>, &'static str>,
+        read: fn(&TokenRequest, Members, &Dialect) -> Result<TokenResponse<T>, &'static str>,
     ) -> Result<TokenResponse<T>, RefusedRefresh> {
         let mut successor = None;
         let response = async {
             check(&request)?;
             let answer = self.ask(&request).await?;
-            successor = issued_refresh_token(&answer);
+            successor = issued_refresh_token(&answer, &self.inner.dialect);
             let members = self.members(&request, answer)?;
-            read(&request, members).map_err(|fault| self.error(AuthErrorKind::Unavailable, fault))
+            read(&request, members, &self.inner.dialect)
+                .map_err(|fault| self.error(AuthErrorKind::Unavailable, fault))
         };
         let response = response.await;
         response.map_err(|error| RefusedRefresh { error, successor })
@@ -348,12 +355,15 @@ impl TokenEndpoint {
         if !status.is_success() || members.as_ref().is_some_and(Members::is_refusal) {
             return Err(self.refused(request, status, &headers, members.as_ref()));
         }
-        if !is_json(&headers) {
+        let dialect = &self.inner.dialect;
+        let is_readable = is_json(&headers) || (dialect.answers_as_form && is_form(&headers));
+        if !is_readable {
             return Err(self.error(
                 AuthErrorKind::Unavailable,
                 "answered with a content type that is not JSON; check its URL",
             ));
         }
+        let members = members.map(|members| members.of_user(dialect));
         members.ok_or_else(|| {
             self.error(
                 AuthErrorKind::Unavailable,
@@ -430,12 +440,13 @@ pub(crate) struct RefusedRefresh {
 
 /// The refresh token in a success, whatever else is wrong with the answer.
 #[cfg(feature = "incoming")]
-fn issued_refresh_token(answer: &Answer) -> Option<Secret> {
-    let mut members = match Members::parse(&answer.body) {
+fn issued_refresh_token(answer: &Answer, dialect: &Dialect) -> Option<Secret> {
+    let members = match Members::parse(&answer.body) {
         None if is_form(&answer.headers) => Members::parse_form(&answer.body),
         members => members?,
     };
     let is_success = answer.status.is_success() && !members.is_refusal();
+    let mut members = members.of_user(dialect);
     members.take_refresh_token().filter(|_| is_success)
 }
 
@@ -448,6 +459,7 @@ pub struct TokenEndpointBuilder {
     client_auth: Option<ClientAuth>,
     time_limit: Duration,
     own_rows: OwnRows,
+    dialect: Dialect,
     clock: Arc<dyn Clock>,
     client: HttpClient,
 }
@@ -513,6 +525,12 @@ impl TokenEndpointBuilder {
         self
     }
 
+    #[cfg(feature = "linking")]
+    pub(crate) fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
+    }
+
     /// Lets the scheme be plain `http` on any host.
     ///
     /// # Security
@@ -565,6 +583,7 @@ impl TokenEndpointBuilder {
                 client_auth: self.client_auth,
                 time_limit: self.time_limit,
                 own_rows: self.own_rows,
+                dialect: self.dialect,
                 clock: self.clock,
                 client: self.client,
             }),

@@ -3,7 +3,8 @@
 //! [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens of a [`TokenOwner`], a user or a session of theirs, from an
 //! [`UpstreamTokenStore`](crate::UpstreamTokenStore), which is a [`MemoryStore`](crate::MemoryStore), a `RedisStore` or
 //! one that you write. Each [`Provider`] has a [`Refresher`], for example a [`RefreshTokenGrant`], with [`Refreshed`] as
-//! its outcome.
+//! its outcome, or with the feature `linking` an `OAuthProvider`, whose accounts users link with
+//! [`linking`](crate::upstream::linking).
 //!
 //! A store's methods take and return [`TokenOwner`], [`OwnerKey`], [`ProviderTokens`], [`StoredTokens`] with their [`Version`], and for refreshes
 //! [`Claim`], [`Claimed`], [`Lease`] and [`Settlement`].
@@ -12,7 +13,11 @@ use std::pin::Pin;
 
 use crate::error::AuthError;
 
+#[cfg(feature = "linking")]
+pub mod linking;
 mod loaded_tokens;
+#[cfg(feature = "linking")]
+mod oauth_provider;
 pub(crate) mod owner;
 mod provider;
 pub(crate) mod refresh;
@@ -23,15 +28,19 @@ pub(crate) mod store;
 pub(crate) mod upstream_tokens;
 
 pub use loaded_tokens::LoadedTokens;
+#[cfg(feature = "linking")]
+pub use oauth_provider::{OAuthProvider, OAuthProviderBuilder, ProviderSettings};
 pub use owner::{OwnerKey, TokenOwner};
 pub use provider::{Provider, ProviderBuilder};
 pub use refresher::{RefreshTokenGrant, Refreshed, Refresher};
+#[cfg(feature = "redis")]
+pub use store::redis::RedisStoreBuilder;
+#[cfg(any(feature = "linking", feature = "redis"))]
+pub use store::sealing_key::SealingKey;
 pub use store::{
     Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, Version,
     memory::MemoryStoreBuilder,
 };
-#[cfg(feature = "redis")]
-pub use store::{redis::RedisStoreBuilder, sealing::SealingKey};
 pub use upstream_tokens::LoadingTokens;
 
 /// The boxed future that the methods of an [`UpstreamTokenStore`](crate::UpstreamTokenStore) and a [`Refresher`] return.

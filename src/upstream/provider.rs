@@ -10,6 +10,8 @@ use crate::{
     upstream::store::{ProviderTokens, StoredTokens},
 };
 
+#[cfg(feature = "linking")]
+use super::oauth_provider::OAuthProvider;
 use super::{refresher::Refresher, upstream_tokens::UNKNOWN_LIFETIME};
 
 /// A provider of upstream tokens, and how its tokens are refreshed.
@@ -22,6 +24,8 @@ pub struct Provider {
     pub(super) grace: Duration,
     pub(super) optional: bool,
     uses_id_token: bool,
+    #[cfg(feature = "linking")]
+    pub(super) linked_by: Option<OAuthProvider>,
 }
 
 impl Provider {
@@ -37,6 +41,8 @@ impl Provider {
                 grace: Duration::ZERO,
                 optional: false,
                 uses_id_token: false,
+                #[cfg(feature = "linking")]
+                linked_by: None,
             },
         }
     }
@@ -136,6 +142,12 @@ impl ProviderBuilder {
     /// If a refresh does not renew the ID token, the user must log in again when it has expired.
     pub fn uses_id_token(mut self) -> Self {
         self.provider.uses_id_token = true;
+        self
+    }
+
+    #[cfg(feature = "linking")]
+    pub(super) fn linked_by(mut self, client: OAuthProvider) -> Self {
+        self.provider.linked_by = Some(client);
         self
     }
 

@@ -8,7 +8,7 @@ use crate::{
     identity::UpstreamToken,
     oauth::{
         request::TokenRequest,
-        response::Lifetime,
+        response::{Lifetime, TokenResponse},
         token_endpoint::{RefusedRefresh, TokenEndpoint},
     },
     secret::Secret,
@@ -143,37 +143,52 @@ impl Refresher for RefreshTokenGrant {
         let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
         let request = TokenRequest::refresh_token(refresh_token).scopes(&self.scopes);
         let endpoint = self.endpoint.clone();
-        Box::pin(async move {
-            let response = match endpoint.refresh(request).await {
-                Ok(response) => response,
-                Err(RefusedRefresh {
-                    error,
-                    successor: Some(refresh_token),
-                }) => {
-                    return Ok(Refreshed::OnlyRefreshToken {
-                        refresh_token,
-                        error,
-                    });
-                }
-                Err(RefusedRefresh { error, .. }) => return Err(error),
-            };
-            let mut token = UpstreamToken::new(response.token().clone());
-            let lifetime = match response.lifetime() {
-                Lifetime::Unknown => UNKNOWN_LIFETIME,
-                Lifetime::Spent => Duration::ZERO,
-                Lifetime::For(lifetime) => lifetime,
-            };
-            if let Some(expires_at) = now.checked_add(lifetime) {
-                token = token.with_expires_at(expires_at);
-            }
-            if let Some(id_token) = response.id_token() {
-                token = token.with_id_token(id_token.clone());
-            }
-            let tokens = ProviderTokens::new(token, now);
-            Ok(Refreshed::Tokens(match response.refresh_token() {
-                Some(refresh_token) => tokens.with_refresh_token(refresh_token.clone()),
-                None => tokens,
-            }))
-        })
+        Box::pin(async move { refresh_at(&endpoint, request, now).await })
+    }
+}
+
+pub(super) async fn refresh_at(
+    endpoint: &TokenEndpoint,
+    request: TokenRequest,
+    now: SystemTime,
+) -> Result<Refreshed, AuthError> {
+    match endpoint.refresh(request).await {
+        Ok(response) => {
+            let tokens = tokens_of(&response, now, Some(UNKNOWN_LIFETIME));
+            Ok(Refreshed::Tokens(tokens))
+        }
+        Err(RefusedRefresh {
+            error,
+            successor: Some(refresh_token),
+        }) => Ok(Refreshed::OnlyRefreshToken {
+            refresh_token,
+            error,
+        }),
+        Err(RefusedRefresh { error, .. }) => Err(error),
+    }
+}
+
+/// The tokens of a response. An access token whose lifetime is not given lasts for `unknown`, or until it is refused.
+pub(super) fn tokens_of(
+    response: &TokenResponse,
+    now: SystemTime,
+    unknown: Option<Duration>,
+) -> ProviderTokens {
+    let mut token = UpstreamToken::new(response.token().clone());
+    let lifetime = match response.lifetime() {
+        Lifetime::Unknown => unknown,
+        Lifetime::Spent => Some(Duration::ZERO),
+        Lifetime::For(lifetime) => Some(lifetime),
+    };
+    if let Some(expires_at) = lifetime.and_then(|lifetime| now.checked_add(lifetime)) {
+        token = token.with_expires_at(expires_at);
+    }
+    if let Some(id_token) = response.id_token() {
+        token = token.with_id_token(id_token.clone());
+    }
+    let tokens = ProviderTokens::new(token, now);
+    match response.refresh_token() {
+        Some(refresh_token) => tokens.with_refresh_token(refresh_token.clone()),
+        None => tokens,
     }
 }

@@ -262,6 +262,23 @@ impl UpstreamTokens {
         refresh.present(present).await
     }
 
+    #[cfg(feature = "linking")]
+    pub(super) fn store(&self) -> &Arc<dyn UpstreamTokenStore> {
+        &self.inner.store
+    }
+
+    #[cfg(feature = "linking")]
+    pub(super) fn time(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.inner.clock)
+    }
+
+    /// The providers whose accounts can be linked.
+    #[cfg(feature = "linking")]
+    pub(super) fn linked(&self) -> impl Iterator<Item = (&str, &super::OAuthProvider)> {
+        let providers = self.inner.providers.iter();
+        providers.filter_map(|(name, provider)| Some((&**name, provider.linked_by.as_ref()?)))
+    }
+
     pub(crate) fn claim_of_session(&self) -> Option<&str> {
         self.inner.session_claim.as_deref()
     }

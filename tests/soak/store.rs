@@ -81,6 +81,23 @@ impl UpstreamTokenStore for ObservedStore {
         self.store.remove(owner)
     }
 
+    fn remove_provider<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+        provider: &'a str,
+    ) -> UpstreamFuture<'a, ()> {
+        self.store.remove_provider(owner, provider)
+    }
+
+    fn use_once<'a>(
+        &'a self,
+        id: [u8; 32],
+        attempt: u128,
+        time: Duration,
+    ) -> UpstreamFuture<'a, bool> {
+        self.store.use_once(id, attempt, time)
+    }
+
     fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         self.store.remove_user(user)
     }

@@ -21,6 +21,8 @@ pub(crate) mod identity_provider;
 pub(crate) mod issuer;
 #[cfg(any(feature = "incoming", feature = "private-key-jwt"))]
 pub(crate) mod key_pair;
+#[cfg(feature = "linking")]
+pub(crate) mod linking;
 pub(crate) mod log;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;

@@ -105,6 +105,7 @@ pub(crate) async fn check(store: &dyn UpstreamTokenStore, pass: Pass) {
     owners_are_apart(store).await;
     a_log_out_everywhere_removes_every_session(store).await;
     providers_are_listed(store).await;
+    an_id_is_used_once(store, &pass).await;
 }
 
 async fn check_for(
@@ -127,6 +128,7 @@ async fn check_for(
     a_renewed_lease_lasts(at("renewed"), pass).await;
     a_lease_can_be_as_long_as_can_be(at("long lease"), pass).await;
     removal_compares(at("removal")).await;
+    one_provider_is_removed(at("unlinked")).await;
 }
 
 async fn tokens_come_back_as_they_were_put(contract: Contract<'_>) {
@@ -403,4 +405,45 @@ async fn providers_are_listed(store: &dyn UpstreamTokenStore) {
         let providers = store.providers(asked).await.unwrap();
         assert_eq!(providers.iter().collect::<Vec<_>>(), ["github", "slack"]);
     }
+}
+
+async fn one_provider_is_removed(contract: Contract<'_>) {
+    let (store, owner) = (contract.store, &contract.owner);
+    store.remove_provider(owner, "github").await.unwrap();
+    let version = contract.put("old").await;
+    store.put(owner, "slack", &tokens("slack")).await.unwrap();
+    let claim = Claim::new(version, LONG);
+    let lease = contract.granted(&claim).await;
+    store.remove_provider(owner, "github").await.unwrap();
+    assert!(
+        !contract
+            .settle(&lease, &contract.replace("refreshed"))
+            .await
+    );
+    let left = store.load(owner).await.unwrap();
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["slack"]);
+    contract.put("new").await;
+    assert!(contract.holds("new").await, "and it can be put again");
+    contract
+        .granted(&Claim::new(
+            contract.stored().await.unwrap().version(),
+            LONG,
+        ))
+        .await;
+}
+
+async fn an_id_is_used_once(store: &dyn UpstreamTokenStore, pass: &Pass) {
+    let ids: [[u8; 32]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| fastrand::u8(..)));
+    let used = async |id, attempt| store.use_once(id, attempt, SHORT).await.unwrap();
+    assert!(used(ids[0], 1).await);
+    assert!(used(ids[0], 1).await, "the same attempt, asked again");
+    assert!(!used(ids[0], 2).await);
+    assert!(used(ids[1], 2).await, "another id");
+    pass(SHORT * 2).await;
+    assert!(used(ids[0], 2).await, "it is forgotten by then");
+
+    let attempts = (0..50).map(|attempt| store.use_once(ids[1], 100 + attempt, LONG));
+    let outcomes = futures_util::future::join_all(attempts).await;
+    let used = outcomes.into_iter().filter(|used| *used.as_ref().unwrap());
+    assert_eq!(used.count(), 1, "of many at once");
 }

@@ -12,7 +12,7 @@ use crate::{
 
 use super::{
     Inner, LoginRequired, TokenValidator, claims::Admission, introspection::Introspection,
-    validated_tokens::ValidatedTokens,
+    token_kind::Wanted, validated_tokens::ValidatedTokens,
 };
 
 const LEEWAY: Duration = Duration::from_secs(60);
@@ -46,6 +46,7 @@ impl TokenValidatorBuilder {
             admission: Admission {
                 leeway: LEEWAY,
                 bound_tokens: false,
+                wanted: Wanted::AccessToken,
             },
             introspection: None,
             cached_tokens: 0,
@@ -56,6 +57,14 @@ impl TokenValidatorBuilder {
             scopes: Vec::new(),
             clock: DefaultClock::get(),
         }
+    }
+
+    /// A validator for the ID tokens that `issuer` makes for this client, instead of access tokens.
+    #[cfg(feature = "linking")]
+    pub(crate) fn for_id_tokens(issuer: Issuer, client_id: &str) -> Self {
+        let mut builder = Self::new(issuer.audience(client_id));
+        builder.admission.wanted = Wanted::IdToken;
+        builder
     }
 
     /// Adds another issuer. The `iss` of a token decides which issuer's keys and audiences count for it.

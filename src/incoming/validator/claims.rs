@@ -10,7 +10,10 @@ use crate::{
     secret::AccessToken,
 };
 
-use super::{rejected, token_kind};
+use super::{
+    rejected,
+    token_kind::{self, Wanted},
+};
 
 /// The requirements for every token, whoever issued it.
 #[derive(Clone, Copy)]
@@ -19,6 +22,7 @@ pub(super) struct Admission {
     pub(super) leeway: Duration,
     /// Whether tokens pass that are bound to a key.
     pub(super) bound_tokens: bool,
+    pub(super) wanted: Wanted,
 }
 
 /// The way in which an issuer vouches for claims.
@@ -67,7 +71,7 @@ impl Admission {
         };
         check_audience(&claims, trusted)?;
         let expires_at = self.check_times(&claims, source, now)?;
-        token_kind::check(&claims, source)?;
+        token_kind::check(&claims, source, self.wanted)?;
         if claims.contains_key("cnf") && !self.bound_tokens {
             return Err(rejected(
                 "the token is bound to a key (`cnf`), and it is not checked here whether the caller has it",

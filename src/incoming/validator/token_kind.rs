@@ -34,11 +34,29 @@ const OTHER_TOKEN: [&str; 13] = [
     "urn:ietf:params:oauth:token-type:id_token",
 ];
 
+const ID_TOKEN: [&str; 4] = [
+    "id",
+    "id_token",
+    "jwt",
+    "urn:ietf:params:oauth:token-type:id_token",
+];
+
+/// The kind of token that is wanted.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Wanted {
+    AccessToken,
+    IdToken,
+}
+
 /// Refuses a token that is good and is no access token that its bearer can use: a refresh token, for example.
 ///
 /// An introspection endpoint answers for every kind, so only what it calls an access token passes. A signed token passes
 /// unless it says that it is something else, because in its claims these names may mean anything.
-pub(super) fn check(claims: &Map<String, Value>, source: Source) -> Result<(), AuthError> {
+pub(super) fn check(
+    claims: &Map<String, Value>,
+    source: Source,
+    wanted: Wanted,
+) -> Result<(), AuthError> {
     for name in MEMBERS {
         let Some(kind) = claims.get(name) else {
             continue;
@@ -47,12 +65,14 @@ pub(super) fn check(claims: &Map<String, Value>, source: Source) -> Result<(), A
             let kind = kind.as_str();
             kind.is_some_and(|kind| kinds.iter().any(|known| known.eq_ignore_ascii_case(kind)))
         };
-        let passes = match source {
-            Source::Introspection => is_among(&ACCESS_TOKEN),
-            Source::Signature => !is_among(&OTHER_TOKEN),
+        let passes = match (wanted, source) {
+            (Wanted::IdToken, _) => is_among(&ID_TOKEN),
+            (Wanted::AccessToken, Source::Introspection) => is_among(&ACCESS_TOKEN),
+            (Wanted::AccessToken, Source::Signature) => !is_among(&OTHER_TOKEN),
         };
         if !passes {
             return Err(rejected(match name {
+                _ if wanted == Wanted::IdToken => "the token is not an ID token",
                 "token_type" => "the token is not an access token, says its `token_type`",
                 "token_use" => "the token is not an access token, says its `token_use`",
                 _ => "the token is not an access token, says its `typ`",

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{
         Arc, PoisonError,
@@ -12,7 +12,7 @@ use quick_cache::sync::Cache;
 
 use crate::{
     clock::{AGES, Clock, DefaultClock},
-    error::BuildError,
+    error::{AuthError, AuthErrorKind, BuildError},
     runtime::Mutex,
     upstream::{OwnerKey, TokenOwner},
 };
@@ -22,7 +22,11 @@ use super::{
     UpstreamTokenStore,
 };
 
+#[cfg(feature = "linking")]
+use super::sealing_key::SealingKey;
+
 const DEFAULT_CAPACITY: usize = 16_384;
+const MOST_USED: usize = 65_536;
 
 /// Stores upstream tokens in this process: for one replica, and for tests.
 ///
@@ -38,7 +42,15 @@ pub struct MemoryStore {
 struct Inner {
     sessions: Cache<OwnerKey, Arc<Session>>,
     fences: AtomicU64,
+    used: Mutex<HashMap<[u8; 32], Use>>,
+    #[cfg(feature = "linking")]
+    sealing_key: Vec<SealingKey>,
     clock: Arc<dyn Clock>,
+}
+
+struct Use {
+    attempt: u128,
+    until: Instant,
 }
 
 /// The tokens of a user and session, by provider.
@@ -78,6 +90,9 @@ impl MemoryStore {
             inner: Arc::new(Inner {
                 sessions: Cache::new(capacity),
                 fences: AtomicU64::new(0),
+                used: Mutex::default(),
+                #[cfg(feature = "linking")]
+                sealing_key: SealingKey::random().into_iter().collect(),
                 clock,
             }),
         }
@@ -134,6 +149,16 @@ impl UpstreamTokenStore for MemoryStore {
 
     fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         self.inner.sessions.remove(&owner.key());
+        ready(())
+    }
+
+    fn remove_provider<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+        provider: &'a str,
+    ) -> UpstreamFuture<'a, ()> {
+        self.inner
+            .with_session(owner, |rows| drop(rows.remove(provider)));
         ready(())
     }
 
@@ -214,6 +239,26 @@ impl UpstreamTokenStore for MemoryStore {
         });
         ready(settled.unwrap_or(false))
     }
+
+    fn use_once<'a>(
+        &'a self,
+        id: [u8; 32],
+        attempt: u128,
+        time: Duration,
+    ) -> UpstreamFuture<'a, bool> {
+        let now = self.inner.clock.monotonic();
+        let until = later(now, time);
+        Box::pin(std::future::ready(self.inner.use_once(
+            id,
+            Use { attempt, until },
+            now,
+        )))
+    }
+
+    #[cfg(feature = "linking")]
+    fn sealing_keys(&self) -> &[SealingKey] {
+        &self.inner.sealing_key
+    }
 }
 
 impl Inner {
@@ -223,6 +268,24 @@ impl Inner {
         change: impl FnOnce(&mut BTreeMap<String, Row>) -> T,
     ) -> Option<T> {
         Some(self.sessions.get(&owner.key())?.with_rows(change))
+    }
+
+    fn use_once(&self, id: [u8; 32], new: Use, now: Instant) -> Result<bool, AuthError> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.len() >= MOST_USED {
+            used.retain(|_, earlier| now < earlier.until);
+        }
+        if let Some(earlier) = used.get(&id).filter(|earlier| now < earlier.until) {
+            return Ok(earlier.attempt == new.attempt);
+        }
+        if used.len() >= MOST_USED {
+            return Err(AuthError::new(
+                AuthErrorKind::Unavailable,
+                "the store has noted too many uses of late; try again later",
+            ));
+        }
+        used.insert(id, new);
+        Ok(true)
     }
 
     fn claim(

@@ -3,7 +3,9 @@ pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(feature = "redis")]
-pub(crate) mod sealing;
+mod sealing;
+#[cfg(any(feature = "linking", feature = "redis"))]
+pub(crate) mod sealing_key;
 mod tokens;
 
 use std::{
@@ -14,6 +16,9 @@ use std::{
 };
 
 use crate::upstream::{TokenOwner, UpstreamFuture};
+
+#[cfg(feature = "linking")]
+use sealing_key::SealingKey;
 
 pub use claim::{Claim, Claimed, Lease, Settlement};
 pub use tokens::{ProviderTokens, StoredTokens, Version};
@@ -117,6 +122,13 @@ pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
     /// Removes the tokens of this user and session. A running refresh does not bring them back.
     fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()>;
 
+    /// Removes the tokens of one provider of this user and session. A running refresh does not bring them back.
+    fn remove_provider<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+        provider: &'a str,
+    ) -> UpstreamFuture<'a, ()>;
+
     /// Removes all tokens of the user, with and without a session, whatever session `user` names. A running refresh does
     /// not bring them back.
     fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()>;
@@ -156,6 +168,28 @@ pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
         lease: &'a Lease,
         settlement: &'a Settlement,
     ) -> UpstreamFuture<'a, bool>;
+
+    /// Notes that `id` is used, and remembers it for `time`. Returns `false` if it was used before.
+    ///
+    /// [`AccountLinking`](crate::AccountLinking) accepts each of its redirects once by this. Of several replicas that
+    /// call it with the same `id`, one gets `true`. `attempt` is random: a call with the same `id` and `attempt` is the
+    /// same call again, because its answer was lost, and gets the same answer.
+    ///
+    /// A store that cannot remember another one fails with [`Unavailable`](crate::AuthErrorKind::Unavailable).
+    fn use_once<'a>(
+        &'a self,
+        id: [u8; 32],
+        attempt: u128,
+        time: Duration,
+    ) -> UpstreamFuture<'a, bool>;
+
+    /// The keys by which this store seals, the newest first. All replicas must have them. By default there are none.
+    ///
+    /// [`AccountLinking`](crate::AccountLinking) seals with the first of them, and opens with any.
+    #[cfg(feature = "linking")]
+    fn sealing_keys(&self) -> &[SealingKey] {
+        &[]
+    }
 }
 
 impl<S: UpstreamTokenStore + ?Sized> UpstreamTokenStore for Arc<S> {
@@ -177,6 +211,14 @@ impl<S: UpstreamTokenStore + ?Sized> UpstreamTokenStore for Arc<S> {
 
     fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         (**self).remove(owner)
+    }
+
+    fn remove_provider<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+        provider: &'a str,
+    ) -> UpstreamFuture<'a, ()> {
+        (**self).remove_provider(owner, provider)
     }
 
     fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
@@ -214,5 +256,19 @@ impl<S: UpstreamTokenStore + ?Sized> UpstreamTokenStore for Arc<S> {
         settlement: &'a Settlement,
     ) -> UpstreamFuture<'a, bool> {
         (**self).settle(owner, provider, lease, settlement)
+    }
+
+    fn use_once<'a>(
+        &'a self,
+        id: [u8; 32],
+        attempt: u128,
+        time: Duration,
+    ) -> UpstreamFuture<'a, bool> {
+        (**self).use_once(id, attempt, time)
+    }
+
+    #[cfg(feature = "linking")]
+    fn sealing_keys(&self) -> &[SealingKey] {
+        (**self).sealing_keys()
     }
 }

@@ -1,69 +1,26 @@
-use std::{
-    fmt,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use chacha20poly1305::{
-    KeyInit, Tag, XChaCha20Poly1305, XNonce,
+    Tag, XNonce,
     aead::{Aead, AeadInOut, Payload, inout::InOutBuf},
 };
 use zeroize::Zeroizing;
 
 use crate::{
-    error::{AuthError, AuthErrorKind, BuildError},
+    error::{AuthError, AuthErrorKind},
     identity::UpstreamToken,
     secret::{AccessToken, Secret},
     upstream::OwnerKey,
 };
 
-use super::{ProviderTokens, Version};
+use super::{
+    ProviderTokens, Version,
+    sealing_key::{NONCE_LENGTH, SealingKey},
+};
 
 const FORMAT: u8 = 1;
-const NONCE_LENGTH: usize = 24;
 const TAG_LENGTH: usize = 16;
 const UNKNOWN_TIME: u64 = u64::MAX;
-
-/// A key of 256 bits that seals stored tokens (XChaCha20-Poly1305).
-///
-/// The key and the stored data together reveal the users' tokens. The key is wiped from memory when it is dropped.
-#[derive(Clone)]
-pub struct SealingKey {
-    cipher: XChaCha20Poly1305,
-}
-
-impl SealingKey {
-    /// Takes 32 bytes from a cryptographic random number generator. A password is not a key.
-    pub fn new(key: [u8; 32]) -> Self {
-        let key = Zeroizing::new(key);
-        Self {
-            cipher: XChaCha20Poly1305::new((&*key).into()),
-        }
-    }
-
-    /// Reads a key in standard Base64, as `openssl rand -base64 32` prints it. White space around it is ignored.
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError`], when `key` is not the Base64 of 32 bytes.
-    pub fn from_base64(key: &str) -> Result<Self, BuildError> {
-        let decoded = Zeroizing::new(STANDARD.decode(key.trim()).unwrap_or_default());
-        let bytes = <[u8; 32]>::try_from(decoded.as_slice()).map_err(|_| {
-            BuildError::of(
-                "SealingKey",
-                "key",
-                "is not the Base64 of 32 random bytes, make one with `openssl rand -base64 32`",
-            )
-        })?;
-        Ok(Self::new(bytes))
-    }
-}
-
-impl fmt::Debug for SealingKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SealingKey([redacted])")
-    }
-}
 
 /// Where sealed tokens belong. They open nowhere else.
 pub(super) struct Place<'a> {

@@ -53,6 +53,13 @@ impl ProviderTokens {
         self.inner.at
     }
 
+    #[cfg(feature = "linking")]
+    pub(in crate::upstream) fn without_id_token(mut self) -> Self {
+        let issued = Arc::make_mut(&mut self.inner);
+        issued.token = issued.token.clone().without_id_token();
+        self
+    }
+
     /// These tokens, completed by those that a refresh did not renew: RFC 6749 §6 lets the provider leave out a refresh
     /// token that stays the same, OIDC Core §12.2 the ID token.
     pub(in crate::upstream) fn completed_by(mut self, previous: &Self) -> Self {

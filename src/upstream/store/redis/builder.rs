@@ -14,7 +14,7 @@ use super::{
     milliseconds,
     server::Server,
 };
-use crate::upstream::store::sealing::SealingKey;
+use crate::upstream::store::sealing_key::SealingKey;
 
 const RESPONSE_LIMIT: Duration = Duration::from_millis(500);
 const TIME_TO_LIVE: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -27,11 +27,14 @@ pub use builder::RedisStoreBuilder;
 use super::{
     Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, UpstreamFuture,
     UpstreamTokenStore, Version,
-    sealing::{self, SealingKey, open, seal},
+    sealing::{self, open, seal},
+    sealing_key::SealingKey,
 };
 
 use fault::unreadable;
-use scripts::{CLAIM, PROVIDERS, PUT, REMOVE, REMOVE_USER, RENEW, SETTLE};
+use scripts::{
+    CLAIM, PROVIDERS, PUT, REMOVE, REMOVE_PROVIDER, REMOVE_USER, RENEW, SETTLE, USE_ONCE,
+};
 use server::Server;
 
 const TOKENS: &str = "t:";
@@ -69,6 +72,7 @@ const RUN_ONCE_FOR: Duration = Duration::from_secs(60);
 /// | the same, `:`, the [key](crate::upstream::TokenOwner::key) of the session | a hash: the tokens of that session |
 /// | prefix, `{`, the user key, `}:sessions` | a sorted set: the user's sessions, by when they end |
 /// | prefix, `{`, the user key, `}:run:`, a random number | a mark that a login or logout was stored, so that it is not stored again. It lasts for a minute |
+/// | prefix, `used:`, the hash of a redirect's state | a hash, for some minutes: the redirect was [used](UpstreamTokenStore::use_once) |
 ///
 /// The keys of user and session are SHA-256 sums in Base64, so that Redis has no issuer,
 /// no subject and no session's id. The braces are a hash tag: a cluster keeps all keys
@@ -305,6 +309,20 @@ impl UpstreamTokenStore for RedisStore {
         })
     }
 
+    fn remove_provider<'a>(
+        &'a self,
+        owner: &'a TokenOwner,
+        provider: &'a str,
+    ) -> UpstreamFuture<'a, ()> {
+        Box::pin(async move {
+            let keys = [self.inner.key(owner)];
+            let mut command = self.inner.once(REMOVE_PROVIDER, owner, &keys);
+            command.arg(provider);
+            let _: i64 = self.inner.server.write(&command).await?;
+            Ok(())
+        })
+    }
+
     fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
         Box::pin(async move {
             let sessions = self.inner.sessions(user).await?;
@@ -389,6 +407,26 @@ impl UpstreamTokenStore for RedisStore {
             self.inner.server.write(&command).await
         })
     }
+
+    fn use_once<'a>(
+        &'a self,
+        id: [u8; 32],
+        attempt: u128,
+        time: Duration,
+    ) -> UpstreamFuture<'a, bool> {
+        Box::pin(async move {
+            let mut command = redis::cmd("EVAL");
+            command.arg(USE_ONCE).arg(1).arg(self.inner.use_key(id));
+            command.arg(format!("{attempt:032x}"));
+            command.arg(milliseconds(time).max(1));
+            self.inner.server.write(&command).await
+        })
+    }
+
+    #[cfg(feature = "linking")]
+    fn sealing_keys(&self) -> &[SealingKey] {
+        &self.inner.keys
+    }
 }
 
 impl Inner {
@@ -405,6 +443,11 @@ impl Inner {
 
     fn user_key(&self, user: &TokenOwner) -> String {
         format!("{}{{{}}}", self.prefix, encoded(user.user_key()))
+    }
+
+    /// The key of what was used once.
+    fn use_key(&self, id: [u8; 32]) -> String {
+        format!("{}used:{}", self.prefix, URL_SAFE_NO_PAD.encode(id))
     }
 
     /// The key of the sorted set of the user's sessions, by when they end.

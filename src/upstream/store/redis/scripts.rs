@@ -1,7 +1,7 @@
 //! Scripts that Redis runs in one step. Running one twice has the effect of running it once, whatever came in between.
 //!
 //! In those of a lease, `KEYS[1]` has the tokens, and `KEYS[2]` is the index of the user's sessions, where the tokens
-//! belong to one. All others are [`once!`], so that `KEYS[1]` and `ARGV[1]` are for it and the keys come after.
+//! belong to one. `USE_ONCE` has one key. All others are [`once!`], so that `KEYS[1]` and `ARGV[1]` are for it and the keys come after.
 
 /// A script that does nothing if it has run before. `KEYS[1]` tells so for `ARGV[1]` milliseconds.
 ///
@@ -120,7 +120,23 @@ return 1
 "
 );
 
+/// It writes again in a second run, so that `WAIT` has a write to wait for.
+pub(super) const USE_ONCE: &str = r"
+local by = redis.call('HGET', KEYS[1], 'by')
+if by and by ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'by', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+";
+
 pub(super) const REMOVE: &str = once!("redis.call('DEL', KEYS[2]) return 1");
+
+pub(super) const REMOVE_PROVIDER: &str = once!(
+    r"
+redis.call('HDEL', KEYS[2], 't:' .. ARGV[2], 'l:' .. ARGV[2])
+return 1
+"
+);
 
 /// Removes the sessions that are named from the index, `KEYS[2]`, and all other keys that are given.
 pub(super) const REMOVE_USER: &str = once!(

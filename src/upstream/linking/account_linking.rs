@@ -1,0 +1,453 @@
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, Request, Response, Uri};
+use http_body_util::Full;
+use serde_json::Value;
+use tower::Service;
+
+use crate::{
+    error::{BuildError, Faults},
+    identity::Identity,
+    oauth::http_client::{BoxFuture, parse_url},
+    upstream::{TokenOwner, upstream_tokens::UpstreamTokens},
+};
+
+use super::{
+    browser::{check_form, check_visit, guarded, is_local_path, redirect},
+    code_flow::{CodeFlow, NO_KEYS},
+    link_error::{LinkError, LinkErrorKind},
+    routes::{self, Route},
+};
+
+const LONGEST_NAME: usize = 64;
+
+/// A Tower service that links users' accounts at other providers, for a browser.
+///
+/// It sends the user to the provider (authorization code with PKCE), takes the tokens that
+/// the provider issues, and keeps them in [`UpstreamTokens`] for the user who started.
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// use tower_identity::{
+///     AccountLinking, ClientAuth, MemoryStore, Secret, UpstreamTokens,
+///     upstream::{OAuthProvider, ProviderSettings},
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw")?;
+/// let client_auth = ClientAuth::post("Iv1.8a61f9b3a7aba766", secret);
+/// let settings = ProviderSettings::github();
+/// let github = OAuthProvider::builder(settings, client_auth, client).build()?;
+///
+/// let provider = github.provider("github").optional().build()?;
+/// let upstream = UpstreamTokens::new(MemoryStore::new(), [provider]);
+/// let linking =
+///     AccountLinking::builder("https://gateway.example.com/accounts", upstream)
+///         .build()?;
+/// assert_eq!(
+///     linking.redirect_uri("github"),
+///     Some("https://gateway.example.com/accounts/link/callback/github")
+/// );
+///
+/// // Beneath a layer that puts the user's `Identity` on each request.
+/// let app = axum::Router::<()>::new().nest_service("/accounts", linking);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Pages
+///
+/// | request | response |
+/// | --- | --- |
+/// | `GET /link/{provider}` | a redirect to the provider |
+/// | `GET /link/callback/{provider}` | the tokens are stored, and a redirect to the page where the user came from. It is the redirect URI: register it at the provider |
+/// | `POST /unlink/{provider}` | the tokens are removed, and the same redirect |
+///
+/// The query parameter `return_to` of the first and the last names the page, a path on this
+/// host. By default it is the service's own path, see
+/// [`return_to`](AccountLinkingBuilder::return_to).
+///
+/// If something goes wrong, the response is a small page that says what to do. A function
+/// can [replace it](AccountLinkingBuilder::error_page). The service has no other pages.
+///
+/// # The user
+///
+/// Each request must have the user in its extensions: a [`TokenOwner`], or an
+/// [`Identity`], which stands for the user or, with
+/// [`session_claim`](UpstreamTokens::session_claim), for the session that it names. A layer
+/// of your application puts it there, for example from a session cookie.
+///
+/// # Several replicas
+///
+/// The state of a link travels with the browser, sealed with the
+/// [keys of the store](crate::UpstreamTokenStore::sealing_keys). A replica can finish what
+/// another one began, if both have the same keys. The store notes that a redirect was
+/// used, so that it is accepted once.
+///
+/// # Security
+///
+/// - Tokens are stored for the user who started, and only if the same user comes back with
+///   the same browser. The address of a link names no user: whoever opens it links their
+///   own account.
+/// - Each provider has its own redirect URI, so that a response of one is not taken for
+///   one of another (RFC 9700 §4.4). `iss` (RFC 9207) is checked, too.
+/// - The [threat model](crate::guide::security#linking-accounts) lists the attacks, and the
+///   test for each.
+#[derive(Clone)]
+pub struct AccountLinking {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    origin: String,
+    prefix: String,
+    return_to: String,
+    upstream: UpstreamTokens,
+    flows: BTreeMap<String, CodeFlow>,
+    error_page: Option<Arc<ErrorPage>>,
+}
+
+type ErrorPage = dyn Fn(&LinkError) -> Response<Full<Bytes>> + Send + Sync;
+
+impl AccountLinking {
+    /// Starts a service that links the accounts of the providers in `upstream` that an
+    /// [`OAuthProvider`](crate::upstream::OAuthProvider) made.
+    ///
+    /// `url` is where browsers find the service, for example `https://gateway.example.com/accounts`.
+    pub fn builder(url: impl Into<String>, upstream: UpstreamTokens) -> AccountLinkingBuilder {
+        AccountLinkingBuilder {
+            url: url.into(),
+            upstream,
+            return_to: None,
+            error_page: None,
+        }
+    }
+
+    /// The redirect URI to register at this provider.
+    pub fn redirect_uri(&self, provider: &str) -> Option<&str> {
+        self.inner.flows.get(provider).map(CodeFlow::redirect_uri)
+    }
+
+    /// The URL where a user can link an account of this provider.
+    pub fn link_url(&self, provider: &str) -> Option<String> {
+        let inner = &self.inner;
+        let is_known = inner.flows.contains_key(provider);
+        is_known.then(|| inner.page("link", provider))
+    }
+}
+
+impl Inner {
+    async fn answer(&self, request: Request<()>) -> Result<Response<Full<Bytes>>, LinkError> {
+        let (head, ()) = request.into_parts();
+        match routes::find(&head.method, head.uri.path(), &self.prefix) {
+            Route::Start(name) => {
+                let flow = self.flow(name)?;
+                self.start(flow, &head.uri, &head.headers, &head.extensions)
+                    .await
+                    .map_err(|error| self.told(error, name))
+            }
+            Route::Callback(name) => {
+                let flow = self.flow(name)?;
+                self.finish(name, flow, &head.uri, &head.headers, &head.extensions)
+                    .await
+                    .map_err(|error| self.told(error, name))
+            }
+            Route::Unlink(name) => {
+                self.flow(name)?;
+                self.unlink(name, &head.uri, &head.headers, &head.extensions)
+                    .await
+                    .map_err(|error| self.told(error, name))
+            }
+            Route::WrongMethod => Err(LinkErrorKind::Method.into()),
+            Route::NotFound => Err(LinkErrorKind::NotFound.into()),
+        }
+    }
+
+    async fn start(
+        &self,
+        flow: &CodeFlow,
+        uri: &Uri,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Response<Full<Bytes>>, LinkError> {
+        check_visit(headers)?;
+        let user = self.user(extensions)?;
+        let return_to = self.return_to(uri);
+        flow.start(headers, Some(&user), &return_to).await
+    }
+
+    async fn finish(
+        &self,
+        name: &str,
+        flow: &CodeFlow,
+        uri: &Uri,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Response<Full<Bytes>>, LinkError> {
+        let user = self.user(extensions)?;
+        let finished = flow.finish(uri, headers, Some(&user)).await?;
+        let store = self.upstream.store();
+        store.put(&user, name, finished.tokens()).await?;
+        tracing::debug!(provider = name, "an account was linked");
+        self.to(finished.return_to())
+    }
+
+    async fn unlink(
+        &self,
+        name: &str,
+        uri: &Uri,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Response<Full<Bytes>>, LinkError> {
+        check_form(headers, &self.origin)?;
+        let user = self.user(extensions)?;
+        self.upstream.store().remove_provider(&user, name).await?;
+        tracing::debug!(provider = name, "an account was unlinked");
+        self.to(&self.return_to(uri))
+    }
+
+    fn flow(&self, name: &str) -> Result<&CodeFlow, LinkError> {
+        let flow = self.flows.get(name);
+        flow.ok_or_else(|| LinkErrorKind::NotFound.into())
+    }
+
+    fn user(&self, extensions: &Extensions) -> Result<TokenOwner, LinkError> {
+        if let Some(owner) = extensions.get::<TokenOwner>() {
+            return Ok(owner.clone());
+        }
+        let identity = extensions.get::<Identity>();
+        let identity = identity.ok_or(LinkErrorKind::NotLoggedIn)?;
+        let user = TokenOwner::of(identity).map_err(|_| LinkErrorKind::NotLoggedIn)?;
+        let Some(claim) = self.upstream.claim_of_session() else {
+            return Ok(user);
+        };
+        match identity.claims().get(claim).and_then(Value::as_str) {
+            Some(session) if !session.trim().is_empty() => Ok(user.with_session(session)),
+            _ => Err(LinkErrorKind::NotLoggedIn.into()),
+        }
+    }
+
+    fn return_to(&self, uri: &Uri) -> String {
+        let query = uri.query().unwrap_or_default();
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
+        let asked = pairs.find(|(name, _)| name == "return_to");
+        let asked = asked.filter(|(_, path)| is_local_path(path));
+        asked.map_or_else(|| self.return_to.clone(), |(_, path)| path.into_owned())
+    }
+
+    /// Sends the browser to a path of this host. The URL is whole, so that no path can be read as another host.
+    fn to(&self, path: &str) -> Result<Response<Full<Bytes>>, LinkError> {
+        let response = redirect(&format!("{}{path}", self.origin));
+        response.ok_or_else(|| LinkErrorKind::Malformed.into())
+    }
+
+    fn page(&self, page: &str, provider: &str) -> String {
+        format!("{}{}/{page}/{provider}", self.origin, self.prefix)
+    }
+
+    fn told(&self, error: LinkError, provider: &str) -> LinkError {
+        let return_to = error.return_url().unwrap_or(&self.return_to);
+        let return_url = format!("{}{return_to}", self.origin);
+        error
+            .of(provider)
+            .returning_to(&return_url)
+            .with_retry_url(self.page("link", provider))
+    }
+
+    fn error_page(&self, error: &LinkError) -> Response<Full<Bytes>> {
+        match &self.error_page {
+            Some(page) => page(error),
+            None => error.page(),
+        }
+    }
+}
+
+impl<B> Service<Request<B>> for AccountLinking {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = LinkingFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> LinkingFuture {
+        let inner = Arc::clone(&self.inner);
+        let request = request.map(drop);
+        LinkingFuture {
+            future: Box::pin(async move {
+                let answer = inner.answer(request).await.unwrap_or_else(|error| {
+                    let source = error.auth_error().map(tracing::field::display);
+                    tracing::debug!(kind = ?error.kind(), %error, source, "a request to link an account failed");
+                    inner.error_page(&error)
+                });
+                guarded(answer)
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for AccountLinking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccountLinking")
+            .field("origin", &self.inner.origin)
+            .field("prefix", &self.inner.prefix)
+            .field("providers", &self.inner.flows.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of [`AccountLinking`].
+#[must_use = "futures do nothing unless polled"]
+pub struct LinkingFuture {
+    future: BoxFuture<Response<Full<Bytes>>>,
+}
+
+impl Future for LinkingFuture {
+    type Output = Result<Response<Full<Bytes>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.future.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for LinkingFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkingFuture").finish_non_exhaustive()
+    }
+}
+
+/// Builds an [`AccountLinking`].
+#[must_use = "nothing is checked before `build`"]
+pub struct AccountLinkingBuilder {
+    url: String,
+    upstream: UpstreamTokens,
+    return_to: Option<String>,
+    error_page: Option<Arc<ErrorPage>>,
+}
+
+impl AccountLinkingBuilder {
+    /// Sets the path on this host where users go at the end, if their request names none. By default the path of the
+    /// service's URL.
+    pub fn return_to(mut self, path: impl Into<String>) -> Self {
+        self.return_to = Some(path.into());
+        self
+    }
+
+    /// Sets the response for an error, for example a page in your application's style, or a redirect to its login for
+    /// [`NotLoggedIn`](LinkErrorKind::NotLoggedIn). By default it is [`LinkError::page`].
+    ///
+    /// `Cache-Control`, `Referrer-Policy` and `X-Content-Type-Options` are set on it, and a `Content-Security-Policy` if
+    /// it has none.
+    pub fn error_page<F>(mut self, page: F) -> Self
+    where
+        F: Fn(&LinkError) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    {
+        self.error_page = Some(Arc::new(page));
+        self
+    }
+
+    /// Makes the service.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `url` is not an absolute `https` URL (or `http` on loopback), or has a query.
+    /// - `upstream` has no provider that an [`OAuthProvider`](crate::upstream::OAuthProvider) made, has one whose name is
+    ///   not 1 to 64 of `[A-Za-z0-9._-]`, or its store has no [sealing keys](crate::UpstreamTokenStore::sealing_keys).
+    /// - `return_to` is not a path of at most 512 visible ASCII characters.
+    pub fn build(self) -> Result<AccountLinking, BuildError> {
+        let mut faults = Faults::new("AccountLinking");
+        let url = faults.take("url", parse_url(&self.url, false));
+        if url.as_ref().is_some_and(|(uri, _)| uri.query().is_some()) {
+            faults.add("url", "has a query, leave it out");
+        }
+        let linked: Vec<_> = self.upstream.linked().collect();
+        if linked.is_empty() {
+            faults.add(
+                "upstream",
+                "has no provider that an `OAuthProvider` made, add one with `OAuthProvider::provider`",
+            );
+        }
+        let is_name = |name: &str| {
+            (1..=LONGEST_NAME).contains(&name.len())
+                && name.bytes().any(|byte| byte != b'.')
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        };
+        if linked.iter().any(|(name, _)| !is_name(name)) {
+            faults.add(
+                "upstream",
+                "has a provider whose name is not 1 to 64 of `[A-Za-z0-9._-]`, as a path needs it",
+            );
+        }
+        if self.upstream.store().sealing_keys().is_empty() {
+            faults.add("upstream.store", NO_KEYS);
+        }
+        if self
+            .return_to
+            .as_deref()
+            .is_some_and(|path| !is_local_path(path))
+        {
+            faults.add(
+                "return_to",
+                "is not a path of this host, such as `/accounts`",
+            );
+        }
+        let (uri, _) = faults.or(url)?;
+        // As a browser writes it in `Origin`.
+        let origin = origin_of(&uri);
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        let flows = linked.into_iter().map(|(name, provider)| {
+            let redirect_uri = format!("{origin}{prefix}/link/callback/{name}");
+            let store = Arc::clone(self.upstream.store());
+            let flow = CodeFlow::of(provider.clone(), redirect_uri, store, self.upstream.time());
+            (name.to_owned(), flow)
+        });
+        Ok(AccountLinking {
+            inner: Arc::new(Inner {
+                flows: flows.collect(),
+                return_to: self.return_to.unwrap_or_else(|| match &*prefix {
+                    "" => "/".to_owned(),
+                    prefix => prefix.to_owned(),
+                }),
+                origin,
+                prefix,
+                upstream: self.upstream,
+                error_page: self.error_page,
+            }),
+        })
+    }
+}
+
+/// The origin in the form of RFC 6454 §6.2: in lower case, and without a default port.
+fn origin_of(uri: &Uri) -> String {
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    match (scheme, uri.port_u16()) {
+        (_, None) | ("https", Some(443)) | ("http", Some(80)) => format!("{scheme}://{host}"),
+        (_, Some(port)) => format!("{scheme}://{host}:{port}"),
+    }
+}
+
+impl fmt::Debug for AccountLinkingBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccountLinkingBuilder")
+            .field("upstream", &self.upstream)
+            .finish_non_exhaustive()
+    }
+}

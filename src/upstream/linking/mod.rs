@@ -1,0 +1,16 @@
+//! Linking: users log in at another provider with their browser, and the tokens are kept for them.
+//!
+//! [`AccountLinking`](crate::AccountLinking) is the service with the pages. [`CodeFlow`] is the authorization code flow
+//! alone, for a login to your application.
+
+pub(crate) mod account_linking;
+mod browser;
+mod code_flow;
+mod id_token;
+mod link_error;
+mod routes;
+mod state;
+
+pub use account_linking::{AccountLinkingBuilder, LinkingFuture};
+pub use code_flow::{CodeFlow, CodeFlowFuture, Finished};
+pub use link_error::{LinkError, LinkErrorKind};

@@ -1,0 +1,286 @@
+//! Linking accounts at a provider that nobody here wrote, npm's oidc-provider, through replicas that share a real Redis.
+#![cfg(all(feature = "linking", feature = "redis", feature = "hyper"))]
+
+mod support;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+use support::{
+    linking::{BASE, Browser, GATEWAY, Page, owner},
+    oidc_provider::OidcProvider,
+    redis::RedisServer,
+};
+use tokio::net::TcpStream;
+use tower_identity::{
+    AccountLinking, AuthErrorKind, ClientAuth, ManualClock, MemoryStore, RedisStore, Secret,
+    TokenValidator, UpstreamTokenStore, UpstreamTokens,
+    client::hyper::https_client,
+    upstream::{LoadedTokens, OAuthProvider, ProviderSettings, SealingKey},
+};
+
+const BACKEND: &str = "https://backend.example.com/";
+const SECRET: &str = "a b+c%d:/?&=";
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn provider() -> Option<OidcProvider> {
+    let redirect_uris = [format!("{BASE}/link/callback/idp")];
+    OidcProvider::start(json!({
+        "clients": [
+            {
+                "client_id": "public",
+                "token_endpoint_auth_method": "none",
+                "redirect_uris": redirect_uris,
+            },
+            { "client_id": "basic", "client_secret": SECRET, "redirect_uris": redirect_uris },
+            {
+                "client_id": "post",
+                "client_secret": SECRET,
+                "token_endpoint_auth_method": "client_secret_post",
+                "redirect_uris": redirect_uris,
+            },
+            { "client_id": "another", "token_endpoint_auth_method": "none" },
+        ],
+        "resources": {
+            BACKEND: { "audience": "backend", "scope": "read write" },
+        },
+    }))
+    .await
+}
+
+/// One replica of a gateway.
+struct Replica {
+    linking: AccountLinking,
+    upstream: UpstreamTokens,
+    clock: Arc<ManualClock>,
+}
+
+impl Replica {
+    fn new<S>(provider: &OidcProvider, client_auth: ClientAuth, user: &str, store: S) -> Self
+    where
+        S: UpstreamTokenStore + 'static,
+    {
+        let clock = Arc::new(ManualClock::new(SystemTime::now()));
+        let mut settings = ProviderSettings::discovered(provider.issuer())
+            .scopes(["openid", "read"])
+            .resource(BACKEND);
+        if !user.is_empty() {
+            // Whom the provider logs in, without a page.
+            settings = settings.parameter("login_hint", user.to_owned());
+        }
+        let client = https_client::<Full<Bytes>>().unwrap();
+        let idp = OAuthProvider::builder(settings, client_auth, client)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let idp = idp.provider("idp").build().unwrap();
+        let upstream = UpstreamTokens::new(store, [idp]).clock(clock.clone());
+        Self {
+            linking: AccountLinking::builder(BASE, upstream.clone())
+                .build()
+                .unwrap(),
+            upstream,
+            clock,
+        }
+    }
+
+    async fn load(&self, user: &str) -> LoadedTokens {
+        self.upstream.load(&owner(user)).await.unwrap()
+    }
+
+    /// The token for a call of this user.
+    async fn token(&self, user: &str) -> String {
+        let loaded = self.load(user).await;
+        let token = loaded.tokens().get("idp");
+        let token = token.unwrap_or_else(|| panic!("{loaded:?}"));
+        token.access_token().expose().to_owned()
+    }
+
+    async fn start(&self, browser: &mut Browser) -> Page {
+        let page = browser
+            .get(&self.linking, &format!("{BASE}/link/idp"))
+            .await;
+        assert_eq!(page.status, StatusCode::SEE_OTHER, "{page:?}");
+        page
+    }
+
+    async fn link(&self, browser: &mut Browser, provider: &OidcProvider) -> Page {
+        let start = self.start(browser).await;
+        let back = provider.browse(start.location()).await;
+        browser.get(&self.linking, &back).await
+    }
+}
+
+fn public() -> ClientAuth {
+    ClientAuth::none("public")
+}
+
+fn key() -> SealingKey {
+    SealingKey::new([7; 32])
+}
+
+fn shared_store(redis: &RedisServer) -> RedisStore {
+    let store = RedisStore::builder(redis.url(), key());
+    store
+        .response_limit(Duration::from_secs(20))
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_linked_account_gives_each_call_a_fresh_token_until_it_is_unlinked() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let secret = || Secret::new(SECRET).unwrap();
+    for client_auth in [
+        public(),
+        ClientAuth::basic("basic", secret()),
+        ClientAuth::post("post", secret()),
+    ] {
+        let client = https_client::<Full<Bytes>>().unwrap();
+        let backend = TokenValidator::builder(provider.issuer(), client)
+            .audience("backend")
+            .build()
+            .unwrap();
+        let replica = Replica::new(&provider, client_auth, "alice-at-idp", MemoryStore::new());
+        let loaded = replica.load("alice").await;
+        assert!(loaded.login_required().contains_key("idp"), "{loaded:?}");
+
+        let mut alice = Browser::of("alice");
+        let page = replica.link(&mut alice, &provider).await;
+        assert_eq!(page.location(), BASE);
+        let first = replica.token("alice").await;
+        let identity = backend.validate(&first).await.unwrap();
+        assert_eq!(identity.subject(), "alice-at-idp");
+        assert_eq!(identity.claims()["scope"], "read");
+
+        replica.clock.advance(HOUR);
+        let second = replica.token("alice").await;
+        assert_ne!(second, first, "refreshed where the metadata says");
+        assert_eq!(
+            backend.validate(&second).await.unwrap().subject(),
+            "alice-at-idp"
+        );
+        assert!(replica.load("bob").await.tokens().is_empty());
+
+        let own = [("origin", GATEWAY)];
+        let unlink = format!("{BASE}/unlink/idp");
+        let page = alice
+            .send(&replica.linking, Method::POST, &unlink, &own)
+            .await;
+        assert_eq!(page.location(), BASE);
+        assert!(replica.load("alice").await.tokens().is_empty());
+    }
+    assert_eq!(provider.count("grant.error", "authorization_code").await, 0);
+    assert_eq!(provider.count("grant.error", "refresh_token").await, 0);
+}
+
+#[tokio::test]
+async fn a_user_who_does_not_agree_is_told_so_and_can_start_again() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let replica = Replica::new(&provider, public(), "", MemoryStore::new());
+    let mut alice = Browser::of("alice");
+    let page = replica.link(&mut alice, &provider).await;
+    assert_eq!(page.status, StatusCode::FORBIDDEN);
+    assert!(page.text.contains("did not agree"), "{page:?}");
+    assert!(
+        page.text
+            .contains(&format!(r#"<a href="{BASE}/link/idp">Try again</a>"#))
+    );
+    assert!(
+        !page.text.contains("refused"),
+        "nothing of what the provider said: {page:?}"
+    );
+    assert!(replica.load("alice").await.tokens().is_empty());
+}
+
+#[tokio::test]
+async fn what_one_replica_began_another_one_finishes_once() {
+    let (Some(provider), Some(redis)) = (provider().await, RedisServer::start()) else {
+        return;
+    };
+    let replicas =
+        [(); 2].map(|()| Replica::new(&provider, public(), "alice", shared_store(&redis)));
+    let mut alice = Browser::of("alice");
+    let start = replicas[0].start(&mut alice).await;
+    let back = provider.browse(start.location()).await;
+    let mut twin = alice.clone();
+    let (first, second) = tokio::join!(
+        alice.get(&replicas[1].linking, &back),
+        twin.get(&replicas[0].linking, &back),
+    );
+    let mut statuses = [first.status, second.status];
+    statuses.sort();
+    assert_eq!(statuses, [StatusCode::SEE_OTHER, StatusCode::BAD_REQUEST]);
+    assert_eq!(
+        provider.count("grant.success", "authorization_code").await,
+        1
+    );
+    assert_eq!(
+        replicas[0].token("alice").await,
+        replicas[1].token("alice").await
+    );
+
+    // A replica with another key ring cannot open it, and one that has the old key can.
+    let start = replicas[0].start(&mut alice).await;
+    let back = provider.browse(start.location()).await;
+    let another = RedisStore::builder(redis.url(), SealingKey::new([8; 32]));
+    let stranger = Replica::new(
+        &provider,
+        public(),
+        "alice",
+        another.clone().build().unwrap(),
+    );
+    let page = alice.get(&stranger.linking, &back).await;
+    assert_eq!(page.status, StatusCode::BAD_REQUEST, "{page:?}");
+    let rotated = another.older_key(key()).build().unwrap();
+    let rotated = Replica::new(&provider, public(), "alice", rotated);
+    let page = alice.get(&rotated.linking, &back).await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER, "{page:?}");
+}
+
+#[tokio::test]
+async fn a_provider_that_is_down_is_told_from_one_that_refuses_the_application() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    // This redirect URI is not registered for it, so that the provider shows its own page.
+    let replica = Replica::new(
+        &provider,
+        ClientAuth::none("another"),
+        "alice",
+        MemoryStore::new(),
+    );
+    let mut alice = Browser::of("alice");
+    replica.start(&mut alice).await;
+
+    let replica = Replica::new(&provider, public(), "alice", MemoryStore::new());
+    let start = replica.start(&mut alice).await;
+    let back = provider.browse(start.location()).await;
+    let wrong_secret = ClientAuth::basic("basic", Secret::new("wrong").unwrap());
+    let wrong = Replica::new(&provider, wrong_secret, "alice", MemoryStore::new());
+    let page = wrong.link(&mut alice, &provider).await;
+    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR, "{page:?}");
+    assert!(page.text.contains("administrator"), "{page:?}");
+
+    let address = provider.issuer().trim_start_matches("http://").to_owned();
+    drop(provider);
+    while TcpStream::connect(&address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let page = alice.get(&replica.linking, &back).await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE, "{page:?}");
+    assert!(page.headers.contains_key("retry-after"));
+    let loaded = replica.load("alice").await;
+    let needed = &loaded.login_required()["idp"];
+    assert_eq!(needed.kind(), AuthErrorKind::Rejected);
+}

@@ -1,0 +1,727 @@
+//! What an attacker can try where users link accounts: a test for each line of the threat model.
+#![cfg(feature = "linking")]
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::{Method, StatusCode, header};
+use serde_json::json;
+use support::{
+    key_pair::{ED25519, P256},
+    linking::{BASE, Browser, CLIENT, FakeProvider, GATEWAY, ISSUER, Page, encoded, owner, query},
+    log::Log,
+};
+use tower_identity::{AccountLinking, MemoryStore, UpstreamTokenStore, upstream::ProviderSettings};
+
+const COOKIE: &str = "__Host-tower-identity-link";
+
+struct World {
+    provider: FakeProvider,
+    store: MemoryStore,
+    linking: AccountLinking,
+}
+
+fn world() -> World {
+    let provider = FakeProvider::new();
+    let store = provider.store();
+    let linking = provider.linking(store.clone());
+    World {
+        provider,
+        store,
+        linking,
+    }
+}
+
+impl World {
+    /// Starts a link, and agrees at the provider. What comes back is not followed yet.
+    async fn agreed(&self, browser: &mut Browser, provider: &str) -> String {
+        let url = format!("{BASE}/link/{provider}");
+        let start = browser.get(&self.linking, &url).await;
+        self.provider.agree(start.location())
+    }
+
+    async fn linked(&self, subject: &str) -> Vec<String> {
+        let stored = self.store.load(&owner(subject)).await.unwrap();
+        stored.into_keys().collect()
+    }
+
+    async fn refused(&self, browser: &mut Browser, url: &str, status: StatusCode) -> Page {
+        let page = browser.get(&self.linking, url).await;
+        assert_eq!(page.status, status, "{page:?}");
+        guarded(&page);
+        for user in ["alice", "mallory"] {
+            assert!(self.linked(user).await.is_empty(), "nothing is linked");
+        }
+        page
+    }
+}
+
+fn guarded(page: &Page) {
+    let all = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    for (name, value) in all {
+        assert_eq!(page.headers[name], value);
+    }
+    let policy = page.headers[header::CONTENT_SECURITY_POLICY]
+        .to_str()
+        .unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"));
+}
+
+#[tokio::test]
+async fn a_link_that_nobody_attacks_succeeds() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    for provider in ["idp", "other"] {
+        let back = world.agreed(&mut alice, provider).await;
+        let page = alice.get(&world.linking, &back).await;
+        assert_eq!(page.status, StatusCode::SEE_OTHER, "{page:?}");
+        assert_eq!(page.location(), BASE);
+        guarded(&page);
+    }
+    assert_eq!(world.linked("alice").await, ["idp", "other"]);
+}
+
+#[tokio::test]
+async fn the_redirect_of_an_attackers_link_does_nothing_in_a_victims_browser() {
+    let world = world();
+    let mut mallory = Browser::of("mallory");
+    let back = world.agreed(&mut mallory, "idp").await;
+    // The victim has no link under way, or one of their own.
+    let mut alice = Browser::of("alice");
+    world
+        .refused(&mut alice, &back, StatusCode::BAD_REQUEST)
+        .await;
+    world.agreed(&mut alice, "idp").await;
+    world
+        .refused(&mut alice, &back, StatusCode::BAD_REQUEST)
+        .await;
+    assert!(
+        world.provider.token_requests().is_empty(),
+        "no code was sent"
+    );
+}
+
+#[tokio::test]
+async fn a_browser_that_comes_back_as_somebody_else_links_nothing() {
+    let world = world();
+    let mut browser = Browser::of("mallory");
+    let back = world.agreed(&mut browser, "idp").await;
+    browser.user = Browser::of("alice").user;
+    let page = world
+        .refused(&mut browser, &back, StatusCode::FORBIDDEN)
+        .await;
+    assert!(page.text.contains("somebody else"), "{page:?}");
+    browser.user = None;
+    let page = world
+        .refused(&mut browser, &back, StatusCode::UNAUTHORIZED)
+        .await;
+    assert_eq!(page.headers[header::WWW_AUTHENTICATE], "Bearer");
+    assert!(
+        world.provider.token_requests().is_empty(),
+        "no code was sent"
+    );
+}
+
+#[tokio::test]
+async fn the_address_of_a_link_names_no_user_so_that_who_opens_it_links_their_own_account() {
+    let world = world();
+    let address = world.linking.link_url("idp").unwrap();
+    assert_eq!(address, format!("{BASE}/link/idp"));
+    let mut alice = Browser::of("alice");
+    let start = alice.get(&world.linking, &address).await;
+    let back = world.provider.agree(start.location());
+    alice.get(&world.linking, &back).await;
+    assert_eq!(world.linked("alice").await, ["idp"]);
+    assert!(world.linked("mallory").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_state_is_accepted_once_however_many_ask_at_once() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    let pages = join_all((0..20).map(|_| {
+        let (mut browser, linking, back) = (alice.clone(), world.linking.clone(), back.clone());
+        async move { browser.get(&linking, &back).await.status }
+    }));
+    let statuses = pages.await;
+    let accepted = statuses
+        .iter()
+        .filter(|status| **status == StatusCode::SEE_OTHER);
+    assert_eq!(accepted.count(), 1, "{statuses:?}");
+    assert_eq!(world.provider.token_requests().len(), 1);
+    let page = alice.get(&world.linking, &back).await;
+    assert_eq!(
+        page.status,
+        StatusCode::BAD_REQUEST,
+        "as back and reload do"
+    );
+    assert!(page.text.contains("done before"), "{page:?}");
+    assert_eq!(
+        world.linked("alice").await,
+        ["idp"],
+        "and it is still linked"
+    );
+}
+
+#[tokio::test]
+async fn a_stolen_state_is_of_no_use_without_the_browser_and_a_refusal_uses_it_up() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    let mut thief = Browser::of("alice");
+    world
+        .refused(&mut thief, &back, StatusCode::BAD_REQUEST)
+        .await;
+    thief.cookies.insert(COOKIE.to_owned(), "A".repeat(43));
+    world
+        .refused(&mut thief, &back, StatusCode::BAD_REQUEST)
+        .await;
+
+    let state = query(&back)["state"].clone();
+    let declined =
+        format!("{BASE}/link/callback/idp?error=access_denied&state={state}&iss={ISSUER}");
+    let page = world
+        .refused(&mut alice, &declined, StatusCode::FORBIDDEN)
+        .await;
+    assert!(page.text.contains("did not agree"), "{page:?}");
+    assert!(
+        page.text.contains(&format!(r#"href="{BASE}/link/idp""#)),
+        "{page:?}"
+    );
+    world
+        .refused(&mut alice, &back, StatusCode::BAD_REQUEST)
+        .await;
+}
+
+#[tokio::test]
+async fn a_state_is_good_for_ten_minutes() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    let again = world.agreed(&mut alice, "idp").await;
+    world.provider.clock.advance(Duration::from_secs(601));
+    let page = world
+        .refused(&mut alice, &back, StatusCode::BAD_REQUEST)
+        .await;
+    assert!(page.text.contains("too long"), "{page:?}");
+    // A replica whose clock is behind takes it.
+    let behind = std::time::UNIX_EPOCH + Duration::from_secs(1_799_999_990);
+    world.provider.clock.set(behind);
+    let page = alice.get(&world.linking, &again).await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER, "{page:?}");
+}
+
+#[tokio::test]
+async fn a_state_that_was_changed_in_any_place_is_refused() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    let state = query(&back)["state"].clone();
+    for at in 0..state.len() {
+        let mut changed = state.clone().into_bytes();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).unwrap();
+        let url = format!("{BASE}/link/callback/idp?code=c&iss={ISSUER}&state={changed}");
+        world
+            .refused(&mut alice, &url, StatusCode::BAD_REQUEST)
+            .await;
+    }
+    for length in 0..state.len() {
+        let url = format!(
+            "{BASE}/link/callback/idp?code=c&iss={ISSUER}&state={}",
+            &state[..length]
+        );
+        world
+            .refused(&mut alice, &url, StatusCode::BAD_REQUEST)
+            .await;
+    }
+    assert!(
+        world.provider.token_requests().is_empty(),
+        "no code was sent"
+    );
+}
+
+#[tokio::test]
+async fn a_response_of_one_provider_is_not_taken_for_one_of_another() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    // At the redirect URI of another provider, its state opens nothing.
+    let elsewhere = back.replace("/callback/idp", "/callback/other");
+    world
+        .refused(&mut alice, &elsewhere, StatusCode::BAD_REQUEST)
+        .await;
+    // Its `iss` must be there, because the metadata announces it (RFC 9207 §2.4).
+    for iss in ["", "&iss=https%3A%2F%2Fevil.example.com", "&iss="] {
+        let back = world.agreed(&mut alice, "idp").await;
+        let (without_iss, _) = back.split_once("&iss=").unwrap();
+        let page = world
+            .refused(
+                &mut alice,
+                &format!("{without_iss}{iss}"),
+                StatusCode::BAD_REQUEST,
+            )
+            .await;
+        assert!(page.text.contains("another provider"), "{page:?}");
+    }
+    assert!(
+        world.provider.token_requests().is_empty(),
+        "no code was sent"
+    );
+    let [idp, other] = ["idp", "other"].map(|name| world.linking.redirect_uri(name).unwrap());
+    assert_ne!(idp, other, "(RFC 9700 §4.4.2.2)");
+}
+
+#[tokio::test]
+async fn a_code_of_another_authorization_request_is_not_accepted() {
+    let world = world();
+    let mut mallory = Browser::of("mallory");
+    let stolen = query(&world.agreed(&mut mallory, "idp").await)["code"].clone();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    let own = query(&back)["code"].clone();
+    let injected = back.replace(&format!("code={own}"), &format!("code={stolen}"));
+    let page = world
+        .refused(&mut alice, &injected, StatusCode::FORBIDDEN)
+        .await;
+    assert!(page.text.contains("refused"), "{page:?}");
+}
+
+#[tokio::test]
+async fn each_request_has_an_s256_challenge_and_nothing_turns_that_off() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let mut seen = Vec::new();
+    for provider in ["idp", "other", "idp"] {
+        let start = alice
+            .get(&world.linking, &format!("{BASE}/link/{provider}"))
+            .await;
+        let asked = query(start.location());
+        assert_eq!(asked["code_challenge_method"], "S256");
+        assert_eq!(asked["code_challenge"].len(), 43);
+        assert_eq!(
+            asked["redirect_uri"],
+            world.linking.redirect_uri(provider).unwrap()
+        );
+        seen.extend([asked["state"].clone(), asked["code_challenge"].clone()]);
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 6, "all of them are new each time");
+
+    // A provider that says it takes no S256 is not asked at all.
+    let world = self::world();
+    world
+        .provider
+        .metadata("code_challenge_methods_supported", json!(["plain"]));
+    let page = world
+        .refused(
+            &mut alice,
+            &format!("{BASE}/link/idp"),
+            StatusCode::INTERNAL_SERVER_ERROR,
+        )
+        .await;
+    assert!(page.text.contains("not set up correctly"), "{page:?}");
+
+    let turned_off = ProviderSettings::github().parameter("code_challenge_method", "plain");
+    let client_auth = tower_identity::ClientAuth::none("gateway");
+    let error = tower_identity::upstream::OAuthProvider::builder(
+        turned_off,
+        client_auth,
+        world.provider.client(),
+    )
+    .build()
+    .unwrap_err();
+    assert_eq!(error.invalid_settings()[0].setting(), "parameter");
+}
+
+#[tokio::test]
+async fn an_id_token_that_is_not_of_this_login_links_nothing() {
+    let in_ten_minutes = 1_800_000_000 + 600;
+    let wrong = [
+        json!({ "nonce": "of-another-login" }),
+        json!({ "nonce": null }),
+        json!({ "aud": "another-client" }),
+        json!({ "aud": [CLIENT, "another-client"] }),
+        json!({ "azp": "another-client" }),
+        json!({ "iss": "https://evil.example.com" }),
+        json!({ "exp": in_ten_minutes - 3600 }),
+        json!({ "exp": null }),
+        json!({ "iat": in_ten_minutes + 3600 }),
+        json!({ "sub": null }),
+        json!({ "sub": " " }),
+        json!({ "token_use": "access" }),
+        json!({ "typ": "Bearer" }),
+        json!({ "typ": "Logout" }),
+    ];
+    for claims in wrong {
+        let world = world();
+        world.provider.id_token(claims);
+        let mut alice = Browser::of("alice");
+        let back = world.agreed(&mut alice, "idp").await;
+        let page = world
+            .refused(&mut alice, &back, StatusCode::BAD_GATEWAY)
+            .await;
+        assert!(page.text.contains("who you are"), "{page:?}");
+    }
+    let others: [fn(&FakeProvider); 4] = [
+        |provider| provider.sign_with(ED25519),
+        |provider| provider.id_token_header(json!({ "alg": "none" })),
+        |provider| provider.id_token_header(json!({ "typ": "at+jwt" })),
+        FakeProvider::issue_no_id_token,
+    ];
+    for wrong in others {
+        let world = world();
+        wrong(&world.provider);
+        let mut alice = Browser::of("alice");
+        let back = world.agreed(&mut alice, "idp").await;
+        world
+            .refused(&mut alice, &back, StatusCode::BAD_GATEWAY)
+            .await;
+    }
+    for right in [
+        json!({ "azp": CLIENT }),
+        json!({ "aud": [CLIENT] }),
+        json!({ "aud": [CLIENT, "another"], "azp": CLIENT }),
+        json!({ "typ": "ID" }),
+        json!({ "token_use": "id" }),
+    ] {
+        let world = world();
+        world.provider.id_token(right);
+        world.provider.sign_with(P256);
+        let mut alice = Browser::of("alice");
+        let back = world.agreed(&mut alice, "idp").await;
+        let page = alice.get(&world.linking, &back).await;
+        assert_eq!(page.status, StatusCode::SEE_OTHER, "{page:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_redirect_leaves_this_host_except_to_the_provider() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let away = [
+        "https://evil.example.com",
+        "//evil.example.com",
+        "/\\evil.example.com",
+        "\\\\evil.example.com",
+        "/\t/evil.example.com",
+        "/%0d%0aLocation:%20https://evil.example.com\r\nx: y",
+        "javascript:alert(1)",
+        "evil.example.com",
+        "@evil.example.com",
+        ".evil.example.com",
+        ":8443/",
+        "/a\u{202e}b",
+        "",
+    ];
+    for path in away {
+        let url = format!("{BASE}/link/idp?return_to={}", encoded(path));
+        let start = alice.get(&world.linking, &url).await;
+        let back = world.provider.agree(start.location());
+        let page = alice.get(&world.linking, &back).await;
+        assert_eq!(page.location(), BASE, "{path}");
+        let unlink = format!("{BASE}/unlink/idp?return_to={}", encoded(path));
+        let page = alice
+            .send(
+                &world.linking,
+                Method::POST,
+                &unlink,
+                &[("origin", GATEWAY)],
+            )
+            .await;
+        assert_eq!(page.location(), BASE, "{path}");
+    }
+    for path in ["/", "/accounts?linked=idp", "/a/%2f%2fb?c=d&e=//f"] {
+        let url = format!("{BASE}/link/idp?return_to={}", encoded(path));
+        let start = alice.get(&world.linking, &url).await;
+        let back = world.provider.agree(start.location());
+        let page = alice.get(&world.linking, &back).await;
+        assert_eq!(page.location(), format!("{GATEWAY}{path}"));
+    }
+}
+
+#[tokio::test]
+async fn no_other_site_starts_a_link_unseen_or_ends_one() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let unseen: [&[(&str, &str)]; 4] = [
+        &[("sec-fetch-dest", "image")],
+        &[
+            ("sec-fetch-dest", "iframe"),
+            ("sec-fetch-site", "cross-site"),
+        ],
+        &[("sec-fetch-dest", "empty")],
+        &[("sec-fetch-dest", "document"), ("sec-purpose", "prefetch")],
+    ];
+    for headers in unseen {
+        let url = format!("{BASE}/link/idp");
+        let page = alice.send(&world.linking, Method::GET, &url, headers).await;
+        assert_eq!(page.status, StatusCode::FORBIDDEN, "{headers:?}");
+        assert!(!page.headers.contains_key(header::SET_COOKIE));
+    }
+    // A click on a link in another page is a visit: a chat that shows the address, for example.
+    let visit = [
+        ("sec-fetch-dest", "document"),
+        ("sec-fetch-site", "cross-site"),
+    ];
+    let start = alice
+        .send(
+            &world.linking,
+            Method::GET,
+            &format!("{BASE}/link/idp"),
+            &visit,
+        )
+        .await;
+    let back = world.provider.agree(start.location());
+    alice.send(&world.linking, Method::GET, &back, &visit).await;
+    assert_eq!(world.linked("alice").await, ["idp"]);
+
+    let foreign: [&[(&str, &str)]; 7] = [
+        &[],
+        &[("origin", "null")],
+        &[("origin", "https://evil.example.com")],
+        &[("origin", "https://gateway.example.com.evil.example.com")],
+        &[
+            ("origin", "https://other.example.com"),
+            ("sec-fetch-site", "same-site"),
+        ],
+        &[("origin", GATEWAY), ("sec-fetch-site", "cross-site")],
+        &[("sec-fetch-site", "none")],
+    ];
+    let url = format!("{BASE}/unlink/idp");
+    for headers in foreign {
+        let page = alice
+            .send(&world.linking, Method::POST, &url, headers)
+            .await;
+        assert_eq!(page.status, StatusCode::FORBIDDEN, "{headers:?}");
+    }
+    let page = alice.get(&world.linking, &url).await;
+    assert_eq!(
+        page.status,
+        StatusCode::METHOD_NOT_ALLOWED,
+        "a link cannot unlink"
+    );
+    assert_eq!(world.linked("alice").await, ["idp"]);
+    // A page without referrer sends `Origin: null`.
+    let own = [("origin", "null"), ("sec-fetch-site", "same-origin")];
+    let page = alice.send(&world.linking, Method::POST, &url, &own).await;
+    assert_eq!(page.location(), BASE);
+    assert!(world.linked("alice").await.is_empty());
+}
+
+#[tokio::test]
+async fn the_cookie_cannot_be_set_by_another_host_nor_read_by_a_script() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let start = alice.get(&world.linking, &format!("{BASE}/link/idp")).await;
+    let cookie = &start.headers[header::SET_COOKIE];
+    assert!(cookie.is_sensitive());
+    let cookie = cookie.to_str().unwrap();
+    assert!(cookie.starts_with(&format!("{COOKIE}=")), "{cookie}");
+    let mut attributes: Vec<_> = cookie.split("; ").skip(1).collect();
+    attributes.sort_unstable();
+    assert_eq!(
+        attributes,
+        [
+            "HttpOnly",
+            "Max-Age=600",
+            "Path=/",
+            "SameSite=Lax",
+            "Secure"
+        ],
+        "and no `Domain`"
+    );
+    // Links in two tabs do not disturb each other.
+    let first = world.provider.agree(start.location());
+    let second = world.agreed(&mut alice, "other").await;
+    for back in [first, second] {
+        let page = alice.get(&world.linking, &back).await;
+        assert_eq!(page.status, StatusCode::SEE_OTHER, "{page:?}");
+    }
+    // A cookie that is none of ours is replaced.
+    for odd in ["", "short", "\"><script>", &"x".repeat(5000)] {
+        let mut browser = Browser::of("alice");
+        browser.cookies.insert(COOKIE.to_owned(), odd.to_owned());
+        browser
+            .get(&world.linking, &format!("{BASE}/link/idp"))
+            .await;
+        assert_eq!(browser.cookies[COOKIE].len(), 43);
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_request_reaches_a_page() {
+    let world = world();
+    let script = "<script>alert(1)</script>\"'&";
+    let state = encoded(script);
+    let urls = [
+        format!("{BASE}/link/{state}"),
+        format!("{BASE}/link/callback/{state}"),
+        format!("{BASE}/link/callback/idp?error={state}&error_description={state}&state={state}"),
+        format!("{BASE}/link/callback/idp?code={state}&state={state}&iss={state}"),
+        format!("{BASE}/{state}?{state}={state}"),
+    ];
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    let real = query(&back)["state"].clone();
+    let with_state = format!(
+        "{BASE}/link/callback/idp?state={real}&iss={ISSUER}&error={state}&error_description={state}&error_uri={state}"
+    );
+    for url in urls.iter().chain([&with_state]) {
+        let page = alice.get(&world.linking, url).await;
+        assert!(page.status.is_client_error(), "{page:?}");
+        assert_eq!(
+            page.headers[header::CONTENT_TYPE],
+            "text/html; charset=utf-8"
+        );
+        for part in ["script", "alert", &encoded("<"), "&lt;"] {
+            assert!(!page.text.contains(part), "{url}: {page:?}");
+        }
+        guarded(&page);
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_logged_at_trace() {
+    let log = Log::default();
+    let captured = log.capture("trace");
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    alice.get(&world.linking, &back).await;
+    alice.get(&world.linking, &back).await;
+    let declined = world.agreed(&mut alice, "other").await;
+    alice
+        .get(&world.linking, &declined.replace("code=", "error="))
+        .await;
+    drop(captured);
+    let said = log.text();
+    assert!(said.contains("an account was linked"), "{said}");
+    let asked = query(&back);
+    let [request] = &world.provider.token_requests()[..] else {
+        panic!("one request");
+    };
+    for secret in [
+        &*asked["state"],
+        &asked["code"],
+        &request["code_verifier"],
+        &alice.cookies[COOKIE],
+        "access-of-",
+        "refresh-1-",
+        "alice",
+        "eyJ",
+        support::linking::SECRET,
+    ] {
+        assert!(!said.contains(secret), "{secret:?} in {said}");
+    }
+}
+
+#[tokio::test]
+async fn odd_queries_get_a_page_and_nothing_else() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    let state = query(&back)["state"].clone();
+    let long = "x".repeat(20_000);
+    let odd = [
+        String::new(),
+        "state".to_owned(),
+        "state=".to_owned(),
+        format!("state={state}&state={state}&code=c"),
+        format!("state={state}&code=c&code=d"),
+        format!("state={state}&error=a&error=b"),
+        format!("state={state}&code=c&iss={ISSUER}&iss={ISSUER}"),
+        format!("state={long}&code=c"),
+        format!("state={state}&code={long}"),
+        "state=%00%ff%fe&code=%".to_owned(),
+        "&&&===&".to_owned(),
+    ];
+    for query in odd {
+        let url = format!("{BASE}/link/callback/idp?{query}");
+        world
+            .refused(&mut alice, &url, StatusCode::BAD_REQUEST)
+            .await;
+    }
+    for _ in 0..2_000 {
+        let length = fastrand::usize(..60);
+        let text: String = (0..length).map(|_| fastrand::char('!'..'~')).collect();
+        let url = format!(
+            "{BASE}/link/callback/idp?{}",
+            text.replace(['#', '"', '<', '>', '\\', '^', '`', '{', '|', '}'], ".")
+        );
+        if url.parse::<http::Uri>().is_ok() {
+            world
+                .refused(&mut alice, &url, StatusCode::BAD_REQUEST)
+                .await;
+        }
+    }
+    let neither = format!("{BASE}/link/callback/idp?state={state}&iss={ISSUER}");
+    world
+        .refused(&mut alice, &neither, StatusCode::BAD_REQUEST)
+        .await;
+}
+
+#[tokio::test]
+async fn odd_answers_of_a_token_endpoint_link_nothing_and_are_not_shown() {
+    let odd = [
+        (StatusCode::OK, "application/json", "{}"),
+        (StatusCode::OK, "application/json", "<html>&secret-text"),
+        (StatusCode::OK, "text/html", "{}"),
+        (StatusCode::FOUND, "application/json", "{}"),
+        (
+            StatusCode::OK,
+            "application/json",
+            r#"{"access_token":"secret-text"}"#,
+        ),
+        (
+            StatusCode::OK,
+            "application/json",
+            r#"{"access_token":"secret-text","token_type":"mac"}"#,
+        ),
+        (
+            StatusCode::OK,
+            "application/json",
+            r#"{"access_token":"a b","token_type":"Bearer"}"#,
+        ),
+        (
+            StatusCode::BAD_REQUEST,
+            "application/json",
+            r#"{"error":"secret-text","error_description":"secret-text"}"#,
+        ),
+        (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "text/plain",
+            "secret-text",
+        ),
+    ];
+    for (status, content_type, body) in odd {
+        let world = world();
+        let mut alice = Browser::of("alice");
+        let back = world.agreed(&mut alice, "idp").await;
+        world.provider.answer_with(status, content_type, body);
+        let page = alice.get(&world.linking, &back).await;
+        assert!(
+            !page.status.is_success() && !page.status.is_redirection(),
+            "{page:?}"
+        );
+        assert!(!page.text.contains("secret-text"));
+        assert!(world.linked("alice").await.is_empty());
+    }
+    let nested = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    world
+        .provider
+        .answer_with(StatusCode::OK, "application/json", &nested);
+    let page = alice.get(&world.linking, &back).await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+}
