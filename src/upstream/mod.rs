@@ -4,7 +4,7 @@
 //! [`UpstreamTokenStore`](crate::UpstreamTokenStore), which is a [`MemoryStore`](crate::MemoryStore), a `RedisStore` or
 //! one that you write. Each [`Provider`] has a [`Refresher`], for example a [`RefreshTokenGrant`], with [`Refreshed`] as
 //! its outcome, or with the feature `linking` an `OAuthProvider`, whose accounts users link with
-//! [`linking`](crate::upstream::linking).
+//! [`linking`].
 //!
 //! A store's methods take and return [`TokenOwner`], [`OwnerKey`], [`ProviderTokens`], [`StoredTokens`] with their [`Version`], and for refreshes
 //! [`Claim`], [`Claimed`], [`Lease`] and [`Settlement`].
