@@ -95,6 +95,7 @@
 //! | [`OnBehalfOf`] | Exchanges the user's token at Microsoft Entra. |
 //! | [`CrossAppAccess`] | Gets a token of the backend's authorization server for an assertion of the user's identity provider (ID-JAG). |
 //! | [`AwsSts`], [`RoleMapping`] | Signs requests to AWS with an IAM role that the user's claims select. |
+//! | [`Placement`] | Selects the header that a token is sent in. |
 //! | [`Subject`], [`Actor`] | Select the tokens that an exchange sends as `subject_token` and `actor_token`. |
 //! | **Obtaining and keeping credentials** | feature `token-exchange` |
 //! | [`TokenEndpoint`] | Calls an OAuth token endpoint. |
@@ -259,6 +260,7 @@ pub use crate::{
     strategy::{
         authenticating::Authenticating,
         header_injection::HeaderInjection,
+        placement::Placement,
         strategy::{Strategy, strategy_fn},
         unauthenticated::Unauthenticated,
         upstream_inject::UpstreamInject,

@@ -16,6 +16,7 @@ use crate::{
 use super::{
     authenticating::Authenticating,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder, need_confidential_client},
+    placement::Placement,
     rejection::Rejection,
     strategy::Strategy,
 };
@@ -152,6 +153,12 @@ impl ClientCredentialsBuilder {
         I::Item: AsRef<str>,
     {
         self.tokens.target.scopes(scopes);
+        self
+    }
+
+    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`.
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.tokens.placement = placement;
         self
     }
 

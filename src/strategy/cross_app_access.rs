@@ -27,6 +27,7 @@ use super::{
     assertions::Assertions,
     authenticating::Authenticating,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder, no_identity},
+    placement::Placement,
     rejection::Rejection,
     strategy::Strategy,
     subject::{Subject, UserToken},
@@ -442,6 +443,12 @@ impl CrossAppAccessBuilder {
         I::Item: AsRef<str>,
     {
         self.authorization_server_scopes.set(scopes);
+        self
+    }
+
+    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`.
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.tokens.placement = placement;
         self
     }
 

@@ -4,10 +4,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{
-    Extensions, HeaderMap, HeaderValue, Request, StatusCode, header::AUTHORIZATION, request,
-    response,
-};
+use http::{Extensions, HeaderValue, Request, StatusCode, request, response};
 
 use crate::{
     clock::{Clock, DefaultClock},
@@ -28,6 +25,7 @@ use crate::{
 
 use super::{
     authenticating::Authenticating,
+    placement::Placement,
     rejection::Rejection,
     subject::{Actor, Subject, UserToken},
     target::Target,
@@ -45,20 +43,8 @@ use super::{
 /// ```
 #[derive(Clone)]
 pub struct IssuedToken {
-    authorization: HeaderValue,
-}
-
-impl IssuedToken {
-    /// Returns whether the request had this very token already.
-    fn put_on<B>(self, request: &mut Request<B>) -> bool {
-        let headers = request.headers_mut();
-        let replaced = headers.insert(AUTHORIZATION, self.authorization);
-        replaced.is_some_and(|replaced| headers.get(AUTHORIZATION) == Some(&replaced))
-    }
-
-    fn is_on(&self, headers: &HeaderMap) -> bool {
-        headers.get(AUTHORIZATION) == Some(&self.authorization)
-    }
+    /// The value of the header that its strategy sends.
+    value: HeaderValue,
 }
 
 impl fmt::Debug for IssuedToken {
@@ -76,6 +62,7 @@ pub(super) struct IssuedTokens {
     scope: CacheScope,
     cache: CredentialCache<IssuedToken>,
     skew: Duration,
+    placement: Placement,
 }
 
 /// The party that the tokens are issued for.
@@ -115,7 +102,7 @@ impl IssuedTokens {
         let key = party.key(self.scope);
         match self.cache.lookup(&key, party.expires_at()) {
             Ok(Some(token)) => {
-                let was_sent_before = token.put_on(request);
+                let was_sent_before = self.placement.put_on(request.headers_mut(), token.value);
                 if !was_sent_before {
                     return Authenticating::done();
                 }
@@ -144,18 +131,18 @@ impl IssuedTokens {
         let obtaining = self.cache.replace(
             party.key(self.scope),
             party.decoded_expires_at(),
-            |token| token.is_on(request.headers()),
+            |token| self.placement.is_on(request.headers(), &token.value),
             || {
                 let answer = ask(&party);
-                let skew = self.skew;
-                async move { Ok(obtained(answer.await?, skew)) }
+                let (skew, placement) = (self.skew, self.placement.clone());
+                async move { obtained(answer.await?, skew, &placement) }
             },
         );
-        let holder = self.holder.clone();
+        let (holder, placement) = (self.holder.clone(), self.placement.clone());
         Authenticating::pending(|mut request: Request<B>| async move {
             match obtaining.await {
                 Ok(token) => {
-                    token.put_on(&mut request);
+                    placement.put_on(request.headers_mut(), token.value);
                     Ok(request)
                 }
                 Err(error) => Err(holder.name_provider(error)),
@@ -171,7 +158,7 @@ impl IssuedTokens {
         let Ok(party) = self.holder.find(&sent.extensions) else {
             return Rejection::NothingHelps;
         };
-        let is_rejected = |token: &IssuedToken| token.is_on(&sent.headers);
+        let is_rejected = |token: &IssuedToken| self.placement.is_on(&sent.headers, &token.value);
         match self.cache.reject(&party.key(self.scope), is_rejected) {
             true => Rejection::AnotherCredential,
             false => Rejection::NothingHelps,
@@ -266,6 +253,7 @@ pub(super) struct IssuedTokensBuilder {
     pub(super) clock: Arc<dyn Clock>,
     /// How long before its expiry a cached token stops being used.
     pub(super) skew: Duration,
+    pub(super) placement: Placement,
 }
 
 impl IssuedTokensBuilder {
@@ -275,6 +263,7 @@ impl IssuedTokensBuilder {
             cache: None,
             clock: DefaultClock::get(),
             skew: Duration::ZERO,
+            placement: Placement::bearer(),
         }
     }
 
@@ -292,6 +281,7 @@ impl IssuedTokensBuilder {
             true => scope,
             false => scope.field("cache skew", self.skew.as_nanos().to_be_bytes()),
         };
+        let scope = self.placement.describe(scope);
         let own_cache = || CredentialCache::builder().clock(self.clock).make();
         IssuedTokens {
             endpoint,
@@ -300,6 +290,7 @@ impl IssuedTokensBuilder {
             holder,
             cache: self.cache.unwrap_or_else(own_cache),
             skew: self.skew,
+            placement: self.placement,
         }
     }
 }
@@ -318,16 +309,24 @@ pub(super) fn need_confidential_client(
     }
 }
 
-fn obtained(response: TokenResponse, skew: Duration) -> Obtained<IssuedToken> {
-    let token = IssuedToken {
-        authorization: response.token().authorization().clone(),
-    };
-    let obtained = Obtained::new(token).cloned_under_lock();
-    match response.lifetime() {
-        Lifetime::Unknown => obtained,
-        Lifetime::Spent => obtained.expires_in(Duration::ZERO),
-        Lifetime::For(lifetime) => obtained.expires_in(lifetime.saturating_sub(skew)),
-    }
+fn obtained(
+    response: TokenResponse,
+    skew: Duration,
+    placement: &Placement,
+) -> Result<Obtained<IssuedToken>, AuthError> {
+    let value = placement.value(response.token()).map_err(|error| {
+        AuthError::new(
+            AuthErrorKind::Unavailable,
+            "the issued token cannot be sent in its header",
+        )
+        .with_source(error)
+    })?;
+    let token = Obtained::new(IssuedToken { value }).cloned_under_lock();
+    Ok(match response.lifetime() {
+        Lifetime::Unknown => token,
+        Lifetime::Spent => token.expires_in(Duration::ZERO),
+        Lifetime::For(lifetime) => token.expires_in(lifetime.saturating_sub(skew)),
+    })
 }
 
 #[cold]

@@ -18,6 +18,8 @@
 //! credentials in a `CredentialCache`, and replace a credential that the backend rejected if the layer has
 //! [`retry_rejected`](crate::AuthLayer::retry_rejected).
 //!
+//! [`Placement`](crate::Placement) says in which header a strategy sends its token, and [`Both`] sends two credentials.
+//!
 //! To write another strategy, use [`strategy_fn`](crate::strategy_fn), or implement the
 //! [trait](crate::Strategy).
 
@@ -26,6 +28,7 @@ mod assertions;
 pub(crate) mod authenticating;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod aws_sts;
+pub(crate) mod both;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod client_credentials;
 #[cfg(feature = "token-exchange")]
@@ -35,6 +38,7 @@ pub(crate) mod header_injection;
 pub(crate) mod issued;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod on_behalf_of;
+pub(crate) mod placement;
 pub(crate) mod rejection;
 #[expect(clippy::module_inception, reason = "the trait is the room's own")]
 pub(crate) mod strategy;
@@ -51,6 +55,7 @@ pub(crate) mod upstream_inject;
 pub use aws_sts::{
     builder::AwsStsBuilder, credentials::SessionCredentials, payload_hash::PayloadHash,
 };
+pub use both::Both;
 #[cfg(feature = "token-exchange")]
 pub use client_credentials::ClientCredentialsBuilder;
 #[cfg(feature = "token-exchange")]

@@ -12,6 +12,7 @@ use crate::{
 use super::{
     authenticating::Authenticating,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder, need_confidential_client},
+    placement::Placement,
     rejection::Rejection,
     strategy::Strategy,
     subject::Subject,
@@ -123,6 +124,12 @@ impl OnBehalfOfBuilder {
     /// renewed earlier as [`CredentialCache`] describes.
     pub fn cache_skew(mut self, skew: Duration) -> Self {
         self.tokens.skew = skew;
+        self
+    }
+
+    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`.
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.tokens.placement = placement;
         self
     }
 

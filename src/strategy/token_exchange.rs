@@ -17,6 +17,7 @@ use super::{
     authenticating::Authenticating,
     client_credentials::{ClientCredentials, ClientCredentialsBuilder},
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    placement::Placement,
     rejection::Rejection,
     strategy::Strategy,
     subject::{Actor, Subject},
@@ -206,6 +207,12 @@ impl TokenExchangeBuilder {
     /// Sets the party that acts for the user (delegation, RFC 8693 §1.1). By default there is none.
     pub fn actor(mut self, actor: Actor) -> Self {
         self.actor = Some(actor);
+        self
+    }
+
+    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`.
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.tokens.placement = placement;
         self
     }
 

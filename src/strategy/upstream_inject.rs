@@ -1,6 +1,6 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use http::{Request, header::AUTHORIZATION};
+use http::Request;
 
 use crate::{
     clock::{Clock, DefaultClock},
@@ -9,11 +9,11 @@ use crate::{
     outgoing::identity::HealthCheck,
 };
 
-use super::{authenticating::Authenticating, strategy::Strategy};
+use super::{authenticating::Authenticating, placement::Placement, strategy::Strategy};
 
-/// Sends the user's access token of one upstream provider as the bearer token (RFC 6750 §2.1).
+/// Sends the user's access token of one upstream provider, by default as the bearer token (RFC 6750 §2.1).
 ///
-/// The strategy replaces an existing `Authorization` header. A [`HealthCheck`] passes unchanged, without a user's
+/// The strategy replaces an existing `Authorization` header, or that of its [placement](Self::placement). A [`HealthCheck`] passes unchanged, without a user's
 /// credential.
 ///
 /// # Errors
@@ -26,6 +26,7 @@ use super::{authenticating::Authenticating, strategy::Strategy};
 pub struct UpstreamInject {
     provider: Arc<str>,
     clock: Arc<dyn Clock>,
+    placement: Placement,
 }
 
 impl UpstreamInject {
@@ -42,7 +43,18 @@ impl UpstreamInject {
         Ok(Self {
             provider: provider.into(),
             clock: DefaultClock::get(),
+            placement: Placement::bearer(),
         })
+    }
+
+    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`. For an example see
+    /// [`Placement`].
+    ///
+    /// With another placement, the value is put together for each request.
+    #[must_use]
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
     }
 
     /// Sets the clock for checking expiry. The default is the [default clock](crate::DefaultClock) of the thread.
@@ -93,9 +105,19 @@ impl<B> Strategy<B> for UpstreamInject {
                 )
                 .into();
         }
-        let authorization = token.access_token().authorization().clone();
-        request.headers_mut().insert(AUTHORIZATION, authorization);
-        Authenticating::done()
+        match self.placement.value(token.access_token()) {
+            Ok(value) => {
+                self.placement.put_on(request.headers_mut(), value);
+                Authenticating::done()
+            }
+            Err(error) => self
+                .error(
+                    AuthErrorKind::Configuration,
+                    "the user's upstream token cannot be sent in this header",
+                )
+                .with_source(error)
+                .into(),
+        }
     }
 
     fn name(&self) -> &'static str {

@@ -1,0 +1,86 @@
+use http::{Request, request, response};
+
+use super::{
+    authenticating::{Authenticating, State},
+    rejection::Rejection,
+    strategy::Strategy,
+};
+
+/// Two strategies for one request, for example a key of the gateway and a token of the user.
+///
+/// ```
+/// use tower_identity::{
+///     AuthLayer, HeaderInjection, Origin, UpstreamInject, strategy::Both,
+/// };
+///
+/// let gateway = HeaderInjection::new("x-api-key", "7Fjfp0ZBr1KtDRbnfVdmIw")?;
+/// let user = UpstreamInject::new("github")?;
+/// let origin = Origin::try_from("https://mcp.example.com")?;
+/// let layer = AuthLayer::new(origin, Both(gateway, user));
+/// # use tower::Layer;
+/// # let _ = layer.layer(tower::service_fn(async |_: http::Request<()>| {
+/// #     Ok::<_, tower::BoxError>(())
+/// # }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// The second strategy runs after the first one. If either refuses, the request is not sent. They must use different
+/// headers (see [`Placement`](crate::Placement)), because the second one replaces a header of the first.
+///
+/// A response that rejects a credential does not say which one. So both strategies are asked, and the request is sent once
+/// more if either of them can get another credential.
+#[derive(Clone, Copy, Debug)]
+pub struct Both<S, T>(pub S, pub T);
+
+impl<B, S, T> Strategy<B> for Both<S, T>
+where
+    B: Send + 'static,
+    S: Strategy<B>,
+    T: Strategy<B> + Clone + 'static,
+{
+    fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
+        let first = match self.0.authenticate(request).into_state() {
+            State::Done => return self.1.authenticate(request),
+            State::Refused(error) => return error.into(),
+            State::Pending(first) => first,
+        };
+        let second = self.1.clone();
+        Authenticating::pending(|request| async move {
+            let mut request = first(request).await?;
+            second.authenticate(&mut request).complete(request).await
+        })
+    }
+
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        let first = self.0.rejected(sent, response);
+        either(first, self.1.rejected(sent, response))
+    }
+
+    fn rejected_in_body(
+        &self,
+        sent: &request::Parts,
+        response: &response::Parts,
+        first_bytes: &[u8],
+    ) -> Rejection {
+        let first = self.0.rejected_in_body(sent, response, first_bytes);
+        either(first, self.1.rejected_in_body(sent, response, first_bytes))
+    }
+
+    fn name(&self) -> &'static str {
+        "both"
+    }
+}
+
+/// The answer that helps most.
+fn either(first: Rejection, second: Rejection) -> Rejection {
+    let order = [
+        Rejection::AnotherCredential,
+        Rejection::SaidInBody,
+        Rejection::MoreScope,
+        Rejection::NothingHelps,
+    ];
+    let mut order = order.into_iter();
+    order
+        .find(|answer| first == *answer || second == *answer)
+        .unwrap_or(Rejection::NotRejected)
+}

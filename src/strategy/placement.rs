@@ -1,0 +1,164 @@
+use std::fmt;
+
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use zeroize::Zeroizing;
+
+use crate::{
+    credential_header::CredentialHeader,
+    error::{BuildError, Faults},
+    outgoing::headers::{header_name, is_restricted},
+    secret::{AccessToken, InvalidSecret, secret_header_value},
+};
+
+const LONGEST_PREFIX: usize = 64;
+
+/// The header that a token is sent in. The default is `Authorization: Bearer …` (RFC 6750 §2.1).
+///
+/// ```
+/// use tower_identity::{Placement, UpstreamInject};
+///
+/// // Authorization: token gho_16C7e42F292c
+/// let github = UpstreamInject::new("github")?
+///     .placement(Placement::header("authorization")?.prefix("token ")?);
+///
+/// // x-api-key: gho_16C7e42F292c
+/// let api_key = UpstreamInject::new("github")?
+///     .placement(Placement::header("x-api-key")?);
+/// # Ok::<(), tower_identity::BuildError>(())
+/// ```
+///
+/// The header replaces one that the request has, in each spelling: `x_api_key` is removed for `x-api-key`, because servers
+/// behind CGI read both as one. To send two credentials, use [`Both`](crate::strategy::Both).
+///
+/// # Security
+///
+/// The value is marked sensitive, and leaves only to the [`Origin`](crate::Origin) of the
+/// [`AuthLayer`](crate::AuthLayer). There is no placement in the query, because a URL is written into logs, into the
+/// history of browsers and into `Referer` headers (RFC 9700 §4.3.2).
+#[derive(Clone)]
+pub struct Placement {
+    header: CredentialHeader,
+    /// `None` stands for the ready-made value of an `AccessToken`.
+    prefix: Option<String>,
+}
+
+impl Placement {
+    /// Sends `Authorization: Bearer …`.
+    pub fn bearer() -> Self {
+        Self {
+            header: CredentialHeader::new(AUTHORIZATION),
+            prefix: None,
+        }
+    }
+
+    /// Sends the header `name` with the token alone.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`BuildError`] if `name` is not a header name (RFC 9110 §5.1), or is
+    /// [restricted](crate::HeaderForwardLayer#restricted-names). Of the restricted names, `authorization` is allowed.
+    pub fn header(name: &str) -> Result<Self, BuildError> {
+        let mut faults = Faults::new("Placement");
+        let name = faults.take("name", header_name(name));
+        if name
+            .as_ref()
+            .is_some_and(|name| is_restricted(name) && name != AUTHORIZATION)
+        {
+            faults.add(
+                "name",
+                "is a header of the connection or the session, choose the one that the backend reads its credential from",
+            );
+        }
+        let name = faults.or(name)?;
+        Ok(Self {
+            header: CredentialHeader::new(name),
+            prefix: Some(String::new()),
+        })
+    }
+
+    /// Sets the text before the token, with its space. For example, `Bearer ` in `x-upstream-authorization`.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`BuildError`] if `prefix` has more than 64 characters, begins with a space, or has a character outside
+    /// of visible ASCII and space.
+    pub fn prefix(mut self, prefix: &str) -> Result<Self, BuildError> {
+        let mut faults = Faults::new("Placement");
+        let is_text = prefix.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if prefix.len() > LONGEST_PREFIX || !is_text || prefix.starts_with(' ') {
+            faults.add(
+                "prefix",
+                "is not a scheme such as `token ` (at most 64 characters of visible ASCII and space, and no space first)",
+            );
+        }
+        faults.check()?;
+        self.prefix = Some(prefix.to_owned());
+        Ok(self)
+    }
+
+    /// Returns the value of the header for this token.
+    pub(crate) fn value(&self, token: &AccessToken) -> Result<HeaderValue, InvalidSecret> {
+        match &self.prefix {
+            None => Ok(token.authorization().clone()),
+            Some(prefix) => self.value_with(prefix, token.expose()),
+        }
+    }
+
+    fn value_with(&self, prefix: &str, token: &str) -> Result<HeaderValue, InvalidSecret> {
+        let mut value = Zeroizing::new(String::with_capacity(prefix.len() + token.len()));
+        value.push_str(prefix);
+        value.push_str(token);
+        secret_header_value(std::mem::take(&mut *value))
+    }
+
+    /// Puts the value onto the request. Returns whether the request had this very value already.
+    #[inline]
+    pub(crate) fn put_on(&self, headers: &mut HeaderMap, value: HeaderValue) -> bool {
+        if self.is_default() {
+            let replaced = headers.insert(AUTHORIZATION, value);
+            return replaced.is_some_and(|replaced| headers.get(AUTHORIZATION) == Some(&replaced));
+        }
+        let had_it = self.is_on(headers, &value);
+        self.header.insert(headers, value);
+        had_it
+    }
+
+    pub(crate) fn is_on(&self, headers: &HeaderMap, value: &HeaderValue) -> bool {
+        headers.get(self.header.name()) == Some(value)
+    }
+
+    #[inline]
+    fn is_default(&self) -> bool {
+        self.prefix.is_none()
+    }
+
+    /// Adds the setting to `scope`, unless it is the default.
+    #[cfg(feature = "token-exchange")]
+    pub(crate) fn describe(
+        &self,
+        scope: crate::credential::cache::key::CacheScope,
+    ) -> crate::credential::cache::key::CacheScope {
+        match &self.prefix {
+            None => scope,
+            Some(prefix) => scope
+                .field("placement", self.header.name())
+                .field("prefix", prefix),
+        }
+    }
+}
+
+impl Default for Placement {
+    /// Returns [`Placement::bearer`].
+    fn default() -> Self {
+        Self::bearer()
+    }
+}
+
+impl fmt::Debug for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Placement")
+            .field("header", self.header.name())
+            .field("prefix", &self.prefix.as_deref().unwrap_or("Bearer "))
+            .finish()
+    }
+}
