@@ -60,6 +60,8 @@ use super::{
 ///
 /// # Coming from ToolHive
 ///
+/// The guide `toolhive` has the differences that concern all types, with the reasons.
+///
 /// | `type` | block | strategy | difference from ToolHive |
 /// | --- | --- | --- | --- |
 /// | `unauthenticated` | | [`Unauthenticated`](crate::Unauthenticated) | |
@@ -94,8 +96,8 @@ use super::{
 /// - A secret is given by value, or by the name of an environment variable (the keys that end with `Env`), never by both.
 ///   Errors, `Debug` and serialization do not show it. They show the name of a variable only if it looks like one, see
 ///   [`VariableName`](crate::config::VariableName).
-/// - A secret that has a placeholder (`${TOKEN}` or `{{ token }}`) is refused, by value and by variable. If a header's value
-///   must have that form, register a [`HeaderInjection`](crate::HeaderInjection) that you make with `new`.
+/// - A secret that has a placeholder (`${TOKEN}` or `{{ token }}`) is refused, by value and by variable, unless the
+///   application [allows placeholders](crate::config::ResourcesBuilder::allow_placeholders).
 /// - The errors of some parsers quote the document. Tell yours not to: for `serde-saphyr` that is `with_snippet: false`, as
 ///   in the example.
 /// - The author of the configuration decides where users' tokens are sent. Do not let users write it.

@@ -63,7 +63,7 @@
 //!
 //! # 2. Give each call an identity
 //!
-//! tonic carries the extensions of a [`tonic::Request`] over to the HTTP request. Do not put a token into the metadata:
+//! tonic carries the extensions of a `tonic::Request` over to the HTTP request. Do not put a token into the metadata:
 //! the strategy replaces the header `authorization`.
 //!
 //! # 3. Handle the error

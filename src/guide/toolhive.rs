@@ -84,8 +84,23 @@
 //!
 //! # Intended differences
 //!
-//! - A captured identity never replaces the identity of a request. This is the purpose of the crate.
-//! - A layer is bound to an origin. A redirect, a route or a `Host` header that leads elsewhere is refused.
-//! - A backend without a configuration is an error. Its requests are not sent unauthenticated.
-//! - The crate does not discover backends in Kubernetes. It does not read `externalAuthConfigRef` and
-//!   `clientSecretRef`.
+//! The keys and their meaning are those of ToolHive, except where its behaviour is unsafe or surprising.
+//!
+//! | about | in this crate | reason |
+//! | --- | --- | --- |
+//! | sessions | A captured identity never replaces the identity of a request. | The copy is older than the request. This is the purpose of the crate. |
+//! | addresses | A layer is bound to an origin. It refuses a redirect, a route or a `Host` header that leads elsewhere. | The credential of one backend must not go to another. |
+//! | backends without a configuration | They are an error. | Their requests would be sent unauthenticated. |
+//! | the file | Loading reports all faults at once. These are faults: a secret by value and by variable, a block of another type, a backend that is `null`, a secret with a placeholder such as `${TOKEN}`. | The intention is not clear, so it is not guessed. |
+//! | token endpoints | Each needs https, or http on loopback. A key allows http for `targetTokenUrl`. Redirects are not followed. | They get the users' tokens and the client's secret. |
+//! | the client | It authenticates in the configured way only. An id without a secret is sent, too. | A second attempt would send the secret in another place. A public client must identify itself (RFC 6749 §3.2.1). |
+//! | `subjectTokenType: id_token` | The upstream provider's ID token is sent. | ToolHive sends the access token under this label. |
+//! | issued tokens | A token is sent as a bearer token only if `token_type` is `Bearer`, in any case, and `issued_token_type` is one that can be. | Other tokens are not for that use (RFC 8693 §2.2.1). |
+//! | lifetimes | With an `expires_in` of 0, less, or `null`, a token is used once and not kept. `3600.0` and `"3600"` are an hour. | None of these means that the token never expires. |
+//! | roles | A claim that is a string matches as a list of one. Mappings of one priority keep their order. If a matcher fails, there is no fallback role, unless `fallbackAfterFailedMatcher` is true. | A matcher that fails must not widen rights. |
+//! | session names | A name that AWS does not accept is an error, unless `replaceUnfitSessionNames` is true. | Two users could get one name. |
+//! | cross-app access | `exp`, `iss` and `aud` of the assertion are checked. `scopes` go to the identity provider, and `targetScopes` to the authorization server. | An assertion for another party must not be passed on. The two servers may know different scopes. |
+//! | headers | [Restricted names](crate::HeaderForwardLayer#restricted-names) are neither injected (except `authorization`) nor forwarded. If a client sends such a header, the header is dropped, and the call goes on. | They belong to the connection, the session or the credential. |
+//! | incoming tokens | `bearer` is matched in any case. A request without a token gets a 401 without an error code. An issuer or a store that does not answer causes a 503 with `Retry-After`, and not a 401. | RFC 9110 §11.1, RFC 6750 §3.1. A login does not end an outage. |
+//! | upstream tokens | They belong to a user: an issuer and a subject. A refresh that was refused asks for a login, and one that merely failed is a 503. | Issuers may use the same session id twice. A login does not end an outage. |
+//! | Kubernetes | The crate does not discover backends, and does not read `externalAuthConfigRef` and `clientSecretRef`. | It is a library, and has no client for Kubernetes. |
