@@ -19,23 +19,52 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// them](crate::trailers::remove_trailers_of_credentials).
 #[inline]
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
-    headers.keys().any(is_about_hops_or_trailers) && remove(headers)
+    NotableHeaders::of(headers).remove_hop_by_hop(headers)
 }
 
+/// Says which headers a request has of those that are looked at before a credential is added. It is found in one pass,
+/// which is cheaper than looking each of them up.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct NotableHeaders {
+    pub(crate) has_host: bool,
+    has_hops_or_trailers: bool,
+}
+
+impl NotableHeaders {
+    #[inline]
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            let name = name.as_str();
+            if has_length_of_one(name) {
+                found.note(name);
+            }
+        }
+        found
+    }
+
+    /// As [`remove_hop_by_hop`], for the headers that this was found of.
+    #[inline]
+    pub(crate) fn remove_hop_by_hop(self, headers: &mut HeaderMap) -> bool {
+        self.has_hops_or_trailers && remove(headers)
+    }
+
+    fn note(&mut self, name: &str) {
+        match name {
+            "host" => self.has_host = true,
+            "connection" | "http2-settings" | "keep-alive" | "proxy-authenticate"
+            | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade" => {
+                self.has_hops_or_trailers = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether the name is as long as one that [`NotableHeaders::note`] knows. Most names are not.
 #[inline]
-fn is_about_hops_or_trailers(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+fn has_length_of_one(name: &str) -> bool {
+    matches!(name.len(), 2 | 4 | 7 | 10 | 14 | 16 | 17 | 18)
 }
 
 #[cold]

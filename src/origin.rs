@@ -128,6 +128,7 @@ impl Origin {
         }
     }
 
+    #[inline]
     pub(crate) fn is_scheme(&self, scheme: &Scheme) -> bool {
         *scheme == self.inner.scheme
     }

@@ -126,6 +126,7 @@ pub(crate) struct AuthenticationSpan {
 }
 
 impl AuthenticationSpan {
+    #[inline]
     pub(crate) fn new(backend: &Origin, strategy: impl FnOnce() -> &'static str) -> Self {
         Self {
             span: tracing::debug_span!(
@@ -145,6 +146,7 @@ impl AuthenticationSpan {
     }
 
     /// Ends it now, though it may live a little longer.
+    #[inline]
     pub(crate) fn end<T>(&mut self, outcome: &Result<T, AuthError>) {
         if !self.span.is_disabled() {
             self.span.record("outcome", name(outcome));

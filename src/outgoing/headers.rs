@@ -12,7 +12,7 @@ use tower::{BoxError, Layer, Service};
 use crate::{
     credential_header::CredentialHeader,
     error::{BuildError, Faults},
-    hop_by_hop::remove_hop_by_hop,
+    hop_by_hop::NotableHeaders,
     inner_service_accessors::inner_service_accessors,
     origin::Origin,
     outgoing::origin_guard::OriginGuard,
@@ -314,9 +314,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let state = match self.guard.check(&request) {
+        let notable = NotableHeaders::of(request.headers());
+        let state = match self.guard.check(&request, notable) {
             Ok(()) => {
-                let announces_trailers = remove_hop_by_hop(request.headers_mut());
+                let announces_trailers = notable.remove_hop_by_hop(request.headers_mut());
                 self.headers.add_to(&mut request);
                 if announces_trailers {
                     remove_trailers_of_credentials(request.headers_mut());

@@ -175,6 +175,7 @@ struct Session {
 }
 
 impl Session {
+    #[inline]
     fn prepare<B>(&self, request: &mut Request<B>) {
         if let Some(identity) = request.extensions().get::<Identity>() {
             self.identity.follow(identity);
@@ -218,6 +219,7 @@ impl SessionIdentity {
         }
     }
 
+    #[inline]
     fn follow(&self, seen: &Identity) {
         if let Self::Followed(newest) = self {
             let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,13 +1,14 @@
 use std::borrow::Cow;
 
 use http::{
-    Request, Uri,
-    header::{HOST, HeaderValue},
+    HeaderMap, Request, Uri,
+    header::HOST,
     uri::{Authority, Scheme},
 };
 
 use crate::{
     error::{AuthError, AuthErrorKind},
+    hop_by_hop::NotableHeaders,
     origin::Origin,
 };
 
@@ -42,7 +43,12 @@ impl OriginGuard {
     }
 
     /// Refuses a request that does not, in every place that could route it, go to the origin.
-    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), AuthError> {
+    #[inline]
+    pub(crate) fn check<B>(
+        &self,
+        request: &Request<B>,
+        headers: NotableHeaders,
+    ) -> Result<(), AuthError> {
         let uri = request.uri();
         if !is_only_a_path(uri) {
             return Err(self.wrong_origin(
@@ -73,18 +79,19 @@ impl OriginGuard {
                 )));
             }
         }
-        match request.headers().get(HOST) {
-            None => Ok(()),
-            Some(host) if self.is_only_host(host, request) => Ok(()),
-            Some(_) => Err(self.wrong_origin(
+        if headers.has_host && !self.is_only_host(request.headers()) {
+            return Err(self.wrong_origin(
                 "the request's `host` header disagrees with the origin that these credentials are for; \
                  do not forward the incoming `host`",
-            )),
+            ));
         }
+        Ok(())
     }
 
-    fn is_only_host<B>(&self, host: &HeaderValue, request: &Request<B>) -> bool {
-        self.origin.is_host_header(host) && request.headers().get_all(HOST).iter().count() == 1
+    fn is_only_host(&self, headers: &HeaderMap) -> bool {
+        let mut hosts = headers.get_all(HOST).iter();
+        let host = hosts.next();
+        host.is_some_and(|host| self.origin.is_host_header(host)) && hosts.next().is_none()
     }
 
     #[cold]
@@ -94,6 +101,7 @@ impl OriginGuard {
 }
 
 /// `http` accepts the path `*` after a host, and a client that resolves a relative `//host` goes there (RFC 3986 §4.2).
+#[inline]
 fn is_only_a_path(uri: &Uri) -> bool {
     match uri.path().as_bytes() {
         [b'/', b'/' | b'\\', ..] => uri.authority().is_some(),

@@ -7,7 +7,7 @@ use http::{Request, request, response};
 
 use crate::{
     error::AuthError,
-    hop_by_hop::remove_hop_by_hop,
+    hop_by_hop::NotableHeaders,
     origin::Origin,
     outgoing::origin_guard::OriginGuard,
     strategy::{
@@ -81,11 +81,12 @@ impl<A> Authenticator<A> {
     {
         let backend = self.guard.origin();
         let strategy = || self.strategy.name();
-        if let Err(error) = self.guard.check(request) {
+        let notable = NotableHeaders::of(request.headers());
+        if let Err(error) = self.guard.check(request, notable) {
             let span = AuthenticationSpan::new(backend, strategy);
             return Authentication::Refused(self.observer(strategy(), span).refused(error));
         }
-        let announces_trailers = remove_hop_by_hop(request.headers_mut());
+        let announces_trailers = notable.remove_hop_by_hop(request.headers_mut());
         let mut span = AuthenticationSpan::new(backend, strategy);
         let entered = span.enter();
         let state = self.strategy.authenticate(request).into_state();
