@@ -225,6 +225,10 @@ impl<B> Strategy<B> for Follower<B> {
         self.0.load().rejected_in_body(sent, response, first_bytes)
     }
 
+    fn can_widen_scope(&self) -> bool {
+        self.0.load().can_widen_scope()
+    }
+
     fn name(&self) -> &'static str {
         self.0.load().name()
     }

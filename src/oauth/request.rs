@@ -144,6 +144,21 @@ impl TokenRequest {
         self.parameter("scope", &joined)
     }
 
+    /// Adds scopes to those that the request has.
+    pub(crate) fn with_more_scopes(mut self, more: &[String]) -> Self {
+        let mut parameters = self.form.parameters.iter_mut();
+        let Some((_, scope)) = parameters.find(|(name, _)| name == "scope") else {
+            return self.scopes(more);
+        };
+        for more in more {
+            if !scope.split(' ').any(|scope| scope == more) {
+                scope.push(' ');
+                scope.push_str(more);
+            }
+        }
+        self
+    }
+
     /// Adds another parameter. Only `audience` and `resource` may occur more than once (RFC 6749 §3.2).
     pub fn parameter(mut self, name: impl Into<Cow<'static, str>>, value: &str) -> Self {
         self.form.push(name, value);

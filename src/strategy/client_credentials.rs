@@ -63,10 +63,10 @@ impl ClientCredentials {
 impl<B: Send + 'static> Strategy<B> for ClientCredentials {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let tokens = &self.tokens;
-        tokens.authenticate(request, |_| {
+        tokens.authenticate(request, |party| {
             let workload_token = self.workload_token.clone();
             let clock = Arc::clone(&self.clock);
-            let request = tokens.request.clone();
+            let request = tokens.request_for(party);
             let endpoint = tokens.endpoint.clone();
             async move {
                 let request = match workload_token {
@@ -83,6 +83,10 @@ impl<B: Send + 'static> Strategy<B> for ClientCredentials {
 
     fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
         self.tokens.rejected(sent, response)
+    }
+
+    fn can_widen_scope(&self) -> bool {
+        self.tokens.can_widen_scope()
     }
 
     fn name(&self) -> &'static str {

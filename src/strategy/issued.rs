@@ -29,6 +29,7 @@ use super::{
     rejection::Rejection,
     subject::{Actor, Subject, UserToken},
     target::Target,
+    wider_scope::WiderScope,
 };
 
 /// A token that was issued to a strategy: the type of value in its [`CredentialCache`].
@@ -63,6 +64,8 @@ pub(super) struct IssuedTokens {
     cache: CredentialCache<IssuedToken>,
     skew: Duration,
     placement: Placement,
+    /// Whether it is known which scopes a token has.
+    has_scopes: bool,
 }
 
 /// The party that the tokens are issued for.
@@ -79,6 +82,8 @@ pub(super) enum Holder {
 pub(super) struct Party<'a> {
     pub(super) subject: Option<UserToken<'a>>,
     pub(super) actor: Option<UserToken<'a>>,
+    /// The scopes that the backend asked for, besides those that are configured.
+    wider: Option<&'a WiderScope>,
 }
 
 impl IssuedTokens {
@@ -99,7 +104,7 @@ impl IssuedTokens {
             Ok(party) => party,
             Err(error) => return self.holder.name_provider(error).into(),
         };
-        let key = party.key(self.scope);
+        let key = self.key(&party);
         match self.cache.lookup(&key, party.expires_at()) {
             Ok(Some(token)) => {
                 let was_sent_before = self.placement.put_on(request.headers_mut(), token.value);
@@ -129,7 +134,7 @@ impl IssuedTokens {
             Err(error) => return self.holder.name_provider(error).into(),
         };
         let obtaining = self.cache.replace(
-            party.key(self.scope),
+            self.key(&party),
             party.decoded_expires_at(),
             |token| self.placement.is_on(request.headers(), &token.value),
             || {
@@ -159,10 +164,32 @@ impl IssuedTokens {
             return Rejection::NothingHelps;
         };
         let is_rejected = |token: &IssuedToken| self.placement.is_on(&sent.headers, &token.value);
-        match self.cache.reject(&party.key(self.scope), is_rejected) {
+        match self.cache.reject(&self.key(&party), is_rejected) {
             true => Rejection::AnotherCredential,
             false => Rejection::NothingHelps,
         }
+    }
+
+    /// The request without the user's tokens, with the scopes that the backend asked for.
+    pub(super) fn request_for(&self, party: &Party<'_>) -> TokenRequest {
+        let request = self.request.clone();
+        match party.wider {
+            Some(wider) => request.with_more_scopes(wider.scopes()),
+            None => request,
+        }
+    }
+
+    /// Whether it is known which scopes a token has, so that more can be asked for.
+    pub(super) fn can_widen_scope(&self) -> bool {
+        self.has_scopes
+    }
+
+    fn key(&self, party: &Party<'_>) -> CacheKey {
+        let scopes = party.wider.map_or(&[][..], WiderScope::scopes);
+        let scope = scopes
+            .iter()
+            .fold(self.scope, |scope, more| scope.field("wider scope", more));
+        party.key(scope)
     }
 
     fn is_probe_of_user(&self, extensions: &Extensions) -> bool {
@@ -193,6 +220,7 @@ impl Holder {
             return Ok(Party {
                 subject: None,
                 actor: None,
+                wider: extensions.get::<WiderScope>(),
             });
         };
         let identity = extensions.get::<Identity>().ok_or_else(no_identity)?;
@@ -202,6 +230,7 @@ impl Holder {
                 Some(actor) => Some(actor.find(identity)?),
                 None => None,
             },
+            wider: extensions.get::<WiderScope>(),
         })
     }
 
@@ -275,6 +304,7 @@ impl IssuedTokensBuilder {
         holder: Holder,
         scope: CacheScope,
     ) -> IssuedTokens {
+        let has_scopes = self.target.has_scopes();
         let request = self.target.add_to(request);
         let scope = request.describe(endpoint.describe(scope));
         let scope = match self.skew.is_zero() {
@@ -291,6 +321,7 @@ impl IssuedTokensBuilder {
             cache: self.cache.unwrap_or_else(own_cache),
             skew: self.skew,
             placement: self.placement,
+            has_scopes,
         }
     }
 }

@@ -50,6 +50,7 @@ mod target;
 pub(crate) mod token_exchange;
 pub(crate) mod unauthenticated;
 pub(crate) mod upstream_inject;
+pub(crate) mod wider_scope;
 
 #[cfg(feature = "aws-sts")]
 pub use aws_sts::{
@@ -68,3 +69,4 @@ pub use rejection::Rejection;
 pub use strategy::StrategyFn;
 #[cfg(feature = "token-exchange")]
 pub use token_exchange::TokenExchangeBuilder;
+pub use wider_scope::WiderScope;

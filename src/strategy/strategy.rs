@@ -102,6 +102,14 @@ pub trait Strategy<B>: Send + Sync {
         Rejection::of(response)
     }
 
+    /// Whether this strategy obtains a credential with the scopes of a [`WiderScope`](crate::strategy::WiderScope) in the
+    /// request's extensions. The default is `false`.
+    ///
+    /// [`AuthLayer`](crate::AuthLayer) asks only after `step_up`.
+    fn can_widen_scope(&self) -> bool {
+        false
+    }
+
     /// The label for this strategy in [spans and metrics](crate::telemetry).
     ///
     /// It is the same for all strategies of a type. The default is `custom`.
@@ -126,6 +134,10 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
         first_bytes: &[u8],
     ) -> Rejection {
         (**self).rejected_in_body(sent, response, first_bytes)
+    }
+
+    fn can_widen_scope(&self) -> bool {
+        (**self).can_widen_scope()
     }
 
     fn name(&self) -> &'static str {

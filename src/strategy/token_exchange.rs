@@ -96,7 +96,7 @@ impl<B: Send + 'static> Strategy<B> for TokenExchange {
             return probes.authenticate(request);
         }
         tokens.authenticate(request, |party| {
-            let mut exchange = tokens.request.clone();
+            let mut exchange = tokens.request_for(party);
             if let Some(subject) = &party.subject {
                 exchange = exchange.subject_token(subject.expose(), subject_type.clone());
             }
@@ -114,6 +114,10 @@ impl<B: Send + 'static> Strategy<B> for TokenExchange {
             }
             _ => self.inner.tokens.rejected(sent, response),
         }
+    }
+
+    fn can_widen_scope(&self) -> bool {
+        self.inner.tokens.can_widen_scope()
     }
 
     fn name(&self) -> &'static str {

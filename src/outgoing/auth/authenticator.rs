@@ -1,9 +1,10 @@
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use http::{Request, request, response};
+use http::{HeaderMap, Request, request, response};
 
 use crate::{
     error::AuthError,
@@ -14,10 +15,13 @@ use crate::{
         authenticating::{Continuation, PendingRequest, State},
         rejection::Rejection,
         strategy::Strategy,
+        wider_scope::WiderScope,
     },
     telemetry::{self, AuthenticationSpan, Requests},
     trailers::remove_trailers_of_credentials,
 };
+
+use super::step_up::{Operation, StepUp};
 
 /// Checks where requests go, has the strategy authenticate them, and counts them.
 #[derive(Clone)]
@@ -25,6 +29,7 @@ pub(super) struct Authenticator<A> {
     guard: OriginGuard,
     strategy: A,
     requests: Requests,
+    step_up: Option<Arc<StepUp>>,
 }
 
 /// The outcome of one call of the strategy.
@@ -54,6 +59,12 @@ struct Observer {
     requests: Requests,
 }
 
+/// A request whose strategy is asked for more scope.
+pub(super) struct Widened {
+    operation: Operation,
+    wider: WiderScope,
+}
+
 /// The outcome of a request that leaves, as it is counted.
 const AUTHENTICATED: Result<(), AuthError> = Ok(());
 
@@ -63,6 +74,65 @@ impl<A> Authenticator<A> {
             guard: OriginGuard::new(origin),
             strategy,
             requests: Requests::default(),
+            step_up: None,
+        }
+    }
+
+    pub(super) fn step_up_to(&mut self, ceiling: Vec<String>) {
+        self.step_up = Some(Arc::new(StepUp::new(ceiling)));
+    }
+
+    /// Asks for the scope with which the operation of this request succeeded before.
+    pub(super) fn recall<B>(&self, request: &mut Request<B>) -> Option<Operation> {
+        let step_up = self.step_up.as_ref()?;
+        let operation = step_up.operation(
+            request.method(),
+            request.uri(),
+            request.headers(),
+            request.extensions(),
+        )?;
+        let wider = step_up.recall(operation)?;
+        wider.put_into(request.extensions_mut());
+        Some(operation)
+    }
+
+    pub(super) fn forget(&self, operation: Operation) {
+        if let Some(step_up) = &self.step_up {
+            step_up.forget(operation);
+        }
+    }
+
+    /// Asks for the scope that a response says is missing, with the next call of the strategy.
+    pub(super) fn widen<B>(
+        &self,
+        sent: &mut request::Parts,
+        response: &HeaderMap,
+    ) -> Option<Widened>
+    where
+        A: Strategy<B>,
+    {
+        let step_up = self.step_up.as_ref()?;
+        if !self.strategy.can_widen_scope() {
+            return None;
+        }
+        let operation =
+            step_up.operation(&sent.method, &sent.uri, &sent.headers, &sent.extensions)?;
+        let wider = step_up.widen(operation, sent, response)?;
+        wider.put_into(&mut sent.extensions);
+        Some(Widened { operation, wider })
+    }
+
+    /// Has the same operation ask for this scope at once.
+    pub(super) fn remember(&self, widened: Widened) {
+        if let Some(step_up) = &self.step_up {
+            step_up.remember(widened.operation, widened.wider);
+        }
+    }
+
+    /// The scope is for the strategy of this layer, and for no other.
+    pub(super) fn hide_scope<B>(&self, request: &mut Request<B>) {
+        if self.step_up.is_some() {
+            request.extensions_mut().remove::<WiderScope>();
         }
     }
 

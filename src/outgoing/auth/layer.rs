@@ -88,7 +88,7 @@ use super::{
 ///    still the one that was sent. A refresh of one credential is forced at most once in 10 s.
 ///    [`UpstreamInject`](crate::UpstreamInject) and [`HeaderInjection`](crate::HeaderInjection) would send the same
 ///    credential again, so their requests are not retried. A 403 goes to the caller with its challenge, because another
-///    token would not have more scope. `AwsSts` also reads [what the error says](crate::AwsSts#rejected-sessions), in the
+///    token would not have more scope, unless [step-up](#step-up) is on. `AwsSts` also reads [what the error says](crate::AwsSts#rejected-sessions), in the
 ///    headers or the first 8 KiB of the body.
 /// 3. The strategy authenticates the copy, and the layer sends it when the inner service is ready.
 /// 4. The second response goes to the caller, even if it is a rejection again.
@@ -158,6 +158,34 @@ use super::{
 /// account. The `AuthError` says what helps: which login the user needs, or that the operator must correct the
 /// configuration. So it takes the place of the 401 if waiting does not help.
 ///
+/// # Step-up
+///
+/// A backend may accept the credential, and ask for more scope for one operation: status 403 with a `Bearer` challenge
+/// whose `error` is `insufficient_scope` (RFC 6750 §3.1). By default the caller gets this response. With
+/// [`step_up`](AuthLayer::step_up) and `retry_rejected`, the layer obtains a credential with the scopes of the strategy's
+/// configuration and those of the challenge, and sends the request once more:
+///
+/// ```
+/// # fn layer<A>(origin: tower_identity::Origin, exchange: A) {
+/// use tower_identity::{AuthLayer, outgoing::RetryRejected};
+///
+/// # let _: AuthLayer<A, RetryRejected<String>> =
+/// AuthLayer::new(origin, exchange)
+///     .retry_rejected()
+///     .step_up(["files:read", "files:write", "files:share"]);
+/// # }
+/// ```
+///
+/// - **The ceiling is the operator's.** If a challenge names a scope that is not among them, nothing is obtained, and the
+///   caller gets the 403 with its challenge. A hostile backend gains no more than the ceiling. List the scopes of the
+///   strategy's configuration too, because challenges often name those that are held.
+/// - The strategy must know which scopes it has: `TokenExchange` and `ClientCredentials` with `scopes`. With any other
+///   strategy the caller gets the 403, as without `step_up`.
+/// - The scope is remembered for an hour, for the same user and operation: the HTTP method, the path, and the headers
+///   `Mcp-Method` and `Mcp-Name`. Other operations keep the smaller scope.
+/// - For each user and operation, at most three scopes are tried in a minute, and for each request one. If the issuer refuses the
+///   scope, the caller gets the backend's 403.
+///
 /// [`AuthErrorKind::WrongOrigin`]: crate::AuthErrorKind::WrongOrigin
 /// [`FollowRedirect`]: https://docs.rs/tower-http/latest/tower_http/follow_redirect/index.html
 #[derive(Clone)]
@@ -213,6 +241,21 @@ impl<A> AuthLayer<A> {
             authenticator: self.authenticator,
             retry: RetryRejected::new(clone_body),
         }
+    }
+}
+
+impl<A, B> AuthLayer<A, RetryRejected<B>> {
+    /// Obtains a credential with more scope when a backend asks for it, as far as `ceiling` allows:
+    /// [step-up](Self#step-up).
+    #[must_use]
+    pub fn step_up<I>(mut self, ceiling: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let ceiling = ceiling.into_iter().map(Into::into).collect();
+        self.authenticator.step_up_to(ceiling);
+        self
     }
 }
 

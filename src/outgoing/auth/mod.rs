@@ -5,6 +5,7 @@ mod future;
 pub(crate) mod layer;
 mod peeked_body;
 mod retry;
+mod step_up;
 
 pub use future::AuthFuture;
 pub use layer::{AuthService, NoRetry};

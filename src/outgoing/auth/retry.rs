@@ -17,9 +17,10 @@ use crate::{
 };
 
 use super::{
-    authenticator::{Authentication, Authenticator, Obtaining},
+    authenticator::{Authentication, Authenticator, Obtaining, Widened},
     layer::AuthService,
     peeked_body::{PeekedBody, Peeking},
+    step_up::Operation,
 };
 
 /// An [`AuthLayer`](crate::AuthLayer) that sends a request once more when its credential is rejected.
@@ -75,15 +76,21 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let recalled = self.authenticator.recall(&mut request);
         let authentication = self.authenticator.authenticate(&mut request);
         if matches!(authentication, Authentication::Refused(_)) {
             self.give_readiness_back();
+            if let Some(operation) = recalled {
+                self.authenticator.forget(operation);
+            }
         }
         let mut calls = Calls {
             inner: self.take_ready(),
             authenticator: self.authenticator.clone(),
             retry: Some(self.retry),
             sent: None,
+            recalled,
+            widened: None,
         };
         let state = match authentication {
             Authentication::Done => State::sent(calls.send(request)),
@@ -117,6 +124,10 @@ struct Calls<S, A, B> {
     retry: Option<RetryRejected<B>>,
     /// A copy of the first request, credential included, until it is sent again.
     sent: Option<(request::Parts, B)>,
+    /// The operation, if it succeeded with more scope before.
+    recalled: Option<Operation>,
+    /// The scope that is being asked for, because the backend did.
+    widened: Option<Widened>,
 }
 
 impl<S, A, B> Calls<S, A, B>
@@ -124,10 +135,11 @@ where
     S: Service<Request<B>>,
     A: Strategy<B>,
 {
-    fn send(&mut self, request: Request<B>) -> S::Future {
+    fn send(&mut self, mut request: Request<B>) -> S::Future {
         let retry = self.retry.take();
         let clone = retry.and_then(|retry| retry.clone_request(&request));
         self.sent = clone.map(Request::into_parts);
+        self.authenticator.hide_scope(&mut request);
         self.inner.call(request)
     }
 
@@ -169,14 +181,27 @@ where
         rejection: Rejection,
         response: Response<PeekedBody<ResBody>>,
     ) -> Next<S::Future, B, ResBody> {
-        let may_help = rejection == Rejection::AnotherCredential;
-        let Some((head, body)) = self.sent.take().filter(|_| may_help) else {
+        let Some((mut head, body)) = self.sent.take() else {
             return ControlFlow::Break(response);
         };
+        match rejection {
+            Rejection::AnotherCredential => {}
+            Rejection::MoreScope => {
+                let authenticator = &self.authenticator;
+                self.widened = authenticator.widen::<B>(&mut head, response.headers());
+                if self.widened.is_none() {
+                    return ControlFlow::Break(response);
+                }
+            }
+            _ => return ControlFlow::Break(response),
+        }
         let mut request = Request::from_parts(head, body);
         ControlFlow::Continue(match self.authenticator.authenticate(&mut request) {
-            Authentication::Done => State::authenticated(request),
-            Authentication::Refused(error) if is_passing(&error) => {
+            Authentication::Done => {
+                self.obtained();
+                State::authenticated(request)
+            }
+            Authentication::Refused(error) if self.keeps_rejection(&error) => {
                 return ControlFlow::Break(response);
             }
             Authentication::Refused(error) => State::refused(error),
@@ -184,6 +209,19 @@ where
                 State::obtaining(pending.start(request), Some(response))
             }
         })
+    }
+}
+
+impl<S, A, B> Calls<S, A, B> {
+    fn obtained(&mut self) {
+        if let Some(widened) = self.widened.take() {
+            self.authenticator.remember(widened);
+        }
+    }
+
+    /// Whether the rejection says more than the error that came of it.
+    fn keeps_rejection(&self, error: &AuthError) -> bool {
+        self.widened.is_some() || is_passing(error)
     }
 }
 
@@ -299,11 +337,19 @@ where
                 StateProjection::Obtaining { waiting } => {
                     let obtained = ready!(Pin::new(&mut waiting.obtaining).poll(cx));
                     match (obtained, waiting.rejection.take()) {
-                        (Ok(request), _) => ControlFlow::Continue(State::authenticated(request)),
-                        (Err(error), Some(response)) if is_passing(&error) => {
+                        (Ok(request), _) => {
+                            calls.obtained();
+                            ControlFlow::Continue(State::authenticated(request))
+                        }
+                        (Err(error), Some(response)) if calls.keeps_rejection(&error) => {
                             ControlFlow::Break(response)
                         }
-                        (Err(error), _) => ControlFlow::Continue(State::refused(error)),
+                        (Err(error), _) => {
+                            if let Some(operation) = calls.recalled {
+                                calls.authenticator.forget(operation);
+                            }
+                            ControlFlow::Continue(State::refused(error))
+                        }
                     }
                 }
                 StateProjection::Authenticated { request } => {
