@@ -53,7 +53,11 @@ struct Inner {
     user: Arc<User>,
     upstream: BTreeMap<String, UpstreamToken>,
     unavailable: BTreeMap<String, AuthError>,
+    /// Where the user can link accounts, by provider.
+    links: Option<Arc<Links>>,
 }
+
+pub(crate) type Links = BTreeMap<String, String>;
 
 /// The part that stays the same when the upstream tokens change.
 #[derive(Clone)]
@@ -145,6 +149,12 @@ impl Identity {
         self.inner.unavailable.get(provider)
     }
 
+    /// Returns where the user can link an account of this provider.
+    pub(crate) fn link_url(&self, provider: &str) -> Option<&str> {
+        let url = self.inner.links.as_ref()?.get(provider)?;
+        Some(url)
+    }
+
     /// Returns the application's own data about the user. This crate does not read it.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.inner.user.metadata
@@ -157,6 +167,7 @@ impl Identity {
         reading: Reading,
         upstream: BTreeMap<String, UpstreamToken>,
         unavailable: BTreeMap<String, AuthError>,
+        links: Option<Arc<Links>>,
     ) -> Result<Self, BuildError> {
         let mut faults = Faults::new("Identity");
         upstream
@@ -169,6 +180,7 @@ impl Identity {
                 user: Arc::clone(&self.inner.user),
                 upstream,
                 unavailable,
+                links,
             }),
         })
     }
@@ -326,6 +338,7 @@ impl IdentityBuilder {
                 user: Arc::new(self.user),
                 upstream: self.upstream,
                 unavailable: self.unavailable,
+                links: None,
             }),
         })
     }

@@ -4,23 +4,27 @@
 mod support;
 
 use std::{
+    convert::Infallible,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
 use support::{
-    linking::{BASE, Browser, GATEWAY, Page, owner},
+    key_pair::P256,
+    linking::{BASE, Browser, GATEWAY, Page, USERS, owner},
     oidc_provider::OidcProvider,
     redis::RedisServer,
 };
 use tokio::net::TcpStream;
+use tower::{Layer, ServiceExt, service_fn};
 use tower_identity::{
-    AccountLinking, AuthErrorKind, ClientAuth, ManualClock, MemoryStore, RedisStore, Secret,
-    TokenValidator, UpstreamTokenStore, UpstreamTokens,
+    AccountLinking, AuthError, AuthErrorKind, AuthLayer, ClientAuth, Interaction, KeySet,
+    ManualClock, MemoryStore, Origin, RedisStore, Secret, TokenValidator, UpstreamInject,
+    UpstreamTokenStore, UpstreamTokens,
     client::hyper::https_client,
     upstream::{LoadedTokens, OAuthProvider, ProviderSettings, SealingKey},
 };
@@ -283,4 +287,81 @@ async fn a_provider_that_is_down_is_told_from_one_that_refuses_the_application()
     let loaded = replica.load("alice").await;
     let needed = &loaded.login_required()["idp"];
     assert_eq!(needed.kind(), AuthErrorKind::Rejected);
+}
+
+/// What the user's call is answered: the token that the backend gets, or the page where an account is to be linked.
+async fn call(validator: &TokenValidator, caller: &str) -> Result<String, (AuthErrorKind, String)> {
+    let step = |error: &AuthError| match error.interaction() {
+        Some(Interaction::LinkAccount {
+            provider,
+            url: Some(url),
+            ..
+        }) if provider == "idp" => (error.kind(), url.clone()),
+        other => panic!("{other:?} for {error}"),
+    };
+    let identity = validator.validate(caller).await;
+    let identity = identity.map_err(|error| step(&error))?;
+    let backend = service_fn(async |request: Request<()>| {
+        let token = request.headers()["authorization"].to_str().unwrap();
+        Ok::<_, Infallible>(token.to_owned())
+    });
+    let inject = UpstreamInject::new("idp").unwrap();
+    let origin = Origin::try_from(BACKEND).unwrap();
+    let mut request = Request::get(BACKEND).body(()).unwrap();
+    request.extensions_mut().insert(identity);
+    let answer = AuthLayer::new(origin, inject)
+        .layer(backend)
+        .oneshot(request)
+        .await;
+    answer.map_err(|error| step(AuthError::find_in(&*error).unwrap()))
+}
+
+#[tokio::test]
+async fn a_call_without_a_token_names_the_page_and_after_the_click_the_same_call_succeeds() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let store = MemoryStore::new();
+    let replica = Replica::new(&provider, public(), "alice-at-idp", store.clone());
+    let validator = || {
+        let keys = KeySet::from_json(json!({ "keys": [P256.public()] }).to_string()).unwrap();
+        TokenValidator::builder_with_keys(USERS, keys)
+            .audience(GATEWAY)
+            .upstream_tokens(replica.linking.upstream_tokens())
+            .clock(replica.clock.clone())
+    };
+    // One gateway refuses the caller, and the other one the call that needs the token.
+    let refusing = validator().build().unwrap();
+    let admitting = validator().admit_without_upstream_login().build().unwrap();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let claims = json!({ "iss": USERS, "sub": "alice", "aud": GATEWAY, "exp": now + 86_400 });
+    let caller = P256.sign(&P256.header(), &claims);
+
+    let mut alice = Browser::of("alice");
+    for link_ended in [false, true] {
+        if link_ended {
+            let stored = store.load(&owner("alice")).await.unwrap();
+            let refresh_token = stored["idp"].tokens().refresh_token().unwrap().expose();
+            provider.revoke("public", refresh_token).await;
+            replica.clock.advance(HOUR);
+        }
+        let page = format!("{BASE}/link/idp");
+        let refused = call(&refusing, &caller).await;
+        assert_eq!(refused, Err((AuthErrorKind::Rejected, page.clone())));
+        let refused = call(&admitting, &caller).await;
+        assert_eq!(refused, Err((AuthErrorKind::MissingToken, page.clone())));
+
+        let start = alice.get(&replica.linking, &page).await;
+        let back = provider.browse(start.location()).await;
+        let linked = alice.get(&replica.linking, &back).await;
+        assert_eq!(linked.location(), BASE, "{linked:?}");
+        let token = replica.token("alice").await;
+        for validator in [&refusing, &admitting] {
+            let sent = call(validator, &caller).await;
+            assert_eq!(sent, Ok(format!("Bearer {token}")));
+        }
+    }
 }

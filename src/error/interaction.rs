@@ -57,7 +57,8 @@ pub enum Interaction {
     LinkAccount {
         /// The name of the provider, as the strategy has it.
         provider: String,
-        /// Where the user can link the account, where that is known.
+        /// Where the user can link the account: a page of this application, from
+        /// `AccountLinking::upstream_tokens`. `None` where the application has no such page.
         url: Option<String>,
     },
     /// Grant more scope: log in again, and ask for these scopes.
@@ -69,10 +70,10 @@ pub enum Interaction {
 }
 
 impl Interaction {
-    pub(crate) fn link_account(provider: impl Into<String>) -> Self {
+    pub(crate) fn link_account(provider: impl Into<String>, url: Option<&str>) -> Self {
         Self::LinkAccount {
             provider: provider.into(),
-            url: None,
+            url: url.map(str::to_owned),
         }
     }
 }

@@ -56,7 +56,7 @@
 //! | likely cause | what to do |
 //! | --- | --- |
 //! | The provider's name is misspelt. | Compare it with the names that the text lists. |
-//! | The account is not linked: the [interaction](crate::Interaction::LinkAccount) names the provider. The user never logged in there, or the provider is [optional](crate::upstream::ProviderBuilder::optional). | Have the user log in there. |
+//! | The account is not linked: the [interaction](crate::Interaction::LinkAccount) names the provider. The user never logged in there, or the provider is [optional](crate::upstream::ProviderBuilder::optional). | Have the user log in there, for example with [`AccountLinking`](crate::AccountLinking). |
 //! | The caller's token lacks the [session claim](crate::UpstreamTokens::session_claim), so there are no upstream tokens. | Have the issuer add the claim, or keep the tokens by user: do not set a session claim. |
 //! | The tokens were put for another owner: another issuer (compare the `iss` of the caller's token character by character), another subject, or with a session where none is configured. | Make the owner with [`TokenOwner::of`](crate::upstream::TokenOwner::of) from the identity. |
 //! | The strategy needs an ID token, and only an access token was kept. | Add it at login ([`with_id_token`](crate::UpstreamToken::with_id_token)). |

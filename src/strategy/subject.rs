@@ -136,7 +136,9 @@ impl Subject {
         found.ok_or_else(|| {
             let provider = self.provider();
             let unavailable = provider.and_then(|name| identity.unavailable_upstream(name));
-            unavailable.cloned().unwrap_or_else(|| self.missing())
+            unavailable
+                .cloned()
+                .unwrap_or_else(|| self.missing(identity))
         })
     }
 
@@ -157,7 +159,7 @@ impl Subject {
     }
 
     #[cold]
-    fn missing(&self) -> AuthError {
+    fn missing(&self, identity: &Identity) -> AuthError {
         let message = match self.source {
             Source::Own => {
                 "the user's identity has no token of its own to exchange; give it the one that they came with \
@@ -174,7 +176,10 @@ impl Subject {
         };
         let error = AuthError::new(AuthErrorKind::MissingToken, message);
         match self.provider() {
-            Some(provider) => error.with_interaction(Interaction::link_account(provider)),
+            Some(provider) => {
+                let url = identity.link_url(provider);
+                error.with_interaction(Interaction::link_account(provider, url))
+            }
             None => error,
         }
     }

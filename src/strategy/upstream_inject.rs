@@ -90,7 +90,10 @@ impl<B> Strategy<B> for UpstreamInject {
             }
             return self
                 .error(AuthErrorKind::MissingToken, missing_token(identity))
-                .with_interaction(Interaction::link_account(&*self.provider))
+                .with_interaction(Interaction::link_account(
+                    &*self.provider,
+                    identity.link_url(&self.provider),
+                ))
                 .into();
         };
         if token

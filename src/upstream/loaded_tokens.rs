@@ -1,8 +1,8 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     error::{AuthError, AuthErrorKind, BuildError, Interaction},
-    identity::{Identity, Reading, UpstreamToken},
+    identity::{Identity, Links, Reading, UpstreamToken},
     upstream::store::StoredTokens,
 };
 
@@ -15,6 +15,7 @@ pub struct LoadedTokens {
     tokens: BTreeMap<String, UpstreamToken>,
     login_required: BTreeMap<String, AuthError>,
     failed: BTreeMap<String, AuthError>,
+    links: Option<Arc<Links>>,
 }
 
 impl LoadedTokens {
@@ -50,16 +51,18 @@ impl LoadedTokens {
                 None | Some(Interaction::LinkAccount { .. })
             )
         }));
-        user.with_upstream(self.reading, self.tokens, unavailable)
+        user.with_upstream(self.reading, self.tokens, unavailable, self.links)
     }
 
-    /// Creates an empty value, to be filled from the response that a store has just given.
-    pub(super) fn read_now() -> Self {
+    /// Creates an empty value, to be filled from the response that a store has just given. `links` are where accounts can
+    /// be linked.
+    pub(super) fn read_now(links: Option<Arc<Links>>) -> Self {
         Self {
             reading: Reading::now(),
             tokens: BTreeMap::new(),
             login_required: BTreeMap::new(),
             failed: BTreeMap::new(),
+            links,
         }
     }
 
@@ -73,7 +76,9 @@ impl LoadedTokens {
                 tracing::debug!(provider, "the user has to log in again");
                 let mut error = error.with_provider(provider.clone());
                 if error.interaction().is_none() {
-                    error = error.with_interaction(Interaction::link_account(provider.clone()));
+                    let url = self.links.as_ref().and_then(|links| links.get(&provider));
+                    let url = url.map(String::as_str);
+                    error = error.with_interaction(Interaction::link_account(&*provider, url));
                 }
                 self.login_required.insert(provider, error);
             }

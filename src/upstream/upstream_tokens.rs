@@ -17,6 +17,7 @@ use crate::{
         obtaining::Obtaining,
     },
     error::{AuthError, AuthErrorKind},
+    identity::Links,
     secret::Secret,
 };
 
@@ -139,6 +140,7 @@ pub(super) struct Inner {
     providers: BTreeMap<String, Arc<Provider>>,
     refreshes: CredentialCache<StoredTokens>,
     session_claim: Option<Arc<str>>,
+    links: Option<Arc<Links>>,
     pub(super) lease_time: Duration,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -161,6 +163,7 @@ impl UpstreamTokens {
                     .collect(),
                 refreshes: CredentialCache::builder().make(),
                 session_claim: None,
+                links: None,
                 lease_time: LEASE_TIME,
                 clock: DefaultClock::get(),
             }),
@@ -262,6 +265,16 @@ impl UpstreamTokens {
         refresh.present(present).await
     }
 
+    /// The same tokens, whose errors say where an account can be linked.
+    #[cfg(feature = "linking")]
+    pub(super) fn with_links(&self, links: Links) -> Self {
+        let mut inner = Inner::clone(&self.inner);
+        inner.links = Some(Arc::new(links));
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
     #[cfg(feature = "linking")]
     pub(super) fn store(&self) -> &Arc<dyn UpstreamTokenStore> {
         &self.inner.store
@@ -325,7 +338,7 @@ impl Inner {
         stored.retain(|provider, stored| is_of(stored, owner, provider));
         let asked_at = self.clock.now();
         let mut now = asked_at;
-        let mut tokens = LoadedTokens::read_now();
+        let mut tokens = LoadedTokens::read_now(self.links.clone());
         let mut held = Vec::with_capacity(stored.len());
         let mut waiting = Vec::new();
         for (name, provider) in &self.providers {

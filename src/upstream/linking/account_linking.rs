@@ -140,6 +140,17 @@ impl AccountLinking {
         self.inner.flows.get(provider).map(CodeFlow::redirect_uri)
     }
 
+    /// The tokens that the service keeps, with the pages of this service in their errors.
+    ///
+    /// Give them to a [`TokenValidator`](crate::TokenValidator). An error for a missing token, or for one that needs a
+    /// login, then has the page where the user links the account:
+    /// [`Interaction::LinkAccount`](crate::Interaction::LinkAccount).
+    pub fn upstream_tokens(&self) -> UpstreamTokens {
+        let providers = self.inner.flows.keys();
+        let links = providers.map(|name| (name.clone(), self.inner.page("link", name)));
+        self.inner.upstream.with_links(links.collect())
+    }
+
     /// The URL where a user can link an account of this provider.
     pub fn link_url(&self, provider: &str) -> Option<String> {
         let inner = &self.inner;
