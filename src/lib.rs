@@ -94,6 +94,8 @@
 //! | [`ClientCredentials`] | Sends the application's own token (RFC 6749 §4.4). |
 //! | [`OnBehalfOf`] | Exchanges the user's token at Microsoft Entra. |
 //! | [`CrossAppAccess`] | Gets a token of the backend's authorization server for an assertion of the user's identity provider (ID-JAG). |
+//! | [`SignedIdentity`] | Sends a statement of who the user is, signed by this gateway. |
+//! | [`ClaimInjection`] | Sends chosen claims of the user as headers. |
 //! | [`AwsSts`], [`RoleMapping`] | Signs requests to AWS with an IAM role that the user's claims select. |
 //! | [`Placement`] | Selects the header that a token is sent in. |
 //! | [`Subject`], [`Actor`] | Select the tokens that an exchange sends as `subject_token` and `actor_token`. |
@@ -156,14 +158,14 @@
 //!
 //! # Features
 //!
-//! The core (the layers, `HeaderInjection`, `UpstreamInject` and `strategy_fn`) needs no feature, few dependencies, and
+//! The core (the layers, `HeaderInjection`, `UpstreamInject`, `ClaimInjection` and `strategy_fn`) needs no feature, few dependencies, and
 //! Rust 1.88.
 //!
 //! | feature | adds |
 //! | --- | --- |
 //! | `axum` | [`Identity`] as an argument of a handler, [`AuthError`] as its error. |
 //! | `token-exchange` | [`TokenEndpoint`], [`CredentialCache`], [`TokenExchange`], [`ClientCredentials`], [`OnBehalfOf`] and [`CrossAppAccess`]. |
-//! | `private-key-jwt` | Client authentication with a signed assertion (RFC 7523). Enables `token-exchange`. |
+//! | `private-key-jwt` | Client authentication with a signed assertion (RFC 7523), and [`SignedIdentity`]. Enables `token-exchange`. |
 //! | `aws-sts` | [`AwsSts`]. It needs Rust 1.94.1. Enables `token-exchange`. |
 //! | `incoming` | [`TokenValidatorLayer`] and [`UpstreamTokens`]. Enables `token-exchange`. |
 //! | `linking` | [`AccountLinking`] and [`upstream::OAuthProvider`]. Enables `incoming`. |
@@ -239,6 +241,9 @@ pub use crate::config::{backend::BackendAuthConfig, outgoing_auth::OutgoingAuthC
 #[cfg(feature = "aws-sts")]
 #[doc(inline)]
 pub use crate::strategy::aws_sts::{AwsSts, role_mapper::RoleMapping};
+#[cfg(feature = "private-key-jwt")]
+#[doc(inline)]
+pub use crate::strategy::signed_identity::SignedIdentity;
 #[cfg(feature = "linking")]
 #[doc(inline)]
 pub use crate::upstream::linking::account_linking::AccountLinking;
@@ -259,6 +264,7 @@ pub use crate::{
     secret::{AccessToken, InvalidSecret, Secret},
     strategy::{
         authenticating::Authenticating,
+        claim_injection::ClaimInjection,
         header_injection::HeaderInjection,
         placement::Placement,
         strategy::{Strategy, strategy_fn},

@@ -42,7 +42,7 @@
 //! | label | values |
 //! | --- | --- |
 //! | `backend` | the layer's [`Origin`] |
-//! | `strategy` | `unauthenticated`, `header_injection`, `upstream_inject`, `token_exchange`, `client_credentials`, `on_behalf_of`, `cross_app_access`, `aws_sts`, `both`, `custom`, or the [name](crate::Strategy::name) of your strategy |
+//! | `strategy` | `unauthenticated`, `header_injection`, `upstream_inject`, `token_exchange`, `client_credentials`, `on_behalf_of`, `cross_app_access`, `aws_sts`, `claim_injection`, `signed_identity`, `both`, `custom`, or the [name](crate::Strategy::name) of your strategy |
 //! | `outcome` | `ok`, or the [kind](AuthErrorKind) of the error: `missing_identity`, `missing_token`, `expired`, `rejected`, `insufficient_scope`, `unavailable`, `configuration`, `wrong_origin`, `payload_too_large` |
 //! | `cache` | `hit`: the credential was cached<br>`miss`: the caller asked for the credential<br>`refresh`: the credential was about to expire or was rejected, and the caller waited for its renewal<br>`coalesced`: the caller waited for a credential that another caller had asked for<br>`refused`: an attempt failed a short while ago |
 //! | `reason` | `miss`, or `refresh`: the credential was renewed before it expired |

@@ -19,6 +19,8 @@ pub(crate) mod response;
 pub(crate) mod secret_source;
 #[cfg(feature = "private-key-jwt")]
 pub(crate) mod signing;
+#[cfg(feature = "private-key-jwt")]
+pub(crate) mod signing_keys;
 pub(crate) mod token_endpoint;
 pub(crate) mod unverified_jwt;
 
@@ -29,4 +31,6 @@ pub use response::{Lifetime, TokenResponse};
 pub use secret_source::SecretSource;
 #[cfg(feature = "private-key-jwt")]
 pub use signing::{JwtSigner, SigningAlgorithm, SigningFuture};
+#[cfg(feature = "private-key-jwt")]
+pub use signing_keys::{Jwks, SigningKeys};
 pub use token_endpoint::{TokenEndpointBuilder, TokenResponseFuture};

@@ -276,14 +276,14 @@ impl fmt::Debug for PrivateKeyJwtBuilder {
     }
 }
 
-fn operating_system() -> Result<[u8; 16], BoxError> {
+pub(crate) fn operating_system() -> Result<[u8; 16], BoxError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
     Ok(bytes)
 }
 
 /// A `jti` that no other JWT has.
-fn unique(random: &Random) -> Result<String, AuthError> {
+pub(crate) fn unique(random: &Random) -> Result<String, AuthError> {
     let bytes = random().map_err(|error| {
         AuthError::new(
             AuthErrorKind::Unavailable,

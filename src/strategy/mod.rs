@@ -8,13 +8,16 @@
 //! | [`Unauthenticated`](crate::Unauthenticated) | the request as it is | the same |
 //! | [`HeaderInjection`](crate::HeaderInjection) | a fixed header, such as an API key | the same |
 //! | [`UpstreamInject`](crate::UpstreamInject) | the user's own token of an upstream provider, as a bearer token | no credential |
+//! | [`ClaimInjection`](crate::ClaimInjection) | chosen claims of the user as headers | no claims |
+//! | `SignedIdentity` | a statement of who the user is, signed by this gateway | no statement |
 //! | `TokenExchange` | a token that was exchanged for one of the user's (RFC 8693) | the application's own token if the client has a secret or a key, otherwise no credential |
 //! | `ClientCredentials` | the application's own token (RFC 6749 §4.4) | the same |
 //! | `OnBehalfOf` | a token that Microsoft Entra issued for the user's token | no credential |
 //! | `CrossAppAccess` | a token of the backend's authorization server, for an assertion of the user's identity provider (ID-JAG) | no credential |
 //! | `AwsSts` | a signature (SigV4) with the IAM role that the user's claims select | no signature |
 //!
-//! `AwsSts` needs the feature `aws-sts`, and the four strategies before it need `token-exchange`. They keep issued
+//! `AwsSts` needs the feature `aws-sts`, `SignedIdentity` needs `private-key-jwt`, and the four strategies between them need
+//! `token-exchange`. They keep issued
 //! credentials in a `CredentialCache`, and replace a credential that the backend rejected if the layer has
 //! [`retry_rejected`](crate::AuthLayer::retry_rejected).
 //!
@@ -29,6 +32,7 @@ pub(crate) mod authenticating;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod aws_sts;
 pub(crate) mod both;
+pub(crate) mod claim_injection;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod client_credentials;
 #[cfg(feature = "token-exchange")]
@@ -40,6 +44,8 @@ pub(crate) mod issued;
 pub(crate) mod on_behalf_of;
 pub(crate) mod placement;
 pub(crate) mod rejection;
+#[cfg(feature = "private-key-jwt")]
+pub(crate) mod signed_identity;
 #[expect(clippy::module_inception, reason = "the trait is the room's own")]
 pub(crate) mod strategy;
 #[cfg(feature = "token-exchange")]
@@ -57,6 +63,7 @@ pub use aws_sts::{
     builder::AwsStsBuilder, credentials::SessionCredentials, payload_hash::PayloadHash,
 };
 pub use both::Both;
+pub use claim_injection::ClaimInjectionBuilder;
 #[cfg(feature = "token-exchange")]
 pub use client_credentials::ClientCredentialsBuilder;
 #[cfg(feature = "token-exchange")]
@@ -66,6 +73,8 @@ pub use issued::IssuedToken;
 #[cfg(feature = "token-exchange")]
 pub use on_behalf_of::OnBehalfOfBuilder;
 pub use rejection::Rejection;
+#[cfg(feature = "private-key-jwt")]
+pub use signed_identity::SignedIdentityBuilder;
 pub use strategy::StrategyFn;
 #[cfg(feature = "token-exchange")]
 pub use token_exchange::TokenExchangeBuilder;

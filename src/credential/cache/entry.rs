@@ -36,6 +36,11 @@ impl<C> Obtained<C> {
         }
     }
 
+    #[cfg(feature = "private-key-jwt")]
+    pub(crate) fn into_credential(self) -> C {
+        self.credential
+    }
+
     /// Makes cache hits faster for a type of this crate whose `Clone` only counts references.
     pub(crate) fn cloned_under_lock(mut self) -> Self {
         self.is_cloned_under_lock = true;
