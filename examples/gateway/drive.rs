@@ -11,10 +11,11 @@ use http::{HeaderValue, Method, Request, StatusCode, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Full};
 use rmcp::{
     RoleClient, ServiceExt as _,
-    model::CallToolRequestParams,
-    service::RunningService,
+    model::{CallToolRequestParams, ProtocolVersion},
+    service::{ClientLifecycleMode, ClientServiceExt as _, RunningService},
     transport::{
-        StreamableHttpClientTransport, streamable_http_client::StreamableHttpClientTransportConfig,
+        StreamableHttpClientTransport, Transport,
+        streamable_http_client::StreamableHttpClientTransportConfig,
     },
 };
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
@@ -35,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const AN_HOUR_AND_A_BIT: Duration = Duration::from_secs(3660);
 
 /// The expected timeline: an event, the answers to the client, and the requests at the backends with their credentials.
-const EXPECTED: [(&str, &str, &str); 17] = [
+const EXPECTED: [(&str, &str, &str); 21] = [
     ("ask for its health", "200", ""),
     (
         "log in, open a session with github",
@@ -75,6 +76,26 @@ const EXPECTED: [(&str, &str, &str); 17] = [
         "tools/call with github-4",
     ),
     ("what arrived at the stranger", "", "0 requests"),
+    (
+        "without a session: ask what tickets can do",
+        "200",
+        "server/discover with tickets-4",
+    ),
+    (
+        "call 11: tickets, without a session",
+        "200",
+        "tools/call with tickets-4",
+    ),
+    (
+        "another user asks the same",
+        "200",
+        "server/discover with tickets-5",
+    ),
+    (
+        "call 12: tickets, without a session, as another user",
+        "200",
+        "tools/call with tickets-5",
+    ),
     (
         "the client ends its session with github",
         "202",
@@ -161,6 +182,14 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     timeline
         .rows
         .push((String::new(), format!("{count} requests")));
+    let stateless = timeline
+        .open_without_session(&format!("{gateway}/tickets"), &token)
+        .await?;
+    timeline.call(&stateless).await;
+    let of_another = timeline
+        .open_without_session(&format!("{gateway}/tickets"), &another)
+        .await?;
+    timeline.call(&of_another).await;
     with_github.cancel().await?;
     timeline.note();
     stop.send(()).map_err(|()| "the gateway is gone")?;
@@ -200,6 +229,27 @@ impl Timeline {
 
     /// Opens an MCP session with the gateway, with the SDK's own client.
     async fn open(&mut self, url: &str, token: &str) -> Result<Client, BoxError> {
+        let client = ().serve(self.transport(url, token)?).await?;
+        self.note();
+        Ok(client)
+    }
+
+    /// As MCP has it since 2026-07-28: there is no session, and each call stands for itself.
+    async fn open_without_session(&mut self, url: &str, token: &str) -> Result<Client, BoxError> {
+        let lifecycle = ClientLifecycleMode::Discover {
+            preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+        };
+        let transport = self.transport(url, token)?;
+        let client = ().serve_with_lifecycle(transport, lifecycle).await?;
+        self.note();
+        Ok(client)
+    }
+
+    fn transport(
+        &self,
+        url: &str,
+        token: &str,
+    ) -> Result<impl Transport<RoleClient> + use<>, BoxError> {
         let http = https_client::<Full<Bytes>>()?;
         let (answers, last_session) = (self.answers.clone(), self.last_session.clone());
         let noting = service_fn(move |request: Request<Full<Bytes>>| {
@@ -218,11 +268,8 @@ impl Timeline {
             }
         });
         let config = StreamableHttpClientTransportConfig::with_uri(url).auth_header(token);
-        let transport =
-            StreamableHttpClientTransport::with_client(TowerHttpClient::new(noting), config);
-        let client = ().serve(transport).await?;
-        self.note();
-        Ok(client)
+        let client = TowerHttpClient::new(noting);
+        Ok(StreamableHttpClientTransport::with_client(client, config))
     }
 
     /// Makes a call. The timeline shows whether it was refused.
@@ -262,14 +309,14 @@ impl Timeline {
 
     fn verdict(&self) -> ExitCode {
         println!(
-            "{:<50}{:<8}what arrives at the backend",
+            "{:<54}{:<8}what arrives at the backend",
             "what happens", "answer"
         );
         let mut right = self.rows.len() == EXPECTED.len();
         for ((happens, answer, arrives), row) in EXPECTED.iter().zip(&self.rows) {
             let as_expected = (*answer, *arrives) == (&row.0, &row.1);
             let verdict = if as_expected { "" } else { "  WRONG" };
-            println!("{happens:<50}{:<8}{}{verdict}", row.0, row.1);
+            println!("{happens:<54}{:<8}{}{verdict}", row.0, row.1);
             right &= as_expected;
         }
         println!();

@@ -161,6 +161,8 @@
 //!
 //! - Keep the sessions in a bounded map that forgets idle sessions. Its key is the backend's name and the
 //!   `Mcp-Session-Id` that the backend assigned.
+//! - Clients of MCP's revision 2026-07-28 have no sessions. Their requests have no `Mcp-Session-Id`, and each carries all
+//!   that it needs. The gateway treats each like the first request of a session that the backend does not open.
 //! - [`BindSubject`](crate::BindSubject) refuses a caller who knows the id of another user's session.
 //! - Each call carries its own identity, so the captured identity is only for requests that the gateway sends by
 //!   itself. If that is only the `DELETE`, use [`teardown`](crate::FallbackPolicy::teardown). For other gateways, see
@@ -199,6 +201,11 @@
 //! its challenge, because it is about the gateway's credential for that backend. Answer with an error of the gateway
 //! instead.
 //!
+//! If the user must act, for example link an account, the challenge of
+//! [`to_response`](crate::AuthError::to_response) tells a client that speaks HTTP where to log in, with which scope. A
+//! gateway that is an MCP server itself answers with [`mcp_error`](crate::client::rmcp::mcp_error), which has the URL for
+//! clients that can show it.
+//!
 //! # 5. Stream
 //!
 //! The layers pass bodies through. Do not buffer them. Set timeouts for the head of a response, not for its body,
@@ -217,7 +224,7 @@
 //! - [Run several replicas](crate::guide::replicas).
 //! - Watch spans and metrics: [`telemetry`](crate::telemetry).
 //! - `cargo run --all-features --example gateway` runs the gateway with an identity provider, two MCP backends and a
-//!   client in one process. It prints a table of a user's day: a login, ten tool calls, two token expiries, a revoked
-//!   refresh token, a tampered redirect and a teardown.
+//!   client in one process. It prints a table of a user's day: a login, twelve tool calls with and without sessions, two
+//!   token expiries, a revoked refresh token, a tampered redirect and a teardown.
 //! - With `-- --serve 127.0.0.1:8080 --config examples/gateway/gateway.yaml` it only serves. The environment must have
 //!   the secrets that the file names.

@@ -72,6 +72,42 @@
 //! own requests go out without a user, and need a strategy that works without one, such as
 //! [`ClientCredentials`](crate::ClientCredentials). A separate session for each user is the better design.
 //!
+//! # 5. Both eras of the protocol
+//!
+//! The same stack works with all revisions of MCP. The `ClientLifecycleMode` of the SDK decides:
+//!
+//! | | up to 2025-11-25 | 2026-07-28 |
+//! | --- | --- | --- |
+//! | mode | `Initialize` (the SDK's default), or what `Auto` falls back to | `Discover`, `Auto` |
+//! | what the SDK sends by itself | `initialize`, the event stream, `DELETE` | `server/discover` |
+//! | whose identity a call has | its own | its own |
+//! | what is kept | a session at the server: bind it to its user with [`BindSubject`](crate::BindSubject) | nothing |
+//! | headers | `Mcp-Session-Id`, `Mcp-Protocol-Version` | `Mcp-Method`, `Mcp-Name`, `Mcp-Param-…`, `Mcp-Protocol-Version` |
+//!
+//! # 6. Calls that outlive the token
+//!
+//! A server checks the token when a request arrives, and not while it answers. So a call that reports progress for an hour,
+//! or a `subscriptions/listen`, goes on when its token has expired, unless the server ends it. Then the following happens:
+//!
+//! - The server closes the event stream of the call. If the stream had event ids, the SDK resumes it with a `GET`, which
+//!   carries no identity. [`IdentityLayer`](crate::IdentityLayer) gives it the session's, so let the session
+//!   [follow](crate::IdentityLayer::follow_requests) its user, and it is resumed with the newest token.
+//! - Otherwise the call fails with `TransportClosed`. Make it again with the current identity. A subscription is made again
+//!   in the same way: it tells what changes from then on, so read the state once after it was made.
+//! - A server that answers the `GET` with 401 is not asked again. The call fails, and the next call shows whether the user
+//!   has to log in.
+//!
+//! A server that is silent for longer than the
+//! [`answer_timeout`](crate::client::rmcp::TowerHttpClient::answer_timeout) loses the call. Raise it for servers that send
+//! nothing while they work.
+//!
+//! # 7. Tell the user what to do
+//!
+//! If a server asks for more scope, [`AuthLayer::step_up`](crate::AuthLayer#step-up) obtains it without the user, as far as
+//! you allow. If the user has to act, [`mcp_error`](crate::client::rmcp::mcp_error) turns the error into MCP's own form for
+//! your client: a URL to visit (error −32042), or words. Since 2026-07-28
+//! [`input_required`](crate::client::rmcp::input_required) makes a result of it, after which the client repeats the call.
+//!
 //! # Next steps
 //!
 //! - See [which request carries which identity](crate::client::rmcp::TowerHttpClient#whose-identity-a-request-carries).

@@ -23,7 +23,9 @@ use crate::{
 /// that very identity passes. A request that is marked with [`HealthCheck`] and carries no identity passes too.
 ///
 /// Use the layer in front of a session's service, or in an outgoing stack beneath an
-/// [`IdentityLayer`](crate::IdentityLayer).
+/// [`IdentityLayer`](crate::IdentityLayer). MCP has no sessions since its revision 2026-07-28: each request stands for
+/// itself, with its own user, so there is nothing to bind. A gateway needs the layer for servers and clients of earlier
+/// revisions only.
 ///
 /// ```
 /// use http::Request;

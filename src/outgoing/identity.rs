@@ -61,6 +61,10 @@ use crate::{
 /// | attaches an identity to each `POST`, but opens event streams and closes sessions on its own | [`methods`](FallbackPolicy::methods) with `GET` and `DELETE` |
 /// | is shared by several users | [`never`](FallbackPolicy::never) |
 ///
+/// Since its revision 2026-07-28 MCP has no handshake, no sessions and no `DELETE`. A client of this revision sends only
+/// requests of a user, and reconnects of their event streams. So [`never`](FallbackPolicy::never) fits if each request has
+/// its identity, and this layer is then needed for servers of earlier revisions only.
+///
 /// A gateway that attaches the caller's identity to each request wants [`teardown`](FallbackPolicy::teardown): with
 /// [`always`](FallbackPolicy::always), a request whose identity was forgotten goes out with the session's old one.
 ///

@@ -43,6 +43,7 @@
 
 mod answer;
 mod event_stream;
+mod interaction;
 mod request;
 mod response;
 mod resume_points;
@@ -78,7 +79,10 @@ use self::{
     silence::within,
 };
 
-pub use self::send_as::{SendAs, with_identity};
+pub use self::{
+    interaction::{input_required, mcp_error},
+    send_as::{SendAs, with_identity},
+};
 pub use crate::error::TowerHttpError;
 
 /// The SDK's own default.
