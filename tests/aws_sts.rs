@@ -1516,7 +1516,7 @@ async fn whole(answer: http::Response<PeekedBody<Body>>) -> (u16, Bytes) {
 #[tokio::test]
 async fn f47_a_session_is_replaced_after_each_documented_answer_that_speaks_of_it() {
     let answers = documented("aws_rejections");
-    assert_eq!(answers.len(), 41);
+    assert_eq!(answers.len(), 43);
     let aws = AwsStack::start().await;
     for rejection in answers {
         let name = rejection["name"].as_str().unwrap();

@@ -310,6 +310,26 @@ async fn expired_session(issuer: &Issuer) -> (MemoryStore, UpstreamTokens) {
 }
 
 #[tokio::test]
+async fn a_byte_order_mark_before_an_answer_is_ignored() {
+    let issuer = Issuer::start().await;
+    let json = |status, body: &Value| {
+        let body = format!("\u{feff}{body}");
+        Behaviour::body(status, body)
+    };
+    issuer.next(json(
+        200,
+        &json!({ "access_token": "minted", "token_type": "Bearer", "expires_in": 60,
+            "issued_token_type": TokenType::AccessToken.urn() }),
+    ));
+    let issued = endpoint(&issuer).request_token(request("token_exchange"));
+    assert_eq!(issued.await.unwrap().token().expose(), "minted");
+    issuer.next(json(400, &json!({ "error": "invalid_grant" })));
+    let refused = endpoint(&issuer).request_token(request("token_exchange"));
+    let error = refused.await.unwrap_err();
+    assert_eq!(error.oauth_error(), Some("invalid_grant"));
+}
+
+#[tokio::test]
 async fn each_documented_success_is_a_token_or_an_error_that_says_why_it_is_none() {
     let issuer = Issuer::start().await;
     let mut refused = BTreeSet::new();
@@ -523,6 +543,16 @@ async fn f40_a_limit_in_any_words_passes() {
                 assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
             }
         }
+    }
+    for body in [
+        json!({ "error": { "code": "rate_limit_exceeded", "message": "x" } }),
+        json!({ "error": { "type": "too_many_requests" } }),
+        json!({ "error": { "code": 400, "status": "RESOURCE_EXHAUSTED" } }),
+    ] {
+        issuer.next(Behaviour::json(400, &body));
+        let error = endpoint(&issuer).request_token(request("token_exchange"));
+        let kind = error.await.unwrap_err().kind();
+        assert_eq!(kind, AuthErrorKind::Unavailable, "{body}");
     }
 }
 

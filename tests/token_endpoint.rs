@@ -831,7 +831,7 @@ async fn f29_without_a_known_code_the_status_decides() {
     ] {
         for body in [
             json!({ "error": "issued-token-1" }).to_string(),
-            json!({ "error": { "code": "invalid_grant" } }).to_string(),
+            json!({ "error": { "code": 7, "message": "invalid_grant" } }).to_string(),
             json!(["invalid_grant"]).to_string(),
             format!("<html>{ISSUED}</html>"),
             String::new(),

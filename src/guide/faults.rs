@@ -78,6 +78,7 @@
 //! | F38-header | … an API key | `auth_layer` | `f38_exactly_one_credential_header_goes_out` |
 //! | F38-issued | … an issued token | `token_strategies` | `f38_the_backend_gets_the_token_that_was_minted_for_it_and_nothing_else` |
 //! | F39 | `Connection: authorization` has the credential deleted on the way | `hop_by_hop` | `f39_whatever_connection_names_each_credential_arrives_once` |
+//! | F39-h2c | … and an upgrade to HTTP/2 lets a caller send requests past the layers | `hop_by_hop` | `f39_an_upgrade_to_http_2_is_not_passed_on` |
 //! | F40 | a refused refresh token or subject token, in other words than `invalid_grant`, is answered with 500 | `issuer_answers` | `f40_each_documented_refusal_is_told_to_whom_it_concerns` |
 //! | F40-limit | … a rate limit asks users to log in | `issuer_answers` | `f40_a_limit_in_any_words_passes` |
 //! | F40-refresh | … and a refused refresh token brings an ordinary login, whatever the provider asked for | `issuer_answers` | `f40_the_refresh_grant_asks_for_a_login_where_one_is_needed_and_nowhere_else` |

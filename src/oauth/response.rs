@@ -146,6 +146,8 @@ pub(super) struct Members {
 impl Members {
     /// Reads a JSON object, or returns `None`. The errors of `serde_json` are dropped, because they quote the text.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
+        // A parser may ignore a byte order mark (RFC 8259 §8.1), and some frameworks write one.
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         serde_json::from_slice(body).ok().map(|map| Self { map })
     }
 
@@ -174,11 +176,12 @@ impl Members {
     }
 
     /// Returns the code to look up in the table of refusals. Issuers that leave out `error` put it elsewhere: in
-    /// `status` (HubSpot), in `code` (Notion), or in an object (Google).
+    /// `status` (HubSpot), in `code` (Notion), or in an object (Google, and with `code` others).
     pub(super) fn refusal_code(&self) -> Option<&str> {
         let in_object = || {
             let error = self.map.get("error")?.as_object()?;
-            error.get("status")?.as_str()
+            let mut names = ["status", "code", "type"].into_iter();
+            names.find_map(|name| error.get(name)?.as_str())
         };
         self.error_code()
             .or_else(in_object)

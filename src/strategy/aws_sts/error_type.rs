@@ -4,6 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use http::{HeaderMap, HeaderName};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 /// Where a service that speaks JSON keeps the codes of a protocol that it spoke before (Smithy, `awsQueryCompatible`).
@@ -94,7 +95,8 @@ fn in_json(text: &[u8]) -> Option<Cow<'_, str>> {
     let mut codes = Codes::default();
     let mut json = serde_json::Deserializer::from_slice(text);
     let _ = json.deserialize_map(&mut codes);
-    codes.tagged.or(codes.plain).map(Cow::Owned)
+    let codes = [codes.tagged, codes.plain, codes.of_query];
+    codes.into_iter().flatten().next().map(Cow::Owned)
 }
 
 #[derive(Default)]
@@ -103,6 +105,8 @@ struct Codes {
     tagged: Option<String>,
     /// `code`.
     plain: Option<String>,
+    /// `Code` in the member `Error`: a service of the query protocol says it so where JSON is asked for.
+    of_query: Option<String>,
 }
 
 impl<'de> Visitor<'de> for &mut Codes {
@@ -117,6 +121,12 @@ impl<'de> Visitor<'de> for &mut Codes {
             let code = match name.as_ref() {
                 "__type" => &mut self.tagged,
                 "code" | "Code" => &mut self.plain,
+                "Error" => {
+                    let error: Value = members.next_value()?;
+                    let code = error.get("Code").and_then(Value::as_str);
+                    self.of_query = code.map(str::to_owned);
+                    continue;
+                }
                 _ => {
                     members.next_value::<IgnoredAny>()?;
                     continue;
