@@ -12,12 +12,12 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 ///
 /// It removes each header that `Connection` names, and the hop-by-hop headers. `Connection` keeps `close`, `keep-alive`
 /// and an upgrade with its `Upgrade` header. An upgrade to HTTP/2 (`h2c`) is removed too: it is obsolete (RFC 9113
-/// §3.1), and would let a caller send further requests past the gateway. `TE: trailers` stays, because gRPC needs it and HTTP/2 allows it (RFC 9113
-/// §8.2.2).
+/// §3.1), and would let a caller send further requests past the gateway. `TE: trailers` stays, because gRPC needs it and
+/// HTTP/2 allows it (RFC 9113 §8.2.2).
 ///
 /// It returns whether the request announces trailers, because whoever adds a credential then has to [take its name out of
 /// them](crate::trailers::remove_trailers_of_credentials).
-#[inline]
+#[cfg(feature = "aws-sts")]
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     NotableHeaders::of(headers).remove_hop_by_hop(headers)
 }
