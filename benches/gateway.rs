@@ -15,6 +15,9 @@ mod fakes;
 #[allow(dead_code, reason = "the example uses the rest")]
 #[path = "../examples/gateway/gateway.rs"]
 mod gateway;
+#[allow(dead_code, reason = "no browser takes part")]
+#[path = "../examples/gateway/pages.rs"]
+mod pages;
 
 use std::{
     fmt::Write as _,
@@ -151,7 +154,7 @@ async fn start_gateway(issuer: &Issuer, backend: SocketAddr) -> Result<SocketAdd
     let surroundings = Surroundings {
         environment: |_| Some(CLIENT_SECRET.to_owned()),
         clock: Arc::new(SystemClock),
-        store,
+        store: Arc::new(store),
     };
     let gateway = Gateway::new(&config, surroundings)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;

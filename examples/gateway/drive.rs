@@ -1,13 +1,18 @@
 //! A user's day, and whether it went as it should.
 
 use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
     process::ExitCode,
     sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header::AUTHORIZATION};
+use http::{
+    HeaderValue, Method, Request, StatusCode,
+    header::{AUTHORIZATION, COOKIE, LOCATION, ORIGIN, SET_COOKIE},
+};
 use http_body_util::{BodyExt, Full};
 use rmcp::{
     RoleClient, ServiceExt as _,
@@ -21,9 +26,11 @@ use rmcp::{
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tower::{BoxError, ServiceExt, service_fn};
 use tower_identity::{
-    ManualClock, MemoryStore, UpstreamTokenStore,
-    client::{hyper::https_client, rmcp::TowerHttpClient},
-    upstream::TokenOwner,
+    ManualClock, MemoryStore, SystemClock,
+    client::{
+        hyper::{HttpsClient, https_client},
+        rmcp::TowerHttpClient,
+    },
 };
 
 use crate::{
@@ -36,10 +43,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const AN_HOUR_AND_A_BIT: Duration = Duration::from_secs(3660);
 
 /// The expected timeline: an event, the answers to the client, and the requests at the backends with their credentials.
-const EXPECTED: [(&str, &str, &str); 21] = [
+const EXPECTED: [(&str, &str, &str); 25] = [
     ("ask for its health", "200", ""),
+    ("log in with a browser, refuse to link github", "403", ""),
+    ("link github", "200", ""),
     (
-        "log in, open a session with github",
+        "open a session with github",
         "200",
         "initialize with github-1",
     ),
@@ -66,7 +75,7 @@ const EXPECTED: [(&str, &str, &str); 21] = [
     ("call 7: tickets", "200", "tools/call with tickets-3"),
     ("call 8: github, its refresh token revoked", "401", ""),
     (
-        "call 9: github, logged in again",
+        "call 9: github, linked again",
         "200",
         "tools/call with github-4",
     ),
@@ -101,6 +110,8 @@ const EXPECTED: [(&str, &str, &str); 21] = [
         "202",
         "DELETE with github-4",
     ),
+    ("unlink github", "200", ""),
+    ("open a session with github, unlinked", "401", ""),
     (
         "the gateway stops, and ends the other session",
         "",
@@ -118,32 +129,16 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     let (strangers_requests, stranger) = fakes::stranger().await?;
 
     // The gateway, by the file beside this one, with the addresses of this world.
-    let file = include_str!("gateway.yaml")
-        .replace(
-            "https://idp.example.com",
-            &format!("http://{}", issuer.address),
-        )
-        .replace(
-            "https://github.example.com",
-            &format!("http://{}", issuer.address),
-        )
-        .replace(
-            "https://mcp-github.example.com",
-            &format!("http://{github_address}"),
-        )
-        .replace(
-            "https://mcp-tickets.example.com",
-            &format!("http://{tickets_address}"),
-        );
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let gateway = format!("http://{}", listener.local_addr()?);
+    let file = file_with(&issuer, github_address, tickets_address, &gateway);
     let config = Config::from_yaml(&file)?;
     let store = MemoryStore::builder().clock(clock.clone()).build()?;
     let surroundings = Surroundings {
         environment: |_| Some(CLIENT_SECRET.to_owned()),
         clock: clock.clone(),
-        store: store.clone(),
+        store: Arc::new(store),
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let gateway = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = Gateway::new(&config, surroundings)?.serve(listener, async {
         let _ = stopped.await;
@@ -153,8 +148,10 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     // The day.
     let mut timeline = Timeline::new(arrivals);
     timeline.note_health(&gateway).await?;
-    let user = TokenOwner::new(issuer.url(), "user-1")?;
-    store.put(&user, "github", &issuer.log_in()?).await?;
+    let mut browser = Browser::new(&gateway)?;
+    let link = format!("{gateway}/accounts/link/github");
+    timeline.note_page(browser.visit(&link, "no").await?);
+    timeline.note_page(browser.visit(&link, "yes").await?);
     let token = issuer.callers_token("user-1")?;
     let with_github = timeline.open(&format!("{gateway}/github"), &token).await?;
     let with_tickets = timeline.open(&format!("{gateway}/tickets"), &token).await?;
@@ -174,7 +171,7 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     issuer.revoke_refresh_token();
     clock.advance(AN_HOUR_AND_A_BIT);
     timeline.call(&with_github).await;
-    store.put(&user, "github", &issuer.log_in()?).await?;
+    browser.visit(&link, "yes").await?;
     timeline.call(&with_github).await;
     github.redirect_next_call(format!("http://{stranger}/mcp"));
     timeline.call(&with_github).await;
@@ -192,10 +189,135 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     timeline.call(&of_another).await;
     with_github.cancel().await?;
     timeline.note();
+    let unlink = format!("{gateway}/accounts/unlink/github");
+    timeline.note_page(browser.submit(&unlink).await?);
+    let url = format!("{gateway}/github");
+    timeline.knock(&url, &token).await?;
     stop.send(()).map_err(|()| "the gateway is gone")?;
     timeout(PATIENCE, serving).await???;
     timeline.note();
     Ok(timeline.verdict())
+}
+
+/// The file, with the addresses of a world on loopback.
+fn file_with(issuer: &Issuer, github: SocketAddr, tickets: SocketAddr, gateway: &str) -> String {
+    let issuer = format!("http://{}", issuer.address);
+    include_str!("gateway.yaml")
+        .replace(
+            "  url: https://gateway.example.com",
+            &format!("  url: {gateway}"),
+        )
+        .replace("https://idp.example.com", &issuer)
+        .replace("https://github.example.com", &issuer)
+        .replace(
+            "https://mcp-github.example.com",
+            &format!("http://{github}"),
+        )
+        .replace(
+            "https://mcp-tickets.example.com",
+            &format!("http://{tickets}"),
+        )
+}
+
+/// Starts the world and the gateway, says how to use them, and waits.
+pub(crate) async fn demo() -> Result<ExitCode, BoxError> {
+    let issuer = Issuer::start(Arc::new(SystemClock)).await?;
+    let arrivals = Arrivals::default();
+    let (_github, github_address) = McpServer::start("github", &issuer, &arrivals).await?;
+    let (_tickets, tickets_address) = McpServer::start("tickets", &issuer, &arrivals).await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let gateway = format!("http://{}", listener.local_addr()?);
+    let file = file_with(&issuer, github_address, tickets_address, &gateway);
+    let surroundings = Surroundings {
+        environment: |_| Some(CLIENT_SECRET.to_owned()),
+        clock: Arc::new(SystemClock),
+        store: Arc::new(MemoryStore::new()),
+    };
+    let serving = Gateway::new(&Config::from_yaml(&file)?, surroundings)?;
+    println!("Open {gateway}/accounts and log in as alice.");
+    println!(
+        "The MCP servers are {gateway}/github and {gateway}/tickets. A token of alice for them:"
+    );
+    println!("{}", issuer.callers_token("alice")?);
+    serving.serve(listener, crate::stopped()?).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A browser, whose user answers the issuer's pages.
+struct Browser {
+    gateway: String,
+    http: HttpsClient<Full<Bytes>>,
+    cookies: BTreeMap<String, String>,
+}
+
+impl Browser {
+    fn new(gateway: &str) -> Result<Self, BoxError> {
+        Ok(Self {
+            gateway: gateway.to_owned(),
+            http: https_client()?,
+            cookies: BTreeMap::new(),
+        })
+    }
+
+    /// Opens a page of the gateway. The user gives this answer where an account is linked, and logs in before.
+    async fn visit(&mut self, url: &str, answer: &str) -> Result<StatusCode, BoxError> {
+        self.follow(Request::get(url).body(Full::default())?, answer)
+            .await
+    }
+
+    /// Sends a form of the gateway's pages.
+    async fn submit(&mut self, url: &str) -> Result<StatusCode, BoxError> {
+        let request = Request::post(url).header(ORIGIN, &self.gateway);
+        self.follow(request.body(Full::default())?, "no").await
+    }
+
+    async fn follow(
+        &mut self,
+        mut request: Request<Full<Bytes>>,
+        answer: &str,
+    ) -> Result<StatusCode, BoxError> {
+        loop {
+            let url = request.uri().to_string();
+            let at_gateway = url.starts_with(&self.gateway);
+            if at_gateway {
+                let pairs = self.cookies.iter();
+                let pairs: Vec<_> = pairs
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect();
+                let cookies = HeaderValue::try_from(pairs.join("; "))?;
+                request.headers_mut().insert(COOKIE, cookies);
+            }
+            let response = self.http.clone().oneshot(request).await?;
+            for cookie in response.headers().get_all(SET_COOKIE) {
+                let pair = cookie
+                    .to_str()?
+                    .split(';')
+                    .next()
+                    .and_then(|pair| pair.split_once('='));
+                self.cookies
+                    .extend(pair.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            }
+            request = match response.headers().get(LOCATION) {
+                Some(location) => {
+                    let mut location = location.to_str()?.to_owned();
+                    if location.starts_with('/') {
+                        location.insert_str(0, &self.gateway);
+                    }
+                    Request::get(location).body(Full::default())?
+                }
+                None if at_gateway => return Ok(response.status()),
+                None => {
+                    let (page, asked) = url.split_once('?').ok_or("not a page of the issuer")?;
+                    let is_login = asked.contains("nonce=");
+                    let answer = if is_login { "yes" } else { answer };
+                    let form = format!("{asked}&user=user-1&answer={answer}");
+                    Request::post(page)
+                        .header("content-type", "application/x-www-form-urlencoded")
+                        .body(Full::from(form))?
+                }
+            };
+        }
+    }
 }
 
 type Client = RunningService<RoleClient, ()>;
@@ -225,6 +347,24 @@ impl Timeline {
         response.into_body().collect().await?;
         self.note();
         Ok(())
+    }
+
+    /// Asks to open a session, without a client that would report the refusal.
+    async fn knock(&mut self, url: &str, token: &str) -> Result<(), BoxError> {
+        let initialize = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#;
+        let request = Request::post(url)
+            .header(AUTHORIZATION, format!("Bearer {token}"))
+            .header("accept", "application/json, text/event-stream")
+            .header("content-type", "application/json")
+            .body(Full::<Bytes>::from(initialize))?;
+        let response = https_client()?.oneshot(request).await?;
+        self.note_page(response.status());
+        Ok(())
+    }
+
+    fn note_page(&mut self, status: StatusCode) {
+        lock(&self.answers).push(status);
+        self.note();
     }
 
     /// Opens an MCP session with the gateway, with the SDK's own client.

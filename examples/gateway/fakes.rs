@@ -15,7 +15,7 @@ use axum::{
     body::Body,
     extract::{Request, State},
     http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Redirect, Response},
+    response::{Html, IntoResponse, Redirect, Response},
     routing::{any, get, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -31,11 +31,10 @@ use rmcp::{
     },
 };
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tower::BoxError;
-use tower_identity::{
-    AccessToken, Clock, ManualClock, Secret, UpstreamToken, upstream::ProviderTokens,
-};
+use tower_identity::{AccessToken, Clock, Secret, UpstreamToken, upstream::ProviderTokens};
 
 pub(crate) const CLIENT_SECRET: &str = "the-gateways-secret";
 pub(crate) const AUDIENCE: &str = "https://gateway.example.com";
@@ -58,7 +57,7 @@ pub(crate) struct Issuer {
 }
 
 struct IssuerInner {
-    clock: Arc<ManualClock>,
+    clock: Arc<dyn Clock>,
     key: KeyPair,
     issued: Mutex<Issued>,
 }
@@ -69,10 +68,12 @@ struct Issued {
     ends: HashMap<String, SystemTime>,
     refresh_token: Option<String>,
     counts: HashMap<String, u32>,
+    /// The user and the authorization request of each code.
+    codes: HashMap<String, (String, HashMap<String, String>)>,
 }
 
 impl Issuer {
-    pub(crate) async fn start(clock: Arc<ManualClock>) -> Result<Self, BoxError> {
+    pub(crate) async fn start(clock: Arc<dyn Clock>) -> Result<Self, BoxError> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let issuer = Self {
             address: listener.local_addr()?,
@@ -86,6 +87,7 @@ impl Issuer {
             .route("/.well-known/openid-configuration", get(metadata))
             .route("/keys", get(keys))
             .route("/token", post(token))
+            .route("/authorize", get(ask).post(authorize))
             .with_state(issuer.clone());
         tokio::spawn(async { axum::serve(listener, router).await });
         Ok(issuer)
@@ -94,12 +96,16 @@ impl Issuer {
     /// The token that a user comes to the gateway with. It lives for a day.
     pub(crate) fn callers_token(&self, user: &str) -> Result<String, BoxError> {
         let now = self.inner.clock.now().duration_since(UNIX_EPOCH)?.as_secs();
-        let header = json!({ "alg": "EdDSA", "kid": "1", "typ": "at+jwt" });
         let claims = json!({
             "iss": self.url(), "sub": user, "aud": AUDIENCE, "iat": now, "exp": now + 24 * 3600,
         });
+        self.sign("at+jwt", &claims)
+    }
+
+    fn sign(&self, kind: &str, claims: &Value) -> Result<String, BoxError> {
+        let header = json!({ "alg": "EdDSA", "kid": "1", "typ": kind });
         let [header, claims] =
-            [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+            [&header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let signature = self
             .inner
             .key
@@ -111,6 +117,7 @@ impl Issuer {
     }
 
     /// Returns the tokens that GitHub issues when the user logs in.
+    #[allow(dead_code, reason = "for the benchmark, which has no browser")]
     pub(crate) fn log_in(&self) -> Result<ProviderTokens, BoxError> {
         let now = self.inner.clock.now();
         let mut issued = lock(&self.inner.issued);
@@ -138,6 +145,28 @@ impl Issuer {
         let now = self.inner.clock.now();
         let mut issued = lock(&self.inner.issued);
         match form.get("grant_type")?.as_str() {
+            "authorization_code" => {
+                let (user, asked) = issued.codes.remove(form.get("code")?)?;
+                let challenge = Sha256::digest(form.get("code_verifier")?);
+                if URL_SAFE_NO_PAD.encode(challenge) != *asked.get("code_challenge")? {
+                    return None;
+                }
+                let Some(nonce) = asked.get("nonce") else {
+                    return Some(json!({
+                        "access_token": issued.issue("github", now + HOUR), "token_type": "Bearer", "expires_in": 3600,
+                        "refresh_token": issued.rotate(),
+                    }));
+                };
+                let now = now.duration_since(UNIX_EPOCH).ok()?.as_secs();
+                let claims = json!({
+                    "iss": self.url(), "sub": user, "aud": asked.get("client_id")?, "nonce": nonce, "iat": now,
+                    "exp": now + 600,
+                });
+                Some(json!({
+                    "access_token": issued.next("login"), "token_type": "Bearer", "expires_in": 600,
+                    "id_token": self.sign("JWT", &claims).ok()?,
+                }))
+            }
             "refresh_token" => {
                 if issued.refresh_token.as_ref() != form.get("refresh_token") {
                     return None;
@@ -178,7 +207,64 @@ impl Issued {
 
 async fn metadata(State(issuer): State<Issuer>) -> Json<Value> {
     let url = issuer.url();
-    Json(json!({ "issuer": url, "jwks_uri": format!("{url}/keys") }))
+    Json(json!({
+        "issuer": url, "jwks_uri": format!("{url}/keys"), "authorization_endpoint": format!("{url}/authorize"),
+        "token_endpoint": format!("{url}/token"),
+    }))
+}
+
+/// The page of the issuer: whoever gives a name is that user, without a password.
+async fn ask(Form(asked): Form<HashMap<String, String>>) -> Html<String> {
+    let is_login = asked.contains_key("nonce");
+    let title = if is_login {
+        "Log in"
+    } else {
+        "Link your account"
+    };
+    let hidden: String = asked
+        .iter()
+        .map(|(name, value)| {
+            format!(
+                r#"<input type="hidden" name="{}" value="{}">"#,
+                escaped(name),
+                escaped(value)
+            )
+        })
+        .collect();
+    Html(format!(
+        r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="color-scheme" content="light dark"></head><body><h1>{title}</h1><p>This is the identity provider of the demo.</p>
+<form method="post">{hidden}<p><label>Name <input name="user" value="alice" required></label></p>
+<p><button name="answer" value="yes">{title}</button> <button name="answer" value="no">Refuse</button></p></form></body></html>"#
+    ))
+}
+
+async fn authorize(
+    State(issuer): State<Issuer>,
+    Form(mut asked): Form<HashMap<String, String>>,
+) -> Response {
+    let (user, answer) = (asked.remove("user"), asked.remove("answer"));
+    let (Some(back), Some(state)) = (asked.get("redirect_uri"), asked.get("state")) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("state", state);
+    match (user, answer.as_deref()) {
+        (Some(user), Some("yes")) if !user.trim().is_empty() => {
+            let mut issued = lock(&issuer.inner.issued);
+            let code = format!("{:032x}", fastrand::u128(..));
+            query.append_pair("code", &code);
+            issued.codes.insert(code, (user, asked.clone()));
+        }
+        _ => drop(query.append_pair("error", "access_denied")),
+    }
+    Redirect::to(&format!("{back}?{}", query.finish())).into_response()
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('"', "&quot;")
 }
 
 async fn keys(State(issuer): State<Issuer>) -> Json<Value> {

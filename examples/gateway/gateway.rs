@@ -20,15 +20,17 @@ use tokio::{net::TcpListener, sync::oneshot, time};
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
 use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use tower_identity::{
-    AuthError, AuthErrorKind, BindSubject, ClientAuth, Clock, FallbackPolicy, Identity,
-    IdentityLayer, MemoryStore, Origin, OutgoingAuthConfig, Secret, Strategy, TokenEndpoint,
-    TokenValidator, TokenValidatorLayer, UpstreamTokens,
+    AccountLinking, AuthError, AuthErrorKind, BindSubject, ClientAuth, Clock, FallbackPolicy,
+    Identity, IdentityLayer, Origin, OutgoingAuthConfig, Secret, Strategy, TokenValidator,
+    TokenValidatorLayer, UpstreamTokenStore, UpstreamTokens,
     client::hyper::{HttpsClient, https_client},
     config::Resources,
     incoming::BindSubjectService,
     outgoing::{AuthService, forward_mcp},
-    upstream::{Provider, RefreshTokenGrant},
+    upstream::{OAuthProvider, ProviderSettings, linking::CodeFlow},
 };
+
+use super::pages::Pages;
 
 /// The content of the YAML file. See `gateway.yaml`.
 #[derive(Deserialize)]
@@ -36,6 +38,10 @@ use tower_identity::{
 pub(crate) struct Config {
     issuer: String,
     audience: String,
+    /// Pages on which users link accounts. Without them, another application stores their tokens.
+    accounts: Option<AccountsConfig>,
+    /// Where upstream tokens are kept, for several replicas. By default in this process.
+    pub(crate) redis: Option<String>,
     #[serde(default)]
     providers: BTreeMap<String, ProviderConfig>,
     backends: BTreeMap<String, String>,
@@ -52,22 +58,64 @@ impl Config {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ProviderConfig {
-    token_url: String,
+struct AccountsConfig {
+    /// The gateway's URL, as browsers see it.
+    url: String,
     client_id: String,
     client_secret_env: String,
+}
+
+/// A provider by its name (`kind`), by its issuer's metadata, or by its two URLs.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ProviderConfig {
+    kind: Option<String>,
+    issuer: Option<String>,
+    authorization_url: Option<String>,
+    token_url: Option<String>,
+    client_id: String,
+    client_secret_env: String,
+    #[serde(default)]
+    scopes: Vec<String>,
+    resource: Option<String>,
+}
+
+impl ProviderConfig {
+    fn settings(&self) -> Result<ProviderSettings, BoxError> {
+        let urls = self.authorization_url.as_ref().zip(self.token_url.as_ref());
+        let settings = match (self.kind.as_deref(), &self.issuer, urls) {
+            (Some("github"), None, None) => ProviderSettings::github(),
+            (Some("google"), None, None) => ProviderSettings::google(),
+            (Some("microsoft"), None, None) => ProviderSettings::microsoft("common"),
+            (Some("slack"), None, None) => ProviderSettings::slack(),
+            (Some("atlassian"), None, None) => ProviderSettings::atlassian(),
+            (Some("linkedin"), None, None) => ProviderSettings::linkedin(),
+            (Some("okta"), Some(issuer), None) => ProviderSettings::okta(issuer),
+            (None, Some(issuer), None) => ProviderSettings::discovered(issuer),
+            (None, None, Some((authorization, token))) => {
+                ProviderSettings::new(authorization, token)
+            }
+            _ => return Err("a provider has a known `kind`, an `issuer`, or both URLs".into()),
+        };
+        let settings = settings.scopes(self.scopes.iter().cloned());
+        Ok(match &self.resource {
+            Some(resource) => settings.resource(resource),
+            None => settings,
+        })
+    }
 }
 
 /// The inputs of a gateway besides its file, which a test can replace.
 pub(crate) struct Surroundings {
     pub(crate) environment: fn(&str) -> Option<String>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// The store for the tokens that users get when they log in. The login is not part of this example.
-    pub(crate) store: MemoryStore,
+    /// The store for the tokens of the accounts that users link.
+    pub(crate) store: Arc<dyn UpstreamTokenStore>,
 }
 
 pub(crate) struct Gateway {
     validator: TokenValidator,
+    pages: Option<Pages>,
     backends: BTreeMap<String, Backend>,
     sessions: Cache<SessionKey, Session>,
 }
@@ -118,27 +166,47 @@ impl Gateway {
         for (name, provider) in &config.providers {
             let variable = &provider.client_secret_env;
             let secret = environment(variable).ok_or_else(|| format!("{variable} is not set"))?;
-            let endpoint = TokenEndpoint::builder(&provider.token_url, token_client.clone())
-                .client_auth(ClientAuth::basic(&provider.client_id, Secret::new(secret)?))
+            let secret = Secret::new(secret)?;
+            // GitHub reads them of the form.
+            let client_auth = match provider.kind.as_deref() {
+                Some("github") => ClientAuth::post(&provider.client_id, secret),
+                _ => ClientAuth::basic(&provider.client_id, secret),
+            };
+            let client =
+                OAuthProvider::builder(provider.settings()?, client_auth, token_client.clone())
+                    .clock(clock.clone())
+                    .build()?;
+            providers.push(client.provider(name).optional().build()?);
+        }
+        let store = surroundings.store;
+        let mut upstream = UpstreamTokens::new(store.clone(), providers).clock(clock.clone());
+        let mut pages = None;
+        if let Some(accounts) = &config.accounts {
+            let url = accounts.url.trim_end_matches('/');
+            let variable = &accounts.client_secret_env;
+            let secret = environment(variable).ok_or_else(|| format!("{variable} is not set"))?;
+            let client_auth = ClientAuth::basic(&accounts.client_id, Secret::new(secret)?);
+            let settings = ProviderSettings::discovered(&config.issuer).scopes(["openid"]);
+            let issuer = OAuthProvider::builder(settings, client_auth, token_client.clone())
                 .clock(clock.clone())
                 .build()?;
-            providers.push(
-                Provider::builder(name, RefreshTokenGrant::new(endpoint))
-                    .optional()
-                    .build()?,
-            );
+            let callback = format!("{url}/login/callback");
+            let login = CodeFlow::new(issuer, callback, store.clone())?.clock(clock.clone());
+            let linking = AccountLinking::builder(format!("{url}/accounts"), upstream).build()?;
+            upstream = linking.upstream_tokens();
+            let names = config.providers.keys().cloned().collect();
+            pages = Some(Pages::new(url, login, linking, names, store, clock.clone()));
         }
         let validator = TokenValidator::builder(&config.issuer, token_client)
             .audience(&config.audience)
             .resource(&config.audience)
             .cache_tokens(CACHED_TOKENS)
-            .upstream_tokens(
-                UpstreamTokens::new(surroundings.store, providers).clock(clock.clone()),
-            )
+            .upstream_tokens(upstream)
             .clock(clock)
             .build()?;
         Ok(Self {
             validator,
+            pages,
             backends,
             sessions: Cache::builder()
                 .max_capacity(MAX_SESSIONS)
@@ -177,11 +245,15 @@ impl Gateway {
     fn router(self: Arc<Self>) -> Router {
         let validator = TokenValidatorLayer::new(self.validator.clone());
         let metadata = self.validator.resource_metadata();
-        let router = Router::new()
+        let pages = self.pages.clone();
+        let mut router = Router::new()
             .route("/{backend}", any(answer))
             .layer(validator)
             .route("/healthz", get("ok"))
             .with_state(self);
+        if let Some(pages) = pages {
+            router = router.merge(pages.router());
+        }
         match metadata {
             Some(metadata) => router.route_service(metadata.path(), metadata.clone()),
             None => router,

@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo run --all-features --example gateway
+//! cargo run --all-features --example gateway -- --demo
 //! GITHUB_CLIENT_SECRET=… IDP_CLIENT_SECRET=… cargo run --all-features --example gateway -- \
 //!     --serve 127.0.0.1:8080 --config examples/gateway/gateway.yaml
 //! ```
@@ -11,10 +12,14 @@
 //! without sessions, two expiries of all tokens, a revoked refresh token, a redirect to a stranger, and the end of the
 //! sessions. The exit code is
 //! 0 if each line of the timeline is as it should be.
+//!
+//! With `--demo` it starts the same world on loopback, and waits for a browser: log in, link an account, unlink it. The
+//! pages are `pages.rs`.
 
 mod drive;
 mod fakes;
 mod gateway;
+mod pages;
 
 use std::{fs, process::ExitCode, sync::Arc};
 
@@ -26,7 +31,9 @@ use tokio::{
     },
 };
 use tower::BoxError;
-use tower_identity::{MemoryStore, SystemClock};
+use tower_identity::{
+    MemoryStore, RedisStore, SystemClock, UpstreamTokenStore, upstream::SealingKey,
+};
 use tracing_subscriber::EnvFilter;
 
 use gateway::{Config, Gateway, Surroundings};
@@ -40,8 +47,9 @@ async fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments[..] {
         [] => drive::drive().await,
+        ["--demo"] => drive::demo().await,
         ["--serve", address, "--config", file] => serve(address, file).await,
-        _ => Err("usage: gateway [--serve ADDRESS --config FILE]".into()),
+        _ => Err("usage: gateway [--demo | --serve ADDRESS --config FILE]".into()),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("{error}");
@@ -54,18 +62,31 @@ async fn serve(address: &str, file: &str) -> Result<ExitCode, BoxError> {
     let surroundings = Surroundings {
         environment: |variable| std::env::var(variable).ok(),
         clock: Arc::new(SystemClock),
-        store: MemoryStore::new(),
+        store: store(&config)?,
     };
     let gateway = Gateway::new(&config, surroundings)?;
     let listener = TcpListener::bind(address).await?;
     eprintln!("serving on {}", listener.local_addr()?);
+    gateway.serve(listener, stopped()?).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the process is told to stop.
+fn stopped() -> Result<impl Future<Output = ()> + Send + 'static, BoxError> {
     let mut terminated = signal(SignalKind::terminate())?;
-    let stop = async move {
+    Ok(async move {
         tokio::select! {
             _ = ctrl_c() => {}
             _ = terminated.recv() => {}
         }
+    })
+}
+
+fn store(config: &Config) -> Result<Arc<dyn UpstreamTokenStore>, BoxError> {
+    let Some(url) = &config.redis else {
+        return Ok(Arc::new(MemoryStore::new()));
     };
-    gateway.serve(listener, stop).await?;
-    Ok(ExitCode::SUCCESS)
+    let key = std::env::var("UPSTREAM_TOKEN_KEY").map_err(|_| "UPSTREAM_TOKEN_KEY is not set")?;
+    let key = SealingKey::from_base64(&key)?;
+    Ok(Arc::new(RedisStore::builder(url, key).build()?))
 }

@@ -226,5 +226,7 @@
 //! - `cargo run --all-features --example gateway` runs the gateway with an identity provider, two MCP backends and a
 //!   client in one process. It prints a table of a user's day: a login, twelve tool calls with and without sessions, two
 //!   token expiries, a revoked refresh token, a tampered redirect and a teardown.
+//! - With `-- --demo` it starts the same world and waits for a browser: log in, link an account, unlink it. The pages
+//!   are in `examples/gateway/pages.rs`, on top of [`AccountLinking`](crate::AccountLinking).
 //! - With `-- --serve 127.0.0.1:8080 --config examples/gateway/gateway.yaml` it only serves. The environment must have
 //!   the secrets that the file names.

@@ -20,6 +20,7 @@
 //! | --- | --- |
 //! | `cargo run --all-features --example session_refresh` | an MCP session whose token is refreshed twice. With `-- --stale` it shows the 401s that a captured identity causes, and exits with 1 |
 //! | `cargo run --all-features --example gateway` | a gateway with an identity provider, two MCP backends and a client in one process |
+//! | `cargo run --all-features --example gateway -- --demo` | its pages, on which users link accounts. `tests/peers/browser/link.py` drives Chromium through them and leaves screenshots |
 //! | `cargo run --all-features --example aws_sts` | the role that each of three users gets, against moto's server if `moto_server` is installed |
 //! | `cargo run --all-features --example inject` | the smallest program with hyper |
 //! | `cargo run --all-features --example reqwest` | the smallest program with reqwest |
