@@ -54,10 +54,18 @@ backends:
       subjectTokenType: "access_token"
       requestedTokenType: "access_token"
       subjectProviderName: "okta"
+      headerName: authorization
+      headerPrefix: "token "
   linear:
     type: upstream_inject
     upstreamInject:
       providerName: linear
+      headerName: x-upstream-authorization
+      headerPrefix: "Bearer "
+  people:
+    type: claim_injection
+    claimInjection:
+      claims: [sub, email]
   aws:
     type: aws_sts
     awsSts:
@@ -89,6 +97,8 @@ backends:
       scopes: ["https://graph.microsoft.com/.default"]
       subjectTokenProviderName: entra
       cacheSkewSeconds: 30
+      headerName: x-graph-token
+      headerPrefix: "Bearer "
   chat:
     type: xaa
     xaa:
@@ -106,6 +116,10 @@ backends:
       subjectProviderName: okta
       subjectTokenType: urn:ietf:params:oauth:token-type:id_token
       idpIssuer: https://idp.example.com
+      assertionType: id-jag
+      requireResource: true
+      headerName: x-chat-token
+      headerPrefix: "Bearer "
 "#;
 
 fn from_yaml(text: &str) -> OutgoingAuthConfig {
@@ -205,7 +219,7 @@ fn every_type_of_the_original_loads_from_yaml_with_every_member() {
         .values()
         .map(BackendAuthConfig::type_name)
         .collect();
-    assert_eq!(types.len(), 6, "and `default` is the seventh");
+    assert_eq!(types.len(), 7, "and `default` is the eighth");
     for backend in config.backends.keys() {
         config.layer_for(backend, origin(), &resources()).unwrap();
     }
@@ -521,8 +535,50 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
         (
             "jira",
             "subjectTokenType",
-            json!("saml2"),
+            json!("saml3"),
             "tokenExchange.subjectTokenType: is none of",
+        ),
+        (
+            "jira",
+            "subjectTokenType",
+            json!("urn:with a space"),
+            "tokenExchange.subjectTokenType: is not an absolute URI",
+        ),
+        (
+            "jira",
+            "clientSecretFile",
+            json!("/run/secrets/jira"),
+            "tokenExchange.clientSecretFile: is there beside `clientSecretEnv`",
+        ),
+        (
+            "jira",
+            "clientAssertionType",
+            json!("jwt-spiffe"),
+            "tokenExchange.clientAssertionType: is there without `clientAssertionFile`",
+        ),
+        (
+            "jira",
+            "headerName",
+            json!("cookie"),
+            "tokenExchange.headerName: is a header of the connection",
+        ),
+        (
+            "jira",
+            "headerName",
+            json!(null),
+            "tokenExchange.headerPrefix: is there without `headerName`",
+        ),
+        (
+            "linear",
+            "headerPrefix",
+            json!("Bearer\n"),
+            "upstreamInject.headerPrefix: is not a scheme",
+        ),
+        (
+            "people",
+            "claims",
+            json!(["sub", "https://example.com/role"]),
+            "claimInjection.claims[1]: has a header whose name",
         ),
         (
             "linear",
@@ -588,8 +644,14 @@ fn each_fault_that_a_strategy_finds_names_the_backend_and_the_member() {
         (
             "chat",
             "subjectTokenType",
-            json!("jwt"),
-            "xaa.subjectTokenType: is not `id_token`",
+            json!("refresh_token"),
+            "xaa.subjectTokenType: is `refresh_token`, and the application gave no upstream tokens",
+        ),
+        (
+            "chat",
+            "assertionType",
+            json!("access_token"),
+            "xaa.assertionType: is no assertion",
         ),
         (
             "chat",
@@ -905,6 +967,8 @@ fn no_output_shows_a_secret() {
         json!({ "type": "header_injection", "headerInjection": SECRET }),
         json!({ "type": "token_exchange", "tokenExchange": { "clientSecret": SECRET, "scopes": SECRET } }),
         json!({ "type": "obo", "xaa": { "idpClientSecret": SECRET }, "secret": SECRET }),
+        json!({ "type": "token_exchange", "tokenExchange": {
+            "tokenUrl": "https://idp.example.com/token", "clientId": "c", "clientSecretFile": SECRET } }),
         json!(SECRET),
     ] {
         let config = from_json(&json!({ "backends": { "b": backend } }));
@@ -1420,6 +1484,11 @@ fn the_schema_knows_the_members_that_are_read_and_no_others() {
                 if let Some(value) = variable.strip_suffix("Env") {
                     expected.insert(value.to_owned());
                 }
+                // Or the client authenticates with a file.
+                if let Some(client) = variable.strip_suffix("SecretEnv") {
+                    let file = ["SecretFile", "AssertionFile", "AssertionType"];
+                    expected.extend(file.map(|key| format!("{client}{key}")));
+                }
             }
             assert_eq!(
                 properties(&schema, &alternative["properties"][name]),
@@ -1541,6 +1610,127 @@ async fn upstream_injection_from_yaml_sends_the_users_token() {
     assert_eq!(backend.authorizations(), [["Bearer gho_1"]]);
     let error = send(&client, backend.request(user("bob", "own"))).await;
     assert_eq!(error.unwrap_err().kind(), AuthErrorKind::MissingToken);
+}
+
+#[tokio::test]
+async fn credentials_in_files_and_the_header_of_a_token_reach_the_strategies() {
+    let (issuer, backend) = (Issuer::start().await, Backend::start().await);
+    issuer.know("alices-token", "alice");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("credential");
+    let header = |name: &str| {
+        let last = backend.server.requests().pop().unwrap();
+        last.all(name)
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let jwt = support::token_stack::jwt(&json!({}), &json!({ "exp": 4_102_444_800_u64 }));
+    for (key, content, assertion_type) in [
+        ("clientSecretFile", SECRET, None),
+        ("clientAssertionFile", &*jwt, None),
+        ("clientAssertionFile", &*jwt, Some("jwt-spiffe")),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let mut exchange = json!({
+            "tokenUrl": issuer.url(), "clientId": "gateway", "audience": key,
+            "headerName": "x-api-key", "headerPrefix": "Key ",
+        });
+        exchange[key] = json!(path);
+        if let Some(assertion_type) = assertion_type {
+            exchange["clientAssertionType"] = json!(assertion_type);
+        }
+        let config = config_of(&json!({ "type": "token_exchange", "tokenExchange": exchange }));
+        let client = client(&config, &resources(), &backend);
+        let request = backend.request(user("alice", "alices-token"));
+        send(&client, request).await.unwrap();
+        assert!(header("x-api-key")[0].starts_with("Key exchanged-for-alice-"));
+        assert!(header("authorization").is_empty());
+        let sent = issuer.requests().pop().unwrap();
+        let is_basic = sent.headers.contains_key("authorization");
+        assert_eq!(is_basic, key == "clientSecretFile");
+        assert_eq!(sent.one("client_assertion").is_some(), !is_basic);
+        if let Some(sent) = sent.one("client_assertion_type") {
+            assert!(sent.ends_with(assertion_type.unwrap_or("jwt-bearer")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn claims_from_yaml_are_sent_and_the_subject_if_none_is_listed() {
+    let backend = Backend::start().await;
+    let claims = json!({ "email": "alice@example.com", "name": "Alice" });
+    let alice = Identity::builder("alice").claims(claims.as_object().unwrap().clone());
+    let alice = alice.build().unwrap();
+    for (block, sent) in [
+        (
+            "{claims: [sub, email]}",
+            [Some("alice"), Some("alice@example.com"), None],
+        ),
+        ("{}", [Some("alice"), None, None]),
+    ] {
+        let text = format!("backends: {{b: {{type: claim_injection, claimInjection: {block}}}}}");
+        let client = client(&from_yaml(&text), &resources(), &backend);
+        assert_sent(&client, backend.request(alice.clone())).await;
+        let last = backend.server.requests().pop().unwrap();
+        for (name, value) in ["sub", "email", "name"].into_iter().zip(sent) {
+            let header = format!("x-claim-{name}");
+            assert_eq!(last.all(&header), value.into_iter().collect::<Vec<_>>());
+        }
+    }
+}
+
+#[cfg(feature = "incoming")]
+#[tokio::test]
+async fn cross_app_access_exchanges_the_refresh_token_that_the_application_says_where_to_find() {
+    use std::time::SystemTime;
+    use tower_identity::{
+        MemoryStore, Secret, UpstreamTokenStore, UpstreamTokens,
+        upstream::{Provider, ProviderTokens, RefreshTokenGrant},
+    };
+
+    let (idp, server) = (Issuer::start().await, Issuer::start().await);
+    let backend = Backend::start().await;
+    let id_jag = support::token_stack::jwt(
+        &json!({ "typ": "oauth-id-jag+jwt" }),
+        &json!({ "iss": "https://idp.example.com", "aud": "https://as.example.com", "exp": 4_102_444_800_u64 }),
+    );
+    server.know(&id_jag, "alice");
+    idp.next(support::issuer::Behaviour::json(
+        200,
+        &json!({
+            "access_token": id_jag, "token_type": "N_A", "refresh_token": "refresh-2",
+            "issued_token_type": "urn:ietf:params:oauth:token-type:id-jag",
+        }),
+    ));
+    let store = MemoryStore::new();
+    let token = UpstreamToken::new(AccessToken::new("idp-token").unwrap());
+    let tokens = ProviderTokens::new(token.clone(), SystemTime::now())
+        .with_refresh_token(Secret::new("refresh-1").unwrap());
+    store
+        .put(&support::owner("alice"), "okta", &tokens)
+        .await
+        .unwrap();
+    let grant = RefreshTokenGrant::new(support::token_stack::endpoint(&idp));
+    let okta = Provider::builder("okta", grant).build().unwrap();
+    let upstream = UpstreamTokens::new(store.clone(), [okta]);
+    let resources = builder().upstream_tokens(upstream).build().unwrap();
+    let config = config_of(&json!({ "type": "xaa", "xaa": {
+        "idpTokenUrl": idp.url(), "idpIssuer": "https://idp.example.com", "subjectProviderName": "okta",
+        "subjectTokenType": "refresh_token", "targetTokenUrl": server.url(),
+        "targetAudience": "https://as.example.com",
+    }}));
+    let client = client(&config, &resources, &backend);
+    let alice = Identity::builder("alice")
+        .issuer("https://issuer.example.com")
+        .upstream("okta", token);
+    send(&client, backend.request(alice.build().unwrap()))
+        .await
+        .unwrap();
+    assert_eq!(idp.request().one("subject_token"), Some("refresh-1"));
+    let stored = store.load(&support::owner("alice")).await.unwrap();
+    let successor = stored["okta"].tokens().refresh_token().unwrap();
+    assert_eq!(successor.expose(), "refresh-2");
 }
 
 #[tokio::test]

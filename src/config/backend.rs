@@ -9,8 +9,8 @@ use tower::BoxError;
 use crate::strategy::{strategy::Strategy, unauthenticated::Unauthenticated};
 
 use super::{
-    AwsStsConfig, CrossAppAccessConfig, HeaderInjectionConfig, OnBehalfOfConfig,
-    TokenExchangeConfig, UpstreamInjectConfig, block::Block, document::Members,
+    AwsStsConfig, ClaimInjectionConfig, CrossAppAccessConfig, HeaderInjectionConfig,
+    OnBehalfOfConfig, TokenExchangeConfig, UpstreamInjectConfig, block::Block, document::Members,
     error::SectionFaults, kind::Kind, resources::Resources,
 };
 
@@ -36,6 +36,7 @@ macro_rules! kinds {
         /// ```
         #[derive(Clone, Debug)]
         #[non_exhaustive]
+        #[expect(clippy::large_enum_variant, reason = "there is one for each backend, and it is not moved often")]
         pub enum BackendAuthConfig {
             /// `unauthenticated`: [`Unauthenticated`](crate::Unauthenticated).
             Unauthenticated,
@@ -117,6 +118,8 @@ macro_rules! kinds {
 kinds! {
     /// `header_injection`, with `headerInjection`: [`HeaderInjection`](crate::HeaderInjection).
     HeaderInjection(HeaderInjectionConfig),
+    /// `claim_injection`, with `claimInjection`: [`ClaimInjection`](crate::ClaimInjection).
+    ClaimInjection(ClaimInjectionConfig),
     /// `token_exchange`, with `tokenExchange`: [`TokenExchange`](crate::TokenExchange).
     TokenExchange(TokenExchangeConfig),
     /// `upstream_inject`, with `upstreamInject`: [`UpstreamInject`](crate::UpstreamInject).

@@ -1,10 +1,20 @@
+use std::path::Path;
+
 use crate::{
     error::{BuildError, InvalidSetting},
-    oauth::{client_auth::ClientAuth, token_endpoint::TokenEndpoint},
+    oauth::{client_auth::ClientAuth, secret_source::SecretSource, token_endpoint::TokenEndpoint},
     secret::{PLACEHOLDER, Secret, check_client_secret},
 };
 
-use super::{error::SectionFaults, resources::Resources, variable_name::VariableName};
+use super::{
+    error::SectionFaults, file_path::FilePath, resources::Resources, variable_name::VariableName,
+};
+
+/// How a client authenticates, apart from its ID.
+enum ClientCredential {
+    Secret(SecretSource),
+    Assertion(fn(String, SecretSource) -> ClientAuth, SecretSource),
+}
 
 /// The block of one backend while its strategy is built. It collects the faults.
 pub(super) struct Block<'a, B> {
@@ -21,8 +31,20 @@ pub(super) struct ClientKeys<'a> {
     pub(super) id: (&'static str, &'a Option<String>),
     pub(super) secret: (&'static str, &'a Option<Secret>),
     pub(super) secret_env: (&'static str, &'a Option<VariableName>),
+    pub(super) secret_file: (&'static str, &'a Option<FilePath>),
+    pub(super) assertion_file: (&'static str, &'a Option<FilePath>),
+    pub(super) assertion_type: (&'static str, &'a Option<String>),
     /// How a client with a secret authenticates.
-    pub(super) with_secret: fn(String, Secret) -> ClientAuth,
+    pub(super) with_secret: fn(String, SecretSource) -> ClientAuth,
+}
+
+impl ClientKeys<'_> {
+    pub(super) fn has_credential(&self) -> bool {
+        self.secret.1.is_some()
+            || self.secret_env.1.is_some()
+            || self.secret_file.1.is_some()
+            || self.assertion_file.1.is_some()
+    }
 }
 
 impl<B> Block<'_, B> {
@@ -43,39 +65,95 @@ impl<B> Block<'_, B> {
     }
 
     fn client_auth(&mut self, client: &ClientKeys<'_>) -> Option<ClientAuth> {
-        let ClientKeys {
-            id: (id_key, id),
-            secret,
-            secret_env,
-            with_secret,
-        } = client;
-        let secret_key = match secret_env.1 {
-            Some(_) => secret_env.0,
-            None => secret.0,
+        let (id_key, id) = client.id;
+        let credential = self.client_credential(client);
+        let Some(id) = id else {
+            let present = [
+                (client.secret.0, client.secret.1.is_some()),
+                (client.secret_env.0, client.secret_env.1.is_some()),
+                (client.secret_file.0, client.secret_file.1.is_some()),
+                (client.assertion_file.0, client.assertion_file.1.is_some()),
+            ];
+            if let Some((key, _)) = present.into_iter().rev().find(|(_, is_there)| *is_there) {
+                self.fault(
+                    id_key,
+                    format!("is missing, and there is a secret that goes with it: `{key}`"),
+                );
+            }
+            return None;
         };
-        let has_secret = secret.1.is_some() || secret_env.1.is_some();
-        let secret = self.secret(*secret, *secret_env).filter(|secret| {
+        Some(match credential {
+            Some(ClientCredential::Secret(secret)) => (client.with_secret)(id.clone(), secret),
+            Some(ClientCredential::Assertion(make, assertion)) => make(id.clone(), assertion),
+            None => ClientAuth::none(id),
+        })
+    }
+
+    fn client_credential(&mut self, client: &ClientKeys<'_>) -> Option<ClientCredential> {
+        let secret_key = match client.secret_env.1 {
+            Some(_) => client.secret_env.0,
+            None => client.secret.0,
+        };
+        let has_secret = client.secret.1.is_some() || client.secret_env.1.is_some();
+        let secret = self.secret(client.secret, client.secret_env);
+        let secret = secret.filter(|secret| {
             let checked = check_client_secret(secret.expose());
             if let Err(error) = &checked {
                 self.fault(secret_key, format!("cannot be used: {error}"));
             }
             checked.is_ok()
         });
-        match (id, secret) {
-            (Some(id), Some(secret)) => Some(with_secret(id.clone(), secret)),
-            (Some(id), None) => Some(ClientAuth::none(id)),
-            (None, _) => {
-                if has_secret {
+        let file = self.file(client.secret_file);
+        let assertion = self.file(client.assertion_file);
+        let mut first = has_secret.then_some(secret_key);
+        for (key, is_there) in [
+            (client.secret_file.0, client.secret_file.1.is_some()),
+            (client.assertion_file.0, client.assertion_file.1.is_some()),
+        ] {
+            match first {
+                Some(first) if is_there => {
                     self.fault(
-                        id_key,
-                        format!(
-                            "is missing, and there is a secret that goes with it: `{secret_key}`"
-                        ),
+                        key,
+                        format!("is there beside `{first}`, remove one of the two"),
                     );
                 }
-                None
+                None if is_there => first = Some(key),
+                _ => {}
             }
         }
+        let make: fn(String, SecretSource) -> ClientAuth = match client.assertion_type.1.as_deref()
+        {
+            None | Some("jwt-bearer") => ClientAuth::assertion,
+            Some("jwt-spiffe") => ClientAuth::spiffe,
+            Some(_) => {
+                let key = client.assertion_type.0;
+                self.fault(key, "is neither `jwt-bearer` nor `jwt-spiffe`");
+                ClientAuth::assertion
+            }
+        };
+        if client.assertion_type.1.is_some() && client.assertion_file.1.is_none() {
+            let message = format!(
+                "is there without `{}`, give it too",
+                client.assertion_file.0
+            );
+            self.fault(client.assertion_type.0, message);
+        }
+        let secret = secret.map(SecretSource::from).or(file);
+        match (secret, assertion) {
+            (Some(secret), _) => Some(ClientCredential::Secret(secret)),
+            (None, Some(assertion)) => Some(ClientCredential::Assertion(make, assertion)),
+            (None, None) => None,
+        }
+    }
+
+    /// The source that reads this file. The file itself is read when a token is requested.
+    fn file(&mut self, (key, path): (&str, &Option<FilePath>)) -> Option<SecretSource> {
+        let path = path.as_ref()?.as_str();
+        if !Path::new(path).is_absolute() {
+            self.fault(key, "is not the absolute path of a file");
+            return None;
+        }
+        Some(SecretSource::file(path))
     }
 
     pub(super) fn secret(
@@ -116,6 +194,18 @@ impl<B> Block<'_, B> {
                 );
                 None
             }
+        }
+    }
+
+    /// Says that a client that needs a credential has none.
+    pub(super) fn need_client_credential(&mut self, client: &ClientKeys<'_>) {
+        if !client.has_credential() {
+            let (env, file) = (client.secret_env.0, client.secret_file.0);
+            let assertion = client.assertion_file.0;
+            self.fault(
+                client.secret.0,
+                format!("is missing; give it, `{env}`, `{file}` or `{assertion}`"),
+            );
         }
     }
 

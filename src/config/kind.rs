@@ -8,7 +8,7 @@ use tower::BoxError;
 
 use crate::{secret::Secret, strategy::strategy::Strategy};
 
-use super::{block::Block, document::Members, variable_name::VariableName};
+use super::{block::Block, document::Members, file_path::FilePath, variable_name::VariableName};
 
 /// Serialization writes this in place of a secret. It is refused when it is read back.
 pub(super) const REDACTED: &str = "[redacted]";
@@ -56,6 +56,12 @@ impl Value for Option<String> {
 impl Value for Option<VariableName> {
     fn read(members: &mut Members<'_>, key: &str) -> Self {
         members.variable_name(key)
+    }
+}
+
+impl Value for Option<FilePath> {
+    fn read(members: &mut Members<'_>, key: &str) -> Self {
+        members.file_path(key)
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod backend;
 mod block;
 mod document;
 pub(crate) mod error;
+mod file_path;
 mod kind;
 mod kinds;
 mod live;
@@ -19,8 +20,10 @@ mod sts_resources;
 mod variable_name;
 
 pub use error::{ConfigError, ConfigFault};
+pub use file_path::FilePath;
 pub use kinds::{
     aws_sts::{AwsStsConfig, RoleMappingConfig},
+    claim_injection::ClaimInjectionConfig,
     cross_app_access::CrossAppAccessConfig,
     header_injection::HeaderInjectionConfig,
     on_behalf_of::OnBehalfOfConfig,

@@ -66,12 +66,17 @@ use super::{
 /// | --- | --- | --- | --- |
 /// | `unauthenticated` | | [`Unauthenticated`](crate::Unauthenticated) | |
 /// | `header_injection` | `headerInjection` | [`HeaderInjection`](crate::HeaderInjection) | [Restricted names](crate::HeaderForwardLayer#restricted-names) are refused. |
+/// | `claim_injection` | `claimInjection` | [`ClaimInjection`](crate::ClaimInjection) | ToolHive has only proposed it (its pull request 5291), with the same key. |
 /// | `token_exchange` | `tokenExchange` | [`TokenExchange`](crate::TokenExchange) | `id_token` sends the upstream provider's ID token. The URL is https, or loopback. `requestedTokenType` is a key of this crate. |
 /// | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
 /// | `aws_sts` | `awsSts` | `AwsSts` (feature `aws-sts`) | The fallback role is not used after a matcher failed, unless `fallbackAfterFailedMatcher` is true. A session name that AWS does not accept is an error, unless `replaceUnfitSessionNames` is true. |
 /// | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | ToolHive does not implement it. |
-/// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required, unless the application tells the only provider. A health check passes without a credential. `idpIssuer` and `targetScopes` are keys of this crate. |
+/// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required, unless the application tells the only provider. A health check passes without a credential. `idpIssuer`, `targetScopes`, `assertionType` and `requireResource` are keys of this crate. |
 /// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
+///
+/// These keys of several blocks are keys of this crate: `…ClientSecretFile`, `…ClientAssertionFile` and
+/// `…ClientAssertionType`, beside each `…ClientSecretEnv`, and `headerName` and `headerPrefix` in each block whose strategy
+/// sends a token.
 ///
 /// An empty string is an error, and does not count as a missing key. A number or a boolean is not a string: quote it. A
 /// secret that is given both by value and by variable is an error in every block. An empty `subjectProviderName` is not
@@ -93,7 +98,8 @@ use super::{
 ///
 /// # Security
 ///
-/// - A secret is given by value, or by the name of an environment variable (the keys that end with `Env`), never by both.
+/// - A secret is given by value, by the name of an environment variable (the keys that end with `Env`), or for a client
+///   also by the path of a file (`File`), never by two of them. A file is not read before a token is requested.
 ///   Errors, `Debug` and serialization do not show it. They show the name of a variable only if it looks like one, see
 ///   [`VariableName`](crate::config::VariableName).
 /// - A secret that has a placeholder (`${TOKEN}` or `{{ token }}`) is refused, by value and by variable, unless the

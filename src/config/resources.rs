@@ -22,6 +22,8 @@ use crate::{
 use super::backend::is_built_in;
 #[cfg(feature = "aws-sts")]
 use super::sts_resources::{StsResources, StsSettings};
+#[cfg(feature = "incoming")]
+use crate::upstream::upstream_tokens::UpstreamTokens;
 
 /// Holds what strategies need besides their configuration: the client for token endpoints and AWS STS, the environment,
 /// and the caches that they share.
@@ -43,6 +45,8 @@ struct Inner<B> {
     tokens: CredentialCache<IssuedToken>,
     strategies: BTreeMap<String, Arc<dyn Strategy<B>>>,
     upstream_providers: Option<Vec<String>>,
+    #[cfg(feature = "incoming")]
+    upstream_tokens: Option<UpstreamTokens>,
 }
 
 type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -72,6 +76,8 @@ impl<B> Resources<B> {
             tokens: None,
             strategies: Vec::new(),
             upstream_providers: None,
+            #[cfg(feature = "incoming")]
+            upstream_tokens: None,
         }
     }
 
@@ -104,6 +110,11 @@ impl<B> Resources<B> {
     /// The names of all upstream providers, if the application told them.
     pub(super) fn upstream_providers(&self) -> Option<&[String]> {
         self.inner.upstream_providers.as_deref()
+    }
+
+    #[cfg(feature = "incoming")]
+    pub(super) fn upstream_tokens(&self) -> Option<UpstreamTokens> {
+        self.inner.upstream_tokens.clone()
     }
 
     pub(super) fn strategy(&self, name: &str) -> Option<Arc<dyn Strategy<B>>> {
@@ -144,6 +155,8 @@ pub struct ResourcesBuilder<B> {
     tokens: Option<CredentialCache<IssuedToken>>,
     strategies: Vec<(String, Arc<dyn Strategy<B>>)>,
     upstream_providers: Option<Vec<String>>,
+    #[cfg(feature = "incoming")]
+    upstream_tokens: Option<UpstreamTokens>,
 }
 
 impl<B> ResourcesBuilder<B> {
@@ -201,6 +214,14 @@ impl<B> ResourcesBuilder<B> {
         I::Item: Into<String>,
     {
         self.upstream_providers = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets the upstream tokens that refresh tokens are taken from, for `xaa` with `subjectTokenType: refresh_token`. Give
+    /// the ones that your [`TokenValidator`](crate::TokenValidator) has.
+    #[cfg(feature = "incoming")]
+    pub fn upstream_tokens(mut self, upstream: UpstreamTokens) -> Self {
+        self.upstream_tokens = Some(upstream);
         self
     }
 
@@ -264,6 +285,8 @@ impl<B> ResourcesBuilder<B> {
                 tokens,
                 strategies,
                 upstream_providers: self.upstream_providers,
+                #[cfg(feature = "incoming")]
+                upstream_tokens: self.upstream_tokens,
             }),
         })
     }

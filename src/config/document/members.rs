@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{
         error::SectionFaults,
+        file_path::FilePath,
         kind::{Keys, REDACTED},
         variable_name::VariableName,
     },
@@ -95,6 +96,12 @@ impl<'a> Members<'a> {
         let name = self.string(key)?;
         self.is_not_redacted(key, &name)?;
         Some(VariableName::from(name))
+    }
+
+    pub(in crate::config) fn file_path(&mut self, key: &str) -> Option<FilePath> {
+        let path = self.string(key)?;
+        self.is_not_redacted(key, &path)?;
+        Some(FilePath::from(path))
     }
 
     fn is_not_redacted(&mut self, key: &str, text: &str) -> Option<()> {

@@ -7,15 +7,16 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, ClientKeys},
+        file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
     },
-    oauth::client_auth::ClientAuth,
+    oauth::{client_auth::ClientAuth, request::TokenType},
     secret::Secret,
-    strategy::{cross_app_access::CrossAppAccessBuilder, strategy::Strategy},
+    strategy::{cross_app_access::CrossAppAccessBuilder, strategy::Strategy, subject::Subject},
 };
 
-use super::short_token_type;
+use super::{placement, token_type};
 
 keys! {
     /// Cross-app access (ID-JAG): the backend's authorization server issues a token for an assertion of the user's identity
@@ -36,6 +37,16 @@ keys! {
         /// The environment variable that has the client's secret at the identity provider.
         #[serde(skip_serializing_if = "Option::is_none")]
         "idpClientSecretEnv" => idp_client_secret_env: Option<VariableName>,
+        /// The absolute path of the file that has the client's secret at the identity provider. It is read again when it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "idpClientSecretFile" => idp_client_secret_file: Option<FilePath>,
+        /// The absolute path of the file that has a JWT with which the client authenticates in place of a secret at the identity provider
+        /// (RFC 7523 §2.2), for example the projected token of Kubernetes. It is read again when it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "idpClientAssertionFile" => idp_client_assertion_file: Option<FilePath>,
+        /// The type of this JWT: `jwt-bearer` (the default), or `jwt-spiffe` for a JWT-SVID.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "idpClientAssertionType" => idp_client_assertion_type: Option<String>,
         /// The URL of the token endpoint of the backend's authorization server: https, or http on loopback.
         "targetTokenUrl" => target_token_url: String,
         /// Allows plain http for `targetTokenUrl` on any host. It is meant for a trusted network.
@@ -56,6 +67,16 @@ keys! {
         /// The environment variable that has the client's secret at the authorization server.
         #[serde(skip_serializing_if = "Option::is_none")]
         "targetClientSecretEnv" => target_client_secret_env: Option<VariableName>,
+        /// The absolute path of the file that has the client's secret at the authorization server. It is read again when it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "targetClientSecretFile" => target_client_secret_file: Option<FilePath>,
+        /// The absolute path of the file that has a JWT with which the client authenticates in place of a secret at the authorization server
+        /// (RFC 7523 §2.2), for example the projected token of Kubernetes. It is read again when it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "targetClientAssertionFile" => target_client_assertion_file: Option<FilePath>,
+        /// The type of this JWT: `jwt-bearer` (the default), or `jwt-spiffe` for a JWT-SVID.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "targetClientAssertionType" => target_client_assertion_type: Option<String>,
         /// The issuer identifier of the authorization server, character by character.
         "targetAudience" => target_audience: String,
         /// The address of the backend, an absolute URI (RFC 8707).
@@ -77,9 +98,26 @@ keys! {
         /// The upstream provider that issued the user's ID token. By default the only one, if the application told them.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectProviderName" => subject_provider_name: Option<String>,
-        /// The type of the user's token. Only `id_token`, or its URN, is accepted.
+        /// The type of the user's token of this provider that is exchanged: `id_token` (the default), `refresh_token`,
+        /// `access_token`, `jwt`, `saml1` or `saml2`, or any other by its URN. With any but `id_token`, `idpIssuer` is
+        /// required.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectTokenType" => subject_token_type: Option<String>,
+        /// The type of the assertion: `id-jag` (the default), or another type by its short name or its URN, for example
+        /// `jwt`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "assertionType" => assertion_type: Option<String>,
+        /// Refuses an assertion without a `resource` where `targetResource` is set.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        #[schemars(default)]
+        "requireResource" => require_resource: bool,
+        /// The header that the token is sent in. By default `Authorization`, after `Bearer `.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "headerName" => header_name: Option<String>,
+        /// The text before the token in the header `headerName`, for example `token`, and a space after it. By default
+        /// there is none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "headerPrefix" => header_prefix: Option<String>,
     }
 }
 
@@ -121,36 +159,59 @@ impl Kind for CrossAppAccessConfig {
             id: ("idpClientId", &self.idp_client_id),
             secret: ("idpClientSecret", &self.idp_client_secret),
             secret_env: ("idpClientSecretEnv", &self.idp_client_secret_env),
+            secret_file: ("idpClientSecretFile", &self.idp_client_secret_file),
+            assertion_file: ("idpClientAssertionFile", &self.idp_client_assertion_file),
+            assertion_type: ("idpClientAssertionType", &self.idp_client_assertion_type),
             with_secret: ClientAuth::basic,
         };
         let target_client = ClientKeys {
             id: ("targetClientId", &self.target_client_id),
             secret: ("targetClientSecret", &self.target_client_secret),
             secret_env: ("targetClientSecretEnv", &self.target_client_secret_env),
+            secret_file: ("targetClientSecretFile", &self.target_client_secret_file),
+            assertion_file: (
+                "targetClientAssertionFile",
+                &self.target_client_assertion_file,
+            ),
+            assertion_type: (
+                "targetClientAssertionType",
+                &self.target_client_assertion_type,
+            ),
             with_secret: ClientAuth::basic,
         };
         let insecure = self.insecure_target_token_url;
         let identity_provider = block.endpoint(&self.idp_token_url, false, &idp_client);
         let authorization_server = block.endpoint(&self.target_token_url, insecure, &target_client);
-        let token_type = self.subject_token_type.as_deref().map(short_token_type);
-        if token_type.is_some_and(|token_type| token_type != "id_token") {
-            block.fault(
-                "subjectTokenType",
-                "is not `id_token`, the only one that is accepted",
-            );
-        }
         let mut strategy =
-            CrossAppAccessBuilder::new(provider, identity_provider, authorization_server)
+            CrossAppAccessBuilder::new(&*provider, identity_provider, authorization_server)
                 .audience(&self.target_audience)
                 .scopes(&self.scopes)
                 .authorization_server_scopes(&self.target_scopes)
                 .cache(block.resources.tokens())
                 .clock(block.resources.clock());
+        strategy = match self.subject_token_type.as_deref().map(token_type) {
+            None | Some(TokenType::IdToken) => strategy,
+            Some(TokenType::RefreshToken) => of_refresh_token(strategy, block),
+            Some(other) => strategy.subject(Subject::upstream(&*provider).as_type(other)),
+        };
+        if let Some(assertion_type) = &self.assertion_type {
+            strategy = strategy.assertion_type(token_type(assertion_type));
+        }
+        if self.require_resource {
+            strategy = strategy.require_resource();
+        }
         if let Some(resource) = &self.target_resource {
             strategy = strategy.resource(resource);
         }
         if let Some(issuer) = &self.idp_issuer {
             strategy = strategy.issuer(issuer);
+        }
+        if let Some(placement) = placement(
+            block,
+            self.header_name.as_deref(),
+            self.header_prefix.as_deref(),
+        ) {
+            strategy = strategy.placement(placement);
         }
         let strategy = block.built(
             strategy.build(),
@@ -167,10 +228,30 @@ impl Kind for CrossAppAccessConfig {
                 ("audience", &["targetAudience"]),
                 ("resource", &["targetResource"]),
                 ("issuer", &["idpIssuer"]),
+                ("subject", &["subjectTokenType"]),
+                ("subject.provider", &["subjectProviderName"]),
+                ("assertion_type", &["assertionType"]),
+                ("refresh_token_of", &["subjectTokenType"]),
                 ("scopes[]", &["scopes[]"]),
                 ("authorization_server_scopes[]", &["targetScopes[]"]),
             ],
         )?;
         Some(Arc::new(strategy))
     }
+}
+
+/// The strategy that exchanges the user's refresh token, if the application told where it is.
+fn of_refresh_token<B>(
+    strategy: CrossAppAccessBuilder,
+    block: &mut Block<'_, B>,
+) -> CrossAppAccessBuilder {
+    #[cfg(feature = "incoming")]
+    if let Some(upstream) = block.resources.upstream_tokens() {
+        return strategy.refresh_token_of(upstream);
+    }
+    block.fault(
+        "subjectTokenType",
+        "is `refresh_token`, and the application gave no upstream tokens (`ResourcesBuilder::upstream_tokens`)",
+    );
+    strategy
 }

@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, ClientKeys},
+        file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
     },
@@ -14,6 +15,8 @@ use crate::{
     secret::Secret,
     strategy::{on_behalf_of::OnBehalfOfBuilder, strategy::Strategy, subject::Subject},
 };
+
+use super::placement;
 
 keys! {
     /// The on-behalf-of flow of Microsoft Entra: the user's token is exchanged for one of the backend.
@@ -23,7 +26,8 @@ keys! {
         /// The client's id. It is required.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientId" => client_id: Option<String>,
-        /// The client's secret, sent in the form. Either this or `clientSecretEnv` is required.
+        /// The client's secret, sent in the form. Either this, `clientSecretEnv`, `clientSecretFile` or
+        /// `clientAssertionFile` is required.
         #[serde(
             skip_serializing_if = "Option::is_none",
             serialize_with = "write_redacted"
@@ -33,6 +37,16 @@ keys! {
         /// The environment variable that has the client's secret.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientSecretEnv" => client_secret_env: Option<VariableName>,
+        /// The absolute path of the file that has the client's secret. It is read again when it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientSecretFile" => client_secret_file: Option<FilePath>,
+        /// The absolute path of the file that has a JWT with which the client authenticates in place of a secret
+        /// (RFC 7523 §2.2), for example the projected token of Kubernetes. It is read again when it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientAssertionFile" => client_assertion_file: Option<FilePath>,
+        /// The type of this JWT: `jwt-bearer` (the default), or `jwt-spiffe` for a JWT-SVID.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientAssertionType" => client_assertion_type: Option<String>,
         /// The scope of the token when `scopes` is empty.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
@@ -48,6 +62,13 @@ keys! {
         #[serde(skip_serializing_if = "Option::is_none")]
         #[schemars(range(min = 0))]
         "cacheSkewSeconds" => cache_skew_seconds: Option<i32>,
+        /// The header that the token is sent in. By default `Authorization`, after `Bearer `.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "headerName" => header_name: Option<String>,
+        /// The text before the token in the header `headerName`, for example `token`, and a space after it. By default
+        /// there is none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "headerPrefix" => header_prefix: Option<String>,
     }
 }
 
@@ -73,17 +94,19 @@ impl Kind for OnBehalfOfConfig {
         B::Error: Into<BoxError>,
     {
         block.need("tokenUrl", &self.token_url);
-        let has_secret = self.client_secret.is_some() || self.client_secret_env.is_some();
-        block.need_secret("clientSecret", has_secret);
-        if !has_secret {
-            block.need("clientId", self.client_id.as_deref().unwrap_or_default());
-        }
         let client = ClientKeys {
             id: ("clientId", &self.client_id),
             secret: ("clientSecret", &self.client_secret),
             secret_env: ("clientSecretEnv", &self.client_secret_env),
+            secret_file: ("clientSecretFile", &self.client_secret_file),
+            assertion_file: ("clientAssertionFile", &self.client_assertion_file),
+            assertion_type: ("clientAssertionType", &self.client_assertion_type),
             with_secret: ClientAuth::post,
         };
+        block.need_client_credential(&client);
+        if !client.has_credential() {
+            block.need("clientId", self.client_id.as_deref().unwrap_or_default());
+        }
         let endpoint = block.endpoint(&self.token_url, false, &client);
         let (scopes, scopes_key) = match &self.audience {
             Some(audience) if self.scopes.is_empty() => {
@@ -102,12 +125,19 @@ impl Kind for OnBehalfOfConfig {
         if let Some(provider) = provider {
             block.check_provider("subjectTokenProviderName", provider);
         }
-        let strategy = OnBehalfOfBuilder::new(endpoint)
+        let mut strategy = OnBehalfOfBuilder::new(endpoint)
             .scopes(scopes)
             .subject(provider.map_or_else(Subject::own_token, Subject::upstream))
             .cache_skew(Duration::from_secs(skew.unwrap_or_default()))
             .cache(block.resources.tokens())
             .clock(block.resources.clock());
+        if let Some(placement) = placement(
+            block,
+            self.header_name.as_deref(),
+            self.header_prefix.as_deref(),
+        ) {
+            strategy = strategy.placement(placement);
+        }
         let strategy = block.built(
             strategy.build(),
             &[
@@ -115,7 +145,13 @@ impl Kind for OnBehalfOfConfig {
                 ("endpoint.client_auth.client_id", &["clientId"]),
                 (
                     "endpoint.client_auth",
-                    &["clientSecret", "clientSecretEnv", "clientId"],
+                    &[
+                        "clientSecret",
+                        "clientSecretEnv",
+                        "clientSecretFile",
+                        "clientAssertionFile",
+                        "clientId",
+                    ],
                 ),
                 ("scopes", &["scopes"]),
                 ("scopes[]", &[scopes_key]),

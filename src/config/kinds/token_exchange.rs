@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, ClientKeys},
+        file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
     },
@@ -15,7 +16,7 @@ use crate::{
     strategy::{strategy::Strategy, subject::Subject, token_exchange::TokenExchangeBuilder},
 };
 
-use super::short_token_type;
+use super::{placement, short_token_type, token_type};
 
 keys! {
     /// A token exchange (RFC 8693): the user's token is exchanged for one of the backend.
@@ -35,6 +36,16 @@ keys! {
         /// The environment variable that has the client's secret.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientSecretEnv" => client_secret_env: Option<VariableName>,
+        /// The absolute path of the file that has the client's secret. It is read again when it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientSecretFile" => client_secret_file: Option<FilePath>,
+        /// The absolute path of the file that has a JWT with which the client authenticates in place of a secret
+        /// (RFC 7523 §2.2), for example the projected token of Kubernetes. It is read again when it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientAssertionFile" => client_assertion_file: Option<FilePath>,
+        /// The type of this JWT: `jwt-bearer` (the default), or `jwt-spiffe` for a JWT-SVID.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientAssertionType" => client_assertion_type: Option<String>,
         /// The name of the service that the token is for.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
@@ -42,18 +53,25 @@ keys! {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         #[schemars(default)]
         "scopes" => scopes: Vec<String>,
-        /// The type of the user's token that is exchanged: `access_token` (the default), `id_token` or `jwt`, or its URN
-        /// (RFC 8693 §3). An ID token comes from an upstream provider, so `id_token` needs `subjectProviderName`.
+        /// The type of the user's token that is exchanged: `access_token` (the default), `id_token`, `jwt`, `saml1` or
+        /// `saml2`, or any other by its URN (RFC 8693 §3). An ID token comes from an upstream provider, so `id_token` needs `subjectProviderName`.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectTokenType" => subject_token_type: Option<String>,
         /// The upstream provider that issued the token to exchange. By default the first provider if the application told
         /// them, or else the token that the user came with is exchanged.
         #[serde(skip_serializing_if = "Option::is_none")]
         "subjectProviderName" => subject_provider_name: Option<String>,
-        /// The type of the token that is asked for: `access_token` (the default) or `jwt`, or its URN (RFC 8693 §3), or
-        /// `none` for an issuer that does not allow the parameter.
+        /// The type of the token that is asked for: `access_token` (the default) or `jwt`, any other by its URN (RFC 8693
+        /// §3), or `none` for an issuer that does not allow the parameter.
         #[serde(skip_serializing_if = "Option::is_none")]
         "requestedTokenType" => requested_token_type: Option<String>,
+        /// The header that the token is sent in. By default `Authorization`, after `Bearer `.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "headerName" => header_name: Option<String>,
+        /// The text before the token in the header `headerName`, for example `token`, and a space after it. By default
+        /// there is none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "headerPrefix" => header_prefix: Option<String>,
     }
 }
 
@@ -84,10 +102,13 @@ impl TokenExchangeConfig {
                 },
                 Subject::upstream_id_token,
             ),
+            Some(other) if matches!(other, "saml1" | "saml2") || other.contains(':') => {
+                access().as_type(token_type(other))
+            }
             Some(_) => {
                 block.fault(
                     "subjectTokenType",
-                    "is none of `access_token`, `id_token` and `jwt`",
+                    "is none of `access_token`, `id_token`, `jwt`, `saml1` and `saml2`, and no URN",
                 );
                 access()
             }
@@ -109,6 +130,9 @@ impl Kind for TokenExchangeConfig {
             id: ("clientId", &self.client_id),
             secret: ("clientSecret", &self.client_secret),
             secret_env: ("clientSecretEnv", &self.client_secret_env),
+            secret_file: ("clientSecretFile", &self.client_secret_file),
+            assertion_file: ("clientAssertionFile", &self.client_assertion_file),
+            assertion_type: ("clientAssertionType", &self.client_assertion_type),
             with_secret: ClientAuth::basic,
         };
         let endpoint = block.endpoint(&self.token_url, false, &client);
@@ -121,13 +145,23 @@ impl Kind for TokenExchangeConfig {
             None | Some("access_token") => {}
             Some("jwt") => strategy = strategy.requested_token_type(TokenType::Jwt),
             Some("none") => strategy = strategy.requested_token_type(None),
+            Some(other) if other.contains(':') => {
+                strategy = strategy.requested_token_type(token_type(other));
+            }
             Some(_) => block.fault(
                 "requestedTokenType",
-                "is none of `access_token`, `jwt` and `none`",
+                "is none of `access_token`, `jwt` and `none`, and no URN",
             ),
         }
         if let Some(audience) = &self.audience {
             strategy = strategy.audience(audience);
+        }
+        if let Some(placement) = placement(
+            block,
+            self.header_name.as_deref(),
+            self.header_prefix.as_deref(),
+        ) {
+            strategy = strategy.placement(placement);
         }
         let strategy = block.built(
             strategy.build(),
@@ -137,6 +171,8 @@ impl Kind for TokenExchangeConfig {
                 ("audience", &["audience"]),
                 ("scopes[]", &["scopes[]"]),
                 ("subject.provider", &["subjectProviderName"]),
+                ("subject", &["subjectTokenType"]),
+                ("requested_token_type", &["requestedTokenType"]),
             ],
         )?;
         Some(Arc::new(strategy))
