@@ -68,8 +68,7 @@ fn redis(criterion: &mut Criterion) {
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .unwrap();
-        let keys: Vec<String> = server.ask("KEYS *");
-        let stored: Vec<Vec<u8>> = server.ask(&format!("HGETALL {}", keys[0]));
+        let stored: Vec<Vec<u8>> = server.ask(&format!("HGETALL {}", server.keys()[0]));
         let () = redis::cmd("SET")
             .arg("bare")
             .arg(stored.concat())

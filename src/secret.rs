@@ -35,7 +35,7 @@ const BEARER: &str = "Bearer ";
 pub struct AccessToken {
     authorization: HeaderValue,
     #[cfg(feature = "token-exchange")]
-    fingerprint: Fingerprint,
+    fingerprint: OnceLock<Fingerprint>,
 }
 
 impl AccessToken {
@@ -60,7 +60,7 @@ impl AccessToken {
         Ok(Self {
             authorization: sensitive_header_value(value)?,
             #[cfg(feature = "token-exchange")]
-            fingerprint: Fingerprint::new("access token", token),
+            fingerprint: OnceLock::new(),
         })
     }
 
@@ -82,10 +82,12 @@ impl AccessToken {
             .unwrap_or_default()
     }
 
-    /// Returns the fingerprint, which tells this token from others. It is made when the token is created.
+    /// Returns the fingerprint, which tells this token from others. It is computed on the first call, and a clone that was
+    /// made before computes its own.
     #[cfg(feature = "token-exchange")]
     pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+        let make = || Fingerprint::new("access token", self.expose());
+        *self.fingerprint.get_or_init(make)
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
 
 /// When the request left, on the fast clock, in milliseconds.
 pub(crate) const LEFT_AT: &str = "x-left-at";
-/// The answer is a 401 to a good token.
+/// The answer is a 401 to a good token, or to one that was rejected before.
 pub(crate) const INJECTED: &str = "x-injected";
 
 /// How long a user is left in peace after a good token of theirs was rejected: longer than any call takes.
@@ -112,7 +112,7 @@ impl State {
             self.realm
                 .ledger
                 .count("backend: a rejected token once more");
-            return respond(StatusCode::UNAUTHORIZED, Bytes::new());
+            return rejection();
         }
         let (is_slow, is_rejected) = {
             let mut random = self.realm.random();
@@ -124,10 +124,7 @@ impl State {
         }
         if is_rejected && self.rejects(&claims) {
             self.realm.ledger.count("backend: 401 for a good token");
-            let mut response = respond(StatusCode::UNAUTHORIZED, Bytes::new());
-            let yes = header::HeaderValue::from_static("yes");
-            response.headers_mut().insert(INJECTED, yes);
-            return response;
+            return rejection();
         }
         self.realm.ledger.count("backend: served");
         respond(StatusCode::OK, body)
@@ -213,6 +210,13 @@ fn one<'a>(headers: &'a HeaderMap, header: &str) -> Result<&'a str, String> {
         (None, _) => Err(format!("no {header}")),
         (Some(_), Some(_)) => Err(format!("{header} twice")),
     }
+}
+
+fn rejection() -> Response<ServerBody> {
+    let mut response = respond(StatusCode::UNAUTHORIZED, Bytes::new());
+    let yes = header::HeaderValue::from_static("yes");
+    response.headers_mut().insert(INJECTED, yes);
+    response
 }
 
 fn respond(status: StatusCode, body: Bytes) -> Response<ServerBody> {

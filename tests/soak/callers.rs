@@ -314,8 +314,10 @@ impl User {
         let is_user = answer.body == name(self.number);
         let (what, is_right) = match (status, kind) {
             (StatusCode::OK, None) => ("200", is_user),
+            // It is sent once more with another token, if the issuer gives one.
             (StatusCode::UNAUTHORIZED, None) if answer.is_injected => {
-                ("401 of the backend", backend != Backend::Exchange)
+                let is_right = backend != Backend::Exchange || town.explain(backend, began);
+                ("401 of the backend", is_right)
             }
             (StatusCode::UNAUTHORIZED, None) => {
                 ("log-in needed", town.realm.has_to_log_in(self.number))

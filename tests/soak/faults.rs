@@ -7,14 +7,14 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     backends::Backend,
     issuers::{Issuer, Outage, Role},
     realm::Realm,
+    redis::Redis,
     settings::Settings,
-    support::redis::{Proxy, RedisServer},
 };
 
 const STORM: Duration = Duration::from_secs(30);
@@ -94,8 +94,7 @@ pub(crate) struct Weather {
     pub(crate) realm: Arc<Realm>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) issuers: Vec<Arc<Issuer>>,
-    pub(crate) redis: Arc<Mutex<RedisServer>>,
-    pub(crate) proxy: Proxy,
+    pub(crate) redis: Redis,
 }
 
 impl Weather {
@@ -147,36 +146,14 @@ impl Weather {
         while let Some(how_long) = pause(end, &mut random).await {
             let began = Instant::now();
             self.faults.begin(Part::Redis);
-            match random.u8(0..4) {
-                0 | 1 => {
-                    self.realm.ledger.count("fault: Redis is killed");
-                    self.with_redis(RedisServer::kill).await;
-                    sleep(how_long).await;
-                    self.with_redis(RedisServer::restart).await;
-                }
-                2 => {
-                    self.realm.ledger.count("fault: Redis stalls");
-                    self.proxy.stall();
-                    sleep(how_long).await;
-                    self.proxy.go_on();
-                }
-                _ => {
-                    self.realm.ledger.count("fault: connections to Redis end");
-                    self.proxy.drop_connections();
-                }
-            }
+            let ledger = &self.realm.ledger;
+            self.redis.suffer(how_long, &mut random, ledger).await;
             self.faults.end(Part::Redis);
             let milliseconds = began.elapsed().as_millis() as u64;
             self.realm
                 .ledger
                 .add("fault: milliseconds without Redis", milliseconds);
         }
-    }
-
-    async fn with_redis(&self, change: fn(&mut RedisServer)) {
-        let redis = Arc::clone(&self.redis);
-        let changing = spawn_blocking(move || change(&mut redis.lock().unwrap()));
-        changing.await.unwrap();
     }
 
     async fn revoke(&self, end: Instant, mut random: fastrand::Rng) {

@@ -35,8 +35,9 @@ use super::{
         Asked, Body, Entering, EnteringAgain, Leaving, Passage, TokenClient, http_client, kind_name,
     },
     realm::{CHAT, Realm},
+    redis::Redis,
     settings::TOKEN_LIMIT,
-    store::{ObservedStore, RefreshCount, redis_store},
+    store::{ObservedStore, RefreshCount},
     support::{
         aws_stack::REGION,
         http_server::{HttpServer, server_body},
@@ -80,7 +81,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) asked_for_keys: Arc<Asked>,
     pub(crate) origins: [Origin; 4],
     pub(crate) passages: [Arc<Passage>; 4],
-    pub(crate) store_url: String,
+    pub(crate) redis: &'a Redis,
 }
 
 impl Surroundings<'_> {
@@ -145,7 +146,7 @@ impl Surroundings<'_> {
             .build()
             .unwrap();
         let store = ObservedStore {
-            store: redis_store(&self.store_url),
+            store: self.redis.store(),
             refreshes,
         };
         let issuer = self.realm.keys().issuer();

@@ -4,8 +4,9 @@
 //! cargo test --all-features --test soak -- --ignored --nocapture
 //! ```
 //!
-//! `SOAK_SECONDS`, `SOAK_SEED`, `SOAK_USERS` and `SOAK_RATE` change what it does. The seed decides what is broken and when,
-//! and what each user asks for; what meets what is up to the machine.
+//! `SOAK_SECONDS`, `SOAK_SEED`, `SOAK_USERS` and `SOAK_RATE` change what it does. `SOAK_REDIS=sentinel` has the gateways
+//! share a primary with two replicas and three sentinels, which fails over now and then. The seed decides what is broken
+//! and when, and what each user asks for. What meets what is up to the machine.
 
 mod backends;
 mod callers;
@@ -20,6 +21,7 @@ mod mint;
 mod passage;
 mod realm;
 mod recorder;
+mod redis;
 mod settings;
 mod store;
 #[path = "../support/mod.rs"]

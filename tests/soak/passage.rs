@@ -152,13 +152,8 @@ pub(crate) struct EnteringAgain<A> {
     pub(crate) passage: Arc<Passage>,
 }
 
-impl<A: Strategy<Body>> Strategy<Body> for EnteringAgain<A> {
-    fn authenticate(&self, request: &mut Request<Body>) -> Authenticating<Body> {
-        self.strategy.authenticate(request)
-    }
-
-    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
-        let rejection = self.strategy.rejected(sent, response);
+impl<A> EnteringAgain<A> {
+    fn enters_again(&self, sent: &request::Parts, rejection: Rejection) -> Rejection {
         if rejection == Rejection::AnotherCredential {
             self.passage.entered.fetch_add(1, Relaxed);
             let has_subject = has_subject(self.backend, &sent.extensions);
@@ -170,6 +165,28 @@ impl<A: Strategy<Body>> Strategy<Body> for EnteringAgain<A> {
             }
         }
         rejection
+    }
+}
+
+impl<A: Strategy<Body>> Strategy<Body> for EnteringAgain<A> {
+    fn authenticate(&self, request: &mut Request<Body>) -> Authenticating<Body> {
+        self.strategy.authenticate(request)
+    }
+
+    fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        let rejection = self.strategy.rejected(sent, response);
+        self.enters_again(sent, rejection)
+    }
+
+    fn rejected_in_body(
+        &self,
+        sent: &request::Parts,
+        response: &response::Parts,
+        first_bytes: &[u8],
+    ) -> Rejection {
+        let strategy = &self.strategy;
+        let rejection = strategy.rejected_in_body(sent, response, first_bytes);
+        self.enters_again(sent, rejection)
     }
 
     fn name(&self) -> &'static str {

@@ -27,6 +27,24 @@ pub(crate) const AFTERMATH_OF_REDIS: Duration = Duration::from_secs(15);
 /// and the next line, on a machine that is busy.
 pub(crate) const LEEWAY: Duration = Duration::from_secs(20);
 
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RedisKind {
+    Server,
+    Sentinel,
+}
+
+impl FromStr for RedisKind {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "server" => Ok(Self::Server),
+            "sentinel" => Ok(Self::Sentinel),
+            _ => Err(()),
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) duration: Duration,
@@ -34,6 +52,7 @@ pub(crate) struct Settings {
     pub(crate) users: usize,
     /// Calls that are begun in a second, at the most.
     pub(crate) rate: f64,
+    pub(crate) redis: RedisKind,
 }
 
 impl Settings {
@@ -44,13 +63,15 @@ impl Settings {
             seed: variable("SOAK_SEED", since_epoch.unwrap().as_secs()),
             users: variable("SOAK_USERS", 2000),
             rate: variable("SOAK_RATE", 300.0),
+            redis: variable("SOAK_REDIS", RedisKind::Server),
         };
         println!(
-            "{} s with SOAK_SEED={}: {} users, {} calls a second, the clock goes {SPEED} times as fast",
+            "{} s with SOAK_SEED={}: {} users, {} calls a second, Redis is a {:?}, the clock goes {SPEED} times as fast",
             settings.duration.as_secs(),
             settings.seed,
             settings.users,
-            settings.rate
+            settings.rate,
+            settings.redis,
         );
         settings
     }
@@ -65,7 +86,7 @@ fn variable<T: FromStr>(name: &str, default: T) -> T {
     match env::var(name) {
         Ok(value) => value
             .parse()
-            .unwrap_or_else(|_| panic!("{name} is no number")),
+            .unwrap_or_else(|_| panic!("{name} cannot be read")),
         Err(_) => default,
     }
 }

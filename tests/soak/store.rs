@@ -12,18 +12,9 @@ use std::{
 use tower_identity::{
     RedisStore, UpstreamTokenStore,
     upstream::{
-        Claim, Claimed, Lease, ProviderTokens, SealingKey, Settlement, StoredTokens, TokenOwner,
-        UpstreamFuture,
+        Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, TokenOwner, UpstreamFuture,
     },
 };
-
-use super::settings::REDIS_LIMIT;
-
-pub(crate) fn redis_store(url: &str) -> RedisStore {
-    let key = SealingKey::new([7; 32]);
-    let patient = RedisStore::builder(url, key).response_limit(REDIS_LIMIT);
-    patient.build().unwrap()
-}
 
 /// Counts the refreshes of upstream tokens that began. Each claims as another holder.
 #[derive(Debug, Default)]

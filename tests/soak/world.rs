@@ -29,12 +29,9 @@ use super::{
     passage::{Asked, Passage, http_client},
     realm::Realm,
     recorder::Sums,
+    redis::Redis,
     settings::{SPEED, Settings},
-    store::redis_store,
-    support::{
-        identity_provider::{IdentityProvider, P256, some_day},
-        redis::{Proxy, RedisServer},
-    },
+    support::identity_provider::{IdentityProvider, P256, some_day},
 };
 
 const TICK: Duration = Duration::from_millis(25);
@@ -59,10 +56,7 @@ pub(crate) struct World {
 impl World {
     /// `None`, loudly, where there is no Redis.
     pub(crate) async fn create(settings: Settings) -> Option<Self> {
-        // What a process has written stays when it is killed, though nothing waits for the disk.
-        let options = "--appendonly yes --appendfsync no --auto-aof-rewrite-min-size 4mb";
-        let redis = RedisServer::start_with(&options.split(' ').collect::<Vec<_>>())?;
-        let proxy = Proxy::to(&redis).await;
+        let redis = Redis::start(settings.redis).await?;
         let sums = Sums::default();
         metrics::set_global_recorder(sums.clone()).unwrap();
 
@@ -90,7 +84,7 @@ impl World {
             asked_for_keys: Arc::default(),
             origins: Backend::ALL.map(|backend| backends[backend.index()].server.origin()),
             passages: Backend::ALL.map(|_| Arc::default()),
-            store_url: proxy.url(),
+            redis: &redis,
         };
         let gateways = [
             Gateway::start(&surroundings).await,
@@ -107,7 +101,7 @@ impl World {
             faults: Arc::clone(&faults),
             gateways: [0, 1].map(|number: usize| gateways[number].server.uri("")),
             client: http_client(),
-            store: redis_store(&redis.url()),
+            store: redis.direct_store(),
             has_ended: AtomicBool::new(false),
             sessions: (0..settings.users).map(|_| Mutex::default()).collect(),
         });
@@ -116,8 +110,7 @@ impl World {
             realm: Arc::clone(&realm),
             faults,
             issuers: issuers.clone(),
-            redis: Arc::new(Mutex::new(redis)),
-            proxy,
+            redis,
         });
         Some(Self {
             time: tokio::spawn(pass_time(Arc::clone(&realm.clock))),
