@@ -93,7 +93,10 @@ impl Redis {
             }
             (Self::Fleet(fleet), 0 | 1) => {
                 ledger.count("fault: the primary is killed");
-                change(fleet, |fleet| drop(fleet.crash_primary())).await;
+                change(fleet, |fleet| {
+                    fleet.crash_primary();
+                })
+                .await;
                 sleep(how_long).await;
                 change(fleet, SentinelFleet::heal).await;
             }
