@@ -118,10 +118,7 @@ const SCENARIOS: [(&str, Verdict); 48] = [
         "auth/dpop-nonce",
         NotOurs("the crate has no sender-constrained tokens yet"),
     ),
-    (
-        "auth/wif-jwt-bearer",
-        NotOurs("a grant that no strategy of the crate sends yet"),
-    ),
+    ("auth/wif-jwt-bearer", Passes),
     (
         "sep-2322-client-request-state",
         NotOurs("about what the SDK sends again"),
@@ -292,6 +289,7 @@ async fn the_client() {
     let done = match scenario.as_str() {
         "auth/client-credentials-basic" => client_credentials(&url, &context, false).await,
         "auth/client-credentials-jwt" => client_credentials(&url, &context, true).await,
+        "auth/wif-jwt-bearer" => workload(&url, &context).await,
         "auth/enterprise-managed-authorization" => cross_app_access(&url, &context).await,
         name if name.starts_with("auth/") => as_user(&url).await,
         _ => without_credentials(&url, &context).await,
@@ -356,6 +354,20 @@ async fn client_credentials(url: &str, context: &Value, with_key: bool) -> Resul
     };
     let server = Metadata::of(url).await?;
     let strategy = ClientCredentials::builder(server.token_endpoint(auth)?)
+        .resource(&server.resource)
+        .build()?;
+    let session = open(url, strategy, None).await?;
+    session.list_all_tools().await?;
+    session.cancel().await?;
+    Ok(())
+}
+
+/// Workload identity federation: the token of the platform is the grant.
+async fn workload(url: &str, context: &Value) -> Result<(), BoxError> {
+    let server = Metadata::of(url).await?;
+    let endpoint = server.token_endpoint(ClientAuth::none(text(context, "client_id")))?;
+    let strategy = ClientCredentials::builder(endpoint)
+        .workload_token(Secret::new(text(context, "valid_jwt"))?)
         .resource(&server.resource)
         .build()?;
     let session = open(url, strategy, None).await?;

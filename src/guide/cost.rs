@@ -33,6 +33,7 @@
 //! | `signing` | signing and sending a request with `AwsSts` | `aws-sigv4`, called directly | |
 //! | `incoming` | a validated request | the bare verification of its token by `jsonwebtoken` | |
 //! | `redis` | loading a session's upstream tokens with `RedisStore` | one bare `GET` of the same size | `redis-server` |
+//! | `mcp_client` | a tool call through `TowerHttpClient` and the layers | rmcp's own client on reqwest, without a credential | |
 //! | `gateway` | the gateway of `examples/gateway` under load | the same proxy without the layers | `wrk` |
 //!
 //! ```sh
