@@ -5,15 +5,16 @@ mod support;
 
 use std::{
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{
+    http_server::{HttpServer, server_body},
     key_pair::P256,
     linking::{BASE, Browser, GATEWAY, Page, USERS, owner},
     oidc_provider::OidcProvider,
@@ -26,7 +27,9 @@ use tower_identity::{
     ManualClock, MemoryStore, Origin, RedisStore, Secret, TokenValidator, UpstreamInject,
     UpstreamTokenStore, UpstreamTokens,
     client::hyper::https_client,
-    upstream::{LoadedTokens, OAuthProvider, ProviderSettings, SealingKey},
+    upstream::{
+        LoadedTokens, OAuthProvider, ProviderSettings, SealingKey, linking::ClientMetadata,
+    },
 };
 
 const BACKEND: &str = "https://backend.example.com/";
@@ -34,6 +37,11 @@ const SECRET: &str = "a b+c%d:/?&=";
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn provider() -> Option<OidcProvider> {
+    provider_with(json!(null)).await
+}
+
+/// `documents` is where the documents of clients are that are known by a URL.
+async fn provider_with(documents: Value) -> Option<OidcProvider> {
     let redirect_uris = [format!("{BASE}/link/callback/idp")];
     OidcProvider::start(json!({
         "clients": [
@@ -54,6 +62,7 @@ async fn provider() -> Option<OidcProvider> {
         "resources": {
             BACKEND: { "audience": "backend", "scope": "read write" },
         },
+        "documents": documents,
     }))
     .await
 }
@@ -363,5 +372,65 @@ async fn a_call_without_a_token_names_the_page_and_after_the_click_the_same_call
             let sent = call(validator, &caller).await;
             assert_eq!(sent, Ok(format!("Bearer {token}")));
         }
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_never_heard_of_the_application_reads_its_document() {
+    const CLIENT_ID: &str = "https://gateway.example.com/client.json";
+    let document: Arc<OnceLock<ClientMetadata>> = Arc::default();
+    let served = document.clone();
+    let server = HttpServer::start(move |request| {
+        let document = served.get().unwrap().clone();
+        async move { document.oneshot(request).await.unwrap().map(server_body) }
+    });
+    let server = server.await;
+    let Some(provider) = provider_with(json!(server.uri("/"))).await else {
+        return;
+    };
+    let public = ClientAuth::none(CLIENT_ID);
+    let replica = Replica::new(&provider, public, "alice-at-idp", MemoryStore::new());
+    let own = replica
+        .linking
+        .client_metadata(CLIENT_ID, "Example gateway");
+    let own = own.unwrap();
+    assert_eq!(own.path(), "/client.json");
+    document.set(own).unwrap();
+
+    let mut alice = Browser::of("alice");
+    let page = replica.link(&mut alice, &provider).await;
+    assert_eq!(page.location(), BASE, "{page:?}");
+    let first = replica.token("alice").await;
+    replica.clock.advance(HOUR);
+    assert_ne!(
+        replica.token("alice").await,
+        first,
+        "and it is refreshed as such"
+    );
+    assert!(!server.requests().is_empty());
+
+    // A client with a secret, another ID, and one that is no URL have no document.
+    let secret = ClientAuth::basic(CLIENT_ID, Secret::new(SECRET).unwrap());
+    for (client_auth, client_id) in [
+        (secret, CLIENT_ID),
+        (
+            ClientAuth::none(CLIENT_ID),
+            "https://gateway.example.com/another.json",
+        ),
+        (ClientAuth::none("gateway"), "gateway"),
+        (
+            ClientAuth::none("https://gateway.example.com"),
+            "https://gateway.example.com",
+        ),
+        (
+            ClientAuth::none("https://gateway.example.com/a/../client.json"),
+            "https://gateway.example.com/a/../client.json",
+        ),
+    ] {
+        let replica = Replica::new(&provider, client_auth, "", MemoryStore::new());
+        let document = replica
+            .linking
+            .client_metadata(client_id, "Example gateway");
+        assert!(document.is_none(), "{document:?}");
     }
 }

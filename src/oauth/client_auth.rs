@@ -178,7 +178,7 @@ impl ClientAuth {
         }
     }
 
-    pub(super) fn is_confidential(&self) -> bool {
+    pub(crate) fn is_confidential(&self) -> bool {
         !matches!(self.method, Method::None)
     }
 

@@ -22,6 +22,7 @@ use crate::{
 
 use super::{
     browser::{check_form, check_visit, guarded, is_local_path, redirect},
+    client_metadata::ClientMetadata,
     code_flow::{CodeFlow, NO_KEYS},
     link_error::{LinkError, LinkErrorKind},
     routes::{self, Route},
@@ -149,6 +150,52 @@ impl AccountLinking {
         let providers = self.inner.flows.keys();
         let links = providers.map(|name| (name.clone(), self.inner.page("link", name)));
         self.inner.upstream.with_links(links.collect())
+    }
+
+    /// The document by which providers know this application, if its `client_id` there is a URL (Client ID Metadata
+    /// Documents) and it is a [public client](crate::ClientAuth::none).
+    ///
+    /// No registration is needed at such a provider: its metadata has `client_id_metadata_document_supported`. The document
+    /// lists the redirect URIs of all providers that have this client's ID. `name` is shown to users who are asked to agree.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use http_body_util::Full;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// use tower_identity::{
+    ///     AccountLinking, ClientAuth, MemoryStore, UpstreamTokens,
+    ///     upstream::{OAuthProvider, ProviderSettings},
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    /// let id = "https://gateway.example.com/client.json";
+    /// let settings = ProviderSettings::discovered("https://login.tracker.example.com");
+    /// let tracker =
+    ///     OAuthProvider::builder(settings, ClientAuth::none(id), client).build()?;
+    /// let tracker = tracker.provider("tracker").build()?;
+    /// let upstream = UpstreamTokens::new(MemoryStore::new(), [tracker]);
+    /// let linking =
+    ///     AccountLinking::builder("https://gateway.example.com", upstream).build()?;
+    ///
+    /// let document = linking.client_metadata(id, "Example gateway").unwrap();
+    /// let app = axum::Router::<()>::new()
+    ///     .route_service("/client.json", document)
+    ///     .fallback_service(linking);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// `None`, if no provider has this client's ID, if it is not an `https` URL with a path and without a query, or if the
+    /// client has a secret, which such a client cannot have.
+    pub fn client_metadata(&self, client_id: &str, name: &str) -> Option<ClientMetadata> {
+        let flows = self.inner.flows.values();
+        let flows: Vec<_> = flows.filter(|flow| flow.client_id() == client_id).collect();
+        let is_public = flows.iter().all(|flow| flow.is_public_client());
+        let redirect_uris: Vec<_> = flows.iter().map(|flow| flow.redirect_uri()).collect();
+        let is_known = is_public && !redirect_uris.is_empty();
+        is_known.then(|| ClientMetadata::new(client_id, name, &redirect_uris))?
     }
 
     /// The URL where a user can link an account of this provider.

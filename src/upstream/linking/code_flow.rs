@@ -178,6 +178,14 @@ impl CodeFlow {
         }
     }
 
+    pub(super) fn client_id(&self) -> &str {
+        self.inner.provider.client_id()
+    }
+
+    pub(super) fn is_public_client(&self) -> bool {
+        self.inner.provider.is_public_client()
+    }
+
     /// The redirect URI, as it must be registered.
     pub fn redirect_uri(&self) -> &str {
         &self.inner.redirect_uri

@@ -5,6 +5,7 @@
 
 pub(crate) mod account_linking;
 mod browser;
+mod client_metadata;
 mod code_flow;
 mod id_token;
 mod link_error;
@@ -12,5 +13,6 @@ mod routes;
 mod state;
 
 pub use account_linking::{AccountLinkingBuilder, LinkingFuture};
+pub use client_metadata::ClientMetadata;
 pub use code_flow::{CodeFlow, CodeFlowFuture, Finished};
 pub use link_error::{LinkError, LinkErrorKind};

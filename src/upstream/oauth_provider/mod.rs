@@ -235,6 +235,10 @@ impl OAuthProvider {
         self.inner.client_auth.client_id()
     }
 
+    pub(super) fn is_public_client(&self) -> bool {
+        !self.inner.client_auth.is_confidential()
+    }
+
     pub(super) fn wants_id_token(&self) -> bool {
         self.inner.settings.wants_id_token()
     }

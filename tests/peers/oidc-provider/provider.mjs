@@ -31,6 +31,8 @@ const options = {
   sid: false,
   // Sender-constrained tokens: `{ nonce: true }` asks for a nonce in each proof.
   dpop: null,
+  // Clients may be known by a URL (Client ID Metadata Documents): this origin has the path of each.
+  documents: null,
   // `{ key, cert, ca }` in PEM: https, and clients that authenticate with a certificate.
   tls: null,
   ...JSON.parse(process.argv[2] ?? '{}'),
@@ -140,6 +142,10 @@ function newProvider() {
   const certificate = (ctx) => ctx.req.socket.getPeerX509Certificate?.();
   const made = new Provider(issuer, {
     adapter,
+    // Its own dispatcher refuses addresses of loopback.
+    fetch: (url, { dispatcher, ...init }) => options.documents
+      ? fetch(new URL(new URL(url).pathname, options.documents), init)
+      : fetch(url, { dispatcher, ...init }),
     clients: options.clients.map((client) => ({
       redirect_uris: ['http://127.0.0.1/callback'],
       grant_types: GRANTS,
@@ -166,6 +172,7 @@ function newProvider() {
     ),
     features: {
       devInteractions: { enabled: false },
+      clientIdMetadataDocument: { enabled: Boolean(options.documents) },
       clientCredentials: { enabled: true },
       introspection: { enabled: true },
       revocation: { enabled: true },
