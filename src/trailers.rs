@@ -3,7 +3,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION, header::TR
 /// Removes the names of credentials from `Trailer`, because a server may put what a trailer says into the header of that
 /// name (RFC 9110 §6.5.2).
 ///
-/// A credential is `Authorization`, or a header whose value is marked as sensitive. Its name is removed in all spellings.
+/// The names are removed in all spellings.
 #[cold]
 pub(crate) fn remove_trailers_of_credentials(headers: &mut HeaderMap) {
     if !headers.contains_key(TRAILER) {
@@ -11,27 +11,45 @@ pub(crate) fn remove_trailers_of_credentials(headers: &mut HeaderMap) {
     }
     let announced: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
     headers.remove(TRAILER);
-    let sensitive = headers.iter().filter(|(_, value)| value.is_sensitive());
-    let mut credentials: Vec<HeaderName> = sensitive.map(|(name, _)| name.clone()).collect();
-    credentials.push(AUTHORIZATION);
-    let is_credential = |name: &[u8]| {
-        let mut credentials = credentials.iter();
-        credentials.any(|credential| is_spelling(name, credential))
-    };
+    let credentials = Credentials::on(headers);
     for value in announced {
         let names = value.as_bytes().split(|&byte| byte == b',');
         let names: Vec<_> = names.map(<[u8]>::trim_ascii).collect();
-        if !names.iter().any(|name| is_credential(name)) {
+        if !names.iter().any(|name| credentials.have(name)) {
             headers.append(TRAILER, value);
             continue;
         }
         for name in names {
-            if !is_credential(name)
+            if !credentials.have(name)
                 && let Ok(name) = HeaderValue::from_bytes(name)
             {
                 headers.append(TRAILER, name);
             }
         }
+    }
+}
+
+/// The names of the credentials on a request: `Authorization`, and each header whose value is marked as sensitive.
+pub(crate) struct Credentials {
+    besides_authorization: Vec<HeaderName>,
+}
+
+impl Credentials {
+    pub(crate) fn on(headers: &HeaderMap) -> Self {
+        let sensitive = headers.iter().filter(|(_, value)| value.is_sensitive());
+        let names = sensitive.map(|(name, _)| name);
+        Self {
+            besides_authorization: names
+                .filter(|name| **name != AUTHORIZATION)
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// Whether a server may take a trailer of this name for one of them.
+    pub(crate) fn have(&self, name: &[u8]) -> bool {
+        let mut others = self.besides_authorization.iter();
+        is_spelling(name, &AUTHORIZATION) || others.any(|other| is_spelling(name, other))
     }
 }
 

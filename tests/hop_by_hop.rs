@@ -31,7 +31,7 @@ use proptest::{
 use support::{
     http_server::{HttpServer, ok},
     recording::identity,
-    tls::{start_tls, trusting},
+    tls::{self, start_tls, start_tls_with, trusting},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -42,7 +42,8 @@ use tokio::{
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_identity::{
     AuthLayer, Authenticating, HeaderForwardLayer, HeaderInjection, IdentityLayer, Origin,
-    Strategy, UpstreamInject, client::hyper::HttpsClient,
+    Strategy, UpstreamInject,
+    client::hyper::{HttpsClient, https_client_with},
 };
 
 type Body = Full<Bytes>;
@@ -372,6 +373,47 @@ async fn f57_no_trailer_of_a_credentials_name_leaves_with_the_credential() {
             vec!["x-checksum"]
         };
         assert_eq!(names, expected);
+    }
+}
+
+#[tokio::test]
+async fn f57_over_http_2_no_trailer_of_a_credentials_name_leaves_either() {
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let handler = move |request: Request<Incoming>| {
+        let sender = sender.clone();
+        async move {
+            let version = request.version();
+            let body = request.into_body().collect().await.unwrap();
+            let trailers = body.trailers().cloned().unwrap_or_default();
+            sender.send((version, body.to_bytes(), trailers)).unwrap();
+            ok()
+        }
+    };
+    let (server, certificate) = start_tls_with(&["h2"], handler).await;
+    let uri = format!("https://localhost:{}", server.address().port());
+    let key = HeaderInjection::new("x-api-key", "k-123").unwrap();
+    let layer = AuthLayer::new(Origin::try_from(uri.as_str()).unwrap(), key);
+    let client = layer.layer(https_client_with(tls::config(Some(certificate))));
+    for (names, left) in [
+        (vec!["x-checksum"], vec!["x-checksum"]),
+        (vec!["authorization", "x_api_key"], vec![]),
+        (vec!["x-api-key", "x-checksum"], vec!["x-checksum"]),
+    ] {
+        let mut trailers = HeaderMap::new();
+        for name in names {
+            trailers.insert(name, HeaderValue::from_static("of-a-stranger"));
+        }
+        let frames = [
+            Ok::<_, Infallible>(Frame::data(Bytes::from("{}"))),
+            Ok(Frame::trailers(trailers)),
+        ];
+        let request = Request::post(&uri).body(StreamBody::new(stream::iter(frames)));
+        client.clone().oneshot(request.unwrap()).await.unwrap();
+
+        let (version, body, trailers) = received.recv().await.unwrap();
+        assert_eq!((version, &*body), (Version::HTTP_2, &b"{}"[..]));
+        let names: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, left);
     }
 }
 

@@ -3,11 +3,13 @@
 
 mod support;
 
-use std::{error::Error, future::pending, time::Duration};
+use std::{convert::Infallible, error::Error, future::pending, time::Duration};
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::AUTHORIZATION};
-use http_body_util::{BodyExt, Full, channel::Channel};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, channel::Channel};
 use hyper_util::client::legacy::connect::HttpInfo;
 use reqwest::{Client, redirect};
 use support::{
@@ -287,4 +289,35 @@ fn get(uri: &str) -> Request<Full<Bytes>> {
 
 fn user(token: &str) -> Identity {
     identity("user-1", token)
+}
+
+#[tokio::test]
+async fn f57_no_trailer_of_a_credentials_name_leaves_with_the_credential() {
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let server = HttpServer::start(move |request: Request<hyper::body::Incoming>| {
+        let sender = sender.clone();
+        async move {
+            let body = request.into_body().collect().await.unwrap();
+            sender.send(body.trailers().cloned()).unwrap();
+            ok()
+        }
+    })
+    .await;
+    // Without the layer, which would not announce the trailer: so does HTTP/2, which needs no announcement.
+    let client = ReqwestService::new(Client::builder()).unwrap();
+    let mut trailers = HeaderMap::new();
+    for name in ["authorization", "x-checksum"] {
+        trailers.insert(name, HeaderValue::from_static("of-a-stranger"));
+    }
+    let frames = [Frame::data(Bytes::from("{}")), Frame::trailers(trailers)];
+    let body = StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)));
+    let request = Request::post(server.uri("/mcp"))
+        .header(AUTHORIZATION, "Bearer of-the-user")
+        .header("trailer", "authorization, x-checksum");
+
+    client.oneshot(request.body(body).unwrap()).await.unwrap();
+
+    let arrived = received.recv().await.unwrap().unwrap();
+    let names: Vec<_> = arrived.keys().map(http::HeaderName::as_str).collect();
+    assert_eq!(names, ["x-checksum"]);
 }

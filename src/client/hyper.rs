@@ -28,6 +28,7 @@
 //!   the response arrive.
 //! - An idle connection is kept for reuse for 90 seconds, hyper-util's default.
 //! - The client follows no redirects.
+//! - A trailer with the name of a credential on the request [is not sent](crate::AuthLayer#trailers).
 //! - A relative URI is an error.
 
 use std::{
@@ -49,6 +50,8 @@ use hyper_util::{
 use rustls::{ClientConfig, crypto::aws_lc_rs};
 use tower::{BoxError, Service};
 
+use super::checked_trailers::CheckedTrailers;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An HTTPS client for requests with the body `B`.
@@ -57,7 +60,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// A clone is cheap and shares the connections.
 pub struct HttpsClient<B> {
-    client: Client<HttpsConnector<HttpConnector>, B>,
+    client: Client<HttpsConnector<HttpConnector>, CheckedTrailers<B>>,
 }
 
 /// Creates a client that trusts the operating system's certificate authorities.
@@ -176,7 +179,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         HttpsFuture {
-            response: self.client.call(request),
+            response: self.client.call(CheckedTrailers::of(request)),
         }
     }
 }

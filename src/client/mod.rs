@@ -6,6 +6,8 @@
 //! | `reqwest` | a `reqwest::Client` as a Tower service, to put beneath the layers | `reqwest` |
 //! | `rmcp` | a Tower stack as the HTTP client of the MCP Rust SDK, to put above the layers | `rmcp` |
 
+#[cfg(any(feature = "hyper", feature = "reqwest"))]
+mod checked_trailers;
 #[cfg(feature = "hyper")]
 pub mod hyper;
 #[cfg(feature = "reqwest")]

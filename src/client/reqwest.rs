@@ -36,6 +36,8 @@ use tower::{BoxError, Service};
 
 use crate::sent_or_refused::SentOrRefused;
 
+use super::checked_trailers::CheckedTrailers;
+
 /// A [`reqwest::Client`] as a Tower HTTP service.
 ///
 /// The service sends requests with any body `B` that is `Send` and whose data converts to [`Bytes`], for example
@@ -156,6 +158,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let request = CheckedTrailers::of(request);
         let request = request.map(|body| reqwest::Body::wrap(SyncBody::new(body)));
         let state = match reqwest::Request::try_from(request) {
             Ok(request) => SentOrRefused::sent(self.client.call(request)),

@@ -140,6 +140,7 @@
 //! | F57 | one header in two spellings, `x-api-key` and `x_api_key`, leaves with two values | `hop_by_hop` | `f57_no_other_spelling_of_the_header_stays_beside_a_credential` |
 //! | F57-trailer | … or as a trailer, which some servers merge into the headers | `hop_by_hop` | `f57_no_trailer_of_a_credentials_name_leaves_with_the_credential` |
 //! | F57-issued | … beside an issued token | `token_strategies` | `f57_no_trailer_is_announced_that_has_the_name_of_an_issued_tokens_header` |
+//! | F57-http2 | … or over HTTP/2, which sends trailers that are not announced | `hop_by_hop` | `f57_over_http_2_no_trailer_of_a_credentials_name_leaves_either` |
 //! | F58 | an error inside of an `io::Error` is not found | `error` | `f58_an_auth_error_is_found_in_what_hides_it_from_the_chain_of_sources` |
 //! | F58-required | … and a fault says to leave out a member that is required | `config` | `f58_a_fault_asks_only_for_what_is_possible` |
 //! | F58-variable | … or shows a secret that stands in the place of a variable's name | `config` | `f58_a_variable_is_named_where_its_name_looks_like_one` |

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::{Request, Response};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use rcgen::CertifiedKey;
 use tokio_rustls::{
     TlsAcceptor,
@@ -15,10 +17,22 @@ use tokio_rustls::{
 };
 use tower_identity::client::hyper::{HttpsClient, https_client_with};
 
-use super::http_server::{HttpServer, ok};
+use super::http_server::{HttpServer, ServerBody, ok};
 
 /// A server for `localhost`, and the certificate that it shows.
 pub(crate) async fn start_tls(alpn: &[&str]) -> (HttpServer, CertificateDer<'static>) {
+    start_tls_with(alpn, async |_| ok()).await
+}
+
+/// As [`start_tls`], with a handler.
+pub(crate) async fn start_tls_with<F, R>(
+    alpn: &[&str],
+    handler: F,
+) -> (HttpServer, CertificateDer<'static>)
+where
+    F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<ServerBody>> + Send + 'static,
+{
     let CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed([String::from("localhost")]).unwrap();
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
@@ -30,7 +44,7 @@ pub(crate) async fn start_tls(alpn: &[&str]) -> (HttpServer, CertificateDer<'sta
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let server = HttpServer::start_over(move |tcp| acceptor.accept(tcp), async |_| ok()).await;
+    let server = HttpServer::start_over(move |tcp| acceptor.accept(tcp), handler).await;
     (server, cert.der().clone())
 }
 

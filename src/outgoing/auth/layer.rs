@@ -66,8 +66,9 @@ use super::{
 /// send trailers that are not announced. A credential is `Authorization`, or a header whose value is marked as
 /// [sensitive](http::HeaderValue::set_sensitive). [`HeaderForwardLayer`](crate::HeaderForwardLayer) does the same.
 ///
-/// HTTP/2 clients send all trailers of a body, announced or not. If you pass on the body of an incoming request, remove
-/// such trailers from it, for example with `http_body_util::BodyExt::map_frame`.
+/// HTTP/2 clients send all trailers of a body, announced or not. `HttpsClient` and `ReqwestService` leave these trailers
+/// out. If you pass the body of an incoming request to another client, remove them from it, for example with
+/// `http_body_util::BodyExt::map_frame`.
 ///
 /// # Readiness is held
 ///
