@@ -27,6 +27,7 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 class Driver:
     def __init__(self):
+        self.browsers = []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -63,6 +64,7 @@ class Browser:
         wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
         self.driver = driver
         self.path = f"/session/{driver.ask('POST', '/session', wanted)['sessionId']}"
+        driver.browsers.append(self)
         self.ask("POST", "/timeouts", {"implicit": 10_000})
 
     def ask(self, method, path, body=None):
@@ -106,6 +108,7 @@ class Browser:
         wait(lambda: self.url() == f"{gateway}/accounts")
 
     def close(self):
+        self.driver.browsers.remove(self)
         self.ask("DELETE", "")
 
 
@@ -212,6 +215,8 @@ def main():
     finally:
         gateway.terminate()
         if driver:
+            for browser in list(driver.browsers):
+                browser.close()
             driver.process.terminate()
 
 
