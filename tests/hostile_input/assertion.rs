@@ -82,9 +82,11 @@ pub(crate) fn check(input: &[u8]) {
             [json!(AUDIENCE), json!([AUDIENCE])].contains(&claims["aud"]),
             "for another"
         );
-        let resources = match &claims["resource"] {
-            Value::Array(resources) => &resources[..],
-            resource => std::slice::from_ref(resource),
+        // It is optional, as the draft has it.
+        let resources = match claims.get("resource") {
+            None | Some(Value::Null) => &[json!(RESOURCE)],
+            Some(Value::Array(resources)) => &resources[..],
+            Some(resource) => std::slice::from_ref(resource),
         };
         assert!(!resources.is_empty() && resources.iter().all(|resource| resource == RESOURCE));
     }
