@@ -2,10 +2,13 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
-use tracing::{Subscriber, subscriber::DefaultGuard};
+use tracing::{
+    Dispatch, Subscriber,
+    subscriber::{DefaultGuard, NoSubscriber},
+};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 /// Text that was logged. A clone is the same.
@@ -15,6 +18,10 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Captures what this thread logs, as far as `filter` lets it through.
     pub(crate) fn capture(&self, filter: &str) -> DefaultGuard {
+        // Where a process has one subscriber alone, `tracing` asks the thread that comes to an event first, which may be
+        // another test's, and remembers its answer for all threads.
+        static SECOND: OnceLock<Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| Dispatch::new(NoSubscriber::new()));
         tracing::subscriber::set_default(self.subscriber(filter))
     }
 
