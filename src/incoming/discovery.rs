@@ -32,11 +32,11 @@ pub(super) struct Discovery {
     pub(super) place: Place,
     pub(super) insecure: bool,
     pub(super) client: HttpClient,
-    /// What it is asked for, in an error.
+    /// The thing that is looked for, as an error names it.
     pub(super) wanted: &'static str,
 }
 
-/// What an authorization server says of itself (RFC 8414 §2).
+/// The parts of an authorization server's metadata that linking needs (RFC 8414 §2).
 #[cfg(feature = "linking")]
 pub(crate) struct AuthorizationServer {
     pub(crate) authorization_endpoint: String,

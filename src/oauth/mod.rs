@@ -12,6 +12,8 @@ mod interaction;
 pub(crate) mod private_key_jwt;
 #[cfg(feature = "private-key-jwt")]
 pub(crate) mod public_key;
+#[cfg(any(feature = "linking", feature = "private-key-jwt"))]
+pub(crate) mod published_document;
 pub(crate) mod refusal;
 mod refusal_codes;
 pub(crate) mod request;

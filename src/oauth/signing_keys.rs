@@ -7,10 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
-};
+use http::{Request, Response};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 use tower::Service;
@@ -24,6 +21,7 @@ use crate::{
 
 use super::{
     public_key::PublicKey,
+    published_document::PublishedDocument,
     signing::{SigningAlgorithm, SigningKey},
 };
 
@@ -241,23 +239,11 @@ impl<B> Service<Request<B>> for Jwks {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let mut response = Response::new(Full::default());
-        match *request.method() {
-            Method::GET | Method::HEAD => {
-                let headers = response.headers_mut();
-                let json = HeaderValue::from_static("application/jwk-set+json");
-                headers.insert(CONTENT_TYPE, json);
-                let cached = HeaderValue::from_static("public, max-age=300");
-                headers.insert(CACHE_CONTROL, cached);
-                // The server leaves the body of an answer to `HEAD` out.
-                *response.body_mut() = Full::new(self.keys.inner().document.clone());
-            }
-            _ => {
-                let allowed = HeaderValue::from_static("GET, HEAD");
-                response.headers_mut().insert(ALLOW, allowed);
-                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            }
-        }
-        ready(Ok(response))
+        let document = PublishedDocument {
+            content_type: "application/jwk-set+json",
+            cache_control: "public, max-age=300",
+            content: self.keys.inner().document.clone(),
+        };
+        ready(Ok(document.answer(request.method())))
     }
 }

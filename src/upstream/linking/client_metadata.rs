@@ -7,15 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
-};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
 use tower::Service;
 
-use crate::oauth::http_client::parse_url;
+use crate::oauth::{http_client::parse_url, published_document::PublishedDocument};
 
 /// A service for the document that stands for this application at providers that know it by
 /// a URL instead of a registration (draft-ietf-oauth-client-id-metadata-document).
@@ -65,22 +62,17 @@ impl ClientMetadata {
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        let mut response = Response::default();
         if request.uri().path() != self.inner.path {
+            let mut response = Response::default();
             *response.status_mut() = StatusCode::NOT_FOUND;
             return response;
         }
-        let headers = response.headers_mut();
-        if ![Method::GET, Method::HEAD].contains(request.method()) {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            return response;
-        }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
-        // The server leaves the body of an answer to `HEAD` out.
-        *response.body_mut() = Full::new(self.inner.document.clone());
-        response
+        let document = PublishedDocument {
+            content_type: "application/json",
+            cache_control: "max-age=300",
+            content: self.inner.document.clone(),
+        };
+        document.answer(request.method())
     }
 }
 
