@@ -4,7 +4,7 @@
 mod support;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     env,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -23,6 +23,7 @@ use hyper_util::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use support::{
+    delegated_store::delegate_to_store,
     http_server::{HttpServer, server_body},
     oidc_provider::OidcProvider,
     owner,
@@ -33,8 +34,8 @@ use tower_identity::{
     AuthError, AuthErrorKind, ClientAuth, RedisStore, TokenEndpoint, UpstreamTokenStore,
     UpstreamTokens,
     upstream::{
-        Claim, Claimed, Lease, LoadedTokens, Provider, ProviderTokens, RedisStoreBuilder,
-        RefreshTokenGrant, SealingKey, Settlement, StoredTokens, TokenOwner, UpstreamFuture,
+        Claim, Claimed, Lease, LoadedTokens, Provider, RedisStoreBuilder, RefreshTokenGrant,
+        SealingKey, Settlement, StoredTokens, TokenOwner, UpstreamFuture,
     },
 };
 
@@ -195,43 +196,7 @@ impl UpstreamTokenStore for Watched {
         self.store.load(owner)
     }
 
-    fn put<'a>(
-        &'a self,
-        owner: &'a TokenOwner,
-        provider: &'a str,
-        tokens: &'a ProviderTokens,
-    ) -> UpstreamFuture<'a, ()> {
-        self.store.put(owner, provider, tokens)
-    }
-
-    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
-        self.store.remove(owner)
-    }
-
-    fn remove_provider<'a>(
-        &'a self,
-        owner: &'a TokenOwner,
-        provider: &'a str,
-    ) -> UpstreamFuture<'a, ()> {
-        self.store.remove_provider(owner, provider)
-    }
-
-    fn use_once<'a>(
-        &'a self,
-        id: [u8; 32],
-        attempt: u128,
-        time: Duration,
-    ) -> UpstreamFuture<'a, bool> {
-        self.store.use_once(id, attempt, time)
-    }
-
-    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
-        self.store.remove_user(user)
-    }
-
-    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
-        self.store.providers(user)
-    }
+    delegate_to_store!(store);
 
     fn claim<'a>(
         &'a self,

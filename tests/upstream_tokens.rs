@@ -3,7 +3,7 @@
 mod support;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, LazyLock, Mutex,
         atomic::{
@@ -16,6 +16,7 @@ use std::{
 
 use futures_util::{FutureExt, future::join_all};
 use support::{
+    delegated_store::delegate_to_store,
     log::Log,
     owner,
     rotating_issuer::RotatingIssuer,
@@ -211,43 +212,7 @@ impl UpstreamTokenStore for FlakyStore {
         })
     }
 
-    fn put<'a>(
-        &'a self,
-        owner: &'a TokenOwner,
-        provider: &'a str,
-        tokens: &'a ProviderTokens,
-    ) -> UpstreamFuture<'a, ()> {
-        self.memory.put(owner, provider, tokens)
-    }
-
-    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
-        self.memory.remove(owner)
-    }
-
-    fn remove_provider<'a>(
-        &'a self,
-        owner: &'a TokenOwner,
-        provider: &'a str,
-    ) -> UpstreamFuture<'a, ()> {
-        self.memory.remove_provider(owner, provider)
-    }
-
-    fn use_once<'a>(
-        &'a self,
-        id: [u8; 32],
-        attempt: u128,
-        time: Duration,
-    ) -> UpstreamFuture<'a, bool> {
-        self.memory.use_once(id, attempt, time)
-    }
-
-    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
-        self.memory.remove_user(user)
-    }
-
-    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
-        self.memory.providers(user)
-    }
+    delegate_to_store!(memory);
 
     fn claim<'a>(
         &'a self,

@@ -1,7 +1,7 @@
 //! The gateways' store of upstream tokens, and how many refreshes it saw begin.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,11 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::delegated_store::delegate_to_store;
 use tower_identity::{
     RedisStore, UpstreamTokenStore,
-    upstream::{
-        Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, TokenOwner, UpstreamFuture,
-    },
+    upstream::{Claim, Claimed, Lease, Settlement, StoredTokens, TokenOwner, UpstreamFuture},
 };
 
 /// Counts the refreshes of upstream tokens that began. Each claims as another holder.
@@ -59,43 +58,7 @@ impl UpstreamTokenStore for ObservedStore {
         self.store.load(owner)
     }
 
-    fn put<'a>(
-        &'a self,
-        owner: &'a TokenOwner,
-        provider: &'a str,
-        tokens: &'a ProviderTokens,
-    ) -> UpstreamFuture<'a, ()> {
-        self.store.put(owner, provider, tokens)
-    }
-
-    fn remove<'a>(&'a self, owner: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
-        self.store.remove(owner)
-    }
-
-    fn remove_provider<'a>(
-        &'a self,
-        owner: &'a TokenOwner,
-        provider: &'a str,
-    ) -> UpstreamFuture<'a, ()> {
-        self.store.remove_provider(owner, provider)
-    }
-
-    fn use_once<'a>(
-        &'a self,
-        id: [u8; 32],
-        attempt: u128,
-        time: Duration,
-    ) -> UpstreamFuture<'a, bool> {
-        self.store.use_once(id, attempt, time)
-    }
-
-    fn remove_user<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, ()> {
-        self.store.remove_user(user)
-    }
-
-    fn providers<'a>(&'a self, user: &'a TokenOwner) -> UpstreamFuture<'a, BTreeSet<String>> {
-        self.store.providers(user)
-    }
+    delegate_to_store!(store);
 
     fn claim<'a>(
         &'a self,

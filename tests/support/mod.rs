@@ -14,6 +14,9 @@ pub(crate) mod authority;
 pub(crate) mod aws_stack;
 #[cfg(feature = "private-key-jwt")]
 pub(crate) mod certificate;
+#[cfg(feature = "incoming")]
+#[allow(unused_imports, unused_macros, reason = "few tests wrap a store")]
+pub(crate) mod delegated_store;
 pub(crate) mod http_server;
 #[cfg(feature = "incoming")]
 pub(crate) mod identity_provider;
