@@ -10,6 +10,9 @@
 //! tokens and puts one onto the request. The other proxy only copies requests and answers.
 
 #[allow(dead_code, reason = "the example uses the rest")]
+#[path = "../examples/gateway/config.rs"]
+mod config;
+#[allow(dead_code, reason = "the example uses the rest")]
 #[path = "../examples/gateway/fakes.rs"]
 mod fakes;
 #[allow(dead_code, reason = "the example uses the rest")]
@@ -54,8 +57,9 @@ use tower_identity::{
     upstream::TokenOwner,
 };
 
+use config::Config;
 use fakes::{AUDIENCE, CLIENT_SECRET, Issuer};
-use gateway::{Config, Gateway, MAX_SESSIONS, SESSION_ID, SESSION_IDLE, Surroundings, relayed};
+use gateway::{Gateway, MAX_SESSIONS, SESSION_ID, SESSION_IDLE, Surroundings, relayed};
 
 const ROUNDS: usize = 7;
 const SECONDS: usize = 4;
@@ -142,8 +146,9 @@ fn user(number: usize) -> String {
 async fn start_gateway(issuer: &Issuer, backend: SocketAddr) -> Result<SocketAddr, BoxError> {
     let issuers_address = issuer.address;
     let config: Config = serde_saphyr::from_str(&format!(
-        "{{ issuer: 'http://{issuers_address}', audience: '{AUDIENCE}', backends: {{ mcp: 'http://{backend}/mcp' }}, \
-         providers: {{ github: {{ tokenUrl: 'http://{issuers_address}/token', clientId: gateway, clientSecretEnv: X }} }}, \
+        "{{ url: '{AUDIENCE}', issuer: 'http://{issuers_address}', audience: '{AUDIENCE}', backends: {{ mcp: 'http://{backend}/mcp' }}, \
+         providers: {{ github: {{ authorizationUrl: 'http://{issuers_address}/authorize', \
+         tokenUrl: 'http://{issuers_address}/token', clientId: gateway, clientSecretEnv: X }} }}, \
          outgoingAuth: {{ default: {{ type: upstream_inject, upstreamInject: {{ providerName: github }} }} }} }}"
     ))?;
     let store = MemoryStore::new();

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, StatusCode,
-    header::{AUTHORIZATION, COOKIE, LOCATION, ORIGIN, SET_COOKIE},
+    header::{AUTHORIZATION, COOKIE, LOCATION, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE},
 };
 use http_body_util::{BodyExt, Full};
 use rmcp::{
@@ -23,6 +23,7 @@ use rmcp::{
         streamable_http_client::StreamableHttpClientTransportConfig,
     },
 };
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tower::{BoxError, ServiceExt, service_fn};
 use tower_identity::{
@@ -34,8 +35,9 @@ use tower_identity::{
 };
 
 use crate::{
+    config::Config,
     fakes::{self, Arrivals, CLIENT_SECRET, Issuer, McpServer, lock},
-    gateway::{Config, Gateway, SESSION_ID, Surroundings},
+    gateway::{Gateway, SESSION_ID, Surroundings},
 };
 
 /// More than the gateway has when it stops.
@@ -43,8 +45,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const AN_HOUR_AND_A_BIT: Duration = Duration::from_secs(3660);
 
 /// The expected timeline: an event, the answers to the client, and the requests at the backends with their credentials.
-const EXPECTED: [(&str, &str, &str); 25] = [
+const EXPECTED: [(&str, &str, &str); 26] = [
     ("ask for its health", "200", ""),
+    (
+        "call github without a token, and ask where to log in",
+        "200",
+        "",
+    ),
     ("log in with a browser, refuse to link github", "403", ""),
     ("link github", "200", ""),
     (
@@ -148,6 +155,7 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     // The day.
     let mut timeline = Timeline::new(arrivals);
     timeline.note_health(&gateway).await?;
+    timeline.note_metadata(&gateway, "github", &issuer).await?;
     let mut browser = Browser::new(&gateway)?;
     let link = format!("{gateway}/accounts/link/github");
     timeline.note_page(browser.visit(&link, "no").await?);
@@ -204,8 +212,8 @@ fn file_with(issuer: &Issuer, github: SocketAddr, tickets: SocketAddr, gateway: 
     let issuer = format!("http://{}", issuer.address);
     include_str!("gateway.yaml")
         .replace(
-            "  url: https://gateway.example.com",
-            &format!("  url: {gateway}"),
+            "url: https://gateway.example.com",
+            &format!("url: {gateway}"),
         )
         .replace("https://idp.example.com", &issuer)
         .replace("https://github.example.com", &issuer)
@@ -346,6 +354,35 @@ impl Timeline {
         lock(&self.answers).push(response.status());
         response.into_body().collect().await?;
         self.note();
+        Ok(())
+    }
+
+    /// Follows the refusal of a request without a token to the metadata of this backend alone (RFC 9728 §3.3).
+    async fn note_metadata(
+        &mut self,
+        gateway: &str,
+        backend: &str,
+        issuer: &Issuer,
+    ) -> Result<(), BoxError> {
+        let url = format!("{gateway}/{backend}");
+        let request = Request::post(&url).body(Full::<Bytes>::default())?;
+        let refusal = https_client()?.oneshot(request).await?;
+        let challenge = refusal.headers()[WWW_AUTHENTICATE].to_str()?;
+        let at = challenge.split("resource_metadata=\"").nth(1);
+        let at = at.and_then(|at| at.split('"').next()).unwrap_or_default();
+        let request = Request::get(at).body(Full::<Bytes>::default())?;
+        let response = https_client()?.oneshot(request).await?;
+        let status = response.status();
+        let metadata = response.into_body().collect().await?.to_bytes();
+        let metadata: Value = serde_json::from_slice(&metadata)?;
+        let is_of_backend = metadata["resource"] == url;
+        let names_issuer = metadata["authorization_servers"] == json!([issuer.url()]);
+        let is_right = is_of_backend && names_issuer;
+        self.note_page(if is_right {
+            status
+        } else {
+            StatusCode::NOT_FOUND
+        });
         Ok(())
     }
 

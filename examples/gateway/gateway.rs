@@ -1,11 +1,11 @@
-//! The gateway itself, from the top: what its file says, what is made of it, and the way of a request.
+//! The gateway itself, from the top: what is made of its file, and the way of a request.
 
 use std::{collections::BTreeMap, error::Error, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     response::{IntoResponse, Response},
     routing::{any, get},
     serve::ListenerExt,
@@ -15,95 +15,24 @@ use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, uri::PathAndQuery};
 use http_body_util::Full;
 use moka::sync::Cache;
-use serde::Deserialize;
 use tokio::{net::TcpListener, sync::oneshot, time};
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
 use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use tower_identity::{
-    AccountLinking, AuthError, AuthErrorKind, BindSubject, ClientAuth, Clock, FallbackPolicy,
-    Identity, IdentityLayer, Origin, OutgoingAuthConfig, Secret, Strategy, TokenValidator,
-    TokenValidatorLayer, UpstreamTokenStore, UpstreamTokens,
+    AccountLinking, AuthError, AuthErrorKind, BindSubject, Clock, FallbackPolicy, Identity,
+    IdentityLayer, Origin, Strategy, TokenValidator, TokenValidatorLayer, UpstreamTokenStore,
+    UpstreamTokens,
     client::hyper::{HttpsClient, https_client},
     config::Resources,
     incoming::BindSubjectService,
     outgoing::{AuthService, forward_mcp},
-    upstream::{OAuthProvider, ProviderSettings, linking::CodeFlow},
+    upstream::linking::CodeFlow,
 };
 
-use super::pages::Pages;
-
-/// The content of the YAML file. See `gateway.yaml`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Config {
-    issuer: String,
-    audience: String,
-    /// Pages on which users link accounts. Without them, another application stores their tokens.
-    accounts: Option<AccountsConfig>,
-    /// Where upstream tokens are kept, for several replicas. By default in this process.
-    pub(crate) redis: Option<String>,
-    #[serde(default)]
-    providers: BTreeMap<String, ProviderConfig>,
-    backends: BTreeMap<String, String>,
-    outgoing_auth: OutgoingAuthConfig,
-}
-
-impl Config {
-    pub(crate) fn from_yaml(text: &str) -> Result<Self, serde_saphyr::Error> {
-        // Without snippets: an error would quote the lines around it, with secrets.
-        let options = serde_saphyr::options! { with_snippet: false };
-        serde_saphyr::from_str_with_options(text, options)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct AccountsConfig {
-    /// The gateway's URL, as browsers see it.
-    url: String,
-    client_id: String,
-    client_secret_env: String,
-}
-
-/// A provider by its name (`kind`), by its issuer's metadata, or by its two URLs.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ProviderConfig {
-    kind: Option<String>,
-    issuer: Option<String>,
-    authorization_url: Option<String>,
-    token_url: Option<String>,
-    client_id: String,
-    client_secret_env: String,
-    #[serde(default)]
-    scopes: Vec<String>,
-    resource: Option<String>,
-}
-
-impl ProviderConfig {
-    fn settings(&self) -> Result<ProviderSettings, BoxError> {
-        let urls = self.authorization_url.as_ref().zip(self.token_url.as_ref());
-        let settings = match (self.kind.as_deref(), &self.issuer, urls) {
-            (Some("github"), None, None) => ProviderSettings::github(),
-            (Some("google"), None, None) => ProviderSettings::google(),
-            (Some("microsoft"), None, None) => ProviderSettings::microsoft("common"),
-            (Some("slack"), None, None) => ProviderSettings::slack(),
-            (Some("atlassian"), None, None) => ProviderSettings::atlassian(),
-            (Some("linkedin"), None, None) => ProviderSettings::linkedin(),
-            (Some("okta"), Some(issuer), None) => ProviderSettings::okta(issuer),
-            (None, Some(issuer), None) => ProviderSettings::discovered(issuer),
-            (None, None, Some((authorization, token))) => {
-                ProviderSettings::new(authorization, token)
-            }
-            _ => return Err("a provider has a known `kind`, an `issuer`, or both URLs".into()),
-        };
-        let settings = settings.scopes(self.scopes.iter().cloned());
-        Ok(match &self.resource {
-            Some(resource) => settings.resource(resource),
-            None => settings,
-        })
-    }
-}
+use super::{
+    config::{Asking, Config},
+    pages::Pages,
+};
 
 /// The inputs of a gateway besides its file, which a test can replace.
 pub(crate) struct Surroundings {
@@ -114,13 +43,13 @@ pub(crate) struct Surroundings {
 }
 
 pub(crate) struct Gateway {
-    validator: TokenValidator,
     pages: Option<Pages>,
     backends: BTreeMap<String, Backend>,
     sessions: Cache<SessionKey, Session>,
 }
 
 struct Backend {
+    validator: TokenValidator,
     url: Uri,
     client: BackendClient,
 }
@@ -150,46 +79,23 @@ impl Gateway {
             .clock(clock.clone())
             .build()?;
         config.outgoing_auth.check(&resources)?;
-        let client = https_client::<Body>()?;
-        let mut backends = BTreeMap::new();
-        for (name, url) in &config.backends {
-            let url = url.parse::<Uri>()?;
-            let origin = origin_of(&url)?;
-            let client = ServiceBuilder::new()
-                .layer(FollowRedirectLayer::new())
-                .layer(config.outgoing_auth.layer_for(name, origin, &resources)?)
-                .service(client.clone());
-            backends.insert(name.clone(), Backend { url, client });
-        }
-
+        let asking = Asking {
+            environment,
+            client: &token_client,
+            clock: &clock,
+        };
         let mut providers = Vec::new();
         for (name, provider) in &config.providers {
-            let variable = &provider.client_secret_env;
-            let secret = environment(variable).ok_or_else(|| format!("{variable} is not set"))?;
-            let secret = Secret::new(secret)?;
-            // GitHub reads them of the form.
-            let client_auth = match provider.kind.as_deref() {
-                Some("github") => ClientAuth::post(&provider.client_id, secret),
-                _ => ClientAuth::basic(&provider.client_id, secret),
-            };
-            let client =
-                OAuthProvider::builder(provider.settings()?, client_auth, token_client.clone())
-                    .clock(clock.clone())
-                    .build()?;
+            let client = provider.client(&asking);
+            let client = client.map_err(|error| format!("provider {name}: {error}"))?;
             providers.push(client.provider(name).optional().build()?);
         }
         let store = surroundings.store;
         let mut upstream = UpstreamTokens::new(store.clone(), providers).clock(clock.clone());
+        let url = config.url.trim_end_matches('/');
         let mut pages = None;
         if let Some(accounts) = &config.accounts {
-            let url = accounts.url.trim_end_matches('/');
-            let variable = &accounts.client_secret_env;
-            let secret = environment(variable).ok_or_else(|| format!("{variable} is not set"))?;
-            let client_auth = ClientAuth::basic(&accounts.client_id, Secret::new(secret)?);
-            let settings = ProviderSettings::discovered(&config.issuer).scopes(["openid"]);
-            let issuer = OAuthProvider::builder(settings, client_auth, token_client.clone())
-                .clock(clock.clone())
-                .build()?;
+            let issuer = accounts.issuer(&config.issuer, &asking)?;
             let callback = format!("{url}/login/callback");
             let login = CodeFlow::new(issuer, callback, store.clone())?.clock(clock.clone());
             let linking = AccountLinking::builder(format!("{url}/accounts"), upstream).build()?;
@@ -197,15 +103,38 @@ impl Gateway {
             let names = config.providers.keys().cloned().collect();
             pages = Some(Pages::new(url, login, linking, names, store, clock.clone()));
         }
-        let validator = TokenValidator::builder(&config.issuer, token_client)
-            .audience(&config.audience)
-            .resource(&config.audience)
-            .cache_tokens(CACHED_TOKENS)
-            .upstream_tokens(upstream)
-            .clock(clock)
-            .build()?;
+
+        let client = https_client::<Body>()?;
+        let mut backends = BTreeMap::new();
+        for (name, backend) in &config.backends {
+            if !is_free(name) {
+                return Err(format!("no backend can be called `{name}`").into());
+            }
+            let backend = backend.parse::<Uri>()?;
+            let origin = origin_of(&backend)?;
+            // Each backend is a resource with its own metadata (RFC 9728 §3.3), and with tokens that are for it alone.
+            let resource = format!("{url}/{name}");
+            let validator = TokenValidator::builder(&config.issuer, token_client.clone())
+                .audience(&resource)
+                .resource(&resource)
+                .cache_tokens(CACHED_TOKENS)
+                .upstream_tokens(upstream.clone())
+                .clock(clock.clone());
+            let validator = match &config.audience {
+                Some(audience) => validator.audience(audience),
+                None => validator,
+            };
+            let backend = Backend {
+                validator: validator.build()?,
+                url: backend,
+                client: ServiceBuilder::new()
+                    .layer(FollowRedirectLayer::new())
+                    .layer(config.outgoing_auth.layer_for(name, origin, &resources)?)
+                    .service(client.clone()),
+            };
+            backends.insert(name.clone(), backend);
+        }
         Ok(Self {
-            validator,
             pages,
             backends,
             sessions: Cache::builder()
@@ -243,21 +172,21 @@ impl Gateway {
     }
 
     fn router(self: Arc<Self>) -> Router {
-        let validator = TokenValidatorLayer::new(self.validator.clone());
-        let metadata = self.validator.resource_metadata();
-        let pages = self.pages.clone();
-        let mut router = Router::new()
-            .route("/{backend}", any(answer))
-            .layer(validator)
-            .route("/healthz", get("ok"))
-            .with_state(self);
-        if let Some(pages) = pages {
+        let mut router = Router::new().route("/healthz", get("ok"));
+        if let Some(pages) = self.pages.clone() {
             router = router.merge(pages.router());
         }
-        match metadata {
-            Some(metadata) => router.route_service(metadata.path(), metadata.clone()),
-            None => router,
+        for (name, backend) in &self.backends {
+            let path = format!("/{name}");
+            let called = any(answer)
+                .layer(TokenValidatorLayer::new(backend.validator.clone()))
+                .with_state((self.clone(), name.clone()));
+            router = router.route(&path, called);
+            if let Some(metadata) = backend.validator.resource_metadata() {
+                router = router.route_service(metadata.path(), metadata.clone());
+            }
         }
+        router
     }
 
     /// Forwards the request of an authenticated caller, in the session that it names or in a new one.
@@ -304,6 +233,13 @@ impl Gateway {
     }
 }
 
+/// Whether a backend can have this name, as a path that no page has.
+fn is_free(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let taken = ["accounts", "healthz", "login", "logout"];
+    !name.is_empty() && name.bytes().all(is_plain) && !taken.contains(&name)
+}
+
 fn origin_of(url: &Uri) -> Result<Origin, BoxError> {
     let mut parts = url.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::from_static("/"));
@@ -328,8 +264,7 @@ impl Backend {
 /// Answers the caller. An error goes to the log, and the answer shows nothing of it. `TokenValidatorLayer` adds to a
 /// refusal where the caller can log in.
 async fn answer(
-    State(gateway): State<Arc<Gateway>>,
-    Path(backend): Path<String>,
+    State((gateway, backend)): State<(Arc<Gateway>, String)>,
     request: Request,
 ) -> Response {
     gateway

@@ -16,6 +16,7 @@
 //! With `--demo` it starts the same world on loopback, and waits for a browser: log in, link an account, unlink it. The
 //! pages are `pages.rs`.
 
+mod config;
 mod drive;
 mod fakes;
 mod gateway;
@@ -36,7 +37,8 @@ use tower_identity::{
 };
 use tracing_subscriber::EnvFilter;
 
-use gateway::{Config, Gateway, Surroundings};
+use config::Config;
+use gateway::{Gateway, Surroundings};
 
 #[tokio::main]
 async fn main() -> ExitCode {

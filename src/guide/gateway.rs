@@ -6,9 +6,9 @@
 //! [`always()`](crate::FallbackPolicy::always), as in ToolHive, where this layer comes from. It suits a client that
 //! speaks for one user, such as rmcp.
 //!
-//! `examples/gateway/gateway.rs` is a complete gateway in under 300 lines, and is meant to be copied. The files beside
-//! it are the identity provider, the backends and the client that it is tested with. This page explains the parts of
-//! the gateway. It needs this crate with the features `config`, `hyper` and `incoming`, and the following dependencies:
+//! `examples/gateway/gateway.rs` is a complete gateway in about 300 lines, and is meant to be copied. Of the files beside
+//! it, `config.rs` reads its file and `pages.rs` has its pages. The others are the identity provider, the backends and
+//! the client that it is tested with. This page explains the parts of the gateway. It needs this crate with the features `config`, `hyper` and `incoming`, and the following dependencies:
 //!
 //! ```toml
 //! axum = "0.8"
@@ -97,9 +97,15 @@
 //! [`session_claim`](crate::UpstreamTokens::session_claim), and put the tokens for an owner
 //! [with this session](crate::upstream::TokenOwner::with_session).
 //!
-//! [`MemoryStore`](crate::MemoryStore) replaces `RedisStore` where there is only one replica. Serve
-//! [`resource_metadata`](crate::TokenValidator::resource_metadata) beside your routes, so that MCP clients know where
-//! to log in. Keep health checks of the gateway itself outside of the layer. If your users come from several issuers,
+//! [`MemoryStore`](crate::MemoryStore) replaces `RedisStore` where there is only one replica.
+//!
+//! MCP clients read in the [metadata](crate::TokenValidator::resource_metadata) of a resource where to log in. `resource`
+//! in it must be the URL that the client called (RFC 9728 §3.3), and clients then ask the issuer for a token for this URL
+//! (RFC 8707). A gateway with several backends therefore has one validator for each path, with the path's URL as
+//! [`resource`](crate::incoming::TokenValidatorBuilder::resource) and as
+//! [`audience`](crate::incoming::TokenValidatorBuilder::audience). The validators can share their `UpstreamTokens`.
+//!
+//! Keep health checks of the gateway itself outside of the layer. If your users come from several issuers,
 //! add the others with [`issuer`](crate::incoming::TokenValidatorBuilder::issuer).
 //!
 //! # 2. Carry over the identity, and few headers
