@@ -409,7 +409,7 @@ fn each_fault_of_form_names_the_backend_and_the_member() {
     );
     assert_fault(
         with("jira", "clientID", json!("x")),
-        "tokenExchange.clientID: unknown key; expected one of `tokenUrl`, `clientId`, `clientSecret`, ",
+        "tokenExchange.clientID: unknown key, did you mean `clientId`? Expected one of `tokenUrl`, `clientId`, `clientSecret`, ",
     );
     assert_fault(
         with("jira", "scopes", json!("repo")),
@@ -437,6 +437,53 @@ fn each_fault_of_form_names_the_backend_and_the_member() {
         insecure,
         "xaa.insecureTargetTokenUrl: expected true or false, found a string",
     );
+}
+
+#[test]
+fn a_fault_says_which_key_or_type_was_probably_meant_and_where_it_belongs() {
+    assert_fault(
+        json!({ "type": "token-exchange" }),
+        "type: registered strategy, did you mean `token_exchange`? Expected one of `unauthenticated`, ",
+    );
+    assert_fault(
+        with("jira", "scope", json!(["repo"])),
+        "tokenExchange.scope: did you mean `scopes`?",
+    );
+    let mut beside = with("jira", "tokenUrl", json!(null));
+    beside["tokenUrl"] = json!("https://idp.example.com/token");
+    let config = from_json(&json!({ "backends": { "b": beside } }));
+    assert!(
+        faults(&config)
+            .iter()
+            .any(|fault| fault.starts_with("backends.b.tokenUrl: belongs within `tokenExchange`")),
+        "{:#?}",
+        faults(&config)
+    );
+    let config = from_json(&json!({ "defaults": { "type": "unauthenticated" } }));
+    assert_eq!(
+        faults(&config),
+        [
+            "defaults: unknown key, did you mean `default`? Expected one of `source`, `default`, `backends`"
+        ]
+    );
+}
+
+#[test]
+fn a_whole_file_given_by_mistake_is_told_which_block_is_wanted() {
+    let resource = json!({ "apiVersion": "toolhive.stacklok.dev/v1beta1", "kind": "VirtualMCPServer", "spec": {} });
+    for (document, key, part) in [
+        (
+            from_yaml(include_str!("data/toolhive/vmcp-config.yaml")),
+            "outgoingAuth",
+            "give this block alone",
+        ),
+        (from_json(&resource), "kind", "a resource of Kubernetes"),
+    ] {
+        let error = document.check(&resources()).unwrap_err();
+        assert_eq!(error.faults().len(), 1, "{error}");
+        assert_eq!(error.faults()[0].key(), key);
+        assert!(error.faults()[0].message().contains(part), "{error}");
+    }
 }
 
 #[test]
@@ -696,7 +743,7 @@ fn each_fault_of_aws_sts_names_the_backend_and_the_key() {
             "roleMappings",
             json!([{ "claim": "x", "roleArn": "arn:aws:iam::123456789012:role/X", "role": 1 }]),
         ),
-        "awsSts.roleMappings[0].role: unknown key; expected one of `claim`, `matcher`, `roleArn`, `priority`",
+        "awsSts.roleMappings[0].role: unknown key, did you mean `roleArn`? Expected one of `claim`, `matcher`, `roleArn`, `priority`",
     );
     let role = "arn:aws:iam::123456789012:role/X";
     let cases = [

@@ -10,8 +10,12 @@ use crate::strategy::{strategy::Strategy, unauthenticated::Unauthenticated};
 
 use super::{
     AwsStsConfig, ClaimInjectionConfig, CrossAppAccessConfig, HeaderInjectionConfig,
-    OnBehalfOfConfig, TokenExchangeConfig, UpstreamInjectConfig, block::Block, document::Members,
-    error::SectionFaults, kind::Kind, resources::Resources,
+    OnBehalfOfConfig, TokenExchangeConfig, UpstreamInjectConfig,
+    block::Block,
+    document::{Members, nearest, one_of},
+    error::SectionFaults,
+    kind::{Keys, Kind},
+    resources::Resources,
 };
 
 const UNAUTHENTICATED: &str = "unauthenticated";
@@ -46,8 +50,10 @@ macro_rules! kinds {
             Registered(String),
         }
 
-        /// Each kind's `type` and the key of its block.
-        const KINDS: &[(&str, &str)] = &[$((<$config as Kind>::TYPE, <$config as Kind>::BLOCK)),+];
+        /// Each kind's `type`, the key of its block, and the keys within.
+        const KINDS: &[(&str, &str, &[&str])] = &[
+            $((<$config as Kind>::TYPE, <$config as Kind>::BLOCK, <$config as Keys>::KEYS)),+
+        ];
 
         impl BackendAuthConfig {
             /// The `type` that selects it, for example `token_exchange`.
@@ -134,14 +140,28 @@ kinds! {
 
 /// The types that are not for the application to register.
 pub(super) fn is_built_in(type_name: &str) -> bool {
-    type_name == UNAUTHENTICATED || KINDS.iter().any(|(known, _)| *known == type_name)
+    type_name == UNAUTHENTICATED || KINDS.iter().any(|(known, ..)| *known == type_name)
 }
 
 /// The key of each block, and whether it goes with this `type`.
 pub(super) fn blocks_of(type_name: Option<&str>) -> impl Iterator<Item = (&'static str, bool)> {
     KINDS
         .iter()
-        .map(move |(known, block)| (*block, type_name == Some(*known)))
+        .map(move |(known, block, _)| (*block, type_name == Some(*known)))
+}
+
+/// The key of the block that goes with this `type`, and the keys within.
+pub(super) fn block_of(type_name: &str) -> Option<(&'static str, &'static [&'static str])> {
+    let mut kinds = KINDS.iter();
+    let (_, block, keys) = kinds.find(|(known, ..)| *known == type_name)?;
+    Some((block, keys))
+}
+
+/// The types of this crate.
+fn types<'a>() -> impl Iterator<Item = &'a str> {
+    [UNAUTHENTICATED]
+        .into_iter()
+        .chain(KINDS.iter().map(|(type_name, ..)| *type_name))
 }
 
 fn build<K: Kind, B>(
@@ -169,11 +189,17 @@ fn registered<B>(
 ) -> Option<Arc<dyn Strategy<B>>> {
     let strategy = resources.strategy(name);
     if strategy.is_none() {
-        let name = name.escape_debug();
+        let known: Vec<&str> = types().chain(resources.strategy_names()).collect();
+        let meant = match nearest(name, known.iter().copied()) {
+            Some(meant) => format!(", did you mean `{meant}`? Expected "),
+            None => "; expected ".to_owned(),
+        };
         faults.add(
             "type",
             format!(
-                "`{name}` is neither a type of this crate nor the name of a registered strategy"
+                "`{}` is neither a type of this crate nor the name of a registered strategy{meant}{}",
+                name.escape_debug(),
+                one_of(known)
             ),
         );
     }
@@ -197,8 +223,7 @@ fn schema_of(kinds: impl IntoIterator<Item = Schema>) -> Schema {
         "required": ["type"],
         "additionalProperties": false,
     });
-    let types = KINDS.iter().map(|(type_name, _)| *type_name);
-    let types: Vec<_> = [UNAUTHENTICATED].into_iter().chain(types).collect();
+    let types: Vec<_> = types().collect();
     let registered = json_schema!({
         "description": "A strategy of the application's own, by the name that it was registered under.",
         "type": "object",

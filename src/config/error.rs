@@ -62,7 +62,7 @@ impl ConfigFault {
         &self.key
     }
 
-    /// Returns what is wrong and how to correct it, for example `unknown key; expected one of …`.
+    /// Returns what is wrong and how to correct it, for example ``unknown key, did you mean `tokenUrl`? …``.
     pub fn message(&self) -> &str {
         &self.message
     }

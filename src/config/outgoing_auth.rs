@@ -269,6 +269,12 @@ impl<'de> Deserialize<'de> for OutgoingAuthConfig {
     /// Stores faults of form, see [`OutgoingAuthConfig`](OutgoingAuthConfig#errors-are-reported-together).
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let members = document::map(Value::deserialize(deserializer)?)?;
+        if let Some(fault) = document::whole_file(&members) {
+            return Ok(Self {
+                faults: vec![fault],
+                ..Self::default()
+            });
+        }
         let mut faults = SectionFaults::new(Section::Document);
         let mut members = Members::new("", members, &mut faults);
         let source = match members.string("source").as_deref() {

@@ -120,6 +120,10 @@ impl<B> Resources<B> {
     pub(super) fn strategy(&self, name: &str) -> Option<Arc<dyn Strategy<B>>> {
         self.inner.strategies.get(name).cloned()
     }
+
+    pub(super) fn strategy_names(&self) -> impl Iterator<Item = &str> {
+        self.inner.strategies.keys().map(String::as_str)
+    }
 }
 
 impl<B> Clone for Resources<B> {

@@ -12,7 +12,10 @@ use crate::{
     secret::Secret,
 };
 
-use super::value::Value;
+use super::{
+    nearest::{nearest, one_of},
+    value::Value,
+};
 
 const EMPTY: &str = "is empty; leave it out, or give it a value";
 
@@ -245,13 +248,24 @@ impl<'a> Members<'a> {
     }
 
     /// Has all members that were not taken reported: only these keys are known.
-    pub(in crate::config) fn finish(mut self, known: &[&str]) {
+    pub(in crate::config) fn finish(self, known: &[&str]) {
+        self.finish_beside(known, "", &[]);
+    }
+
+    /// As [`finish`](Self::finish), and these other keys are known within the block beside them.
+    pub(super) fn finish_beside(mut self, known: &[&str], block: &str, within: &[&str]) {
         let mut unknown = std::mem::take(&mut self.members);
         unknown.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let known = known.iter().map(|key| format!("`{key}`"));
-        let known = known.collect::<Vec<_>>().join(", ");
+        let expected = one_of(known.iter().copied());
         for (key, _) in unknown {
-            self.fault(&key, format!("unknown key; expected one of {known}"));
+            let message = if within.contains(&&*key) {
+                format!("belongs within `{block}`, move it there")
+            } else if let Some(meant) = nearest(&key, known.iter().copied()) {
+                format!("unknown key, did you mean `{meant}`? Expected {expected}")
+            } else {
+                format!("unknown key; expected {expected}")
+            };
+            self.fault(&key, message);
         }
     }
 }

@@ -2,16 +2,18 @@
 //! reported at once.
 
 mod members;
+mod nearest;
 mod value;
 
 use serde::de;
 
 pub(super) use members::Members;
+pub(super) use nearest::{nearest, one_of};
 pub(super) use value::Value;
 
 use super::{
-    backend::{BackendAuthConfig, blocks_of},
-    error::SectionFaults,
+    backend::{BackendAuthConfig, block_of, blocks_of},
+    error::{ConfigFault, Section, SectionFaults},
 };
 
 /// Reads how a backend is authenticated. Invalid values are added to the faults.
@@ -32,7 +34,9 @@ pub(super) fn backend(value: Value, faults: &mut SectionFaults) -> Option<Backen
     };
     let mut members = Members::new("", members, faults);
     let type_is_missing = !members.has("type");
-    let backend = match members.string("type") {
+    let type_name = members.string("type");
+    let its_block = type_name.as_deref().and_then(block_of);
+    let backend = match type_name {
         Some(type_name) => {
             for (block, is_its_own) in blocks_of(Some(&type_name)) {
                 if !is_its_own && members.take(block).is_some() {
@@ -53,7 +57,10 @@ pub(super) fn backend(value: Value, faults: &mut SectionFaults) -> Option<Backen
             None
         }
     };
-    members.finish(&["type"]);
+    match its_block {
+        Some((block, keys)) => members.finish_beside(&["type", block], block, keys),
+        None => members.finish(&["type"]),
+    }
     backend
 }
 
@@ -66,4 +73,28 @@ pub(super) fn map<E: de::Error>(value: Value) -> Result<Vec<(String, Value)>, E>
             value.kind()
         ))),
     }
+}
+
+/// The fault of a document that has the wanted block within it.
+pub(super) fn whole_file(members: &[(String, Value)]) -> Option<ConfigFault> {
+    let has = |name: &str| members.iter().any(|(member, _)| member == name);
+    let (key, message) = if has("apiVersion") && has("kind") {
+        (
+            "kind",
+            "this is a resource of Kubernetes; the block that is wanted here is the one that the operator makes of it, \
+             `outgoingAuth` in the file of the vMCP",
+        )
+    } else if has("outgoingAuth") {
+        (
+            "outgoingAuth",
+            "this is the whole file of a vMCP; give this block alone",
+        )
+    } else {
+        return None;
+    };
+    Some(ConfigFault {
+        section: Section::Document,
+        key: key.to_owned(),
+        message: message.to_owned(),
+    })
 }
