@@ -20,6 +20,9 @@ pub(crate) struct Config {
     pub(super) issuer: String,
     /// Another `aud` of callers' tokens than the URL of the backend, for an issuer that has no resource indicators.
     pub(super) audience: Option<String>,
+    /// What callers should ask the issuer for. A token need not have it.
+    #[serde(default)]
+    pub(super) scopes: Vec<String>,
     /// Pages on which users link accounts. Without them, another application stores their tokens.
     pub(super) accounts: Option<AccountsConfig>,
     /// Where upstream tokens are kept, for several replicas. By default in this process.

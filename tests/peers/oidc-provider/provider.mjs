@@ -3,7 +3,8 @@
 //     tests/peers/install && cd target/peers/oidc-provider && node ../../../tests/peers/oidc-provider/provider.mjs '{}'
 //
 // It prints `{"issuer": …}` when it listens, and ends when its input does. The argument overrides the options below.
-// Whoever `login_hint` names is logged in and consents to everything, without a page; without it they refuse.
+// Whoever `login_hint` names is logged in and consents to everything, without a page; without it they refuse. With the
+// option `pages`, the provider has its own pages in place of that.
 // `POST /control/options` overrides options from then on, `POST /control/rotate` signs with new keys (`{"keep": false}`
 // forgets the old ones), `GET /control/events` lists what was granted, refused and revoked, and `GET /control/spent` each
 // refresh token that was spent, by the client and the query parameter `by` of the token endpoint's URL.
@@ -16,7 +17,16 @@ import { setTimeout } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 
 const options = {
+  host: '127.0.0.1',
   port: 0,
+  // Whether users log in and consent on pages.
+  pages: false,
+  // Whether clients can register themselves (OpenID Connect Dynamic Client Registration).
+  registration: false,
+  // Scopes that a client may register for, besides OpenID Connect's.
+  scopes: [],
+  // By how many seconds the provider's clock is ahead.
+  ahead: 0,
   // Client metadata of OpenID Connect Dynamic Client Registration.
   clients: [],
   // What tokens may be for: `{ "<uri>": { audience, scope, format: "jwt" | "opaque", alg, ttl } }`.
@@ -38,6 +48,16 @@ const options = {
   ...JSON.parse(process.argv[2] ?? '{}'),
 };
 
+const Now = Date;
+globalThis.Date = class extends Now {
+  constructor(...when) {
+    super(...(when.length ? when : [Date.now()]));
+  }
+
+  static now() {
+    return Now.now() + options.ahead * 1000;
+  }
+};
 // Standard output is for the one line.
 console.info = console.warn = () => {};
 // oidc-provider 9 uses it, and Node has it since 22.
@@ -58,8 +78,8 @@ const GRANTS = ['authorization_code', 'refresh_token', 'client_credentials', TOK
 const server = options.tls
   ? https.createServer({ ...options.tls, requestCert: true, rejectUnauthorized: false })
   : http.createServer();
-await new Promise((resolve) => server.listen(options.port, '127.0.0.1', resolve));
-const issuer = `${options.tls ? 'https' : 'http'}://127.0.0.1:${server.address().port}`;
+await new Promise((resolve) => server.listen(options.port, options.host, resolve));
+const issuer = `${options.tls ? 'https' : 'http'}://${options.host}:${server.address().port}`;
 
 const events = [];
 const spent = [];
@@ -71,7 +91,7 @@ server.on('request', async (request, response) => {
   const { pathname } = new URL(request.url, issuer);
   const answer = (value) => response.setHeader('content-type', 'application/json').end(JSON.stringify(value));
   try {
-    if (pathname.startsWith('/interaction/')) {
+    if (!options.pages && pathname.startsWith('/interaction/')) {
       await interact(request, response);
     } else if (pathname === '/control/rotate') {
       const { keep = true } = await body(request);
@@ -156,13 +176,14 @@ function newProvider() {
       ...(options.tls ? ['tls_client_auth', 'self_signed_tls_client_auth'] : []),
     ],
     jwks: { keys },
+    scopes: ['openid', 'offline_access', ...options.scopes],
     claims: { openid: ['sub'], profile: ['name'], email: ['email'] },
     conformIdTokenClaims: false,
     findAccount: (_ctx, id) => ({
       accountId: id,
       claims: () => ({ sub: id, name: `User ${id}`, email: `${id}@example.com` }),
     }),
-    interactions: { url: (_ctx, { uid }) => `/interaction/${uid}` },
+    ...(!options.pages && { interactions: { url: (_ctx, { uid }) => `/interaction/${uid}` } }),
     extraTokenClaims: (ctx) => ({ ...(options.sid && { sid: ctx.oidc.entities.Grant?.jti }), ...ctx.state.claims }),
     issueRefreshToken: (_ctx, client) => client.grantTypeAllowed('refresh_token'),
     expiresWithSession: () => false,
@@ -171,7 +192,8 @@ function newProvider() {
       ['AccessToken', 'ClientCredentials', 'IdToken', 'RefreshToken'].map((name) => [name, ttl(name)]),
     ),
     features: {
-      devInteractions: { enabled: false },
+      devInteractions: { enabled: options.pages },
+      registration: { enabled: options.registration },
       clientIdMetadataDocument: { enabled: Boolean(options.documents) },
       clientCredentials: { enabled: true },
       introspection: { enabled: true },

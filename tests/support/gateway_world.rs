@@ -1,0 +1,205 @@
+//! The world of the gateway example, of programs that nobody here wrote: npm's oidc-provider as the issuer of callers' tokens
+//! and as the provider of linked accounts, and rmcp's servers as backends.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request,
+    header::{CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE},
+};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::json;
+use tower_identity::{Clock, TokenValidator, client::hyper::https_client};
+
+use super::{mcp_backend::McpBackend, oidc_provider::OidcProvider};
+
+/// What the gateway's secret is, at both providers.
+pub(crate) const SECRET: &str = "the-gateways-secret";
+/// How the issuer and the provider of linked accounts know the same person.
+pub(crate) const ALICE: [&str; 2] = ["alice", "alice-at-github"];
+const GITHUB_API: &str = "https://github.example.com/";
+const TICKETS_API: &str = "https://tickets.example.com/";
+const MAX_STEPS: usize = 30;
+
+pub(crate) struct World {
+    pub(crate) gateway: String,
+    pub(crate) issuer: OidcProvider,
+    pub(crate) github: OidcProvider,
+    backends: [(&'static str, McpBackend); 2],
+}
+
+impl World {
+    /// Starts what a gateway at this URL needs. `None`, loudly, where a peer is not installed.
+    pub(crate) async fn start(gateway: &str) -> Option<Self> {
+        let client = |redirect_uri: &str| {
+            json!({
+                "client_id": "gateway",
+                "client_secret": SECRET,
+                "redirect_uris": [format!("{gateway}{redirect_uri}")],
+            })
+        };
+        let issuer = json!({
+            "pages": true,
+            "registration": true,
+            "scopes": ["mcp"],
+            "clients": [client("/login/callback")],
+            "resources": {
+                format!("{gateway}/github"): { "scope": "mcp" },
+                format!("{gateway}/tickets"): { "scope": "mcp" },
+                TICKETS_API: { "audience": "tickets" },
+            },
+        });
+        // Another host, because cookies do not tell ports apart.
+        let github = json!({
+            "host": "127.0.0.2",
+            "pages": true,
+            "clients": [client("/accounts/link/callback/github")],
+            "resources": { GITHUB_API: { "audience": "github", "scope": "repo" } },
+        });
+        let issuer = OidcProvider::start(issuer).await?;
+        let github = OidcProvider::start(github).await?;
+        let mut backends = Vec::new();
+        for name in ["github", "tickets"] {
+            let backend = McpBackend::start().await;
+            backend.accept_anyone();
+            backends.push((name, backend));
+        }
+        Some(Self {
+            gateway: gateway.to_owned(),
+            issuer,
+            github,
+            backends: backends.try_into().ok()?,
+        })
+    }
+
+    /// The file of the gateway example, for this world.
+    pub(crate) fn file(&self) -> String {
+        let [github, tickets] = self.backends.each_ref().map(|(_, backend)| backend.url());
+        let issuer = self.issuer.issuer();
+        include_str!("../../examples/gateway/gateway.yaml")
+            .replace(
+                "url: https://gateway.example.com",
+                &format!("url: {}", self.gateway),
+            )
+            .replace("https://idp.example.com", issuer)
+            .replace(
+                "    authorizationUrl: https://github.example.com/authorize\n",
+                &format!("    issuer: {}\n", self.github.issuer()),
+            )
+            .replace(
+                "    tokenUrl: https://github.example.com/token\n",
+                &format!("    scopes: [repo]\n    resource: {GITHUB_API}\n"),
+            )
+            .replace("https://mcp-github.example.com/mcp", &github)
+            .replace("https://mcp-tickets.example.com/mcp", &tickets)
+    }
+
+    pub(crate) fn backend(&self, name: &str) -> &McpBackend {
+        let mut backends = self.backends.iter();
+        let found = backends.find(|(backend, _)| *backend == name);
+        &found.unwrap().1
+    }
+
+    /// Whose token it is that arrived at this backend, if it is one for the backend and good at the moment.
+    pub(crate) async fn owner(&self, backend: &str, token: &str, clock: Arc<dyn Clock>) -> String {
+        let issuer = match backend {
+            "github" => &self.github,
+            _ => &self.issuer,
+        };
+        let client = https_client::<Full<Bytes>>().unwrap();
+        let validator = TokenValidator::builder(issuer.issuer(), client)
+            .audience(backend)
+            .clock(clock)
+            .build()
+            .unwrap();
+        let identity = validator.validate(token).await;
+        let identity = identity.unwrap_or_else(|error| panic!("{backend} got {token}: {error}"));
+        identity.subject().to_owned()
+    }
+
+    /// Sets the clocks of the providers.
+    pub(crate) async fn be_ahead(&self, seconds: u64) {
+        for provider in [&self.issuer, &self.github] {
+            provider.set(json!({ "ahead": seconds })).await;
+        }
+    }
+
+    /// Alice, with a browser.
+    pub(crate) fn alice(&self) -> Person {
+        let issuers = [&self.issuer, &self.github].map(|provider| provider.issuer().to_owned());
+        Person {
+            names: issuers.into_iter().zip(ALICE.map(str::to_owned)).collect(),
+            cookies: BTreeMap::new(),
+            http: Client::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+}
+
+/// A browser, and somebody who agrees to everything.
+pub(crate) struct Person {
+    /// The name by which each issuer knows the person.
+    names: BTreeMap<String, String>,
+    /// By host.
+    cookies: BTreeMap<String, BTreeMap<String, String>>,
+    http: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Person {
+    /// Opens a page, logs in and consents where a provider asks for it, and returns the page that this leads to, or the
+    /// URL of it if nobody serves that.
+    pub(crate) async fn open(&mut self, url: &str) -> String {
+        let mut request = Request::get(url).body(Full::default()).unwrap();
+        for _ in 0..MAX_STEPS {
+            let url = request.uri().to_string();
+            let authority = request.uri().authority().unwrap().to_string();
+            let cookies = self.cookies.entry(authority.clone()).or_default();
+            let pairs = cookies
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"));
+            let pairs = pairs.collect::<Vec<_>>().join("; ");
+            let pairs = HeaderValue::try_from(pairs).unwrap();
+            request.headers_mut().insert(COOKIE, pairs);
+            let response = self.http.request(request).await.unwrap();
+            for cookie in response.headers().get_all(SET_COOKIE) {
+                let pair = cookie.to_str().unwrap().split(';').next().unwrap();
+                let (name, value) = pair.split_once('=').unwrap();
+                cookies.insert(name.to_owned(), value.to_owned());
+            }
+            if let Some(location) = response.headers().get(LOCATION) {
+                let mut location = location.to_str().unwrap().to_owned();
+                if location.starts_with('/') {
+                    location.insert_str(0, &format!("http://{authority}"));
+                }
+                if location.starts_with("http://127.0.0.1/") {
+                    return location;
+                }
+                request = Request::get(location).body(Full::default()).unwrap();
+                continue;
+            }
+            let page = response.into_body().collect().await.unwrap().to_bytes();
+            let page = String::from_utf8_lossy(&page).into_owned();
+            let provider = self.names.get(&format!("http://{authority}"));
+            let Some(name) = provider else {
+                return page;
+            };
+            let (_, action) = page.split_once("action=\"").unwrap_or_else(|| {
+                panic!("{url} is no form: {page}");
+            });
+            let (action, _) = action.split_once('"').unwrap();
+            let form = match page.contains(r#"name="prompt" value="login""#) {
+                true => format!("prompt=login&login={name}&password=x"),
+                false => "prompt=consent".to_owned(),
+            };
+            request = Request::post(action)
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(Full::from(form))
+                .unwrap();
+        }
+        panic!("{url} leads nowhere");
+    }
+}
