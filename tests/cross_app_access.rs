@@ -19,10 +19,10 @@ use support::{
     owner,
     token_stack::{Backend, Body, at, clock, jwt, seconds, secret, send, user, user_with_id_token},
 };
-use tower::service_fn;
+use tower::{Layer, ServiceExt, service_fn};
 use tower_identity::{
-    AccessToken, AuthErrorKind, ClientAuth, CrossAppAccess, Identity, ManualClock, MemoryStore,
-    Subject, TokenEndpoint, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
+    AccessToken, AuthErrorKind, AuthLayer, ClientAuth, CrossAppAccess, Identity, ManualClock,
+    MemoryStore, Origin, Subject, TokenEndpoint, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
     oauth::TokenType,
     strategy::CrossAppAccessBuilder,
     upstream::{Provider, ProviderTokens, RefreshTokenGrant},
@@ -291,6 +291,66 @@ async fn an_assertion_is_used_until_its_own_end_and_the_identity_provider_is_not
     }
     send(&client, backend.request(alice())).await.unwrap();
     assert_eq!(idp.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn more_scope_needs_another_assertion_and_goes_to_whom_scopes_are_sent() {
+    let clock = clock();
+    for (target_scopes, at_server) in [
+        (&[][..], [None, None]),
+        (
+            &["chat.read"][..],
+            [Some("chat.read"), Some("chat.read chat.write")],
+        ),
+    ] {
+        let made = assertion("oauth-id-jag+jwt", 300, json!({}));
+        let idp = identity_provider(&clock, move |_| Ok(issued(made.clone(), ID_JAG)));
+        let count = Arc::new(Mutex::new(0));
+        let server = Endpoint::new(&clock, move |_| {
+            let mut count = count.lock().unwrap();
+            *count += 1;
+            let token = json!({
+                "access_token": format!("token-{count}"), "token_type": "Bearer", "expires_in": 60,
+            });
+            std::future::ready(Ok(token))
+        });
+        let strategy = strategy(&clock, &idp, &server)
+            .scopes(["chat.read"])
+            .authorization_server_scopes(target_scopes)
+            .build()
+            .unwrap();
+        let backend = service_fn(async |request: Request<Body>| {
+            let mut response = Response::new(Body::default());
+            if request.headers()["authorization"] == "Bearer token-1" {
+                *response.status_mut() = http::StatusCode::FORBIDDEN;
+                let challenge = r#"Bearer error="insufficient_scope", scope="chat.write""#;
+                let challenge = challenge.parse().unwrap();
+                response.headers_mut().insert("www-authenticate", challenge);
+            }
+            Ok::<_, Infallible>(response)
+        });
+        let origin = Origin::try_from("https://mcp.example.com").unwrap();
+        let layer = AuthLayer::new(origin, strategy).retry_rejected();
+        let client = layer.step_up(["chat.write"]).layer(backend);
+        for _ in 0..2 {
+            let mut request = Request::post("https://mcp.example.com/mcp");
+            request.extensions_mut().unwrap().insert(alice());
+            let request = request.body(Body::default()).unwrap();
+            let response = client.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), http::StatusCode::OK);
+        }
+        let scopes = |endpoint: &Endpoint| {
+            let requests = endpoint.requests().into_iter();
+            let scopes = requests.map(|form| form.get("scope").cloned());
+            scopes.collect::<Vec<_>>()
+        };
+        let at_idp = [Some("chat.read"), Some("chat.read chat.write")];
+        assert_eq!(scopes(&idp), at_idp.map(|scope| scope.map(str::to_owned)));
+        assert_eq!(
+            scopes(&server),
+            at_server.map(|scope| scope.map(str::to_owned))
+        );
+    }
 }
 
 #[tokio::test]

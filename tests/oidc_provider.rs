@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     convert::Infallible,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -765,6 +765,56 @@ async fn a_users_token_is_exchanged_for_one_that_the_backend_admits_as_theirs() 
         });
         assert_eq!(seen, expected);
     }
+}
+
+#[tokio::test]
+async fn a_backend_that_asks_for_more_scope_is_called_again_with_a_token_that_has_it() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let alice = provider
+        .log_in("browser", "alice", "openid read", GATEWAY)
+        .await;
+    let alice = validator(&provider, GATEWAY).validate(&alice.access_token);
+    let alice = alice.await.unwrap();
+    let exchange = TokenExchange::builder(endpoint(&provider, confidential())).resource(BACKEND);
+    let exchange = exchange.scopes(["read"]).build().unwrap();
+    let of_client = ClientCredentials::builder(endpoint(&provider, confidential()));
+    let of_client = of_client
+        .resource(BACKEND)
+        .scopes(["read"])
+        .build()
+        .unwrap();
+    let strategies: [Arc<dyn Strategy<Full<Bytes>>>; 2] = [Arc::new(exchange), Arc::new(of_client)];
+    for strategy in strategies {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let arrived = Arc::clone(&seen);
+        let app = service_fn(move |request: Request<Full<Bytes>>| {
+            let identity = request.extensions().get::<Identity>().unwrap();
+            let scope = identity.claims()["scope"].as_str().unwrap().to_owned();
+            let is_content = scope.split(' ').any(|scope| scope == "write");
+            arrived.lock().unwrap().push(scope);
+            let mut response = Response::new(Full::<Bytes>::default());
+            if !is_content {
+                *response.status_mut() = StatusCode::FORBIDDEN;
+                let challenge = r#"Bearer error="insufficient_scope", scope="write""#;
+                let challenge = challenge.parse().unwrap();
+                response.headers_mut().insert("www-authenticate", challenge);
+            }
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        let backend = TokenValidatorLayer::new(validator(&provider, "backend")).layer(app);
+        let layer = AuthLayer::new(Origin::try_from(BACKEND).unwrap(), strategy);
+        let client = layer.retry_rejected().step_up(["write"]).layer(backend);
+        for _ in 0..2 {
+            let mut request = Request::get(BACKEND).body(Full::default()).unwrap();
+            request.extensions_mut().insert(alice.clone());
+            let response = client.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+        }
+        assert_eq!(*seen.lock().unwrap(), ["read", "read write", "read write"]);
+    }
+    assert_eq!(provider.count("grant.success", TOKEN_EXCHANGE).await, 2);
 }
 
 #[tokio::test]

@@ -21,9 +21,10 @@ use proptest::{
 use tower::{Layer, ServiceExt, util::BoxCloneSyncService};
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, DefaultClock,
-    HealthCheck, Identity, ManualClock, Origin, Secret, Strategy, TokenEndpoint, TokenExchange,
-    UpstreamInject, UpstreamToken,
+    HeaderInjection, HealthCheck, Identity, ManualClock, OnBehalfOf, Origin, Placement, Secret,
+    Strategy, TokenEndpoint, TokenExchange, UpstreamInject, UpstreamToken,
     outgoing::{PeekedBody, RetryRejected},
+    strategy::Both,
 };
 
 const URL: &str = "https://mcp.example.com/mcp";
@@ -40,6 +41,8 @@ struct World {
     arrived: Arc<Mutex<Vec<String>>>,
     /// The issuer refuses this scope.
     refused: Arc<Mutex<Option<&'static str>>>,
+    /// The scopes that the issuer grants and names where it is asked for none.
+    grants: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl World {
@@ -57,10 +60,16 @@ impl World {
                 let mut answer = Response::new(Full::<Bytes>::from(if is_refused {
                     r#"{"error":"invalid_scope"}"#.to_owned()
                 } else {
+                    let named = *world.grants.lock().unwrap();
+                    let granted = named.filter(|_| scope.is_empty()).unwrap_or(&scope);
+                    let names = named.map_or(String::new(), |_| format!(r#""scope":"{granted}","#));
                     // The token is its scope.
-                    let token = scope.replace(' ', "+");
+                    let token = match granted {
+                        "" => "none".to_owned(),
+                        granted => granted.replace(' ', "+"),
+                    };
                     format!(
-                        r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":600,
+                        r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":600,{names}
                         "issued_token_type":"urn:ietf:params:oauth:token-type:access_token"}}"#
                     )
                 }));
@@ -246,10 +255,91 @@ async fn a_strategy_that_cannot_widen_its_scope_hands_the_challenge_up() {
     assert_is_told(&call(&client, &user("alice"), "save").await, "write");
     assert_eq!(world.arrived(), ["gho_1"]);
 
-    // The issuer decides on the scopes, so nobody knows to what `write` would be added.
+    // The issuer decides on the scopes and does not name them, so nobody knows to what `write` would be added.
     let exchange = TokenExchange::builder(world.endpoint());
     let exchange = exchange.build().unwrap();
-    assert!(!Strategy::<Body>::can_widen_scope(&exchange));
+    let client = world.client(layer(exchange).step_up(["write"]), "write");
+    assert_is_told(&call(&client, &user("alice"), "save").await, "write");
+    assert_eq!(world.asked(), [""]);
+
+    // Microsoft Entra refuses `.default` beside others.
+    let entra = OnBehalfOf::builder(world.endpoint());
+    let entra = entra.scopes(["api://backend/.default"]).build().unwrap();
+    let client = world.client(layer(entra).step_up(["write"]), "write");
+    assert_is_told(&call(&client, &user("alice"), "save").await, "write");
+    assert_eq!(world.asked(), ["api://backend/.default"]);
+}
+
+#[tokio::test]
+async fn where_the_issuer_decides_more_is_added_to_the_scopes_that_it_named() {
+    let world = World::default();
+    *world.grants.lock().unwrap() = Some("profile read");
+    let exchange = TokenExchange::builder(world.endpoint()).build().unwrap();
+    let of_client = ClientCredentials::builder(world.endpoint())
+        .build()
+        .unwrap();
+    let strategies: [Arc<dyn Strategy<Body>>; 2] = [Arc::new(exchange), Arc::new(of_client)];
+    for strategy in strategies {
+        let client = world.client(layer(strategy).step_up(["write"]), "write");
+        for _ in 0..2 {
+            let response = call(&client, &user("alice"), "save").await;
+            assert_eq!(response.status(), StatusCode::OK);
+        }
+        assert_eq!(world.asked(), ["", "profile read write"]);
+    }
+}
+
+#[tokio::test]
+async fn at_microsoft_entra_a_user_steps_up_to_scopes_that_are_named() {
+    let world = World::default();
+    let builder = OnBehalfOf::builder(world.endpoint());
+    let strategy = builder.scopes(["api://b/read"]).build().unwrap();
+    let layer = layer(strategy).step_up(["api://b/write"]);
+    let client = world.client(layer, "api://b/write");
+    let response = call(&client, &user("alice"), "save").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(
+        world.asked(),
+        ["api://b/read", "api://b/read api://b/write"]
+    );
+}
+
+#[tokio::test]
+async fn of_two_credentials_the_one_that_can_have_more_scope_gets_it() {
+    let world = World::default();
+    let key = HeaderInjection::new("x-api-key", "7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
+    let client = world.client(
+        layer(Both(key, world.exchange())).step_up(["write"]),
+        "write",
+    );
+    let response = call(&client, &user("alice"), "save").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(world.asked(), ["read", "read write"]);
+
+    // Nobody knows which of these two it is.
+    let world = World::default();
+    let other = Placement::header("x-other").unwrap();
+    let other = ClientCredentials::builder(world.endpoint()).placement(other);
+    let other = other.scopes(["read"]).build().unwrap();
+    let client = world.client(
+        layer(Both(other, world.exchange())).step_up(["write"]),
+        "write",
+    );
+    assert_is_told(&call(&client, &user("alice"), "save").await, "write");
+    assert_eq!(world.asked(), ["read", "read"]);
+}
+
+#[tokio::test]
+async fn a_scope_that_the_credential_has_already_is_not_asked_for_again() {
+    let world = World::default();
+    let never_content = |_: &str| {
+        let challenge = r#"Bearer error="insufficient_scope", scope="read""#;
+        Some(challenge.to_owned())
+    };
+    let client = world.client_with(layer(world.exchange()).step_up(["read"]), never_content);
+    assert_is_told(&call(&client, &user("alice"), "save").await, "read");
+    assert_eq!(world.asked(), ["read"]);
+    assert_eq!(world.arrived(), ["read"]);
 }
 
 #[tokio::test]

@@ -65,6 +65,14 @@ macro_rules! kinds {
                 }
             }
 
+            /// The ceiling of step-up.
+            pub(super) fn step_up_scopes(&self) -> &[String] {
+                match self {
+                    Self::Unauthenticated | Self::Registered(_) => &[],
+                    $(Self::$name(config) => config.step_up_scopes(),)+
+                }
+            }
+
             /// Reads what goes with this `type`.
             pub(super) fn read(type_name: String, members: &mut Members<'_>) -> Option<Self> {
                 match type_name.as_str() {

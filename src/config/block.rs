@@ -2,7 +2,12 @@ use std::path::Path;
 
 use crate::{
     error::{BuildError, InvalidSetting},
-    oauth::{client_auth::ClientAuth, secret_source::SecretSource, token_endpoint::TokenEndpoint},
+    oauth::{
+        client_auth::ClientAuth,
+        request::{NOT_A_SCOPE, is_scope},
+        secret_source::SecretSource,
+        token_endpoint::TokenEndpoint,
+    },
     secret::{PLACEHOLDER, Secret, check_client_secret},
 };
 
@@ -265,6 +270,16 @@ impl<B> Block<'_, B> {
             Some([]) | None => self.fault(key, "is missing"),
         }
         String::new()
+    }
+
+    pub(super) fn check_scopes(&mut self, key: &str, scopes: &[String]) {
+        for (index, _) in scopes
+            .iter()
+            .enumerate()
+            .filter(|(_, scope)| !is_scope(scope))
+        {
+            self.fault(&format!("{key}[{index}]"), NOT_A_SCOPE);
+        }
     }
 
     pub(super) fn need(&mut self, key: &str, value: &str) {

@@ -20,6 +20,11 @@ pub(super) trait Kind: Keys + Serialize + JsonSchema {
     /// The key of its block.
     const BLOCK: &'static str;
 
+    /// The ceiling of step-up: the scopes that the backend may ask for.
+    fn step_up_scopes(&self) -> &[String] {
+        &[]
+    }
+
     /// Builds its strategy, or adds all faults to `block`.
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where

@@ -17,7 +17,11 @@ use crate::{
     strategy::{authenticating::Authenticating, rejection::Rejection, strategy::Strategy},
 };
 
-use super::{error::ConfigError, outgoing_auth::OutgoingAuthConfig, resources::Resources};
+use super::{
+    error::ConfigError,
+    outgoing_auth::{Backend, OutgoingAuthConfig},
+    resources::Resources,
+};
 
 /// A configuration that can be replaced while requests are running.
 ///
@@ -57,29 +61,29 @@ struct Current<B> {
     followers: BTreeMap<String, Weak<Follower<B>>>,
 }
 
-type Replaced<B> = (Arc<Follower<B>>, Arc<Arc<dyn Strategy<B>>>);
+type Replaced<B> = (Arc<Follower<B>>, Arc<Backend<B>>);
 
 impl<B> Current<B> {
     fn follower(&self, backend: &str) -> Option<Arc<Follower<B>>> {
         self.followers.get(backend).and_then(Weak::upgrade)
     }
 
-    /// Returns what was replaced, to be dropped without the lock. `None`, if a strategy is missing.
+    /// Returns what was replaced, to be dropped without the lock. `None`, if a backend is missing.
     fn replace(
         &mut self,
         config: &Arc<OutgoingAuthConfig>,
-        strategies: &BTreeMap<String, Arc<Arc<dyn Strategy<B>>>>,
+        backends: &BTreeMap<String, Arc<Backend<B>>>,
     ) -> Option<Vec<Replaced<B>>> {
         let followers = self.followers.iter();
         let followers: Option<Vec<_>> = followers
             .filter_map(|(backend, follower)| Some((backend, follower.upgrade()?)))
-            .map(|(backend, follower)| Some((follower, strategies.get(backend)?)))
+            .map(|(backend, follower)| Some((follower, backends.get(backend)?)))
             .collect();
         let replaced = followers?
             .into_iter()
-            .map(|(follower, strategy)| {
-                let strategy = follower.0.swap(Arc::clone(strategy));
-                (follower, strategy)
+            .map(|(follower, backend)| {
+                let replaced = follower.0.swap(Arc::clone(backend));
+                (follower, replaced)
             })
             .collect();
         self.config = Arc::clone(config);
@@ -129,8 +133,8 @@ where
                 Arc::clone(&current.config)
             };
             // Not under the lock, because making a strategy clones clients and reads clocks.
-            let strategy = config.strategy_for(backend, &self.inner.resources)?;
-            let follower = Arc::new(Follower(ArcSwap::from_pointee(strategy)));
+            let built = config.backend(backend, &self.inner.resources)?;
+            let follower = Arc::new(Follower(ArcSwap::from_pointee(built)));
             let mut current = self.current();
             if Arc::ptr_eq(&config, &current.config) && current.follower(backend).is_none() {
                 let weak = Arc::downgrade(&follower);
@@ -138,7 +142,9 @@ where
                 break follower;
             }
         };
-        Ok(AuthLayer::new(origin, follower))
+        let of_the_moment = Arc::clone(&follower);
+        let ceiling = Arc::new(move || Arc::clone(&of_the_moment.0.load().step_up_scopes));
+        Ok(AuthLayer::new(origin, follower as Arc<dyn Strategy<B>>).with_ceiling(ceiling))
     }
 
     /// Replaces the configuration. Requests to a backend that is no longer configured then fail with
@@ -151,7 +157,7 @@ where
         let resources = &self.inner.resources;
         config.check(resources)?;
         let config = Arc::new(config);
-        let mut strategies = BTreeMap::new();
+        let mut built = BTreeMap::new();
         loop {
             let missing: Vec<_> = {
                 let mut current = self.current();
@@ -160,19 +166,15 @@ where
                     .retain(|_, follower| follower.strong_count() > 0);
                 let backends = current.followers.keys();
                 backends
-                    .filter(|backend| !strategies.contains_key(*backend))
+                    .filter(|backend| !built.contains_key(*backend))
                     .cloned()
                     .collect()
             };
             for backend in missing {
-                let strategy: Arc<dyn Strategy<B>> = match config.strategy_for(&backend, resources)
-                {
-                    Ok(strategy) => strategy,
-                    Err(_) => Arc::new(NoLongerConfigured),
-                };
-                strategies.insert(backend, Arc::new(strategy));
+                let new = config.backend(&backend, resources);
+                built.insert(backend, Arc::new(new.unwrap_or_else(|_| unconfigured())));
             }
-            let replaced = self.current().replace(&config, &strategies);
+            let replaced = self.current().replace(&config, &built);
             if let Some(replaced) = replaced {
                 drop(replaced);
                 return Ok(());
@@ -205,15 +207,15 @@ impl<B> fmt::Debug for LiveOutgoingAuth<B> {
 }
 
 /// Does what the strategy of the moment does.
-struct Follower<B>(ArcSwap<Arc<dyn Strategy<B>>>);
+struct Follower<B>(ArcSwap<Backend<B>>);
 
 impl<B> Strategy<B> for Follower<B> {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
-        self.0.load().authenticate(request)
+        self.0.load().strategy.authenticate(request)
     }
 
     fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
-        self.0.load().rejected(sent, response)
+        self.0.load().strategy.rejected(sent, response)
     }
 
     fn rejected_in_body(
@@ -222,15 +224,25 @@ impl<B> Strategy<B> for Follower<B> {
         response: &response::Parts,
         first_bytes: &[u8],
     ) -> Rejection {
-        self.0.load().rejected_in_body(sent, response, first_bytes)
+        self.0
+            .load()
+            .strategy
+            .rejected_in_body(sent, response, first_bytes)
     }
 
-    fn can_widen_scope(&self) -> bool {
-        self.0.load().can_widen_scope()
+    fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
+        self.0.load().strategy.held_scopes(sent)
     }
 
     fn name(&self) -> &'static str {
-        self.0.load().name()
+        self.0.load().strategy.name()
+    }
+}
+
+fn unconfigured<B>() -> Backend<B> {
+    Backend {
+        strategy: Arc::new(NoLongerConfigured),
+        step_up_scopes: Arc::default(),
     }
 }
 
@@ -270,8 +282,10 @@ mod tests {
 
     #[test]
     fn a_rejection_and_a_name_are_those_of_the_strategy_of_the_moment() {
-        let strategy: Arc<dyn Strategy<()>> = Arc::new(Renewable);
-        let follower = Follower(ArcSwap::from_pointee(strategy));
+        let follower = Follower(ArcSwap::from_pointee(Backend {
+            strategy: Arc::new(Renewable),
+            step_up_scopes: Arc::default(),
+        }));
         let (sent, ()) = Request::new(()).into_parts();
         let response = Response::builder().status(401).body(()).unwrap();
         let (response, ()) = response.into_parts();
@@ -279,7 +293,7 @@ mod tests {
         assert_eq!(rejection(), Rejection::AnotherCredential);
         assert_eq!(follower.name(), "renewable");
 
-        follower.0.store(Arc::new(Arc::new(NoLongerConfigured)));
+        follower.0.store(Arc::new(unconfigured()));
         assert_eq!(rejection(), Rejection::NothingHelps);
         assert_eq!(follower.name(), "custom");
     }

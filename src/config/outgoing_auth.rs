@@ -75,8 +75,9 @@ use super::{
 /// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
 ///
 /// These keys of several blocks are keys of this crate: `…ClientSecretFile`, `…ClientAssertionFile` and
-/// `…ClientAssertionType`, beside each `…ClientSecretEnv`, and `headerName` and `headerPrefix` in each block whose strategy
-/// sends a token.
+/// `…ClientAssertionType`, beside each `…ClientSecretEnv`, `headerName` and `headerPrefix` in each block whose strategy
+/// sends a token, and `stepUpScopes`, the ceiling of [step-up](AuthLayer#step-up), in `tokenExchange`, `obo` and `xaa`.
+/// Step-up takes effect after [`retry_rejected`](AuthLayer::retry_rejected).
 ///
 /// An empty string is an error, and does not count as a missing key. A number or a boolean is not a string: quote it. A
 /// secret that is given both by value and by variable is an error in every block. An empty `subjectProviderName` is not
@@ -142,6 +143,13 @@ pub enum Source {
     Discovered,
 }
 
+/// What requests to one backend need.
+pub(super) struct Backend<B> {
+    pub(super) strategy: Arc<dyn Strategy<B>>,
+    /// The ceiling of step-up.
+    pub(super) step_up_scopes: Arc<[String]>,
+}
+
 impl OutgoingAuthConfig {
     /// Checks the whole document: builds each strategy by its own rules, and looks up each environment variable.
     ///
@@ -178,8 +186,13 @@ impl OutgoingAuthConfig {
         B: Body + From<Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let strategy = self.strategy_for(backend, resources)?;
-        Ok(AuthLayer::new(origin, strategy))
+        let backend = self.backend(backend, resources)?;
+        let layer = AuthLayer::new(origin, backend.strategy);
+        let ceiling = backend.step_up_scopes;
+        Ok(match ceiling.is_empty() {
+            true => layer,
+            false => layer.with_ceiling(Arc::new(move || Arc::clone(&ceiling))),
+        })
     }
 
     /// Returns the [JSON Schema](https://json-schema.org/draft/2020-12) of the document, for editors.
@@ -189,22 +202,25 @@ impl OutgoingAuthConfig {
         schemars::schema_for!(OutgoingAuthConfig).to_value()
     }
 
-    pub(super) fn strategy_for<B>(
+    pub(super) fn backend<B>(
         &self,
         backend: &str,
         resources: &Resources<B>,
-    ) -> Result<Arc<dyn Strategy<B>>, ConfigError>
+    ) -> Result<Backend<B>, ConfigError>
     where
         B: Body + From<Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let strategy = self.resolve(backend).and_then(|config| {
+        let built = self.resolve(backend).and_then(|config| {
             let mut faults = SectionFaults::new(Section::Document);
-            config
-                .build(resources, &mut faults)
-                .filter(|_| self.faults.is_empty())
+            let strategy = config.build(resources, &mut faults);
+            let strategy = strategy.filter(|_| self.faults.is_empty())?;
+            Some(Backend {
+                strategy,
+                step_up_scopes: config.step_up_scopes().into(),
+            })
         });
-        strategy.ok_or_else(|| {
+        built.ok_or_else(|| {
             let mut faults = self.all_faults(resources);
             if self.resolve(backend).is_none() {
                 let section = Section::Backend(backend.to_owned());

@@ -1,7 +1,7 @@
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
 #[cfg(feature = "token-exchange")]
-use crate::oauth::request::is_scope;
+use crate::oauth::request::{NOT_A_SCOPE, is_scope};
 
 /// Something was configured wrongly and cannot be built.
 ///
@@ -210,10 +210,7 @@ impl Faults {
     pub(crate) fn need_scopes(&mut self, setting: &str, scopes: &[String]) {
         for (index, scope) in scopes.iter().enumerate() {
             if !is_scope(scope) {
-                self.add(
-                    format!("{setting}[{index}]"),
-                    "is not one word of visible ASCII without quotes and backslashes (RFC 6749 §3.3)",
-                );
+                self.add(format!("{setting}[{index}]"), NOT_A_SCOPE);
             }
         }
     }

@@ -464,6 +464,9 @@ impl fmt::Debug for Form {
     }
 }
 
+pub(crate) const NOT_A_SCOPE: &str =
+    "is not one word of visible ASCII without quotes and backslashes (RFC 6749 §3.3)";
+
 /// Returns `true` if the text is one scope of RFC 6749 §3.3.
 pub(crate) fn is_scope(scope: &str) -> bool {
     !scope.is_empty()

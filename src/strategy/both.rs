@@ -28,7 +28,7 @@ use super::{
 /// headers (see [`Placement`](crate::Placement)), because the second one replaces a header of the first.
 ///
 /// A response that rejects a credential does not say which one. So both strategies are asked, and the request is sent once
-/// more if either of them can get another credential.
+/// more if either of them can get another credential. A credential with more scope is obtained if only one of them can.
 #[derive(Clone, Copy, Debug)]
 pub struct Both<S, T>(pub S, pub T);
 
@@ -64,6 +64,11 @@ where
     ) -> Rejection {
         let first = self.0.rejected_in_body(sent, response, first_bytes);
         either(first, self.1.rejected_in_body(sent, response, first_bytes))
+    }
+
+    /// A challenge does not say which of two credentials needs more scope.
+    fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
+        self.0.held_scopes(sent).xor(self.1.held_scopes(sent))
     }
 
     fn name(&self) -> &'static str {

@@ -85,8 +85,8 @@ impl<B: Send + 'static> Strategy<B> for ClientCredentials {
         self.tokens.rejected(sent, response)
     }
 
-    fn can_widen_scope(&self) -> bool {
-        self.tokens.can_widen_scope()
+    fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
+        self.tokens.held_scopes(sent)
     }
 
     fn name(&self) -> &'static str {

@@ -26,12 +26,13 @@ use crate::{
 use super::{
     assertions::Assertions,
     authenticating::Authenticating,
-    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder, no_identity},
+    issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder, no_identity, with_scopes},
     placement::Placement,
     rejection::Rejection,
     strategy::Strategy,
     subject::{Subject, UserToken},
     target::Scopes,
+    wider_scope::WiderScope,
 };
 
 /// Gets a token from the backend's own authorization server in exchange for an assertion from the user's identity
@@ -90,6 +91,7 @@ struct Inner {
     authorization_server: TokenEndpoint,
     /// The request to the authorization server without the assertion.
     access_request: TokenRequest,
+    authorization_server_scopes: Vec<String>,
     subject_type: TokenType,
     #[cfg(feature = "incoming")]
     refresh_tokens: Option<RefreshTokens>,
@@ -104,9 +106,10 @@ struct RefreshTokens {
     provider: String,
 }
 
-/// All that a call needs of the user.
+/// All that a call needs of the user, and the scopes that the backend asked for.
 struct Asking {
     key: CacheKey,
+    wider: Option<WiderScope>,
     /// The issuer that the user's token names.
     issuer: Option<String>,
     subject: Presenting,
@@ -120,8 +123,18 @@ enum Presenting {
 }
 
 impl Asking {
-    fn of(subject: &UserToken<'_>, inner: &Inner) -> Result<Self, AuthError> {
-        let key = CacheScope::new("assertion").key(subject.fingerprint());
+    fn of(
+        subject: &UserToken<'_>,
+        wider: Option<&WiderScope>,
+        inner: &Inner,
+    ) -> Result<Self, AuthError> {
+        let scopes = wider.map_or(&[][..], WiderScope::scopes);
+        let scope = CacheScope::new("assertion");
+        let scope = scopes
+            .iter()
+            .fold(scope, |scope, more| scope.field("wider scope", more));
+        let key = scope.key(subject.fingerprint());
+        let wider = wider.cloned();
         #[cfg(feature = "incoming")]
         if let Some(user) = subject.user() {
             let owner = TokenOwner::of(user).map_err(|error| {
@@ -133,15 +146,17 @@ impl Asking {
             })?;
             return Ok(Self {
                 key,
+                wider,
                 issuer: None,
                 subject: Presenting::RefreshTokenOf(owner),
             });
         }
         let jwt = UnverifiedJwt::decode(subject.expose());
-        let exchange = inner.tokens.request.clone();
+        let exchange = with_scopes(inner.tokens.request.clone(), wider.as_ref());
         let exchange = exchange.subject_token(subject.expose(), inner.subject_type.clone());
         Ok(Self {
             key,
+            wider,
             issuer: jwt.and_then(|jwt| jwt.issuer().map(str::to_owned)),
             subject: Presenting::Token(exchange),
         })
@@ -152,7 +167,7 @@ impl Inner {
     /// Gets a token for the user's assertion: the one that is kept, or a new one.
     async fn token(&self, asking: Asking) -> Result<TokenResponse, AuthError> {
         if let Some(assertion) = self.assertions.find(&asking.key) {
-            match self.access(&assertion).await {
+            match self.access(&assertion, asking.wider.as_ref()).await {
                 // It may have been revoked, or may be used only once.
                 Err(error) if error.kind() == AuthErrorKind::Rejected => {
                     self.assertions.forget(&asking.key);
@@ -160,12 +175,20 @@ impl Inner {
                 answer => return answer,
             }
         }
+        let wider = asking.wider.clone();
         let assertion = self.new_assertion(asking).await?;
-        self.access(&assertion).await
+        self.access(&assertion, wider.as_ref()).await
     }
 
-    async fn access(&self, assertion: &Secret) -> Result<TokenResponse, AuthError> {
+    async fn access(
+        &self,
+        assertion: &Secret,
+        wider: Option<&WiderScope>,
+    ) -> Result<TokenResponse, AuthError> {
         let request = self.access_request.clone().assertion(assertion.expose());
+        // Without a scope the assertion decides.
+        let wider = wider.filter(|_| !self.authorization_server_scopes.is_empty());
+        let request = with_scopes(request, wider);
         self.authorization_server.request_token(request).await
     }
 
@@ -173,7 +196,10 @@ impl Inner {
         let answer = match asking.subject {
             Presenting::Token(exchange) => self.tokens.endpoint.request_assertion(exchange).await?,
             #[cfg(feature = "incoming")]
-            Presenting::RefreshTokenOf(owner) => self.present_refresh_token(&owner).await?,
+            Presenting::RefreshTokenOf(owner) => {
+                let wider = asking.wider.as_ref();
+                self.present_refresh_token(&owner, wider).await?
+            }
         };
         let lifetime = answer.lifetime();
         let assertion = answer.into_token();
@@ -197,11 +223,12 @@ impl Inner {
     async fn present_refresh_token(
         &self,
         owner: &TokenOwner,
+        wider: Option<&WiderScope>,
     ) -> Result<TokenResponse<Secret>, AuthError> {
         let RefreshTokens { upstream, provider } =
             self.refresh_tokens.as_ref().ok_or_else(no_identity)?;
         let present = |refresh_token: Secret| async move {
-            let exchange = self.tokens.request.clone();
+            let exchange = with_scopes(self.tokens.request.clone(), wider);
             let exchange = exchange.subject_token(refresh_token.expose(), TokenType::RefreshToken);
             match self.tokens.endpoint.refresh_assertion(exchange).await {
                 Ok(answer) => Presented {
@@ -237,7 +264,7 @@ impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
         let inner = &self.inner;
         inner.tokens.authenticate(request, |party| {
             let subject = party.subject.as_ref();
-            let asking = subject.map(|subject| Asking::of(subject, inner));
+            let asking = subject.map(|subject| Asking::of(subject, party.wider, inner));
             let inner = Arc::clone(inner);
             async move {
                 let asking = asking.ok_or_else(no_identity)??;
@@ -248,6 +275,13 @@ impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
 
     fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
         self.inner.tokens.rejected(sent, response)
+    }
+
+    fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
+        match &*self.inner.authorization_server_scopes {
+            [] => self.inner.tokens.held_scopes(sent),
+            scopes => Some(scopes.to_vec()),
+        }
     }
 
     fn name(&self) -> &'static str {
@@ -542,6 +576,7 @@ impl CrossAppAccessBuilder {
                 tokens,
                 authorization_server,
                 access_request,
+                authorization_server_scopes: self.authorization_server_scopes.as_slice().to_vec(),
                 subject_type,
                 #[cfg(feature = "incoming")]
                 refresh_tokens,

@@ -46,6 +46,8 @@ use super::{
 pub struct IssuedToken {
     /// The value of the header that its strategy sends.
     value: HeaderValue,
+    /// Its scopes, if the issuer named them and no configuration does.
+    scope: Option<Arc<str>>,
 }
 
 impl fmt::Debug for IssuedToken {
@@ -64,8 +66,8 @@ pub(super) struct IssuedTokens {
     cache: CredentialCache<IssuedToken>,
     skew: Duration,
     placement: Placement,
-    /// Whether it is known which scopes a token has.
-    has_scopes: bool,
+    /// The scopes that each token has at least, by the configuration. If there are none, those that the issuer names.
+    scopes: Vec<String>,
 }
 
 /// The party that the tokens are issued for.
@@ -82,8 +84,8 @@ pub(super) enum Holder {
 pub(super) struct Party<'a> {
     pub(super) subject: Option<UserToken<'a>>,
     pub(super) actor: Option<UserToken<'a>>,
-    /// The scopes that the backend asked for, besides those that are configured.
-    wider: Option<&'a WiderScope>,
+    /// The scopes that a backend asked for, and those that the token had before.
+    pub(super) wider: Option<&'a WiderScope>,
 }
 
 impl IssuedTokens {
@@ -140,7 +142,8 @@ impl IssuedTokens {
             || {
                 let answer = ask(&party);
                 let (skew, placement) = (self.skew, self.placement.clone());
-                async move { obtained(answer.await?, skew, &placement) }
+                let keeps_scope = self.scopes.is_empty();
+                async move { obtained(answer.await?, skew, &placement, keeps_scope) }
             },
         );
         let (holder, placement) = (self.holder.clone(), self.placement.clone());
@@ -172,16 +175,17 @@ impl IssuedTokens {
 
     /// The request without the user's tokens, with the scopes that the backend asked for.
     pub(super) fn request_for(&self, party: &Party<'_>) -> TokenRequest {
-        let request = self.request.clone();
-        match party.wider {
-            Some(wider) => request.with_more_scopes(wider.scopes()),
-            None => request,
-        }
+        with_scopes(self.request.clone(), party.wider)
     }
 
-    /// Whether it is known which scopes a token has, so that more can be asked for.
-    pub(super) fn can_widen_scope(&self) -> bool {
-        self.has_scopes
+    /// The scopes of the token that was sent: those of the configuration, or else those that the issuer named.
+    pub(super) fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
+        if !self.scopes.is_empty() {
+            return Some(self.scopes.clone());
+        }
+        let party = self.holder.find(&sent.extensions).ok()?;
+        let scope = self.cache.peek(&self.key(&party))?.scope?;
+        Some(scope.split_ascii_whitespace().map(str::to_owned).collect())
     }
 
     fn key(&self, party: &Party<'_>) -> CacheKey {
@@ -304,7 +308,7 @@ impl IssuedTokensBuilder {
         holder: Holder,
         scope: CacheScope,
     ) -> IssuedTokens {
-        let has_scopes = self.target.has_scopes();
+        let scopes = self.target.scopes.as_slice().to_vec();
         let request = self.target.add_to(request);
         let scope = request.describe(endpoint.describe(scope));
         let scope = match self.skew.is_zero() {
@@ -321,7 +325,7 @@ impl IssuedTokensBuilder {
             cache: self.cache.unwrap_or_else(own_cache),
             skew: self.skew,
             placement: self.placement,
-            has_scopes,
+            scopes,
         }
     }
 }
@@ -340,10 +344,18 @@ pub(super) fn need_confidential_client(
     }
 }
 
+pub(super) fn with_scopes(request: TokenRequest, wider: Option<&WiderScope>) -> TokenRequest {
+    match wider {
+        Some(wider) => request.with_more_scopes(wider.scopes()),
+        None => request,
+    }
+}
+
 fn obtained(
     response: TokenResponse,
     skew: Duration,
     placement: &Placement,
+    keeps_scope: bool,
 ) -> Result<Obtained<IssuedToken>, AuthError> {
     let value = placement.value(response.token()).map_err(|error| {
         AuthError::new(
@@ -352,7 +364,8 @@ fn obtained(
         )
         .with_source(error)
     })?;
-    let token = Obtained::new(IssuedToken { value }).cloned_under_lock();
+    let scope = response.scope().filter(|_| keeps_scope).map(Arc::from);
+    let token = Obtained::new(IssuedToken { value, scope }).cloned_under_lock();
     Ok(match response.lifetime() {
         Lifetime::Unknown => token,
         Lifetime::Spent => token.expires_in(Duration::ZERO),

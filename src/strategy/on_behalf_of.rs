@@ -59,7 +59,7 @@ impl<B: Send + 'static> Strategy<B> for OnBehalfOf {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let tokens = &self.tokens;
         tokens.authenticate(request, |party| {
-            let mut exchange = tokens.request.clone();
+            let mut exchange = tokens.request_for(party);
             if let Some(subject) = &party.subject {
                 exchange = exchange.assertion(subject.expose());
             }
@@ -71,9 +71,19 @@ impl<B: Send + 'static> Strategy<B> for OnBehalfOf {
         self.tokens.rejected(sent, response)
     }
 
+    fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
+        let held = self.tokens.held_scopes(sent)?;
+        (!held.iter().any(|scope| has_all(scope))).then_some(held)
+    }
+
     fn name(&self) -> &'static str {
         "on_behalf_of"
     }
+}
+
+/// Whether the scope stands for all that the user consented to. Microsoft Entra refuses others beside it.
+pub(crate) fn has_all(scope: &str) -> bool {
+    scope == ".default" || scope.ends_with("/.default")
 }
 
 impl fmt::Debug for OnBehalfOf {
@@ -173,7 +183,7 @@ impl OnBehalfOfBuilder {
 
     fn check(&self, faults: &mut Faults) {
         self.tokens.target.check(faults);
-        if !self.tokens.target.has_scopes() {
+        if self.tokens.target.scopes.as_slice().is_empty() {
             faults.add(
                 "scopes",
                 "is missing, give at least one, such as `https://graph.microsoft.com/.default`",

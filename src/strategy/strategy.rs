@@ -102,12 +102,14 @@ pub trait Strategy<B>: Send + Sync {
         Rejection::of(response)
     }
 
-    /// Whether this strategy obtains a credential with the scopes of a [`WiderScope`](crate::strategy::WiderScope) in the
-    /// request's extensions. The default is `false`.
+    /// Returns the scopes of the credential that left with `sent`, if this strategy obtains a credential with the scopes
+    /// of a [`WiderScope`](crate::strategy::WiderScope) in the request's extensions. The default is `None`: the strategy
+    /// cannot widen its scope, or does not know it.
     ///
-    /// [`AuthLayer`](crate::AuthLayer) asks only after `step_up`.
-    fn can_widen_scope(&self) -> bool {
-        false
+    /// [`AuthLayer`](crate::AuthLayer) asks only after `step_up`, when a backend wants more scope.
+    fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
+        let _ = sent;
+        None
     }
 
     /// The label for this strategy in [spans and metrics](crate::telemetry).
@@ -136,8 +138,8 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
         (**self).rejected_in_body(sent, response, first_bytes)
     }
 
-    fn can_widen_scope(&self) -> bool {
-        (**self).can_widen_scope()
+    fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
+        (**self).held_scopes(sent)
     }
 
     fn name(&self) -> &'static str {

@@ -8,7 +8,7 @@ use crate::{
 pub(super) struct Target {
     audiences: Vec<String>,
     resources: Vec<String>,
-    scopes: Scopes,
+    pub(super) scopes: Scopes,
 }
 
 /// Scopes, which can only be set all at once.
@@ -33,10 +33,6 @@ impl Target {
         I::Item: AsRef<str>,
     {
         self.scopes.set(scopes);
-    }
-
-    pub(super) fn has_scopes(&self) -> bool {
-        !self.scopes.scopes.is_empty()
     }
 
     pub(super) fn resources(&self) -> &[String] {
@@ -77,6 +73,10 @@ impl Scopes {
         let scopes: Vec<_> = scopes.collect();
         self.were_set_twice |= !self.scopes.is_empty() && !scopes.is_empty();
         self.scopes.extend(scopes);
+    }
+
+    pub(super) fn as_slice(&self) -> &[String] {
+        &self.scopes
     }
 
     pub(super) fn check(&self, setting: &'static str, faults: &mut Faults) {

@@ -116,8 +116,8 @@ impl<B: Send + 'static> Strategy<B> for TokenExchange {
         }
     }
 
-    fn can_widen_scope(&self) -> bool {
-        self.inner.tokens.can_widen_scope()
+    fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
+        self.inner.tokens.held_scopes(sent)
     }
 
     fn name(&self) -> &'static str {

@@ -2,11 +2,12 @@ use std::sync::Arc;
 
 use http::Extensions;
 
-/// The scopes that a backend asked for in addition to those of the strategy's configuration.
+/// The scopes that a request needs: those that its credential had, and those that a backend asked for.
 ///
 /// [`AuthLayer::step_up`](crate::AuthLayer) puts it into the extensions of a request, before it asks a strategy whose
-/// [`can_widen_scope`](crate::Strategy::can_widen_scope) returns `true`. Such a strategy obtains a credential with these
-/// scopes as well, and its cache key includes them. The layer removes the extension before it sends the request.
+/// [`held_scopes`](crate::Strategy::held_scopes) are known. Such a strategy obtains a credential with these scopes as
+/// well as those of its configuration, and its cache key includes them. The layer removes the extension before it sends
+/// the request.
 ///
 /// ```
 /// use http::Request;
@@ -18,18 +19,26 @@ use http::Extensions;
 /// }
 /// # assert!(more_scopes(&Request::new(())).is_empty());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct WiderScope {
     scopes: Arc<[String]>,
+    /// Those among them that a backend asked for.
+    asked: Arc<[String]>,
 }
 
+impl PartialEq for WiderScope {
+    fn eq(&self, other: &Self) -> bool {
+        self.scopes == other.scopes
+    }
+}
+
+impl Eq for WiderScope {}
+
 impl WiderScope {
-    /// The scopes are in order, each once.
-    pub(crate) fn new(mut scopes: Vec<String>) -> Self {
-        scopes.sort_unstable();
-        scopes.dedup();
+    pub(crate) fn new(held: Vec<String>, asked: Vec<String>) -> Self {
         Self {
-            scopes: scopes.into(),
+            scopes: in_order(held.into_iter().chain(asked.iter().cloned()).collect()),
+            asked: in_order(asked),
         }
     }
 
@@ -38,8 +47,19 @@ impl WiderScope {
         &self.scopes
     }
 
+    /// Those that a backend asked for, and the operator must allow.
+    pub(crate) fn asked(&self) -> &[String] {
+        &self.asked
+    }
+
     /// Puts it into the extensions of a request.
     pub(crate) fn put_into(&self, extensions: &mut Extensions) {
         extensions.insert(self.clone());
     }
+}
+
+fn in_order(mut scopes: Vec<String>) -> Arc<[String]> {
+    scopes.sort_unstable();
+    scopes.dedup();
+    scopes.into()
 }

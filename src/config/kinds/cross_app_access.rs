@@ -91,6 +91,11 @@ keys! {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         #[schemars(default)]
         "targetScopes" => target_scopes: Vec<String>,
+        /// The scopes that the backend may ask for later, and get, in addition to `scopes`: the ceiling of step-up. It takes
+        /// effect where the application sends rejected requests again. By default a backend gets no more.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[schemars(default)]
+        "stepUpScopes" => step_up_scopes: Vec<String>,
         /// The issuer of the assertion: the identity provider's issuer identifier. By default the `iss` of the user's ID
         /// token.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,12 +150,17 @@ impl Kind for CrossAppAccessConfig {
     const TYPE: &'static str = "xaa";
     const BLOCK: &'static str = "xaa";
 
+    fn step_up_scopes(&self) -> &[String] {
+        &self.step_up_scopes
+    }
+
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where
         B: Body + From<Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         block.need("idpTokenUrl", &self.idp_token_url);
+        block.check_scopes("stepUpScopes", &self.step_up_scopes);
         block.need("targetTokenUrl", &self.target_token_url);
         block.need("targetAudience", &self.target_audience);
         let provider = self.subject_provider_name.as_deref();

@@ -13,7 +13,11 @@ use crate::{
     },
     oauth::client_auth::ClientAuth,
     secret::Secret,
-    strategy::{on_behalf_of::OnBehalfOfBuilder, strategy::Strategy, subject::Subject},
+    strategy::{
+        on_behalf_of::{OnBehalfOfBuilder, has_all},
+        strategy::Strategy,
+        subject::Subject,
+    },
 };
 
 use super::placement;
@@ -54,6 +58,11 @@ keys! {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         #[schemars(default)]
         "scopes" => scopes: Vec<String>,
+        /// The scopes that the backend may ask for later, and get, in addition to `scopes`: the ceiling of step-up. It takes
+        /// effect where the application sends rejected requests again. By default a backend gets no more.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[schemars(default)]
+        "stepUpScopes" => step_up_scopes: Vec<String>,
         /// The upstream provider that issued the access token to exchange. By default, the token that the user came with
         /// is exchanged.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,12 +97,17 @@ impl Kind for OnBehalfOfConfig {
     const TYPE: &'static str = "obo";
     const BLOCK: &'static str = "obo";
 
+    fn step_up_scopes(&self) -> &[String] {
+        &self.step_up_scopes
+    }
+
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where
         B: Body + From<Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         block.need("tokenUrl", &self.token_url);
+        block.check_scopes("stepUpScopes", &self.step_up_scopes);
         let client = ClientKeys {
             id: ("clientId", &self.client_id),
             secret: ("clientSecret", &self.client_secret),
@@ -116,6 +130,12 @@ impl Kind for OnBehalfOfConfig {
         };
         if scopes.is_empty() {
             block.fault("scopes", "is missing; give it, or `audience`");
+        }
+        if !self.step_up_scopes.is_empty() && scopes.iter().any(|scope| has_all(scope)) {
+            block.fault(
+                "stepUpScopes",
+                "is of no use, because `.default` has all scopes already, and Microsoft Entra refuses others beside it",
+            );
         }
         let skew = u64::try_from(self.cache_skew_seconds.unwrap_or(0));
         if skew.is_err() {

@@ -53,6 +53,11 @@ keys! {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         #[schemars(default)]
         "scopes" => scopes: Vec<String>,
+        /// The scopes that the backend may ask for later, and get, in addition to `scopes`: the ceiling of step-up. It takes
+        /// effect where the application sends rejected requests again. By default a backend gets no more.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[schemars(default)]
+        "stepUpScopes" => step_up_scopes: Vec<String>,
         /// The type of the user's token that is exchanged: `access_token` (the default), `id_token`, `jwt`, `saml1` or
         /// `saml2`, or any other by its URN (RFC 8693 §3). An ID token comes from an upstream provider, so `id_token` needs `subjectProviderName`.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,12 +125,17 @@ impl Kind for TokenExchangeConfig {
     const TYPE: &'static str = "token_exchange";
     const BLOCK: &'static str = "tokenExchange";
 
+    fn step_up_scopes(&self) -> &[String] {
+        &self.step_up_scopes
+    }
+
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where
         B: Body + From<Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         block.need("tokenUrl", &self.token_url);
+        block.check_scopes("stepUpScopes", &self.step_up_scopes);
         let client = ClientKeys {
             id: ("clientId", &self.client_id),
             secret: ("clientSecret", &self.client_secret),

@@ -204,6 +204,12 @@ impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
             .obtain(key, subject_expires_at, is_rejected, fetch)
     }
 
+    /// Returns the cached credential, whether it is due for a refresh or not.
+    pub(crate) fn peek(&self, key: &CacheKey) -> Option<C> {
+        let entry = self.inner.entries.find(key)?;
+        Some(entry.credential.clone())
+    }
+
     /// Drops the cached credential.
     #[cfg(feature = "incoming")]
     pub(crate) fn forget(&self, key: &CacheKey) {

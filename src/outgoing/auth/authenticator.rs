@@ -21,7 +21,7 @@ use crate::{
     trailers::remove_trailers_of_credentials,
 };
 
-use super::step_up::{Operation, StepUp};
+use super::step_up::{Ceiling, Operation, StepUp};
 
 /// Checks where requests go, has the strategy authenticate them, and counts them.
 #[derive(Clone)]
@@ -78,7 +78,7 @@ impl<A> Authenticator<A> {
         }
     }
 
-    pub(super) fn step_up_to(&mut self, ceiling: Vec<String>) {
+    pub(super) fn step_up_to(&mut self, ceiling: Ceiling) {
         self.step_up = Some(Arc::new(StepUp::new(ceiling)));
     }
 
@@ -112,12 +112,10 @@ impl<A> Authenticator<A> {
         A: Strategy<B>,
     {
         let step_up = self.step_up.as_ref()?;
-        if !self.strategy.can_widen_scope() {
-            return None;
-        }
         let operation =
             step_up.operation(&sent.method, &sent.uri, &sent.headers, &sent.extensions)?;
-        let wider = step_up.widen(operation, sent, response)?;
+        let held = || self.strategy.held_scopes(sent);
+        let wider = step_up.widen(operation, sent, response, held)?;
         wider.put_into(&mut sent.extensions);
         Some(Widened { operation, wider })
     }

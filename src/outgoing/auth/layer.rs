@@ -1,5 +1,6 @@
 use std::{
     fmt, mem,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -163,8 +164,8 @@ use super::{
 ///
 /// A backend may accept the credential, and ask for more scope for one operation: status 403 with a `Bearer` challenge
 /// whose `error` is `insufficient_scope` (RFC 6750 §3.1). By default the caller gets this response. With
-/// [`step_up`](AuthLayer::step_up) and `retry_rejected`, the layer obtains a credential with the scopes of the strategy's
-/// configuration and those of the challenge, and sends the request once more:
+/// [`step_up`](AuthLayer::step_up) and `retry_rejected`, the layer obtains a credential with the scopes that it had and
+/// those of the challenge, and sends the request once more:
 ///
 /// ```
 /// # fn layer<A>(origin: tower_identity::Origin, exchange: A) {
@@ -180,8 +181,11 @@ use super::{
 /// - **The ceiling is the operator's.** If a challenge names a scope that is not among them, nothing is obtained, and the
 ///   caller gets the 403 with its challenge. A hostile backend gains no more than the ceiling. List the scopes of the
 ///   strategy's configuration too, because challenges often name those that are held.
-/// - The strategy must know which scopes it has: `TokenExchange` and `ClientCredentials` with `scopes`. With any other
-///   strategy the caller gets the 403, as without `step_up`.
+/// - `TokenExchange`, `ClientCredentials`, `OnBehalfOf` and `CrossAppAccess` can do this. The scopes that a token had are
+///   those of the configuration. If there are none, they are those that the issuer named in its answer. If it named none
+///   either, or with any other strategy, the caller gets the 403, as without `step_up`. So it is with the scope
+///   `.default` of Microsoft Entra, which stands for all scopes that the user consented to.
+/// - With [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) the ceiling is the key `stepUpScopes`.
 /// - The scope is remembered for an hour, for the same user and operation: the HTTP method, the path, and the headers
 ///   `Mcp-Method` and `Mcp-Name`. Other operations keep the smaller scope.
 /// - For each user and operation, at most three scopes are tried in a minute, and for each request one. If the issuer refuses the
@@ -254,7 +258,17 @@ impl<A, B> AuthLayer<A, RetryRejected<B>> {
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        let ceiling = ceiling.into_iter().map(Into::into).collect();
+        let ceiling: Arc<[_]> = ceiling.into_iter().map(Into::into).collect();
+        self.authenticator
+            .step_up_to(Arc::new(move || Arc::clone(&ceiling)));
+        self
+    }
+}
+
+#[cfg(feature = "config")]
+impl<A> AuthLayer<A> {
+    /// The ceiling of step-up once requests are sent again.
+    pub(crate) fn with_ceiling(mut self, ceiling: super::step_up::Ceiling) -> Self {
         self.authenticator.step_up_to(ceiling);
         self
     }

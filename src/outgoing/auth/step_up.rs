@@ -22,9 +22,12 @@ const KEPT: Duration = Duration::from_secs(3600);
 const MAX_OPERATIONS: usize = 4096;
 const MAX_SCOPES: usize = 32;
 
+/// Returns the scopes that the operator allows now.
+pub(crate) type Ceiling = Arc<dyn Fn() -> Arc<[String]> + Send + Sync>;
+
 /// The scopes with which the operations of users succeed, within a ceiling.
 pub(super) struct StepUp {
-    ceiling: Vec<String>,
+    ceiling: Ceiling,
     clock: Arc<dyn Clock>,
     hasher: RandomState,
     operations: RwLock<HashMap<Operation, Known>>,
@@ -43,7 +46,7 @@ struct Known {
 }
 
 impl StepUp {
-    pub(super) fn new(ceiling: Vec<String>) -> Self {
+    pub(super) fn new(ceiling: Ceiling) -> Self {
         Self {
             ceiling,
             clock: DefaultClock::get(),
@@ -59,7 +62,7 @@ impl StepUp {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Option<Operation> {
-        if extensions.get::<HealthCheck>().is_some() {
+        if (self.ceiling)().is_empty() || extensions.get::<HealthCheck>().is_some() {
             return None;
         }
         let mut hasher = self.hasher.build_hasher();
@@ -80,7 +83,14 @@ impl StepUp {
             .unwrap_or_else(PoisonError::into_inner);
         let (wider, since) = operations.get(&operation)?.wider.clone()?;
         drop(operations);
-        self.is_within(since, KEPT).then_some(wider)
+        let is_allowed = self.allows(wider.asked());
+        (is_allowed && self.is_within(since, KEPT)).then_some(wider)
+    }
+
+    fn allows<T: AsRef<str>>(&self, scopes: &[T]) -> bool {
+        let ceiling = (self.ceiling)();
+        let is_allowed = |scope: &T| ceiling.iter().any(|allowed| allowed == scope.as_ref());
+        scopes.iter().all(is_allowed)
     }
 
     /// Returns the scope with which the rejected request may succeed, if the ceiling and the number of attempts allow it.
@@ -89,20 +99,25 @@ impl StepUp {
         operation: Operation,
         sent: &request::Parts,
         response: &HeaderMap,
+        held: impl FnOnce() -> Option<Vec<String>>,
     ) -> Option<WiderScope> {
         let scope = BearerChallenge::read(response)?.scope?;
         let asked: Vec<_> = scope.split_ascii_whitespace().collect();
-        let is_allowed = |scope: &&str| self.ceiling.iter().any(|allowed| allowed == scope);
-        if asked.is_empty() || asked.len() > MAX_SCOPES || !asked.iter().all(is_allowed) {
+        if asked.is_empty() || asked.len() > MAX_SCOPES || !self.allows(&asked) {
             tracing::debug!("a backend asks for a scope that is not within the ceiling");
             return None;
         }
         let sent_with = sent.extensions.get::<WiderScope>();
-        let held = sent_with.map_or(&[][..], WiderScope::scopes);
+        let more = |scopes: fn(&WiderScope) -> &[String]| sent_with.map_or(&[][..], scopes).iter();
         let asked = asked.into_iter().map(str::to_owned);
-        let wider = WiderScope::new(held.iter().cloned().chain(asked).collect());
-        // It had these scopes already, so asking again is of no use.
-        if Some(&wider) == sent_with || !self.may_try(operation, &wider) {
+        let asked = asked.chain(more(WiderScope::asked).cloned()).collect();
+        let held = held()?.into_iter().chain(more(WiderScope::scopes).cloned());
+        let held: Vec<_> = held.collect();
+        let asked: Vec<_> = asked;
+        // If it had these scopes already, asking again is of no use.
+        let is_more = asked.iter().any(|asked| !held.contains(asked));
+        let wider = WiderScope::new(held, asked);
+        if !is_more || !self.may_try(operation, &wider) {
             return None;
         }
         tracing::debug!(scopes = ?wider.scopes(), "a backend asks for more scope: obtaining a credential with it");
