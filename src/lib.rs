@@ -136,7 +136,7 @@
 //! | [`credential`] | Cache keys ([`CacheScope`](credential::CacheScope), [`Fingerprint`](credential::Fingerprint)), and [`Obtained`](credential::Obtained), a credential with its lifetime. |
 //! | [`upstream`] | [`Provider`](upstream::Provider), [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`SealingKey`](upstream::SealingKey), [`OAuthProvider`](upstream::OAuthProvider) with [`ProviderSettings`](upstream::ProviderSettings), and the types that are needed to write a store or a refresher. |
 //! | [`upstream::linking`] | [`CodeFlow`](upstream::linking::CodeFlow), the authorization code flow for a login to your application, and [`LinkError`](upstream::linking::LinkError). |
-//! | [`config`] | [`Resources`](config::Resources), the blocks for each kind of backend, and [`LiveOutgoingAuth`](config::LiveOutgoingAuth), which is replaced while requests are running. |
+//! | [`config`] | [`Resources`](config::Resources), the blocks for each kind of backend, [`VmcpConfig`](config::VmcpConfig), the whole file of a ToolHive vMCP, and [`LiveOutgoingAuth`](config::LiveOutgoingAuth), which is replaced while requests are running. |
 //! | [`client`] | Adapters for [`hyper`](client::hyper), [`reqwest`](client::reqwest) and [`rmcp`](client::rmcp), which also turns an error into MCP's own form. |
 //! | [`telemetry`] | The names of spans, events and metrics. |
 //!

@@ -47,7 +47,11 @@ use hyper_util::{
     client::legacy::{self, Client, ResponseFuture, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, crypto::aws_lc_rs};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use tower::{BoxError, Service};
 
 use super::checked_trailers::CheckedTrailers;
@@ -56,7 +60,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An HTTPS client for requests with the body `B`.
 ///
-/// [`https_client`] and [`https_client_with`] create it. See the [module](self) for what it does.
+/// [`https_client`], [`https_client_trusting`] and [`https_client_with`] create it. See the [module](self) for what it does.
 ///
 /// A clone is cheap and shares the connections.
 pub struct HttpsClient<B> {
@@ -147,6 +151,56 @@ where
             .pool_timer(TokioTimer::new())
             .build(connector),
     }
+}
+
+/// Creates a client that trusts the operating system's certificate authorities, and those in `pem`.
+///
+/// `pem` is the content of a file with one or several certificates, for example of a private authority. The function
+/// reads the system's certificates from disk. Call it once and clone the client.
+///
+/// ```no_run
+/// use bytes::Bytes;
+/// use http_body_util::Full;
+/// use tower_identity::client::hyper::https_client_trusting;
+///
+/// let pem = std::fs::read("/etc/ssl/our-authority.pem")?;
+/// let client = https_client_trusting::<Full<Bytes>>(&pem)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`io::ErrorKind::InvalidData`], if `pem` has no certificate, or something that is none. A system without usable
+/// authorities is no error.
+pub fn https_client_trusting<B>(pem: &[u8]) -> io::Result<HttpsClient<B>>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    let mut roots = authorities(pem)?;
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(https_client_with(config))
+}
+
+/// The error says what is in the file, as the end of a sentence.
+pub(crate) fn authorities(pem: &[u8]) -> io::Result<RootCertStore> {
+    let invalid = |message| io::Error::new(io::ErrorKind::InvalidData, message);
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|_| invalid("is no valid PEM"))?;
+        roots
+            .add(certificate)
+            .map_err(|_| invalid("has a certificate that cannot be read"))?;
+    }
+    if roots.is_empty() {
+        return Err(invalid("has no certificate in PEM"));
+    }
+    Ok(roots)
 }
 
 impl<B> Clone for HttpsClient<B> {

@@ -374,7 +374,9 @@ fn in_words_of_keys(message: &str, keys: &KeysOfSettings<'_>) -> String {
 /// Plain http is allowed by a setting of each endpoint, which not all have a key for.
 fn without_other_settings(message: &str, setting: &str, keys: &KeysOfSettings<'_>) -> String {
     let insecure = setting.replace(".url", ".insecure");
-    let of_setting = keys.iter().find(|(setting, _)| *setting == insecure);
+    let of_setting = keys
+        .iter()
+        .find(|(key, _)| (*key == insecure && insecure != setting) || *key == "insecure");
     let allowed = match of_setting.and_then(|(_, keys)| keys.first()) {
         Some(key) => format!(", or for a trusted network with `{key}`"),
         None => String::new(),

@@ -1,5 +1,7 @@
 use std::{error::Error, fmt};
 
+const OUTGOING_AUTH: &str = "outgoingAuth";
+
 /// A configuration cannot be used. It lists all faults, not just the first.
 ///
 /// `Display` has one line for each fault. It shows no secret.
@@ -21,7 +23,7 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the configuration of outgoing authentication cannot be used")?;
+        f.write_str("the configuration cannot be used")?;
         for fault in &self.faults {
             write!(f, "\n- {fault}")?;
         }
@@ -35,6 +37,8 @@ impl Error for ConfigError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigFault {
     pub(super) section: Section,
+    /// Whether the section is within `outgoingAuth` of a whole file.
+    pub(super) is_in_file: bool,
     pub(super) key: String,
     pub(super) message: String,
 }
@@ -48,6 +52,33 @@ pub(super) enum Section {
 }
 
 impl ConfigFault {
+    pub(super) fn new(
+        section: Section,
+        key: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            section,
+            is_in_file: false,
+            key: key.into(),
+            message: message.into(),
+        }
+    }
+
+    /// The same fault, of the block `outgoingAuth` of a whole file.
+    pub(super) fn within_file(mut self) -> Self {
+        match self.section {
+            Section::Document if self.key.is_empty() => self.key = OUTGOING_AUTH.to_owned(),
+            Section::Document => self.key = format!("{OUTGOING_AUTH}.{}", self.key),
+            Section::Default | Section::Backend(_) => self.is_in_file = true,
+        }
+        self
+    }
+
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        self.section == other.section && self.key == other.key
+    }
+
     /// The backend whose configuration is at fault. It is `None` for `default`, and for a key beside `backends`.
     pub fn backend(&self) -> Option<&str> {
         match &self.section {
@@ -57,7 +88,8 @@ impl ConfigFault {
     }
 
     /// The key within the backend's configuration, for example `tokenExchange.tokenUrl` or
-    /// `awsSts.roleMappings[2].matcher`. It is empty where the whole of it is wrong.
+    /// `awsSts.roleMappings[2].matcher`. It is empty where the whole of it is wrong. Elsewhere it is the key within the
+    /// document, for example `incomingAuth.oidc.issuer` or `passthroughHeaders[0]`.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -71,6 +103,9 @@ impl ConfigFault {
 impl fmt::Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dot = if self.key.is_empty() { "" } else { "." };
+        if self.is_in_file {
+            write!(f, "{OUTGOING_AUTH}.")?;
+        }
         match &self.section {
             Section::Document => f.write_str(&self.key)?,
             Section::Default => write!(f, "default{dot}{}", self.key)?,
@@ -99,11 +134,8 @@ impl SectionFaults {
     }
 
     pub(super) fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
-        self.found.push(ConfigFault {
-            section: self.section.clone(),
-            key: key.into(),
-            message: message.into(),
-        });
+        self.found
+            .push(ConfigFault::new(self.section.clone(), key, message));
     }
 
     pub(super) fn has(&self, key: &str) -> bool {

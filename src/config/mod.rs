@@ -1,7 +1,8 @@
 //! Configuration: the strategies of all backends from one file, with the keys of ToolHive's `outgoingAuth`.
 //!
 //! [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) is the whole block, and
-//! [`BackendAuthConfig`](crate::BackendAuthConfig) is the entry of one backend. [`Resources`] has what a file cannot
+//! [`BackendAuthConfig`](crate::BackendAuthConfig) is the entry of one backend. [`VmcpConfig`] is the whole file of a
+//! ToolHive vMCP, with the incoming side and the backends' URLs. [`Resources`] has what a file cannot
 //! contain, such as the HTTP client for token endpoints. [`LiveOutgoingAuth`] replaces the configuration while requests
 //! are running.
 
@@ -18,6 +19,7 @@ mod resources;
 #[cfg(feature = "aws-sts")]
 mod sts_resources;
 mod variable_name;
+mod vmcp;
 
 pub use error::{ConfigError, ConfigFault};
 pub use file_path::FilePath;
@@ -34,3 +36,4 @@ pub use live::LiveOutgoingAuth;
 pub use outgoing_auth::Source;
 pub use resources::{Resources, ResourcesBuilder};
 pub use variable_name::VariableName;
+pub use vmcp::{IncomingAuthConfig, OidcConfig, Vmcp, VmcpBackend, VmcpBackendConfig, VmcpConfig};

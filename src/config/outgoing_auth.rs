@@ -239,6 +239,11 @@ impl OutgoingAuthConfig {
         })
     }
 
+    /// Whether the backend has a configuration, be it the default.
+    pub(super) fn configures(&self, backend: &str) -> bool {
+        self.resolve(backend).is_some()
+    }
+
     fn unresolved(&self, section: Section) -> ConfigFault {
         let message = match self.source {
             Source::Inline => "is not configured, and there is no `default`",
@@ -246,14 +251,10 @@ impl OutgoingAuthConfig {
                 "is not configured, and `source` is `discovered`: add what was discovered to `backends`, or make it `inline`"
             }
         };
-        ConfigFault {
-            section,
-            key: String::new(),
-            message: message.to_owned(),
-        }
+        ConfigFault::new(section, "", message)
     }
 
-    fn all_faults<B>(&self, resources: &Resources<B>) -> Vec<ConfigFault>
+    pub(super) fn all_faults<B>(&self, resources: &Resources<B>) -> Vec<ConfigFault>
     where
         B: Body + From<Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -267,10 +268,7 @@ impl OutgoingAuthConfig {
             config.build(resources, &mut faults);
             for fault in faults.into_vec() {
                 // A key whose value had the wrong type is missing now, which is no news.
-                let is_told = self
-                    .faults
-                    .iter()
-                    .any(|told| told.section == fault.section && told.key == fault.key);
+                let is_told = self.faults.iter().any(|told| told.is_at(&fault));
                 if !is_told {
                     all.push(fault);
                 }
@@ -284,12 +282,17 @@ impl OutgoingAuthConfig {
 impl<'de> Deserialize<'de> for OutgoingAuthConfig {
     /// Stores faults of form, see [`OutgoingAuthConfig`](OutgoingAuthConfig#errors-are-reported-together).
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let members = document::map(Value::deserialize(deserializer)?)?;
+        document::map(Value::deserialize(deserializer)?).map(Self::read)
+    }
+}
+
+impl OutgoingAuthConfig {
+    pub(super) fn read(members: Vec<(String, Value)>) -> Self {
         if let Some(fault) = document::whole_file(&members) {
-            return Ok(Self {
+            return Self {
                 faults: vec![fault],
                 ..Self::default()
-            });
+            };
         }
         let mut faults = SectionFaults::new(Section::Document);
         let mut members = Members::new("", members, &mut faults);
@@ -320,12 +323,12 @@ impl<'de> Deserialize<'de> for OutgoingAuthConfig {
                 Some((name, backend))
             })
             .collect();
-        Ok(Self {
+        Self {
             source,
             default,
             backends,
             faults,
-        })
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::backend::is_built_in;
 #[cfg(feature = "aws-sts")]
 use super::sts_resources::{StsResources, StsSettings};
 #[cfg(feature = "incoming")]
-use crate::upstream::upstream_tokens::UpstreamTokens;
+use crate::{oauth::http_client::HttpClient, upstream::upstream_tokens::UpstreamTokens};
 
 /// Holds what strategies need besides their configuration: the client for token endpoints and AWS STS, the environment,
 /// and the caches that they share.
@@ -47,6 +47,8 @@ struct Inner<B> {
     upstream_providers: Option<Vec<String>>,
     #[cfg(feature = "incoming")]
     upstream_tokens: Option<UpstreamTokens>,
+    #[cfg(feature = "incoming")]
+    client: HttpClient,
 }
 
 type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -69,6 +71,8 @@ impl<B> Resources<B> {
         ResourcesBuilder {
             #[cfg(feature = "aws-sts")]
             sts: StsSettings::new(client.clone()),
+            #[cfg(feature = "incoming")]
+            client: HttpClient::new(client.clone()),
             token_endpoint: Box::new(move |url| crate::TokenEndpoint::builder(url, client.clone())),
             environment: Box::new(|variable| std::env::var(variable).ok()),
             allows_placeholders: false,
@@ -110,6 +114,11 @@ impl<B> Resources<B> {
     /// The names of all upstream providers, if the application told them.
     pub(super) fn upstream_providers(&self) -> Option<&[String]> {
         self.inner.upstream_providers.as_deref()
+    }
+
+    #[cfg(feature = "incoming")]
+    pub(super) fn client(&self) -> HttpClient {
+        self.inner.client.clone()
     }
 
     #[cfg(feature = "incoming")]
@@ -161,6 +170,8 @@ pub struct ResourcesBuilder<B> {
     upstream_providers: Option<Vec<String>>,
     #[cfg(feature = "incoming")]
     upstream_tokens: Option<UpstreamTokens>,
+    #[cfg(feature = "incoming")]
+    client: HttpClient,
 }
 
 impl<B> ResourcesBuilder<B> {
@@ -222,7 +233,8 @@ impl<B> ResourcesBuilder<B> {
     }
 
     /// Sets the upstream tokens that refresh tokens are taken from, for `xaa` with `subjectTokenType: refresh_token`. Give
-    /// the ones that your [`TokenValidator`](crate::TokenValidator) has.
+    /// the ones that your [`TokenValidator`](crate::TokenValidator) has. The validator that a
+    /// [`VmcpConfig`](crate::config::VmcpConfig) builds has these.
     #[cfg(feature = "incoming")]
     pub fn upstream_tokens(mut self, upstream: UpstreamTokens) -> Self {
         self.upstream_tokens = Some(upstream);
@@ -291,6 +303,8 @@ impl<B> ResourcesBuilder<B> {
                 upstream_providers: self.upstream_providers,
                 #[cfg(feature = "incoming")]
                 upstream_tokens: self.upstream_tokens,
+                #[cfg(feature = "incoming")]
+                client: self.client,
             }),
         })
     }

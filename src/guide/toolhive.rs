@@ -1,11 +1,51 @@
 //! Move from ToolHive.
 //!
-//! This crate reads the `outgoingAuth` block of your configuration unchanged: it has the same keys and the same values
-//! of `type`. The documentation of [`OutgoingAuthConfig`](crate::OutgoingAuthConfig#coming-from-toolhive) lists the
-//! differences of each type.
+//! This crate reads your vMCP's file unchanged, as a [`VmcpConfig`](crate::config::VmcpConfig): the same keys, and the
+//! same values of `type`. The documentation of [`OutgoingAuthConfig`](crate::OutgoingAuthConfig#coming-from-toolhive)
+//! lists the differences of each type. If your application has a file of its own, let it contain the block `outgoingAuth`
+//! alone, and read it as an [`OutgoingAuthConfig`](crate::OutgoingAuthConfig).
+//!
+//! # A file in, a router out
+//!
+//! `examples/toolhive` is a complete program:
+//!
+//! ```sh
+//! cargo run --all-features --example toolhive -- vmcp.yaml 127.0.0.1:4483
+//! ```
+//!
+//! It serves the backend `github` at `/github/mcp`, and needs the features `axum`, `config`, `hyper` and `incoming`. A test
+//! of this crate runs it with an OpenID provider, so it is not only an illustration. This is the whole of it, apart from
+//! `main`:
+//!
+//! ```no_run
+#![doc = include_str!("../../examples/toolhive/gateway.rs")]
+//! # fn main() {}
+//! ```
+//!
+//! ToolHive looks up the workloads of a `groupRef`. This crate does not: add them to
+//! [`VmcpConfig::backends`](crate::config::VmcpConfig::backends), if the file does not list them. Tools are not merged, so
+//! each backend keeps its own endpoint. Backends at plain `http` in a cluster are named with
+//! [`insecure_backend`](crate::config::VmcpConfig::insecure_backend).
+//!
+//! # What each part of the file becomes
+//!
+//! | key | in this crate |
+//! | --- | --- |
+//! | `incomingAuth.type` | `oidc`, or `anonymous` for no validator. `local` is an error: the user of the operating system is not authenticated. |
+//! | `incomingAuth.oidc` | [`Vmcp::token_validator`](crate::config::Vmcp::token_validator). `resource` is the audience, if it is missing and the audience is a URL. `clientId` and `clientSecretEnv` are for `introspectionUrl`. The keys with `AllowPrivateIp` make no difference: the HTTP client decides which addresses it connects to. |
+//! | `incomingAuth.authz` | An error, until the application [says that it enforces the policies](crate::config::VmcpConfig::handled_by_application). |
+//! | `outgoingAuth` | [`VmcpBackend::auth_layer`](crate::config::VmcpBackend::auth_layer) |
+//! | `passthroughHeaders` | [`VmcpBackend::header_forward_layer`](crate::config::VmcpBackend::header_forward_layer) |
+//! | `backends[].caBundlePath` | [`VmcpBackend::https_client`](crate::config::VmcpBackend::https_client), or [`ca_bundle`](crate::config::VmcpBackend::ca_bundle) for a client of your own. The file is read when the configuration is built. |
+//! | `rateLimiting` | An error, until the application says that it enforces the limits. |
+//! | all others | In [`Vmcp::unread`](crate::config::Vmcp::unread), with the reason, and in a warning in the log. |
+//!
+//! # Names
 //!
 //! | ToolHive | this crate |
 //! | --- | --- |
+//! | `Config`, `YAMLLoader` | [`VmcpConfig`](crate::config::VmcpConfig), read by a parser of your choice |
+//! | `NewIncomingAuthMiddleware` | [`VmcpConfig::build`](crate::config::VmcpConfig::build), then [`Vmcp::token_validator`](crate::config::Vmcp::token_validator) |
 //! | `OutgoingAuthConfig` | [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) |
 //! | `BackendAuthStrategy` | [`BackendAuthConfig`](crate::BackendAuthConfig) |
 //! | `NewOutgoingAuthRegistry(ctx, env)` | [`Resources::builder(client)`](crate::config::Resources::builder)`.build()?` |
@@ -28,7 +68,7 @@
 //! | the session's captured identity, `identityRoundTripper` | [`IdentityLayer::new(identity)`](crate::IdentityLayer)`.fallback(…)` |
 //! | `WithHealthCheckMarker`, `IsHealthCheck` | [`HealthCheck`](crate::HealthCheck) in the request's extensions |
 //!
-//! # Step by step
+//! # The block `outgoingAuth` alone, step by step
 //!
 //! 1. Read the file with a parser of your choice. Then [check](crate::OutgoingAuthConfig::check) it: the error lists
 //!    all faults of all backends, each with the backend and the key.

@@ -83,12 +83,7 @@ impl IntrospectionEndpoint {
         ResBody::Data: Send,
         ResBody::Error: Into<BoxError>,
     {
-        IntrospectionEndpointBuilder {
-            url: url.into(),
-            insecure: false,
-            client_auth: None,
-            client: HttpClient::new(client),
-        }
+        IntrospectionEndpointBuilder::of_client(url, HttpClient::new(client))
     }
 
     /// The claims about the token, or `None` if it is not active.
@@ -210,6 +205,15 @@ pub struct IntrospectionEndpointBuilder {
 }
 
 impl IntrospectionEndpointBuilder {
+    pub(crate) fn of_client(url: impl Into<String>, client: HttpClient) -> Self {
+        Self {
+            url: url.into(),
+            insecure: false,
+            client_auth: None,
+            client,
+        }
+    }
+
     /// Sets how the application authenticates to the endpoint. By default it does not.
     pub fn client_auth(mut self, client_auth: ClientAuth) -> Self {
         self.client_auth = Some(client_auth);

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use zeroize::Zeroizing;
 
@@ -49,7 +49,7 @@ impl<'a> Members<'a> {
         read
     }
 
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(in crate::config) fn has(&self, key: &str) -> bool {
         let mut members = self.members.iter();
         members.any(|(member, value)| member == key && !matches!(value, Value::Null))
     }
@@ -191,7 +191,44 @@ impl<'a> Members<'a> {
         self.within(key, members).members
     }
 
-    fn map(&mut self, key: &str) -> Option<Vec<(String, Value)>> {
+    /// Takes out a map whose values are strings.
+    pub(in crate::config) fn texts(&mut self, key: &str) -> BTreeMap<String, String> {
+        let members = self.map(key).unwrap_or_default();
+        let mut texts = BTreeMap::new();
+        for (name, value) in members {
+            match value {
+                Value::String(mut text) => {
+                    texts.insert(name, std::mem::take(&mut *text));
+                }
+                value => self.wrong_kind(&format!("{key}.{name}"), &value, "a string"),
+            }
+        }
+        texts
+    }
+
+    /// Takes an empty string for a key that is not there.
+    pub(in crate::config) fn drop_empty(&mut self, key: &str) {
+        self.members
+            .retain(|(member, value)| member != key || !value.is_text(""));
+    }
+
+    /// The block under this key, if there is one. These keys within may be empty, which is as if they were not there.
+    pub(in crate::config) fn block<T: Keys>(
+        &mut self,
+        key: &str,
+        may_be_empty: &[&str],
+    ) -> Option<T> {
+        let members = self.map(key)?;
+        let mut within = self.within(key, members);
+        for key in may_be_empty {
+            within.drop_empty(key);
+        }
+        let read = T::read(&mut within);
+        within.finish(T::KEYS);
+        Some(read)
+    }
+
+    pub(in crate::config) fn map(&mut self, key: &str) -> Option<Vec<(String, Value)>> {
         match self.take(key)? {
             Value::Map(members) => Some(members),
             value => {
@@ -224,7 +261,11 @@ impl<'a> Members<'a> {
     }
 
     /// The members of what stands under `key`.
-    fn within(&mut self, key: &str, members: Vec<(String, Value)>) -> Members<'_> {
+    pub(in crate::config) fn within(
+        &mut self,
+        key: &str,
+        members: Vec<(String, Value)>,
+    ) -> Members<'_> {
         Members::new(self.path_of(key), members, self.faults)
     }
 

@@ -69,7 +69,7 @@ pub(super) fn map<E: de::Error>(value: Value) -> Result<Vec<(String, Value)>, E>
     match value {
         Value::Map(members) => Ok(members),
         value => Err(E::custom(format!(
-            "expected a map of outgoing authentication, found {}",
+            "expected a map, the configuration of authentication, found {}",
             value.kind()
         ))),
     }
@@ -78,23 +78,25 @@ pub(super) fn map<E: de::Error>(value: Value) -> Result<Vec<(String, Value)>, E>
 /// The fault of a document that has the wanted block within it.
 pub(super) fn whole_file(members: &[(String, Value)]) -> Option<ConfigFault> {
     let has = |name: &str| members.iter().any(|(member, _)| member == name);
-    let (key, message) = if has("apiVersion") && has("kind") {
-        (
-            "kind",
-            "this is a resource of Kubernetes; the block that is wanted here is the one that the operator makes of it, \
-             `outgoingAuth` in the file of the vMCP",
-        )
-    } else if has("outgoingAuth") {
-        (
+    if has("outgoingAuth") {
+        return Some(ConfigFault::new(
+            Section::Document,
             "outgoingAuth",
-            "this is the whole file of a vMCP; give this block alone",
+            "this is the whole file of a vMCP; give this block alone, or read the file as a `VmcpConfig`",
+        ));
+    }
+    resource_of_kubernetes(members)
+}
+
+/// The fault of a document that is what the operator makes the file of.
+pub(super) fn resource_of_kubernetes(members: &[(String, Value)]) -> Option<ConfigFault> {
+    let has = |name: &str| members.iter().any(|(member, _)| member == name);
+    let is_resource = has("apiVersion") && has("kind");
+    is_resource.then(|| {
+        ConfigFault::new(
+            Section::Document,
+            "kind",
+            "this is a resource of Kubernetes; give the file that the operator makes of it, which has `outgoingAuth`",
         )
-    } else {
-        return None;
-    };
-    Some(ConfigFault {
-        section: Section::Document,
-        key: key.to_owned(),
-        message: message.to_owned(),
     })
 }

@@ -18,7 +18,11 @@ pub(in crate::config) enum Value {
 }
 
 impl Value {
-    pub(super) fn kind(&self) -> &'static str {
+    pub(in crate::config) fn is_text(&self, expected: &str) -> bool {
+        matches!(self, Self::String(text) if **text == expected)
+    }
+
+    pub(in crate::config) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Boolean(_) => "a boolean",
@@ -42,7 +46,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a configuration of outgoing authentication")
+        f.write_str("a configuration of authentication")
     }
 
     fn visit_unit<E>(self) -> Result<Value, E> {

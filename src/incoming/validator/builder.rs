@@ -38,7 +38,7 @@ pub struct TokenValidatorBuilder {
 }
 
 impl TokenValidatorBuilder {
-    pub(super) fn new(issuer: Issuer) -> Self {
+    pub(crate) fn new(issuer: Issuer) -> Self {
         Self {
             issuer,
             added: Vec::new(),

@@ -1,0 +1,103 @@
+//! A ToolHive vMCP's file in, an axum router out: `/github/mcp` is the backend `github`, called as the caller.
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    middleware::{Next, from_fn},
+    response::Response,
+    routing::{any, get},
+};
+use bytes::Bytes;
+use http::{StatusCode, Uri};
+use http_body_util::Full;
+use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+use tower_identity::{
+    AuthError, AuthErrorKind, HeaderForwardLayer, Identity, TokenValidatorLayer,
+    client::hyper::https_client,
+    config::{Resources, VmcpConfig},
+    outgoing::forward_mcp,
+};
+
+/// The keys of the file that this program acts on itself, or has no use for. All others are read, or are errors.
+const HANDLED: [&str; 4] = ["name", "groupRef", "aggregation", "incomingAuth.authz"];
+
+#[derive(Clone)]
+struct Backend {
+    url: Uri,
+    forwarded: HeaderForwardLayer,
+    client: BoxCloneSyncService<Request, http::Response<hyper::body::Incoming>, BoxError>,
+}
+
+pub(crate) fn router(
+    file: &str,
+    environment: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+) -> Result<Router, BoxError> {
+    // Without snippets: an error would quote the lines around it, with secrets.
+    let options = serde_saphyr::options! { with_snippet: false };
+    let file: VmcpConfig = serde_saphyr::from_str_with_options(file, options)?;
+    let resources = Resources::builder(https_client::<Full<Bytes>>()?).environment(environment);
+    let vmcp = file
+        .handled_by_application(HANDLED)
+        .build(&resources.build()?)?;
+
+    let mut router = Router::new();
+    for backend in vmcp.backends() {
+        let client = ServiceBuilder::new()
+            .layer(backend.header_forward_layer())
+            .layer(backend.auth_layer())
+            .service(backend.https_client::<Body>()?);
+        let state = Backend {
+            url: backend.url().clone(),
+            forwarded: backend.header_forward_layer(),
+            client: BoxCloneSyncService::new(client),
+        };
+        let path = format!("/{}/mcp", backend.name());
+        router = router.route(&path, any(forward).with_state(state));
+    }
+    let router = router.layer(from_fn(authorize));
+    let Some(validator) = vmcp.token_validator() else {
+        return Err(
+            "this gateway is for callers with a token: `incomingAuth.type` is `oidc`".into(),
+        );
+    };
+    let router = router
+        .layer(TokenValidatorLayer::new(validator.clone()))
+        // What comes after the layer is open to everybody.
+        .route("/health", get(async || "ok"));
+    Ok(match validator.resource_metadata() {
+        Some(metadata) => router.route_service(metadata.path(), metadata.clone()),
+        None => router,
+    })
+}
+
+/// In place of `incomingAuth.authz`: this crate has no policies. Enforce yours here.
+async fn authorize(caller: Identity, request: Request, next: Next) -> Result<Response, AuthError> {
+    if caller.subject() == "mallory" {
+        let message = "the caller may not use this gateway";
+        return Err(AuthError::new(AuthErrorKind::InsufficientScope, message));
+    }
+    Ok(next.run(request).await)
+}
+
+async fn forward(
+    State(backend): State<Backend>,
+    mut request: Request,
+) -> Result<Response, AuthError> {
+    let captured = backend.forwarded.captured(request.headers());
+    request.extensions_mut().insert(captured);
+    let request = forward_mcp(request, backend.url.clone());
+    match backend.client.oneshot(request).await {
+        // The caller cannot log in at the backend, whatever it says. `TokenValidatorLayer` says where they can.
+        Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
+            let message = "the backend refused the caller's credential";
+            Err(AuthError::new(AuthErrorKind::Rejected, message))
+        }
+        Ok(response) => Ok(response.map(Body::new)),
+        Err(error) => Err(match AuthError::find_in(&*error) {
+            Some(error) => error.clone(),
+            None => AuthError::new(AuthErrorKind::Unavailable, "the backend cannot be reached")
+                .with_source(error),
+        }),
+    }
+}
