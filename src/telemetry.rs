@@ -15,6 +15,9 @@
 //!
 //! # Events
 //!
+//! A request that an `AuthService` authenticated is the event "a request was authenticated", at debug level, within the
+//! span. So a subscriber that prints events, such as `tracing_subscriber::fmt`, prints the fields of the span.
+//!
 //! A request that [`AuthLayer`](crate::AuthLayer) or [`HeaderForwardLayer`](crate::HeaderForwardLayer) refuses is the event
 //! "a request was refused", with the fields `backend`, `strategy`, `kind` and `error`. Its level is `warn` for the kinds
 //! `wrong_origin` and `configuration`, which concern the operator, and `debug` for all others. `strategy` is
@@ -150,6 +153,10 @@ impl AuthenticationSpan {
     pub(crate) fn end<T>(&mut self, outcome: &Result<T, AuthError>) {
         if !self.span.is_disabled() {
             self.span.record("outcome", name(outcome));
+            // A refusal is an event already. Without any, a plain subscriber does not print the span.
+            if outcome.is_ok() {
+                tracing::debug!(parent: &self.span, "a request was authenticated");
+            }
             self.span = Span::none();
         }
     }

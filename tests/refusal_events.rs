@@ -48,6 +48,42 @@ where
 }
 
 #[tokio::test]
+async fn the_advised_filter_shows_the_lines_that_the_guide_has_for_both_outcomes() {
+    let guide = include_str!("../src/guide/troubleshooting.rs");
+    let documented = guide.lines().filter_map(|line| {
+        let line = line.strip_prefix("//! DEBUG ")?;
+        Some(line.strip_suffix('…').unwrap_or(line))
+    });
+    let documented: Vec<_> = documented.collect();
+    let log = Log::default();
+    let capturing = log.capture(advised_filter());
+    let github = UpstreamInject::new("github").unwrap();
+    let client = AuthLayer::new(origin(), github).layer(RecordingService::new());
+    let mut request = post(&format!("{BACKEND}/mcp"));
+    request.extensions_mut().insert(identity("user-1", "hush"));
+    client.clone().oneshot(request).await.unwrap();
+    let request = post(&format!("{BACKEND}/mcp"));
+    client.oneshot(request).await.unwrap_err();
+    drop(capturing);
+
+    let printed = without_colours(&log.text());
+    let printed: Vec<_> = printed.lines().collect();
+    assert_eq!((printed.len(), documented.len()), (2, 2), "{printed:#?}");
+    for (printed, documented) in printed.into_iter().zip(documented) {
+        let (_, line) = printed.split_once("DEBUG ").unwrap();
+        assert!(line.starts_with(documented), "{line}\n{documented}");
+    }
+}
+
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| {
+        plain + part.split_once('m').map_or("", |(_, rest)| rest)
+    })
+}
+
+#[tokio::test]
 async fn f59_the_advised_filter_shows_one_event_for_each_refusal() {
     let github = || UpstreamInject::new("github").unwrap();
     let mut of_user = post("https://stranger.example/mcp");

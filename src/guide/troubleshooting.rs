@@ -25,11 +25,34 @@
 //!
 //! # Where to look
 //!
-//! - `RUST_LOG=tower_identity=debug` shows the span `authenticate` of each request (`backend`, `strategy`, `cache`,
-//!   `outcome`) and the events that this page names. `outcome` is the kind of the error.
+//! - `RUST_LOG=tower_identity=debug` shows a line for each request that was authenticated or refused, and the events that
+//!   this page names. The line has the fields of the span `authenticate`: `backend`, `strategy`, `cache` and `outcome`,
+//!   which is `ok` or the kind of the error. See [below](#show-the-log) for a program that prints them.
 //! - `tower_identity_requests_total` counts requests by `backend`, `strategy` and `outcome`. See [all
 //!   metrics](crate::telemetry).
 //! - A 401 without an `AuthError` is the backend's answer: the credential was sent, and the backend refused it.
+//!
+//! # Show the log
+//!
+//! This crate writes its events with [`tracing`](https://docs.rs/tracing). A program prints them with
+//! `tracing-subscriber`, with its feature `env-filter`:
+//!
+//! ```
+//! use tracing_subscriber::EnvFilter;
+//!
+//! // `tracing_subscriber::fmt().init()` alone does not read `RUST_LOG`.
+//! tracing_subscriber::fmt()
+//!     .with_env_filter(EnvFilter::from_default_env())
+//!     .init();
+//! ```
+//!
+//! With `RUST_LOG=tower_identity=debug` it then prints, for a request that was sent and for one that was not (without
+//! times):
+//!
+//! ```text
+//! DEBUG authenticate{backend=https://mcp.example.com strategy="upstream_inject" outcome="ok"}: tower_identity::telemetry: a request was authenticated
+//! DEBUG tower_identity::telemetry: a request was refused backend=https://mcp.example.com strategy="upstream_inject" kind="missing_identity" error=…
+//! ```
 //!
 //! # A `BuildError`
 //!
