@@ -12,11 +12,7 @@ use http_body::Body;
 use serde::{Deserialize, Deserializer};
 use tower::BoxError;
 
-use crate::{
-    error::BuildError,
-    origin::Origin,
-    outgoing::{auth::layer::AuthLayer, headers::HeaderForwardLayer},
-};
+use crate::{error::BuildError, origin::Origin, outgoing::headers::HeaderForwardLayer};
 
 use super::{
     document::{self, Members, Value},
@@ -90,7 +86,7 @@ const READ: &[&str] = &[
 /// | --- | --- |
 /// | `incomingAuth.oidc` | the [`TokenValidator`](crate::TokenValidator), which needs the feature `incoming` |
 /// | `incomingAuth.oidc.caBundlePath` | certificate authorities for requests to the issuer, which needs the feature `hyper` |
-/// | `outgoingAuth` | the [`AuthLayer`] of each backend, see [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) |
+/// | `outgoingAuth` | the [`AuthLayer`](crate::AuthLayer) of each backend, see [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) |
 /// | `passthroughHeaders` | the [`HeaderForwardLayer`] of each backend |
 /// | `backends` | the URL of each backend, and the certificate authorities of its client (`caBundlePath`) |
 ///
@@ -316,11 +312,10 @@ impl VmcpConfig {
             }
             let Some(target) = target else { continue };
             let layers = (
-                outgoing.strategy_for(&config.name, resources),
+                outgoing.layer_for(&config.name, target.origin.clone(), resources),
                 self.header_forward_layer(target.origin.clone()),
             );
-            if let (Ok(strategy), Ok(headers)) = layers {
-                let auth = AuthLayer::new(target.origin.clone(), strategy);
+            if let (Ok(auth), Ok(headers)) = layers {
                 built.push(VmcpBackend::new(config, target, auth, headers));
             }
         }
