@@ -849,6 +849,27 @@ fn aws_sts_without_its_feature_is_a_fault_of_the_type_alone() {
     );
 }
 
+#[cfg(not(feature = "private-key-jwt"))]
+#[test]
+fn what_is_signed_is_a_fault_without_the_feature_that_signs() {
+    let needs = "needs the feature `private-key-jwt` of the crate `tower-identity`";
+    let key = json!({ "keyId": "k", "algorithm": "ES256", "keyFile": "/k/k" });
+    assert_fault(
+        json!({ "type": "signed_identity", "signedIdentity": {
+            "issuer": "g", "audience": "a", "signingKeys": [key],
+        }}),
+        &format!("type: {needs}"),
+    );
+    let exchange = json!({
+        "tokenUrl": "https://idp.example.com/token", "clientId": "gateway",
+        "clientKey": { "algorithm": "ES256", "keyFile": "/k/k" },
+    });
+    assert_fault(
+        json!({ "type": "token_exchange", "tokenExchange": exchange }),
+        &format!("tokenExchange.clientKey: {needs}"),
+    );
+}
+
 #[cfg(feature = "aws-sts")]
 #[test]
 fn all_faults_of_all_backends_are_told_at_once() {
@@ -1554,7 +1575,7 @@ fn the_schema_knows_the_members_that_are_read_and_no_others() {
                 }
                 // Or the client authenticates with a file.
                 if let Some(client) = variable.strip_suffix("SecretEnv") {
-                    let file = ["SecretFile", "AssertionFile", "AssertionType"];
+                    let file = ["SecretFile", "AssertionFile", "AssertionType", "Key"];
                     expected.extend(file.map(|key| format!("{client}{key}")));
                 }
             }

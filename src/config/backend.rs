@@ -9,8 +9,9 @@ use tower::BoxError;
 use crate::strategy::{strategy::Strategy, unauthenticated::Unauthenticated};
 
 use super::{
-    AwsStsConfig, ClaimInjectionConfig, CrossAppAccessConfig, HeaderInjectionConfig,
-    OnBehalfOfConfig, TokenExchangeConfig, UpstreamInjectConfig,
+    AwsStsConfig, BothConfig, ClaimInjectionConfig, ClientCredentialsConfig, CrossAppAccessConfig,
+    HeaderInjectionConfig, OnBehalfOfConfig, SignedIdentityConfig, SigningKeyConfig,
+    TokenExchangeConfig, UpstreamInjectConfig,
     block::Block,
     document::{Members, nearest, one_of},
     error::SectionFaults,
@@ -85,6 +86,14 @@ macro_rules! kinds {
                 }
             }
 
+            /// The names of the headers that its strategy sets, as far as it is known.
+            pub(super) fn headers(&self) -> Vec<String> {
+                match self {
+                    Self::Unauthenticated | Self::Registered(_) => Vec::new(),
+                    $(Self::$name(config) => config.headers(),)+
+                }
+            }
+
             /// Its strategy, or nothing and the faults that it has.
             pub(super) fn build<B>(
                 &self,
@@ -134,8 +143,12 @@ kinds! {
     HeaderInjection(HeaderInjectionConfig),
     /// `claim_injection`, with `claimInjection`: [`ClaimInjection`](crate::ClaimInjection).
     ClaimInjection(ClaimInjectionConfig),
+    /// `signed_identity`, with `signedIdentity`: `SignedIdentity`, which needs the feature `private-key-jwt`.
+    SignedIdentity(SignedIdentityConfig),
     /// `token_exchange`, with `tokenExchange`: [`TokenExchange`](crate::TokenExchange).
     TokenExchange(TokenExchangeConfig),
+    /// `client_credentials`, with `clientCredentials`: [`ClientCredentials`](crate::ClientCredentials).
+    ClientCredentials(ClientCredentialsConfig),
     /// `upstream_inject`, with `upstreamInject`: [`UpstreamInject`](crate::UpstreamInject).
     UpstreamInject(UpstreamInjectConfig),
     /// `aws_sts`, with `awsSts`: `AwsSts`, which needs the feature `aws-sts`.
@@ -144,6 +157,33 @@ kinds! {
     OnBehalfOf(OnBehalfOfConfig),
     /// `xaa`, with `xaa`: [`CrossAppAccess`](crate::CrossAppAccess).
     CrossAppAccess(CrossAppAccessConfig),
+    /// `both`, with `both`: [`Both`](crate::strategy::Both).
+    Both(BothConfig),
+}
+
+impl BackendAuthConfig {
+    /// Its keys to sign with, and the place of each.
+    pub(super) fn signing_keys(&self) -> Vec<(String, &SigningKeyConfig)> {
+        let (block, parts) = match self {
+            Self::SignedIdentity(config) => {
+                let keys = config.signing_keys.iter().enumerate();
+                let keys = keys.map(|(index, key)| (format!("signingKeys[{index}]"), key));
+                (SignedIdentityConfig::BLOCK, keys.collect::<Vec<_>>())
+            }
+            Self::Both(config) => {
+                let keys = config.parts().flat_map(|(part, config)| {
+                    let keys = config.signing_keys().into_iter();
+                    keys.map(move |(key, config)| (format!("{part}.{key}"), config))
+                });
+                (BothConfig::BLOCK, keys.collect())
+            }
+            _ => return Vec::new(),
+        };
+        let parts = parts.into_iter();
+        parts
+            .map(|(key, config)| (format!("{block}.{key}"), config))
+            .collect()
+    }
 }
 
 /// The types that are not for the application to register.

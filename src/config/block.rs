@@ -1,4 +1,8 @@
-use std::path::Path;
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use http_body::Body;
+use tower::BoxError;
 
 use crate::{
     error::{BuildError, InvalidSetting},
@@ -9,16 +13,24 @@ use crate::{
         token_endpoint::TokenEndpoint,
     },
     secret::{PLACEHOLDER, Secret, check_client_secret},
+    strategy::strategy::Strategy,
 };
 
 use super::{
-    error::SectionFaults, file_path::FilePath, resources::Resources, variable_name::VariableName,
+    backend::BackendAuthConfig,
+    client_key::ClientKeyConfig,
+    error::{Section, SectionFaults},
+    file_path::FilePath,
+    resources::Resources,
+    variable_name::VariableName,
 };
 
 /// How a client authenticates, apart from its ID.
 enum ClientCredential {
     Secret(SecretSource),
     Assertion(fn(String, SecretSource) -> ClientAuth, SecretSource),
+    #[cfg(feature = "private-key-jwt")]
+    Key(crate::oauth::PrivateKeyJwt),
 }
 
 /// The block of one backend while its strategy is built. It collects the faults.
@@ -28,7 +40,8 @@ pub(super) struct Block<'a, B> {
     pub(super) faults: &'a mut SectionFaults,
 }
 
-/// The keys of the block that a builder's setting is made of. A place in a list is `[]`.
+/// The keys of the block that a builder's setting is made of. A place in a list is `[]`, and a key that ends with `.` or
+/// `[` stands for all in its block or list.
 pub(super) type KeysOfSettings<'a> = [(&'a str, &'a [&'a str])];
 
 /// The keys that say who the client of a token endpoint is.
@@ -39,6 +52,7 @@ pub(super) struct ClientKeys<'a> {
     pub(super) secret_file: (&'static str, &'a Option<FilePath>),
     pub(super) assertion_file: (&'static str, &'a Option<FilePath>),
     pub(super) assertion_type: (&'static str, &'a Option<String>),
+    pub(super) key: (&'static str, &'a Option<ClientKeyConfig>),
     /// How a client with a secret authenticates.
     pub(super) with_secret: fn(String, SecretSource) -> ClientAuth,
 }
@@ -49,6 +63,7 @@ impl ClientKeys<'_> {
             || self.secret_env.1.is_some()
             || self.secret_file.1.is_some()
             || self.assertion_file.1.is_some()
+            || self.key.1.is_some()
     }
 }
 
@@ -78,6 +93,7 @@ impl<B> Block<'_, B> {
                 (client.secret_env.0, client.secret_env.1.is_some()),
                 (client.secret_file.0, client.secret_file.1.is_some()),
                 (client.assertion_file.0, client.assertion_file.1.is_some()),
+                (client.key.0, client.key.1.is_some()),
             ];
             if let Some((key, _)) = present.into_iter().rev().find(|(_, is_there)| *is_there) {
                 self.fault(
@@ -90,6 +106,8 @@ impl<B> Block<'_, B> {
         Some(match credential {
             Some(ClientCredential::Secret(secret)) => (client.with_secret)(id.clone(), secret),
             Some(ClientCredential::Assertion(make, assertion)) => make(id.clone(), assertion),
+            #[cfg(feature = "private-key-jwt")]
+            Some(ClientCredential::Key(key)) => ClientAuth::private_key_jwt(id, key),
             None => ClientAuth::none(id),
         })
     }
@@ -114,6 +132,7 @@ impl<B> Block<'_, B> {
         for (key, is_there) in [
             (client.secret_file.0, client.secret_file.1.is_some()),
             (client.assertion_file.0, client.assertion_file.1.is_some()),
+            (client.key.0, client.key.1.is_some()),
         ] {
             match first {
                 Some(first) if is_there => {
@@ -147,12 +166,30 @@ impl<B> Block<'_, B> {
         match (secret, assertion) {
             (Some(secret), _) => Some(ClientCredential::Secret(secret)),
             (None, Some(assertion)) => Some(ClientCredential::Assertion(make, assertion)),
-            (None, None) => None,
+            (None, None) => self.key_of_client(client),
         }
     }
 
+    #[cfg(feature = "private-key-jwt")]
+    fn key_of_client(&mut self, client: &ClientKeys<'_>) -> Option<ClientCredential> {
+        let (at, config) = client.key;
+        let key = self.client_key(at, config.as_ref()?)?;
+        Some(ClientCredential::Key(key))
+    }
+
+    #[cfg(not(feature = "private-key-jwt"))]
+    fn key_of_client(&mut self, client: &ClientKeys<'_>) -> Option<ClientCredential> {
+        let (at, config) = client.key;
+        config.as_ref()?;
+        self.fault(
+            at,
+            "needs the feature `private-key-jwt` of the crate `tower-identity`",
+        );
+        None
+    }
+
     /// The source that reads this file. The file itself is read when a token is requested.
-    fn file(&mut self, (key, path): (&str, &Option<FilePath>)) -> Option<SecretSource> {
+    pub(super) fn file(&mut self, (key, path): (&str, &Option<FilePath>)) -> Option<SecretSource> {
         let path = path.as_ref()?.as_str();
         if !Path::new(path).is_absolute() {
             self.fault(key, "is not the absolute path of a file");
@@ -202,14 +239,36 @@ impl<B> Block<'_, B> {
         }
     }
 
+    /// The strategy of a backend's configuration within this one.
+    pub(super) fn inner(
+        &mut self,
+        key: &str,
+        config: Option<&BackendAuthConfig>,
+    ) -> Option<Arc<dyn Strategy<B>>>
+    where
+        B: Body + From<Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let Some(config) = config else {
+            self.fault(key, "is missing");
+            return None;
+        };
+        let mut faults = SectionFaults::new(Section::Document);
+        let strategy = config.build(self.resources, &mut faults);
+        for fault in faults.into_vec() {
+            self.fault(&format!("{key}.{}", fault.key()), fault.message());
+        }
+        strategy
+    }
+
     /// Says that a client that needs a credential has none.
     pub(super) fn need_client_credential(&mut self, client: &ClientKeys<'_>) {
         if !client.has_credential() {
             let (env, file) = (client.secret_env.0, client.secret_file.0);
-            let assertion = client.assertion_file.0;
+            let (assertion, key) = (client.assertion_file.0, client.key.0);
             self.fault(
                 client.secret.0,
-                format!("is missing; give it, `{env}`, `{file}` or `{assertion}`"),
+                format!("is missing; give it, `{env}`, `{file}`, `{assertion}` or `{key}`"),
             );
         }
     }
@@ -293,7 +352,7 @@ impl<B> Block<'_, B> {
         self.faults.add(path, message);
     }
 
-    #[cfg(not(feature = "aws-sts"))]
+    #[cfg(not(all(feature = "aws-sts", feature = "private-key-jwt")))]
     pub(super) fn fault_of_type(&mut self, message: &str) {
         self.faults.add("type", message);
     }
@@ -304,15 +363,22 @@ impl<B> Block<'_, B> {
         built: Result<T, BuildError>,
         keys: &KeysOfSettings<'_>,
     ) -> Option<T> {
-        match built {
-            Ok(built) => Some(built).filter(|_| self.faults.is_empty()),
-            Err(error) => {
-                for invalid in error.invalid_settings() {
-                    self.add(invalid, keys);
-                }
-                None
+        let built = self.part(built, keys);
+        built.filter(|_| self.faults.is_empty())
+    }
+
+    /// A part of the strategy, whichever other keys are at fault.
+    pub(super) fn part<T>(
+        &mut self,
+        built: Result<T, BuildError>,
+        keys: &KeysOfSettings<'_>,
+    ) -> Option<T> {
+        let add_all = |error: BuildError| {
+            for invalid in error.invalid_settings() {
+                self.add(invalid, keys);
             }
-        }
+        };
+        built.map_err(add_all).ok()
     }
 
     /// Where one of the setting's keys is at fault already, the setting's fault is no news.

@@ -75,8 +75,11 @@ impl ConfigFault {
         self
     }
 
+    /// Whether it is of the key of the other fault, or within the block of this key.
     pub(super) fn is_at(&self, other: &Self) -> bool {
-        self.section == other.section && self.key == other.key
+        let rest = self.key.strip_prefix(&other.key);
+        self.section == other.section
+            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
     /// The backend whose configuration is at fault. It is `None` for `default`, and for a key beside `backends`.
@@ -138,8 +141,13 @@ impl SectionFaults {
             .push(ConfigFault::new(self.section.clone(), key, message));
     }
 
+    /// Whether there is a fault of this key. A key that ends with `.` or `[` stands for all in its block or list.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.found.iter().any(|fault| fault.key == key)
+        let mut faults = self.found.iter();
+        match key.ends_with(['.', '[']) {
+            true => faults.any(|fault| fault.key.starts_with(key)),
+            false => faults.any(|fault| fault.key == key),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

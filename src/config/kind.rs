@@ -8,7 +8,10 @@ use tower::BoxError;
 
 use crate::{secret::Secret, strategy::strategy::Strategy};
 
-use super::{block::Block, document::Members, file_path::FilePath, variable_name::VariableName};
+use super::{
+    backend::BackendAuthConfig, block::Block, document::Members, file_path::FilePath,
+    variable_name::VariableName,
+};
 
 /// Serialization writes this in place of a secret. It is refused when it is read back.
 pub(super) const REDACTED: &str = "[redacted]";
@@ -24,6 +27,9 @@ pub(super) trait Kind: Keys + Serialize + JsonSchema {
     fn step_up_scopes(&self) -> &[String] {
         &[]
     }
+
+    /// The names of the headers that its strategy sets.
+    fn headers(&self) -> Vec<String>;
 
     /// Builds its strategy, or adds all faults to `block`.
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
@@ -79,6 +85,12 @@ impl Value for Option<Secret> {
 impl Value for Option<i32> {
     fn read(members: &mut Members<'_>, key: &str) -> Self {
         members.integer(key)
+    }
+}
+
+impl Value for Option<Box<BackendAuthConfig>> {
+    fn read(members: &mut Members<'_>, key: &str) -> Self {
+        members.backend(key).map(Box::new)
     }
 }
 

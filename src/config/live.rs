@@ -17,6 +17,9 @@ use crate::{
     strategy::{authenticating::Authenticating, rejection::Rejection, strategy::Strategy},
 };
 
+#[cfg(feature = "private-key-jwt")]
+use crate::oauth::signing_keys::PublishedKeys;
+
 use super::{
     error::ConfigError,
     outgoing_auth::{Backend, OutgoingAuthConfig},
@@ -52,6 +55,8 @@ pub struct LiveOutgoingAuth<B> {
 
 struct Inner<B> {
     resources: Resources<B>,
+    #[cfg(feature = "private-key-jwt")]
+    published: PublishedKeys,
     current: Mutex<Current<B>>,
 }
 
@@ -105,6 +110,8 @@ where
         config.check(&resources)?;
         Ok(Self {
             inner: Arc::new(Inner {
+                #[cfg(feature = "private-key-jwt")]
+                published: PublishedKeys::new(&config.published(&resources)),
                 resources,
                 current: Mutex::new(Current {
                     config: Arc::new(config),
@@ -156,6 +163,8 @@ where
     pub fn replace(&self, config: OutgoingAuthConfig) -> Result<(), ConfigError> {
         let resources = &self.inner.resources;
         config.check(resources)?;
+        #[cfg(feature = "private-key-jwt")]
+        let keys = config.published(resources);
         let config = Arc::new(config);
         let mut built = BTreeMap::new();
         loop {
@@ -174,12 +183,26 @@ where
                 let new = config.backend(&backend, resources);
                 built.insert(backend, Arc::new(new.unwrap_or_else(|_| unconfigured())));
             }
-            let replaced = self.current().replace(&config, &built);
+            let mut current = self.current();
+            // A key is published before it signs.
+            #[cfg(feature = "private-key-jwt")]
+            self.inner.published.replace(&keys);
+            let replaced = current.replace(&config, &built);
+            drop(current);
             if let Some(replaced) = replaced {
                 drop(replaced);
                 return Ok(());
             }
         }
+    }
+
+    /// Returns the service that publishes the keys of all `signed_identity` blocks of the current configuration (JWKS).
+    ///
+    /// To rotate a key, add the new one at the end of `signingKeys` and replace the configuration. Make it the first one
+    /// when all backends may have fetched it, after 5 minutes, and remove the old one some minutes later.
+    #[cfg(feature = "private-key-jwt")]
+    pub fn jwks(&self) -> crate::oauth::Jwks {
+        self.inner.published.jwks()
     }
 
     fn current(&self) -> MutexGuard<'_, Current<B>> {

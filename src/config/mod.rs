@@ -8,6 +8,7 @@
 
 pub(crate) mod backend;
 mod block;
+mod client_key;
 mod document;
 pub(crate) mod error;
 mod file_path;
@@ -15,20 +16,28 @@ mod kind;
 mod kinds;
 mod live;
 pub(crate) mod outgoing_auth;
+#[cfg(feature = "private-key-jwt")]
+mod private_key;
 mod resources;
+#[cfg(feature = "private-key-jwt")]
+mod signing_resources;
 #[cfg(feature = "aws-sts")]
 mod sts_resources;
 mod variable_name;
 mod vmcp;
 
+pub use client_key::ClientKeyConfig;
 pub use error::{ConfigError, ConfigFault};
 pub use file_path::FilePath;
 pub use kinds::{
     aws_sts::{AwsStsConfig, RoleMappingConfig},
+    both::BothConfig,
     claim_injection::ClaimInjectionConfig,
+    client_credentials::ClientCredentialsConfig,
     cross_app_access::CrossAppAccessConfig,
     header_injection::HeaderInjectionConfig,
     on_behalf_of::OnBehalfOfConfig,
+    signed_identity::{SignedIdentityConfig, SigningKeyConfig},
     token_exchange::TokenExchangeConfig,
     upstream_inject::UpstreamInjectConfig,
 };

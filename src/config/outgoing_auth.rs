@@ -8,7 +8,11 @@ use tower::BoxError;
 
 use crate::{origin::Origin, outgoing::auth::layer::AuthLayer, strategy::strategy::Strategy};
 
+#[cfg(feature = "private-key-jwt")]
+use crate::oauth::signing_keys::{Published, PublishedKeys};
+
 use super::{
+    SigningKeyConfig,
     backend::BackendAuthConfig,
     document::{self, Members, Value},
     error::{ConfigError, ConfigFault, Section, SectionFaults},
@@ -72,11 +76,14 @@ use super::{
 /// | `aws_sts` | `awsSts` | `AwsSts` (feature `aws-sts`) | The fallback role is not used after a matcher failed, unless `fallbackAfterFailedMatcher` is true. A session name that AWS does not accept is an error, unless `replaceUnfitSessionNames` is true. |
 /// | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | ToolHive does not implement it. |
 /// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required, unless the application tells the only provider. A health check passes without a credential. `idpIssuer`, `targetScopes`, `assertionType` and `requireResource` are keys of this crate. |
+/// | `client_credentials` | `clientCredentials` | [`ClientCredentials`](crate::ClientCredentials) | ToolHive has no such type. |
+/// | `signed_identity` | `signedIdentity` | `SignedIdentity` (feature `private-key-jwt`) | ToolHive has no such type. |
+/// | `both` | `both` | [`Both`](crate::strategy::Both) | ToolHive has no such type. |
 /// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
 ///
-/// These keys of several blocks are keys of this crate: `…ClientSecretFile`, `…ClientAssertionFile` and
-/// `…ClientAssertionType`, beside each `…ClientSecretEnv`, `headerName` and `headerPrefix` in each block whose strategy
-/// sends a token, and `stepUpScopes`, the ceiling of [step-up](AuthLayer#step-up), in `tokenExchange`, `obo` and `xaa`.
+/// These keys of several blocks are keys of this crate: `…ClientSecretFile`, `…ClientAssertionFile`,
+/// `…ClientAssertionType` and `…ClientKey`, beside each `…ClientSecretEnv`, `headerName` and `headerPrefix` in each block whose strategy
+/// sends a token, and `stepUpScopes`, the ceiling of [step-up](AuthLayer#step-up), in `tokenExchange`, `clientCredentials`, `obo` and `xaa`.
 /// Step-up takes effect after [`retry_rejected`](AuthLayer::retry_rejected).
 ///
 /// An empty string is an error, and does not count as a missing key. A number or a boolean is not a string: quote it. A
@@ -84,6 +91,63 @@ use super::{
 /// replaced by the name of a provider. A missing one is, if the application
 /// [tells the providers](crate::config::ResourcesBuilder::upstream_providers), and then each name is checked. The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`)
 /// are unknown keys.
+///
+/// # Credentials without a stored secret
+///
+/// A client authenticates with a secret, with a JWT that the platform issues (`clientAssertionFile`), or with a private key
+/// ([`clientKey`](crate::config::ClientKeyConfig)), in each block that has a client:
+///
+/// ```yaml
+/// backends:
+///   graph: # a pod of Azure's workload identity, without a secret
+///     type: obo
+///     obo:
+///       tokenUrl: https://login.microsoftonline.com/contoso.com/oauth2/v2.0/token
+///       clientId: 11111111-2222-3333-4444-555555555555
+///       clientAssertionFile: /var/run/secrets/azure/tokens/azure-identity-token
+///       scopes: [https://graph.microsoft.com/.default]
+///   mail: # a certificate that was uploaded to Entra
+///     type: client_credentials
+///     clientCredentials:
+///       tokenUrl: https://login.microsoftonline.com/contoso.com/oauth2/v2.0/token
+///       clientId: 11111111-2222-3333-4444-555555555555
+///       clientKey:
+///         keyFile: /run/secrets/gateway.pem
+///         algorithm: PS256
+///         certificateFile: /run/secrets/gateway.crt
+///       scopes: [https://graph.microsoft.com/.default]
+///   tools: # the JWT of the workload is the grant, and no client is registered
+///     type: client_credentials
+///     clientCredentials:
+///       tokenUrl: https://auth.example.com/token
+///       workloadTokenFile: /var/run/secrets/tokens/gateway
+///       resource: https://mcp.example.com
+///   internal: # a backend that trusts this gateway
+///     type: signed_identity
+///     signedIdentity:
+///       issuer: https://gateway.example.com
+///       audience: https://internal.example.com
+///       claims: [email]
+///       signingKeys:
+///         - keyId: "2026-01"
+///           algorithm: ES256
+///           keyFile: /run/secrets/signing.pem
+///   partner: # a key of the gateway and a token of the user
+///     type: both
+///     both:
+///       first:
+///         type: header_injection
+///         headerInjection:
+///           headerName: x-api-key
+///           headerValueEnv: PARTNER_KEY
+///       second:
+///         type: upstream_inject
+///         upstreamInject:
+///           providerName: github
+/// ```
+///
+/// Serve the keys of `signed_identity` with `OutgoingAuthConfig::jwks`, or with `LiveOutgoingAuth::jwks` if the
+/// configuration may be replaced.
 ///
 /// # Errors are reported together
 ///
@@ -100,7 +164,8 @@ use super::{
 /// # Security
 ///
 /// - A secret is given by value, by the name of an environment variable (the keys that end with `Env`), or for a client
-///   also by the path of a file (`File`), never by two of them. A file is not read before a token is requested.
+///   also by the path of a file (`File`), never by two of them. A file is not read before a token is requested. Only the
+///   files of private keys and certificates are read at once, and their faults reported with the others.
 ///   Errors, `Debug` and serialization do not show it. They show the name of a variable only if it looks like one, see
 ///   [`VariableName`](crate::config::VariableName).
 /// - A secret that has a placeholder (`${TOKEN}` or `{{ token }}`) is refused, by value and by variable, unless the
@@ -202,6 +267,31 @@ impl OutgoingAuthConfig {
         schemars::schema_for!(OutgoingAuthConfig).to_value()
     }
 
+    /// Returns the service that publishes the keys of all `signed_identity` blocks (JWKS). Route a path of your choice to
+    /// it, for example `/.well-known/jwks.json`.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check).
+    #[cfg(feature = "private-key-jwt")]
+    pub fn jwks<B>(&self, resources: &Resources<B>) -> Result<crate::oauth::Jwks, ConfigError>
+    where
+        B: Body + From<Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.check(resources)?;
+        Ok(PublishedKeys::new(&self.published(resources)).jwks())
+    }
+
+    /// The keys of a configuration that was checked.
+    #[cfg(feature = "private-key-jwt")]
+    pub(super) fn published<B>(&self, resources: &Resources<B>) -> Vec<Published> {
+        let sections = self.sections();
+        let keys = sections.flat_map(|(_, config)| config.signing_keys());
+        keys.filter_map(|(_, key)| resources.signing().known(key))
+            .collect()
+    }
+
     pub(super) fn backend<B>(
         &self,
         backend: &str,
@@ -254,26 +344,52 @@ impl OutgoingAuthConfig {
         ConfigFault::new(section, "", message)
     }
 
+    /// All backends, with the sections that they are in.
+    fn sections(&self) -> impl Iterator<Item = (Section, &BackendAuthConfig)> {
+        let default = self.default.iter().map(|config| (Section::Default, config));
+        let backends = self.backends.iter();
+        let backends = backends.map(|(name, config)| (Section::Backend(name.clone()), config));
+        default.chain(backends)
+    }
+
+    /// A verifier takes the first key of a name, so two keys of one name are a fault.
+    fn key_faults(&self) -> Vec<ConfigFault> {
+        let mut known = BTreeMap::<&str, &SigningKeyConfig>::new();
+        let mut faults = Vec::new();
+        for (section, config) in self.sections() {
+            for (at, key) in config.signing_keys() {
+                let first = *known.entry(&key.key_id).or_insert(key);
+                if !first.is_same(key) {
+                    let fault = "is the name of another key, give it its own";
+                    faults.push(ConfigFault::new(
+                        section.clone(),
+                        format!("{at}.keyId"),
+                        fault,
+                    ));
+                }
+            }
+        }
+        faults
+    }
+
     pub(super) fn all_faults<B>(&self, resources: &Resources<B>) -> Vec<ConfigFault>
     where
         B: Body + From<Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let mut all = self.faults.clone();
-        let default = self.default.iter().map(|config| (Section::Default, config));
-        let backends = self.backends.iter();
-        let backends = backends.map(|(name, config)| (Section::Backend(name.clone()), config));
-        for (section, config) in default.chain(backends) {
+        for (section, config) in self.sections() {
             let mut faults = SectionFaults::new(section);
             config.build(resources, &mut faults);
             for fault in faults.into_vec() {
-                // A key whose value had the wrong type is missing now, which is no news.
+                // A key whose value had a fault of form is missing now, which is no news.
                 let is_told = self.faults.iter().any(|told| told.is_at(&fault));
                 if !is_told {
                     all.push(fault);
                 }
             }
         }
+        all.extend(self.key_faults());
         all.sort_by(|one, other| one.section.cmp(&other.section));
         all
     }
@@ -311,7 +427,7 @@ impl OutgoingAuthConfig {
         let mut faults = faults.into_vec();
         let mut read = |section, value| {
             let mut of_section = SectionFaults::new(section);
-            let backend = document::backend(value, &mut of_section);
+            let backend = document::backend(String::new(), value, &mut of_section);
             faults.append(&mut of_section.into_vec());
             backend
         };
@@ -336,7 +452,11 @@ impl<'de> Deserialize<'de> for BackendAuthConfig {
     /// Fails with all faults of form.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut faults = SectionFaults::new(Section::Document);
-        let backend = document::backend(Value::deserialize(deserializer)?, &mut faults);
+        let backend = document::backend(
+            String::new(),
+            Value::deserialize(deserializer)?,
+            &mut faults,
+        );
         match backend {
             Some(backend) if faults.is_empty() => Ok(backend),
             _ => Err(de::Error::custom(ConfigError::new(faults.into_vec()))),

@@ -20,6 +20,8 @@ use crate::{
 };
 
 use super::backend::is_built_in;
+#[cfg(feature = "private-key-jwt")]
+use super::signing_resources::SigningResources;
 #[cfg(feature = "aws-sts")]
 use super::sts_resources::{StsResources, StsSettings};
 #[cfg(feature = "incoming")]
@@ -49,6 +51,8 @@ struct Inner<B> {
     upstream_tokens: Option<UpstreamTokens>,
     #[cfg(feature = "incoming")]
     client: HttpClient,
+    #[cfg(feature = "private-key-jwt")]
+    signing: SigningResources,
 }
 
 type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -96,6 +100,11 @@ impl<B> Resources<B> {
 
     pub(super) fn tokens(&self) -> CredentialCache<IssuedToken> {
         self.inner.tokens.clone()
+    }
+
+    #[cfg(feature = "private-key-jwt")]
+    pub(super) fn signing(&self) -> &SigningResources {
+        &self.inner.signing
     }
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
@@ -295,6 +304,8 @@ impl<B> ResourcesBuilder<B> {
                 token_endpoint: self.token_endpoint,
                 #[cfg(feature = "aws-sts")]
                 sts: self.sts.make(&self.clock),
+                #[cfg(feature = "private-key-jwt")]
+                signing: SigningResources::new(&self.clock),
                 environment: self.environment,
                 allows_placeholders: self.allows_placeholders,
                 clock: self.clock,

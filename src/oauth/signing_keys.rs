@@ -14,6 +14,7 @@ use tower::Service;
 use zeroize::Zeroizing;
 
 use crate::{
+    credential::cache::key::CacheScope,
     error::{AuthError, BuildError, Faults},
     runtime::{Mutex, MutexGuard},
     secret::Secret,
@@ -59,8 +60,9 @@ struct Inner {
     document: Bytes,
 }
 
+/// A key with its public part.
 #[derive(Clone)]
-struct Published {
+pub(crate) struct Published {
     key_id: String,
     key: SigningKey,
     jwk: Map<String, Value>,
@@ -146,7 +148,33 @@ impl SigningKeys {
 
     /// Returns the service that publishes the keys.
     pub fn jwks(&self) -> Jwks {
-        Jwks { keys: self.clone() }
+        Jwks {
+            published: Publishing::Keys(self.clone()),
+        }
+    }
+
+    /// Creates a set in which the first key signs, unless there is none.
+    #[cfg(feature = "config")]
+    pub(crate) fn of(mut keys: Vec<Published>) -> Option<Self> {
+        if keys.is_empty() {
+            return None;
+        }
+        let others = keys.split_off(1);
+        let mut inner = Inner {
+            signing: keys.pop()?,
+            others,
+            document: Bytes::new(),
+        };
+        inner.publish();
+        Some(Self {
+            inner: Arc::new(Mutex::new(inner)),
+        })
+    }
+
+    /// Adds to `scope` which key signs now.
+    pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
+        let Published { key_id, key, .. } = self.inner().signing.clone();
+        key.describe(scope.field("signing key", key_id))
     }
 
     pub(crate) async fn sign(
@@ -174,13 +202,18 @@ impl Inner {
     }
 
     fn publish(&mut self) {
-        let keys: Vec<_> = self.keys().map(|key| &key.jwk).collect();
-        self.document = json!({ "keys": keys }).to_string().into();
+        self.document = document(self.keys());
     }
 }
 
+/// The document that publishes these keys (RFC 7517 §5).
+fn document<'a>(keys: impl Iterator<Item = &'a Published>) -> Bytes {
+    let keys: Vec<_> = keys.map(|key| &key.jwk).collect();
+    json!({ "keys": keys }).to_string().into()
+}
+
 impl Published {
-    fn read(
+    pub(crate) fn read(
         key_id: String,
         algorithm: SigningAlgorithm,
         pem: &Secret,
@@ -222,11 +255,69 @@ fn fault(message: &'static str) -> BuildError {
 
 /// A service that publishes the public parts of [`SigningKeys`] (JWKS, RFC 7517 §5).
 ///
-/// [`SigningKeys::jwks`] returns it. Route a path of your choice to it, for example `/.well-known/jwks.json`, for all
+/// [`SigningKeys::jwks`] returns it, and so does `OutgoingAuthConfig::jwks` (feature `config`). Route a path of your choice to it, for example `/.well-known/jwks.json`, for all
 /// callers. It answers `GET` and `HEAD` with the keys, which may be cached for 5 minutes, and any other method with 405.
 #[derive(Clone, Debug)]
 pub struct Jwks {
-    keys: SigningKeys,
+    published: Publishing,
+}
+
+#[derive(Clone, Debug)]
+enum Publishing {
+    Keys(SigningKeys),
+    #[cfg(feature = "config")]
+    Configured(PublishedKeys),
+}
+
+/// The document of keys that are not in one set.
+#[cfg(feature = "config")]
+#[derive(Clone, Debug)]
+pub(crate) struct PublishedKeys {
+    document: Arc<Mutex<Bytes>>,
+}
+
+#[cfg(feature = "config")]
+impl PublishedKeys {
+    /// Publishes these keys, each name once.
+    pub(crate) fn new(keys: &[Published]) -> Self {
+        let published = Self {
+            document: Arc::default(),
+        };
+        published.replace(keys);
+        published
+    }
+
+    /// Publishes these keys in place of the others.
+    pub(crate) fn replace(&self, keys: &[Published]) {
+        let is_first = |(index, key): &(usize, &Published)| {
+            let mut earlier = keys.iter().take(*index);
+            !earlier.any(|earlier| earlier.key_id == key.key_id)
+        };
+        let keys = keys.iter().enumerate().filter(is_first);
+        let document = document(keys.map(|(_, key)| key));
+        let before = std::mem::replace(&mut *self.document(), document);
+        drop(before);
+    }
+
+    pub(crate) fn jwks(&self) -> Jwks {
+        Jwks {
+            published: Publishing::Configured(self.clone()),
+        }
+    }
+
+    fn document(&self) -> MutexGuard<'_, Bytes> {
+        self.document.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Jwks {
+    fn document(&self) -> Bytes {
+        match &self.published {
+            Publishing::Keys(keys) => keys.inner().document.clone(),
+            #[cfg(feature = "config")]
+            Publishing::Configured(keys) => keys.document().clone(),
+        }
+    }
 }
 
 impl<B> Service<Request<B>> for Jwks {
@@ -242,7 +333,7 @@ impl<B> Service<Request<B>> for Jwks {
         let document = PublishedDocument {
             content_type: "application/jwk-set+json",
             cache_control: "public, max-age=300",
-            content: self.keys.inner().document.clone(),
+            content: self.document(),
         };
         ready(Ok(document.answer(request.method())))
     }

@@ -52,11 +52,7 @@ pub struct ClientCredentials {
 impl ClientCredentials {
     /// Creates a builder for a strategy that gets its token at `endpoint`, as the client that is configured there.
     pub fn builder(endpoint: TokenEndpoint) -> ClientCredentialsBuilder {
-        ClientCredentialsBuilder {
-            endpoint,
-            tokens: IssuedTokensBuilder::new(),
-            workload_token: None,
-        }
+        ClientCredentialsBuilder::new(Ok(endpoint))
     }
 }
 
@@ -106,12 +102,21 @@ impl fmt::Debug for ClientCredentials {
 /// Builds [`ClientCredentials`].
 #[must_use = "nothing is checked before `build`"]
 pub struct ClientCredentialsBuilder {
-    pub(super) endpoint: TokenEndpoint,
-    pub(super) tokens: IssuedTokensBuilder,
-    pub(super) workload_token: Option<SecretSource>,
+    endpoint: Result<TokenEndpoint, BuildError>,
+    tokens: IssuedTokensBuilder,
+    workload_token: Option<SecretSource>,
 }
 
 impl ClientCredentialsBuilder {
+    /// Creates the builder. An endpoint that could not be built is reported by `build`.
+    pub(crate) fn new(endpoint: Result<TokenEndpoint, BuildError>) -> Self {
+        Self {
+            endpoint,
+            tokens: IssuedTokensBuilder::new(),
+            workload_token: None,
+        }
+    }
+
     /// Presents a JWT of the workload as the grant itself (RFC 7523 §2.1), in place of the client-credentials grant.
     ///
     /// The issuer then trusts the platform that issued the JWT, and the application needs no registered client
@@ -194,31 +199,40 @@ impl ClientCredentialsBuilder {
     pub fn build(self) -> Result<ClientCredentials, BuildError> {
         let mut faults = Faults::new("ClientCredentials");
         self.tokens.target.check(&mut faults);
+        let endpoint = faults.take_built("endpoint", self.endpoint);
         match &self.workload_token {
             Some(token) => token.check("workload_token", Expected::Jwt, &mut faults),
-            None => need_confidential_client(Some(&self.endpoint), "the grant", &mut faults),
+            None => need_confidential_client(endpoint.as_ref(), "the grant", &mut faults),
         }
-        faults.check()?;
-        Ok(self.make())
+        let endpoint = faults.or(endpoint)?;
+        Ok(ClientCredentials::make(
+            endpoint,
+            self.tokens,
+            self.workload_token,
+        ))
     }
+}
 
+impl ClientCredentials {
     /// Builds the strategy from settings that were checked before.
-    pub(super) fn make(self) -> ClientCredentials {
-        let clock = Arc::clone(&self.tokens.clock);
+    pub(super) fn make(
+        endpoint: TokenEndpoint,
+        tokens: IssuedTokensBuilder,
+        workload_token: Option<SecretSource>,
+    ) -> Self {
+        let clock = Arc::clone(&tokens.clock);
         let scope = CacheScope::new("client credentials");
-        let (request, scope) = match &self.workload_token {
+        let (request, scope) = match &workload_token {
             Some(token) => (
                 TokenRequest::jwt_bearer().of_client(),
                 token.describe(scope, "workload token"),
             ),
             None => (TokenRequest::client_credentials(), scope),
         };
-        let tokens = self
-            .tokens
-            .make(self.endpoint, request, Holder::Client, scope);
-        ClientCredentials {
+        let tokens = tokens.make(endpoint, request, Holder::Client, scope);
+        Self {
             tokens: Arc::new(tokens),
-            workload_token: self.workload_token,
+            workload_token,
             clock,
         }
     }

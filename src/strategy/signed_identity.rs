@@ -104,7 +104,7 @@ struct Inner {
 
 /// A signed statement, and the claims in it.
 #[derive(Clone)]
-struct Statement {
+pub(crate) struct Statement {
     value: HeaderValue,
     claims: Arc<Map<String, Value>>,
 }
@@ -117,15 +117,7 @@ impl SignedIdentity {
         audience: impl Into<String>,
         keys: SigningKeys,
     ) -> SignedIdentityBuilder {
-        SignedIdentityBuilder {
-            issuer: issuer.into(),
-            audience: audience.into(),
-            keys,
-            claims: Vec::new(),
-            lifetime: LIFETIME,
-            placement: Placement::bearer(),
-            clock: DefaultClock::get(),
-        }
+        SignedIdentityBuilder::new(issuer, audience, Some(keys))
     }
 }
 
@@ -284,14 +276,40 @@ impl fmt::Debug for SignedIdentity {
 pub struct SignedIdentityBuilder {
     issuer: String,
     audience: String,
-    keys: SigningKeys,
+    keys: Option<SigningKeys>,
     claims: Vec<String>,
     lifetime: Duration,
     placement: Placement,
+    cache: Option<CredentialCache<Statement>>,
     clock: Arc<dyn Clock>,
 }
 
 impl SignedIdentityBuilder {
+    /// Creates the builder. Keys that could not be read are reported by `build`.
+    pub(crate) fn new(
+        issuer: impl Into<String>,
+        audience: impl Into<String>,
+        keys: Option<SigningKeys>,
+    ) -> Self {
+        Self {
+            issuer: issuer.into(),
+            audience: audience.into(),
+            keys,
+            claims: Vec::new(),
+            lifetime: LIFETIME,
+            placement: Placement::bearer(),
+            cache: None,
+            clock: DefaultClock::get(),
+        }
+    }
+
+    /// Sets the cache for the statements, which several strategies can share.
+    #[cfg(feature = "config")]
+    pub(crate) fn cache(mut self, cache: CredentialCache<Statement>) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
     /// Sets the claims of the user's token that the statement repeats, beside `sub`. Each of them is required.
     pub fn claims<I>(mut self, claims: I) -> Self
     where
@@ -357,15 +375,25 @@ impl SignedIdentityBuilder {
                 "is not between a second and an hour; 60 s is the default",
             );
         }
-        faults.check()?;
-        let scope = CacheScope::new("signed identity");
+        if self.keys.is_none() {
+            faults.add("keys", "is missing, give at least one");
+        }
+        let keys = faults.or(self.keys)?;
+        let scope = CacheScope::new("signed identity")
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .field("lifetime", self.lifetime.as_nanos().to_be_bytes());
+        let claims = self.claims.iter();
+        let scope = claims.fold(scope, |scope, claim| scope.field("claim", claim));
+        let scope = keys.describe(self.placement.describe(scope));
+        let own_cache = || CredentialCache::builder().clock(self.clock.clone()).make();
         Ok(SignedIdentity {
             inner: Arc::new(Inner {
-                cache: CredentialCache::builder().clock(self.clock.clone()).make(),
+                cache: self.cache.unwrap_or_else(own_cache),
                 issuer: self.issuer,
                 audience: self.audience,
                 claims: self.claims,
-                keys: self.keys,
+                keys,
                 lifetime: self.lifetime,
                 placement: self.placement,
                 scope,

@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     authenticating::Authenticating,
-    client_credentials::{ClientCredentials, ClientCredentialsBuilder},
+    client_credentials::ClientCredentials,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
     placement::Placement,
     rejection::Rejection,
@@ -251,14 +251,9 @@ impl TokenExchangeBuilder {
         let endpoint = faults.take_built("endpoint", self.endpoint);
         let endpoint = faults.or(endpoint)?;
 
-        let probes = endpoint.has_confidential_client().then(|| {
-            let probes = ClientCredentialsBuilder {
-                endpoint: endpoint.clone(),
-                tokens: self.tokens.clone(),
-                workload_token: None,
-            };
-            probes.make()
-        });
+        let probes = endpoint
+            .has_confidential_client()
+            .then(|| ClientCredentials::make(endpoint.clone(), self.tokens.clone(), None));
         let mut request = TokenRequest::token_exchange();
         if let Some(token_type) = self.requested_token_type {
             request = request.requested_token_type(token_type);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 pub(crate) struct KeyPair {
     pub(crate) id: &'static str,
     pub(crate) algorithm: Algorithm,
-    pem: &'static str,
+    pub(crate) pem: &'static str,
 }
 
 pub(crate) const RSA: KeyPair = KeyPair {

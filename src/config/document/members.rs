@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{
+        backend::BackendAuthConfig,
         error::SectionFaults,
         file_path::FilePath,
         kind::{Keys, REDACTED},
@@ -251,6 +252,12 @@ impl<'a> Members<'a> {
         }
         let members = self.map(key)?;
         Some(self.read_within(key, members))
+    }
+
+    /// How a backend is authenticated, within another one.
+    pub(in crate::config) fn backend(&mut self, key: &str) -> Option<BackendAuthConfig> {
+        let value = self.take(key)?;
+        super::backend(self.path_of(key), value, self.faults)
     }
 
     fn read_within<T: Keys>(&mut self, key: &str, members: Vec<(String, Value)>) -> T {

@@ -16,23 +16,27 @@ use super::{
     error::{ConfigFault, Section, SectionFaults},
 };
 
-/// Reads how a backend is authenticated. Invalid values are added to the faults.
-pub(super) fn backend(value: Value, faults: &mut SectionFaults) -> Option<BackendAuthConfig> {
+/// Reads how a backend is authenticated, which is at `path`. Invalid values are added to the faults.
+pub(super) fn backend(
+    path: String,
+    value: Value,
+    faults: &mut SectionFaults,
+) -> Option<BackendAuthConfig> {
     let members = match value {
         Value::Map(members) => members,
         Value::Null => {
             faults.add(
-                "",
+                path,
                 "is null; give it a `type`, for example `unauthenticated`",
             );
             return None;
         }
         value => {
-            faults.add("", format!("expected a map, found {}", value.kind()));
+            faults.add(path, format!("expected a map, found {}", value.kind()));
             return None;
         }
     };
-    let mut members = Members::new("", members, faults);
+    let mut members = Members::new(path, members, faults);
     let type_is_missing = !members.has("type");
     let type_name = members.string("type");
     let its_block = type_name.as_deref().and_then(block_of);

@@ -124,6 +124,16 @@ impl Kind for AwsStsConfig {
     const TYPE: &'static str = "aws_sts";
     const BLOCK: &'static str = "awsSts";
 
+    fn headers(&self) -> Vec<String> {
+        let headers = [
+            "authorization",
+            "x-amz-date",
+            "x-amz-security-token",
+            "x-amz-content-sha256",
+        ];
+        headers.map(str::to_owned).into()
+    }
+
     #[cfg(not(feature = "aws-sts"))]
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where

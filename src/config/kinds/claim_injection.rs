@@ -35,6 +35,16 @@ impl Kind for ClaimInjectionConfig {
     const TYPE: &'static str = "claim_injection";
     const BLOCK: &'static str = "claimInjection";
 
+    fn headers(&self) -> Vec<String> {
+        match &*self.claims {
+            [] => vec!["x-claim-sub".to_owned()],
+            claims => claims
+                .iter()
+                .map(|claim| format!("x-claim-{claim}"))
+                .collect(),
+        }
+    }
+
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where
         B: Body + From<Bytes> + Send + 'static,

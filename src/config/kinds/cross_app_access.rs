@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, ClientKeys},
+        client_key::ClientKeyConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
@@ -47,6 +48,9 @@ keys! {
         /// The type of this JWT: `jwt-bearer` (the default), or `jwt-spiffe` for a JWT-SVID.
         #[serde(skip_serializing_if = "Option::is_none")]
         "idpClientAssertionType" => idp_client_assertion_type: Option<String>,
+        /// The private key with which the client authenticates in place of a secret at the identity provider.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "idpClientKey" => idp_client_key: Option<ClientKeyConfig>,
         /// The URL of the token endpoint of the backend's authorization server: https, or http on loopback.
         "targetTokenUrl" => target_token_url: String,
         /// Allows plain http for `targetTokenUrl` on any host. It is meant for a trusted network.
@@ -77,6 +81,9 @@ keys! {
         /// The type of this JWT: `jwt-bearer` (the default), or `jwt-spiffe` for a JWT-SVID.
         #[serde(skip_serializing_if = "Option::is_none")]
         "targetClientAssertionType" => target_client_assertion_type: Option<String>,
+        /// The private key with which the client authenticates in place of a secret at the authorization server.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "targetClientKey" => target_client_key: Option<ClientKeyConfig>,
         /// The issuer identifier of the authorization server, character by character.
         "targetAudience" => target_audience: String,
         /// The address of the backend, an absolute URI (RFC 8707).
@@ -154,6 +161,10 @@ impl Kind for CrossAppAccessConfig {
         &self.step_up_scopes
     }
 
+    fn headers(&self) -> Vec<String> {
+        vec![super::header_of_token(self.header_name.as_deref())]
+    }
+
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where
         B: Body + From<Bytes> + Send + 'static,
@@ -172,6 +183,7 @@ impl Kind for CrossAppAccessConfig {
             secret_file: ("idpClientSecretFile", &self.idp_client_secret_file),
             assertion_file: ("idpClientAssertionFile", &self.idp_client_assertion_file),
             assertion_type: ("idpClientAssertionType", &self.idp_client_assertion_type),
+            key: ("idpClientKey", &self.idp_client_key),
             with_secret: ClientAuth::basic,
         };
         let target_client = ClientKeys {
@@ -187,6 +199,7 @@ impl Kind for CrossAppAccessConfig {
                 "targetClientAssertionType",
                 &self.target_client_assertion_type,
             ),
+            key: ("targetClientKey", &self.target_client_key),
             with_secret: ClientAuth::basic,
         };
         let insecure = self.insecure_target_token_url;

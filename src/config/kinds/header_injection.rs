@@ -46,6 +46,10 @@ impl Kind for HeaderInjectionConfig {
     const TYPE: &'static str = "header_injection";
     const BLOCK: &'static str = "headerInjection";
 
+    fn headers(&self) -> Vec<String> {
+        vec![self.header_name.clone()]
+    }
+
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where
         B: Body + From<Bytes> + Send + 'static,

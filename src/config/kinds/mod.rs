@@ -6,10 +6,13 @@ use crate::{oauth::request::TokenType, strategy::placement::Placement};
 use super::block::Block;
 
 pub(super) mod aws_sts;
+pub(super) mod both;
 pub(super) mod claim_injection;
+pub(super) mod client_credentials;
 pub(super) mod cross_app_access;
 pub(super) mod header_injection;
 pub(super) mod on_behalf_of;
+pub(super) mod signed_identity;
 pub(super) mod token_exchange;
 pub(super) mod upstream_inject;
 
@@ -31,6 +34,11 @@ fn placement<B>(
         placement,
         &[("name", &["headerName"]), ("prefix", &["headerPrefix"])],
     )
+}
+
+/// The header that a token is sent in.
+fn header_of_token(name: Option<&str>) -> String {
+    name.unwrap_or("authorization").to_owned()
 }
 
 /// The type of the user's token, by its short name or its URN.

@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, ClientKeys},
+        client_key::ClientKeyConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
@@ -30,8 +31,8 @@ keys! {
         /// The client's id. It is required.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientId" => client_id: Option<String>,
-        /// The client's secret, sent in the form. Either this, `clientSecretEnv`, `clientSecretFile` or
-        /// `clientAssertionFile` is required.
+        /// The client's secret, sent in the form. Either this, `clientSecretEnv`, `clientSecretFile`,
+        /// `clientAssertionFile` or `clientKey` is required.
         #[serde(
             skip_serializing_if = "Option::is_none",
             serialize_with = "write_redacted"
@@ -51,6 +52,9 @@ keys! {
         /// The type of this JWT: `jwt-bearer` (the default), or `jwt-spiffe` for a JWT-SVID.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientAssertionType" => client_assertion_type: Option<String>,
+        /// The private key with which the client authenticates in place of a secret.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientKey" => client_key: Option<ClientKeyConfig>,
         /// The scope of the token when `scopes` is empty.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
@@ -101,6 +105,10 @@ impl Kind for OnBehalfOfConfig {
         &self.step_up_scopes
     }
 
+    fn headers(&self) -> Vec<String> {
+        vec![super::header_of_token(self.header_name.as_deref())]
+    }
+
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where
         B: Body + From<Bytes> + Send + 'static,
@@ -115,6 +123,7 @@ impl Kind for OnBehalfOfConfig {
             secret_file: ("clientSecretFile", &self.client_secret_file),
             assertion_file: ("clientAssertionFile", &self.client_assertion_file),
             assertion_type: ("clientAssertionType", &self.client_assertion_type),
+            key: ("clientKey", &self.client_key),
             with_secret: ClientAuth::post,
         };
         block.need_client_credential(&client);
@@ -170,6 +179,7 @@ impl Kind for OnBehalfOfConfig {
                         "clientSecretEnv",
                         "clientSecretFile",
                         "clientAssertionFile",
+                        "clientKey.",
                         "clientId",
                     ],
                 ),

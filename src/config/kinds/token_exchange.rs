@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, ClientKeys},
+        client_key::ClientKeyConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
@@ -46,6 +47,9 @@ keys! {
         /// The type of this JWT: `jwt-bearer` (the default), or `jwt-spiffe` for a JWT-SVID.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientAssertionType" => client_assertion_type: Option<String>,
+        /// The private key with which the client authenticates in place of a secret.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientKey" => client_key: Option<ClientKeyConfig>,
         /// The name of the service that the token is for.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
@@ -129,6 +133,10 @@ impl Kind for TokenExchangeConfig {
         &self.step_up_scopes
     }
 
+    fn headers(&self) -> Vec<String> {
+        vec![super::header_of_token(self.header_name.as_deref())]
+    }
+
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where
         B: Body + From<Bytes> + Send + 'static,
@@ -143,6 +151,7 @@ impl Kind for TokenExchangeConfig {
             secret_file: ("clientSecretFile", &self.client_secret_file),
             assertion_file: ("clientAssertionFile", &self.client_assertion_file),
             assertion_type: ("clientAssertionType", &self.client_assertion_type),
+            key: ("clientKey", &self.client_key),
             with_secret: ClientAuth::basic,
         };
         let endpoint = block.endpoint(&self.token_url, false, &client);

@@ -43,6 +43,10 @@ impl Kind for UpstreamInjectConfig {
     const TYPE: &'static str = "upstream_inject";
     const BLOCK: &'static str = "upstreamInject";
 
+    fn headers(&self) -> Vec<String> {
+        vec![super::header_of_token(self.header_name.as_deref())]
+    }
+
     fn build<B>(&self, block: &mut Block<'_, B>) -> Option<Arc<dyn Strategy<B>>>
     where
         B: Body + From<Bytes> + Send + 'static,
