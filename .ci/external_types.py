@@ -25,6 +25,7 @@ NAMED_BY_FEATURE = {
     "reqwest": {"reqwest"},
     # Some of it is what its trait `StreamableHttpClient` names.
     "rmcp": {"futures_core", "http_body_util", "rmcp", "sse_stream"},
+    "testing": set(),
     "token-exchange": {"http_body_util"},
 }
 

@@ -14,7 +14,7 @@ from semver import members
 
 NAMESPACES = {
     *("client", "client::hyper", "client::reqwest", "client::rmcp"),
-    *("config", "credential", "incoming", "oauth", "outgoing", "strategy", "telemetry", "upstream"),
+    *("config", "credential", "incoming", "oauth", "outgoing", "strategy", "telemetry", "testing", "upstream"),
     "upstream::linking",
 }
 TYPES = ("struct", "enum", "union", "trait", "type_alias")
@@ -23,7 +23,7 @@ NO_SUMMARY = re.compile(r"\s*(#|```|\||$)")
 
 
 def main():
-    api = public_api("full", "full")
+    api = public_api("full,testing", "full")
     paths = Paths(api["index"])
     root = api["index"][str(api["root"])]
     paths.walk(root, root["name"])

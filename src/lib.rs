@@ -139,6 +139,7 @@
 //! | [`config`] | [`Resources`](config::Resources), the blocks for each kind of backend, [`VmcpConfig`](config::VmcpConfig), the whole file of a ToolHive vMCP, and [`LiveOutgoingAuth`](config::LiveOutgoingAuth), which is replaced while requests are running. |
 //! | [`client`] | Adapters for [`hyper`](client::hyper), [`reqwest`](client::reqwest) and [`rmcp`](client::rmcp), which also turns an error into MCP's own form. |
 //! | [`telemetry`] | The names of spans, events and metrics. |
+//! | [`testing`] | An issuer, a backend and a network in the process, for tests of your application. |
 //!
 //! # Promises
 //!
@@ -176,6 +177,7 @@
 //! | `rmcp` | [`client::rmcp`]. |
 //! | `metrics` | Counters and histograms through the [`metrics`](https://docs.rs/metrics) facade, see [`telemetry`]. |
 //! | `full` | All of them. It needs Rust 1.94.1. |
+//! | `testing` | [`testing`], for tests only. `full` does not contain it. Enables `incoming` and `private-key-jwt`. |
 //!
 //! # Guides
 //!
@@ -183,12 +185,16 @@
 //!   [tonic](crate::guide::tonic), or to [an MCP client](crate::guide::rmcp).
 //! - [Protect an axum API](crate::guide::axum), [write a gateway](crate::guide::gateway), [move from ToolHive](crate::guide::toolhive), or [write your own
 //!   strategy](crate::guide::strategy).
+//! - [Test your gateway](crate::guide::test_your_gateway) without network and without waiting.
 //! - Operate it: [several replicas](crate::guide::replicas), [troubleshooting](crate::guide::troubleshooting), [what it
 //!   costs](crate::guide::cost).
 //! - Trust it: [threat model](crate::guide::security), [faults of other systems](crate::guide::faults), [how the crate
 //!   is tested](crate::guide::testing).
 
-#![cfg_attr(not(feature = "full"), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(
+    not(all(feature = "full", feature = "testing")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(test),
@@ -231,6 +237,8 @@ mod sent_or_refused;
 mod shuttle_tests;
 pub mod strategy;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trailers;
 #[cfg(feature = "incoming")]
 pub mod upstream;

@@ -9,6 +9,7 @@
 //! | protect an axum API | [`axum`] |
 //! | write a gateway | [`gateway`] |
 //! | move from ToolHive | [`toolhive`] |
+//! | test your gateway without network | [`test_your_gateway`] |
 //! | write a strategy | [`strategy`] |
 //! | run several replicas | [`replicas`] |
 //! | watch metrics and traces | [`monitoring`] |
@@ -31,6 +32,8 @@ pub mod reqwest;
 pub mod rmcp;
 pub mod security;
 pub mod strategy;
+#[cfg(feature = "testing")]
+pub mod test_your_gateway;
 pub mod testing;
 pub mod tonic;
 pub mod toolhive;

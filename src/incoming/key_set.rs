@@ -76,7 +76,7 @@ impl KeySet {
     }
 
     /// `Unknown` may be cured by newer keys.
-    pub(super) fn verify(&self, signed: &Signed<'_>) -> Verification {
+    pub(crate) fn verify(&self, signed: &Signed<'_>) -> Verification {
         let mut named = false;
         for key in self.keys.iter() {
             let is_candidate = signed.key_id.is_none() || key.id.as_deref() == signed.key_id;
@@ -104,17 +104,17 @@ impl fmt::Debug for KeySet {
 }
 
 /// The signature of a token, and what its header says of it.
-pub(super) struct Signed<'a> {
-    pub(super) algorithm: Algorithm,
-    pub(super) key_id: Option<&'a str>,
+pub(crate) struct Signed<'a> {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) key_id: Option<&'a str>,
     /// The token's issuer, if it is one of many whose keys are in one set.
-    pub(super) tenant_issuer: Option<&'a str>,
-    pub(super) message: &'a str,
-    pub(super) signature: &'a Vec<u8>,
+    pub(crate) tenant_issuer: Option<&'a str>,
+    pub(crate) message: &'a str,
+    pub(crate) signature: &'a Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verification {
+pub(crate) enum Verification {
     Good,
     /// The key that the token names says no.
     Bad,
@@ -123,7 +123,7 @@ pub(super) enum Verification {
 }
 
 /// The algorithm of a `alg`, if a key pair signs with it. A symmetric one, where the verifier could also sign, is none.
-pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
+pub(crate) fn algorithm(name: &str) -> Option<Algorithm> {
     Some(match name {
         "RS256" => Algorithm::RS256,
         "RS384" => Algorithm::RS384,

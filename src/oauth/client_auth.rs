@@ -164,6 +164,39 @@ impl ClientAuth {
         }
     }
 
+    /// Returns the public key by which the client's assertions are verified, if the client signs them itself.
+    #[cfg(feature = "testing")]
+    pub(crate) fn public_key(&self) -> Option<serde_json::Map<String, serde_json::Value>> {
+        match &self.method {
+            Method::PrivateKeyJwt(key) => key.public_key(),
+            _ => None,
+        }
+    }
+
+    /// Returns the `Authorization` header and the form by which the client would authenticate now.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn sent_to(
+        &self,
+        endpoint: &str,
+        clock: &dyn Clock,
+    ) -> Option<(Option<String>, bytes::Bytes)> {
+        let (mut form, mut headers) = (Form::default(), HeaderMap::new());
+        let endpoint = endpoint.parse().ok()?;
+        let recipient = Recipient {
+            endpoint: &endpoint,
+            issuer: None,
+            clock,
+        };
+        let applied = self.apply(&recipient, &mut form, &mut headers);
+        applied.await.ok()?;
+        let authorization = headers.get(AUTHORIZATION);
+        let authorization = authorization.and_then(|value| value.to_str().ok());
+        Some((
+            authorization.map(str::to_owned),
+            bytes::Bytes::from_owner(form.encode()),
+        ))
+    }
+
     /// Returns `true` if `text` repeats the client's secret or assertion.
     pub(super) fn repeats_secret(&self, text: &str) -> bool {
         self.source().is_some_and(|source| source.repeats(text))

@@ -105,6 +105,16 @@ impl PrivateKeyJwt {
         }
     }
 
+    /// Returns `None` if the private key is elsewhere.
+    #[cfg(feature = "testing")]
+    pub(super) fn public_key(&self) -> Option<Map<String, Value>> {
+        let mut jwk = PublicKey::of(&self.key)?.jwk();
+        if let Some(key_id) = &self.key_id {
+            jwk.insert("kid".to_owned(), key_id.as_str().into());
+        }
+        Some(jwk)
+    }
+
     pub(super) async fn assertion(
         &self,
         client_id: &str,

@@ -439,7 +439,7 @@ impl Form {
         request
     }
 
-    fn encode(&self) -> Zeroizing<String> {
+    pub(super) fn encode(&self) -> Zeroizing<String> {
         // As long as it can get: what a `String` leaves behind when it grows is not wiped.
         let longest = self
             .parameters

@@ -1,0 +1,302 @@
+//! Test your own gateway in milliseconds, without network and without waiting.
+//!
+//! The module [`testing`](crate::testing) has an issuer, a backend and a network in the process of the test. Together
+//! with a clock that stands still until you move it, a test lives through hours of a session: refreshes, outages and
+//! logins.
+//!
+//! ```toml
+//! [dev-dependencies]
+//! tower-identity = { version = "0.1", features = ["testing"] }
+//! tokio = { version = "1", features = ["macros", "rt"] }
+//! ```
+//!
+//! # 1. Let the HTTP client be an argument
+//!
+//! An application that can be tested takes two things from outside: its HTTP client, and the store with the users'
+//! tokens. All else is the same in production and in a test, the URLs and the layers too. This gateway is on axum:
+//!
+//! ```
+//! use axum::{
+//!     Router,
+//!     body::{Body, Bytes},
+//!     extract::State,
+//!     http::{Request, Response},
+//!     routing::get,
+//! };
+//! use http_body_util::Full;
+//! use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+//! use tower_identity::{
+//!     AuthError, AuthErrorKind, AuthLayer, ClientAuth, Identity, Origin,
+//!     TokenEndpoint, TokenValidator, TokenValidatorLayer, UpstreamInject,
+//!     UpstreamTokenStore, UpstreamTokens,
+//!     upstream::{Provider, RefreshTokenGrant},
+//! };
+//!
+//! type HttpClient =
+//!     BoxCloneSyncService<Request<Full<Bytes>>, Response<Body>, BoxError>;
+//!
+//! fn gateway(
+//!     client: HttpClient,
+//!     store: impl UpstreamTokenStore + 'static,
+//! ) -> Result<Router, BoxError> {
+//!     let url = "https://github.example.com/token";
+//!     let endpoint = TokenEndpoint::builder(url, client.clone())
+//!         .client_auth(ClientAuth::none("gateway"))
+//!         .build()?;
+//!     let github = Provider::builder("github", RefreshTokenGrant::new(endpoint));
+//!     let upstream = UpstreamTokens::new(store, [github.build()?]);
+//!     let issuer = "https://idp.example.com";
+//!     let validator = TokenValidator::builder(issuer, client.clone())
+//!         .audience("https://gateway.example.com")
+//!         .upstream_tokens(upstream)
+//!         .build()?;
+//!     let origin = Origin::try_from("https://api.example.com")?;
+//!     let backend = ServiceBuilder::new()
+//!         .layer(AuthLayer::new(origin, UpstreamInject::new("github")?))
+//!         .service(client);
+//!     Ok(Router::new()
+//!         .route("/repos", get(repos))
+//!         .layer(TokenValidatorLayer::new(validator))
+//!         .with_state(BoxCloneSyncService::new(backend)))
+//! }
+//!
+//! async fn repos(
+//!     State(backend): State<HttpClient>,
+//!     caller: Identity,
+//! ) -> Result<Response<Body>, AuthError> {
+//!     let mut call = Request::new(Full::default());
+//!     *call.uri_mut() = "https://api.example.com/repos".parse().map_err(failed)?;
+//!     call.extensions_mut().insert(caller);
+//!     backend.oneshot(call).await.map_err(failed)
+//! }
+//!
+//! fn failed(error: impl Into<BoxError>) -> AuthError {
+//!     let error = error.into();
+//!     match AuthError::find_in(&*error) {
+//!         Some(error) => error.clone(),
+//!         None => AuthError::new(AuthErrorKind::Unavailable, "the backend failed"),
+//!     }
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! In production, the client is for example that of [`client::hyper`](crate::client::hyper):
+//!
+//! ```
+//! use axum::{body::Body, http::Request};
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use tower::{BoxError, ServiceBuilder, util::BoxCloneSyncService};
+//! use tower_identity::client::hyper::https_client;
+//!
+//! # type HttpClient = BoxCloneSyncService<
+//! #     Request<Full<Bytes>>, axum::http::Response<Body>, BoxError,
+//! # >;
+//! fn http_client() -> Result<HttpClient, BoxError> {
+//!     let client = ServiceBuilder::new()
+//!         .map_response(|response: http::Response<_>| response.map(Body::new))
+//!         .map_err(BoxError::from)
+//!         .service(https_client::<Full<Bytes>>()?);
+//!     Ok(HttpClient::new(client))
+//! }
+//! # let _ = http_client;
+//! ```
+//!
+//! # 2. Move a session through its day
+//!
+//! `TestIssuer` is both the issuer of your users and the provider at which they have an account. `TestBackend` refuses
+//! a token that has expired or is revoked, as a real one does. So the test fails when your gateway sends a stale one.
+//!
+//! ```
+//! # use axum::{
+//! #     Router,
+//! #     body::{Body, Bytes},
+//! #     extract::State,
+//! #     http::{Request, Response},
+//! #     routing::get,
+//! # };
+//! # use http_body_util::Full;
+//! # use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+//! # use tower_identity::{
+//! #     AuthError, AuthErrorKind, AuthLayer, ClientAuth, Identity, Origin,
+//! #     TokenEndpoint, TokenValidator, TokenValidatorLayer, UpstreamInject,
+//! #     UpstreamTokenStore, UpstreamTokens,
+//! #     upstream::{Provider, RefreshTokenGrant},
+//! # };
+//! # type HttpClient =
+//! #     BoxCloneSyncService<Request<Full<Bytes>>, Response<Body>, BoxError>;
+//! # fn gateway(
+//! #     client: HttpClient,
+//! #     store: impl UpstreamTokenStore + 'static,
+//! # ) -> Result<Router, BoxError> {
+//! #     let url = "https://github.example.com/token";
+//! #     let endpoint = TokenEndpoint::builder(url, client.clone())
+//! #         .client_auth(ClientAuth::none("gateway"))
+//! #         .build()?;
+//! #     let github = Provider::builder("github", RefreshTokenGrant::new(endpoint));
+//! #     let upstream = UpstreamTokens::new(store, [github.build()?]);
+//! #     let issuer = "https://idp.example.com";
+//! #     let validator = TokenValidator::builder(issuer, client.clone())
+//! #         .audience("https://gateway.example.com")
+//! #         .upstream_tokens(upstream)
+//! #         .build()?;
+//! #     let origin = Origin::try_from("https://api.example.com")?;
+//! #     let backend = ServiceBuilder::new()
+//! #         .layer(AuthLayer::new(origin, UpstreamInject::new("github")?))
+//! #         .service(client);
+//! #     Ok(Router::new()
+//! #         .route("/repos", get(repos))
+//! #         .layer(TokenValidatorLayer::new(validator))
+//! #         .with_state(BoxCloneSyncService::new(backend)))
+//! # }
+//! # async fn repos(
+//! #     State(backend): State<HttpClient>,
+//! #     caller: Identity,
+//! # ) -> Result<Response<Body>, AuthError> {
+//! #     let mut call = Request::new(Full::default());
+//! #     *call.uri_mut() = "https://api.example.com/repos".parse().map_err(failed)?;
+//! #     call.extensions_mut().insert(caller);
+//! #     backend.oneshot(call).await.map_err(failed)
+//! # }
+//! # fn failed(error: impl Into<BoxError>) -> AuthError {
+//! #     let error = error.into();
+//! #     match AuthError::find_in(&*error) {
+//! #         Some(error) => error.clone(),
+//! #         None => AuthError::new(AuthErrorKind::Unavailable, "the backend failed"),
+//! #     }
+//! # }
+//! use std::{
+//!     sync::Arc,
+//!     time::{Duration, Instant, SystemTime},
+//! };
+//! use tower_identity::{
+//!     DefaultClock, ManualClock, MemoryStore,
+//!     testing::{TestBackend, TestIssuer, TestNetwork},
+//!     upstream::TokenOwner,
+//! };
+//!
+//! const HOUR: Duration = Duration::from_secs(3600);
+//!
+//! # /*
+//! #[tokio::test]
+//! # */
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() { a_session_lives_through_its_day().await.unwrap(); }
+//! async fn a_session_lives_through_its_day() -> Result<(), BoxError> {
+//!     let started = Instant::now();
+//!     // One clock for all parts that are made after it, on this thread.
+//!     let clock = Arc::new(ManualClock::new(SystemTime::now()));
+//!     let _default = DefaultClock::set(clock.clone());
+//!
+//!     let users = TestIssuer::new("https://idp.example.com");
+//!     let github = TestIssuer::new("https://github.example.com");
+//!     let api = TestBackend::new("https://api.example.com")
+//!         .protected_by(&github, "https://api.example.com");
+//!     let network = TestNetwork::new()
+//!         .issuer(&users)
+//!         .issuer(&github)
+//!         .backend(&api);
+//!     let client = ServiceBuilder::new()
+//!         .map_response(|response: Response<_>| response.map(Body::new))
+//!         .service(network);
+//!     let store = MemoryStore::new();
+//!     let gateway = gateway(HttpClient::new(client), store.clone())?;
+//!
+//!     // A call of Alice, with a token that her client has just got.
+//!     let call = async || {
+//!         let audience = "https://gateway.example.com";
+//!         let token = users.token("alice").audience(audience).sign();
+//!         let request = Request::get("/repos")
+//!             .header("authorization", format!("Bearer {token}"))
+//!             .body(Body::empty())?;
+//!         let response = gateway.clone().oneshot(request).await?;
+//!         Ok::<_, BoxError>(response)
+//!     };
+//!     // Alice logs in at GitHub, as on your login page.
+//!     let alice = TokenOwner::new(users.url(), "alice")?;
+//!     let log_in = async || {
+//!         let tokens = github.log_in("alice", None);
+//!         store.put(&alice, "github", &tokens).await
+//!     };
+//!
+//!     log_in().await?;
+//!     assert_eq!(call().await?.status(), 200);
+//!     let first = api.request();
+//!
+//!     // An hour later the token has expired. It is refreshed before it leaves.
+//!     clock.advance(HOUR);
+//!     assert_eq!(call().await?.status(), 200);
+//!     assert_ne!(api.request().bearer_token(), first.bearer_token());
+//!     assert_eq!(github.token_requests("refresh_token").len(), 1);
+//!
+//!     // GitHub has an outage. No request leaves with an old token.
+//!     clock.advance(HOUR);
+//!     github.set_down(true);
+//!     let outage = call().await?;
+//!     assert_eq!(outage.status(), 503);
+//!     assert!(outage.headers().contains_key("retry-after"));
+//!     assert_eq!(api.requests().len(), 2);
+//!     github.set_down(false);
+//!     clock.advance(Duration::from_secs(60));
+//!     assert_eq!(call().await?.status(), 200);
+//!
+//!     // GitHub ends the login. The client is told that Alice must log in.
+//!     github.revoke_logins("alice");
+//!     clock.advance(HOUR);
+//!     let ended = call().await?;
+//!     assert_eq!(ended.status(), 401);
+//!     assert!(ended.headers().contains_key("www-authenticate"));
+//!     log_in().await?;
+//!     assert_eq!(call().await?.status(), 200);
+//!
+//!     // The backend has never seen an expired token.
+//!     assert_eq!(api.requests().len(), 4);
+//!     assert!(started.elapsed() < Duration::from_secs(5));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `UpstreamTokens` refreshes early, and in the background. A test that counts refreshes therefore moves the clock beyond the
+//! end of the token, as above.
+//!
+//! # 3. Provoke what goes wrong
+//!
+//! | to see how your gateway deals with | say |
+//! | --- | --- |
+//! | a backend that rejects one token | `api.answer_next(Answer::unauthorized())` |
+//! | a backend that wants more scope | `api.answer_next(Answer::new(403).header("www-authenticate", …))` |
+//! | an issuer that refuses one refresh | `github.answer_next("refresh_token", Answer::oauth_error("invalid_grant"))` |
+//! | a connection that breaks after the request was sent | `Answer::connection_lost()` |
+//! | an answer that comes late | `Answer::new(200).after(HOUR)` in a test with `start_paused = true` |
+//! | an issuer with new keys | `users.rotate_keys()`, and `users.withdraw_old_keys()` |
+//! | a token with strange claims | `users.token("alice").claim("groups", json!(["admins"]))` |
+//! | an opaque token | `users.token("alice").opaque()`, with an [`IntrospectionEndpoint`](crate::IntrospectionEndpoint) |
+//! | a user who refuses to link an account | `github.authorize(&authorization_url, None)` |
+//! | a request for a foreign host | nothing: a host that is not in the network cannot be reached |
+//!
+//! # 4. An identity without an issuer
+//!
+//! The unit test of a layer or a handler needs no issuer, only an identity on the request:
+//!
+//! ```
+//! use http::Request;
+//! use tower_identity::{Identity, testing::identity};
+//!
+//! let mut request = Request::new(());
+//! let alice = identity("alice", [("github", "gho_16C7e42F292c")]);
+//! request.extensions_mut().insert(alice);
+//! assert_eq!(request.extensions().get::<Identity>().unwrap().subject(), "alice");
+//! ```
+//!
+//! # 5. An MCP server as the backend
+//!
+//! [`TestNetwork::host`](crate::testing::TestNetwork::host) takes any Tower service, and its responses can stream. For
+//! example, the `StreamableHttpService` of `rmcp` becomes the backend of an MCP gateway, and an `axum::Router` that of
+//! another API.
+//!
+//! # What the issuer is compared with
+//!
+//! A fake that agrees with the code under test proves nothing. A test of this crate therefore sends some 90 requests to
+//! `TestIssuer` and to npm's `oidc-provider`, and compares status, error codes and members. Your own issuer may differ in
+//! what it is free to choose, for example how it limits scopes. [How the crate is tested](super::testing) is another
+//! page.
