@@ -38,6 +38,7 @@ const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// One of the two that are compared.
+#[allow(clippy::large_enum_variant, reason = "there are two of them")]
 enum Side {
     Ours(TestIssuer),
     Theirs(OidcProvider, Client<HttpConnector, Full<Bytes>>),

@@ -18,7 +18,7 @@ use crate::runtime::sleep;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
-/// What a [`TestIssuer`](super::TestIssuer) or a [`TestBackend`](super::TestBackend) answers to a request.
+/// An answer that a [`TestIssuer`](super::TestIssuer) or a [`TestBackend`](super::TestBackend) gives to a request.
 ///
 /// ```
 /// use tower_identity::testing::{Answer, TestBackend};

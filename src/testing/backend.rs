@@ -57,7 +57,7 @@ pub struct TestBackend {
 
 type Answering = dyn Fn(&ReceivedRequest) -> Answer + Send + Sync;
 
-/// Whose tokens the backend takes.
+/// The issuer whose tokens the backend takes.
 #[derive(Clone)]
 struct Guard {
     issuer: TestIssuer,

@@ -5,8 +5,8 @@
 //!   [`IntrospectionEndpoint`](crate::IntrospectionEndpoint).
 //! - [`TestBackend`] is a backend as a Tower service beneath an [`AuthLayer`](crate::AuthLayer), which keeps what it is
 //!   sent, and can refuse tokens that are not good.
-//! - [`TestNetwork`] is one HTTP client for all of them, and for hosts of your own.
-//! - [`Answer`] is what either is told to answer, for example a 401 or a connection that breaks.
+//! - [`TestNetwork`] is one HTTP client for all of them, and for other services.
+//! - [`Answer`] is an answer that a test has prepared, for example a 401 or a connection that breaks.
 //! - [`identity()`] is a user in one line.
 //! - [`DefaultClock`](crate::DefaultClock) with a [`ManualClock`](crate::ManualClock) moves the time of all of them.
 //!

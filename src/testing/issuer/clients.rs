@@ -14,7 +14,7 @@ use super::{
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 
-/// Who a request says that it is from.
+/// The client that a request names.
 #[derive(Debug, Default, PartialEq)]
 struct Presented {
     client_id: String,

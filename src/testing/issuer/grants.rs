@@ -1,4 +1,4 @@
-//! What the token endpoint issues for each grant.
+//! The tokens that each grant brings.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
@@ -65,7 +65,7 @@ pub(super) struct Refusal {
     description: &'static str,
     parameter: Option<&'static str>,
     scope: Option<String>,
-    /// Whether the client tried HTTP Basic, and is told how.
+    /// The client tried HTTP Basic, and gets a challenge.
     pub(super) is_basic: bool,
 }
 
@@ -215,7 +215,7 @@ impl TestIssuer {
         Ok(self.answer_with(&token, scope))
     }
 
-    /// RFC 8693 §2.1. What is not accepted is an invalid request (§2.2.2).
+    /// RFC 8693 §2.1. A token that is not accepted is an invalid request (§2.2.2).
     fn exchange(&self, client: &str, form: &Form) -> Result<Value, Refusal> {
         let invalid = |description| Refusal::new(400, "invalid_request", description);
         let requested = form.get("requested_token_type").unwrap_or(ACCESS_TOKEN);

@@ -58,7 +58,7 @@ pub(super) mod token;
 /// | --- | --- |
 /// | `/.well-known/openid-configuration`, `/.well-known/oauth-authorization-server` | its metadata (OIDC Discovery §4, RFC 8414 §3) |
 /// | `/jwks` | its public keys, for ES256 |
-/// | `/auth` | sends the user whom `login_hint` names back with a code; see [`authorize`](Self::authorize) |
+/// | `/auth` | sends the user whom `login_hint` names back with a code, as [`authorize`](Self::authorize) does |
 /// | `/token` | `authorization_code` with PKCE, `refresh_token`, `client_credentials`, token exchange (RFC 8693) and `jwt-bearer` (RFC 7523) |
 /// | `/token/introspection` | what an opaque token stands for (RFC 7662) |
 /// | `/token/revocation` | revokes a token (RFC 7009) |

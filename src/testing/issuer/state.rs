@@ -1,4 +1,4 @@
-//! What an issuer knows: its keys, its clients, what it issued, and what a test told it to do.
+//! The state of an issuer: its keys, its clients, its tokens, and the answers that a test has prepared.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -30,7 +30,7 @@ pub(super) struct State {
     /// Every resource is known if there are none.
     pub(super) resources: Vec<String>,
     pub(super) trusted: Vec<TestIssuer>,
-    /// What is not a JWT.
+    /// Opaque tokens and refresh tokens.
     pub(super) kept: HashMap<String, Kept>,
     pub(super) codes: HashMap<String, Code>,
     pub(super) grants: Vec<Grant>,
@@ -56,7 +56,7 @@ pub(super) struct Kept {
     pub(super) is_spent: bool,
 }
 
-/// What a user agreed to at a login.
+/// A login of a user.
 #[derive(Clone)]
 pub(super) struct Grant {
     pub(super) subject: String,
