@@ -2314,7 +2314,9 @@ fn assert_is_read_or_refused(config: &OutgoingAuthConfig) {
             // What does not look like the name of a variable is not written.
             let is_whole = !written.to_string().contains("[redacted]");
             assert_eq!(again.check(&resources).is_ok(), is_whole);
-            assert_eq!(serde_json::to_value(&again).unwrap(), written);
+            if is_whole {
+                assert_eq!(serde_json::to_value(&again).unwrap(), written);
+            }
         }
     }
     let _ = config.layer_for("jira", origin(), &resources);
