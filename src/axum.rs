@@ -8,20 +8,22 @@ use http::request::Parts;
 
 use crate::{
     error::{AuthError, AuthErrorKind},
-    identity::Identity,
+    identity::{Identity, SentNoToken},
 };
 
 /// Takes the caller's identity as an argument of a handler.
 ///
 /// The rejection is answered with 401. [`TokenValidatorLayer`](crate::TokenValidatorLayer) around the route completes its
 /// challenge, so that the caller learns where to log in. See [`guide::axum`](crate::guide::axum).
+///
+/// Where no such layer is around the route, the log has the warning "a handler needs an identity".
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 impl<S: Sync> FromRequestParts<S> for Identity {
     type Rejection = AuthError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let identity = parts.extensions.get::<Self>();
-        identity.cloned().ok_or_else(no_identity)
+        identity.cloned().ok_or_else(|| no_identity(parts))
     }
 }
 
@@ -47,10 +49,15 @@ impl IntoResponse for AuthError {
 }
 
 #[cold]
-fn no_identity() -> AuthError {
-    AuthError::new(
-        AuthErrorKind::MissingIdentity,
-        "the handler needs an identity and the request has none; the caller sent no token, or no `TokenValidatorLayer` is \
-         around this route",
-    )
+fn no_identity(parts: &Parts) -> AuthError {
+    if parts.extensions.get::<SentNoToken>().is_some() {
+        return AuthError::new(
+            AuthErrorKind::MissingIdentity,
+            "the handler needs an identity, and the caller sent no token",
+        );
+    }
+    let message = "no `TokenValidatorLayer` is around this route; add the layer after the route, because `Router::layer` \
+                   covers the routes that were added before";
+    tracing::warn!("a handler needs an identity, and its request has none: {message}");
+    AuthError::new(AuthErrorKind::MissingIdentity, message)
 }

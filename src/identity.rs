@@ -231,6 +231,11 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// Marks a request whose caller sent no token, where [`TokenValidatorLayer`](crate::TokenValidatorLayer) lets it pass.
+#[cfg(any(feature = "axum", feature = "incoming"))]
+#[derive(Clone, Copy)]
+pub(crate) struct SentNoToken;
+
 /// Builds an [`Identity`].
 #[derive(Clone)]
 #[must_use = "nothing is checked before `build`"]

@@ -16,7 +16,10 @@ use http::header::{
 };
 use http_body_util::BodyExt;
 use serde_json::json;
-use support::identity_provider::{AUDIENCE, ED25519, some_day};
+use support::{
+    identity_provider::{AUDIENCE, ED25519, some_day},
+    log::Log,
+};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_http::cors::CorsLayer;
@@ -141,6 +144,40 @@ async fn a_handler_that_needs_an_identity_refuses_where_no_layer_is() {
     let answer = send(address, "/", Some(&token("alice"))).await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     assert_eq!(answer.challenge.as_deref(), Some("Bearer"));
+}
+
+#[tokio::test]
+async fn the_log_says_what_to_do_where_the_order_of_a_router_is_wrong() {
+    let log = Log::default();
+    let _capturing = log.capture("tower_identity=debug");
+    let said = async |router: Router, request: http::request::Builder| {
+        let before = log.text().len();
+        let address = serve(router).await;
+        let uri = format!("http://{address}/");
+        let answer = answer(request.uri(uri).body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        log.text()[before..].to_owned()
+    };
+
+    let before_the_route = Router::new().layer(layer()).route("/", get(protected));
+    for router in [before_the_route, Router::new().route("/", get(protected))] {
+        let log = said(router, Request::get("/")).await;
+        assert!(log.contains("WARN"), "{log}");
+        assert!(log.contains("add the layer after the route"), "{log}");
+    }
+
+    let anonymous = Router::new().route("/", get(protected));
+    let anonymous = anonymous.layer(layer().allow_anonymous());
+    assert!(!said(anonymous, Request::get("/")).await.contains("WARN"));
+
+    let inside = Router::new().route("/", get(protected));
+    let inside = inside.layer(CorsLayer::permissive()).layer(layer());
+    let preflight = Request::options("/").header(ACCESS_CONTROL_REQUEST_METHOD, "GET");
+    let log = said(inside, preflight).await;
+    assert!(
+        log.contains("put the layer for CORS around `TokenValidatorLayer`"),
+        "{log}"
+    );
 }
 
 #[tokio::test]

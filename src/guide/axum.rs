@@ -34,7 +34,9 @@
 //! ```
 //!
 //! If there is no layer around a route whose handler takes an `Identity`, each request to it is answered with 401, so a
-//! forgotten layer opens nothing.
+//! forgotten layer opens nothing. The log then has the warning "a handler needs an identity", which says what to do.
+//!
+//! If the compiler says that `Handler` is not implemented for such a handler, the feature `axum` is missing.
 //!
 //! # 2. Choose between `layer` and `route_layer`
 //!
@@ -87,7 +89,7 @@
 //! # 4. Put CORS outside
 //!
 //! A browser's preflight request (`OPTIONS`) has no token. Add tower-http's `CorsLayer` after the validator, so that it
-//! is around it and answers the preflight:
+//! is around it and answers the preflight. In the wrong order it gets 401, and the event "a caller was refused" says so.
 //!
 //! ```
 //! # use axum::{Router, routing::get};

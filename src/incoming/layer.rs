@@ -8,14 +8,14 @@ use bytes::Bytes;
 use futures_util::future::{Join, join};
 use http::{
     HeaderMap, Request, Response, StatusCode,
-    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, WWW_AUTHENTICATE},
 };
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
     error::{AuthError, AuthErrorKind},
-    identity::Identity,
+    identity::{Identity, SentNoToken},
     inner_service_accessors::inner_service_accessors,
     sent_or_refused::SentOrRefused,
 };
@@ -175,6 +175,7 @@ where
         if self.gate.admission.is_anonymous(&request) {
             // An outer layer may have inserted one, and no token of this request vouches for it.
             request.extensions_mut().remove::<Identity>();
+            request.extensions_mut().insert(SentNoToken);
             return TokenValidatorFuture {
                 state: State::Validated {
                     outcome: SentOrRefused::sent(self.inner.call(request)),
@@ -250,7 +251,10 @@ impl Admission {
 fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
-        return Err(no_credentials());
+        return Err(match headers.get(ACCESS_CONTROL_REQUEST_METHOD) {
+            Some(_) => preflight(),
+            None => no_credentials(),
+        });
     };
     if values.next().is_some() {
         return Err(rejected("there is more than one Authorization header"));
@@ -287,6 +291,15 @@ fn complete<B>(response: &mut Response<B>, validator: &TokenValidator) {
         }
         response.extensions_mut().insert(error);
     }
+}
+
+#[cold]
+fn preflight() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::MissingIdentity,
+        "a browser's preflight request never has a token; put the layer for CORS around `TokenValidatorLayer`, so that it \
+         answers first",
+    )
 }
 
 #[cold]

@@ -63,6 +63,12 @@ use super::{authenticating::Authenticating, rejection::Rejection};
 /// - It marks header values sensitive, and puts no secret into a URL or an error.
 /// - It obtains credentials in a separate task, for example with `CredentialCache`, so that a cancelled caller does not
 ///   cancel the request that others wait for.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a strategy for requests with the body `{B}`",
+    label = "it does not authenticate such requests",
+    note = "`strategy_fn` makes a strategy of a closure, and `build()` one of a builder",
+    note = "`AwsSts` reads the body, so the body must be `Send` and `From<Bytes>`, as `Full<Bytes>` and `axum::body::Body` are"
+)]
 pub trait Strategy<B>: Send + Sync {
     /// Puts the credential onto `request`, or starts to obtain it.
     ///

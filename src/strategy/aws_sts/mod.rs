@@ -318,6 +318,8 @@ impl Inner {
     }
 }
 
+// The message of `Strategy` says what the body must be.
+#[diagnostic::do_not_recommend]
 impl<B> Strategy<B> for AwsSts
 where
     B: Body + From<Bytes> + Send + 'static,
