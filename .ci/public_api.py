@@ -117,23 +117,32 @@ def gates_of(item):
 
 
 def label(unlabelled):
-    """Writes each line below the summary. From the last one on, so that the lines above stay where they are."""
-    places = [(part["span"]["filename"], part["span"]["begin"][0], text) for _, part, text in unlabelled]
-    for filename, line, text in sorted(set(places), reverse=True):
-        path = Path(ROOT, filename)
+    """Writes each line below the summary of its item."""
+    for name, part, text in unlabelled:
+        path = Path(ROOT, part["span"]["filename"])
         lines = path.read_text().splitlines()
-        marker = "//!" if lines[0].startswith("//!") and line == 1 else "///"
-        at = 0 if marker == "//!" else line - 2
-        while marker == "///" and lines[at - 1].strip().startswith(("///", "#[", ")]", "macro_rules")) is False:
-            at -= 1
-        while marker == "///" and lines[at - 1].strip().startswith(("///", "#[")):
-            at -= 1
-        while lines[at].strip() not in (marker, "") and lines[at].strip().startswith(marker):
+        at = documentation(lines, part)
+        marker = lines[at].strip().split(" ")[0]
+        while lines[at].strip().startswith(f"{marker} "):
             at += 1
         indent = lines[at - 1][: len(lines[at - 1]) - len(lines[at - 1].lstrip())]
         lines[at:at] = [f"{indent}{marker}", f"{indent}{marker} {text}."]
         path.write_text("\n".join(lines) + "\n")
-        print(f"{filename}:{at + 1}: {text}")
+        print(f"{name}: {text}")
+
+
+def documentation(lines, item):
+    """Where the item's documentation begins. What a macro makes has the macro's line, so the name is looked for."""
+    if kind(item) == "module":
+        return 0
+    declared = re.compile(rf"\s*(pub )?(struct|enum|union|trait|type|const|(async )?fn) {item['name']}\b")
+    found = [number for number, line in enumerate(lines) if declared.match(line)]
+    at = min(found, key=lambda number: abs(number + 1 - item["span"]["begin"][0]))
+    while not lines[at - 1].strip().startswith("///"):
+        at -= 1
+    while lines[at - 1].strip().startswith("///"):
+        at -= 1
+    return at
 
 
 def no_example(paths):

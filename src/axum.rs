@@ -13,6 +13,8 @@ use crate::{
 
 /// Takes the caller's identity as an argument of a handler.
 ///
+/// Needs the feature `axum`.
+///
 /// The rejection is answered with 401. [`TokenValidatorLayer`](crate::TokenValidatorLayer) around the route completes its
 /// challenge, so that the caller learns where to log in. See [`guide::axum`](crate::guide::axum).
 ///
@@ -29,6 +31,8 @@ impl<S: Sync> FromRequestParts<S> for Identity {
 
 /// Takes the caller's identity as an argument `Option<Identity>` of a handler that also answers anonymous callers.
 ///
+/// Needs the feature `axum`.
+///
 /// Such requests reach the handler with [`allow_anonymous`](crate::TokenValidatorLayer::allow_anonymous), or where no
 /// layer validates tokens.
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
@@ -41,6 +45,8 @@ impl<S: Sync> OptionalFromRequestParts<S> for Identity {
 }
 
 /// Answers with [`to_response`](AuthError::to_response), so that a handler can return the error with `?`.
+///
+/// Needs the feature `axum`.
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 impl IntoResponse for AuthError {
     fn into_response(self) -> Response {

@@ -56,6 +56,8 @@ pub trait Clock: fmt::Debug + Send + Sync {
 }
 
 /// The clock of the operating system, which is the default.
+///
+/// [`ManualClock`](crate::ManualClock) shows how another clock takes its place.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

@@ -360,6 +360,19 @@ impl fmt::Debug for IdentityBuilder {
 /// The tokens that an upstream provider (an identity provider, an API's own authorization server) issued for a user.
 ///
 /// It is cheap to clone (one reference count).
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use tower_identity::{AccessToken, Identity, UpstreamToken};
+///
+/// let end = SystemTime::now() + Duration::from_secs(3600);
+/// let github = UpstreamToken::new(AccessToken::new("gho_16C7e42F292c")?)
+///     .with_expires_at(end);
+/// let identity = Identity::builder("user-1").upstream("github", github).build()?;
+/// assert!(identity.upstream("github").is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct UpstreamToken {
     inner: Arc<Issued>,

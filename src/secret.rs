@@ -84,6 +84,8 @@ impl AccessToken {
 
     /// Returns the fingerprint, which tells this token from others. It is computed on the first call, and a clone that was
     /// made before computes its own.
+    ///
+    /// Needs the feature `token-exchange`.
     #[cfg(feature = "token-exchange")]
     pub fn fingerprint(&self) -> Fingerprint {
         let make = || Fingerprint::new("access token", self.expose());
@@ -149,6 +151,8 @@ impl Secret {
 
     /// Returns the fingerprint, which tells this secret from others. It is computed on the first call, and shared by
     /// all clones of the secret.
+    ///
+    /// Needs the feature `token-exchange`.
     #[cfg(feature = "token-exchange")]
     pub fn fingerprint(&self) -> Fingerprint {
         let make = || Fingerprint::new("secret", &self.inner.value);
@@ -164,6 +168,8 @@ impl fmt::Debug for Secret {
 
 /// The SHA-256 of a secret and its kind. An [`AccessToken`] and a [`Secret`] with the same text have different
 /// fingerprints.
+///
+/// Needs the feature `token-exchange`.
 ///
 /// `Debug` does not show it, because a weak secret could be guessed from it.
 #[cfg(feature = "token-exchange")]
@@ -208,6 +214,8 @@ impl fmt::Debug for Fingerprint {
 /// The reason why a text cannot be a token or a header value.
 ///
 /// It reports the position and the kind of the fault, never the text.
+///
+/// [`AccessToken`](crate::AccessToken) has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSecret {

@@ -72,6 +72,8 @@ const SPAN: &str = "authenticate";
 
 /// Gives the installed recorder the unit and the help text of each [metric](self#metrics).
 ///
+/// Needs the feature `metrics`.
+///
 /// Call it once, after the recorder was installed. For example, the Prometheus exporter shows the texts as `# HELP`.
 ///
 /// ```

@@ -1,5 +1,7 @@
 //! A ready-made HTTPS client, built from hyper-util and rustls.
 //!
+//! Needs the feature `hyper`.
+//!
 //! ```
 //! use bytes::Bytes;
 //! use http_body_util::Full;
@@ -60,6 +62,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An HTTPS client for requests with the body `B`.
 ///
+/// Needs the feature `hyper`.
+///
 /// [`https_client`], [`https_client_trusting`] and [`https_client_with`] create it. See the [module](self) for what it does.
 ///
 /// A clone is cheap and shares the connections.
@@ -68,6 +72,8 @@ pub struct HttpsClient<B> {
 }
 
 /// Creates a client that trusts the operating system's certificate authorities.
+///
+/// Needs the feature `hyper`.
 ///
 /// The function reads the certificates from disk. Call it once and clone the client.
 ///
@@ -97,6 +103,8 @@ where
 }
 
 /// Creates a client with your own TLS settings.
+///
+/// Needs the feature `hyper`.
 ///
 /// Use it for example for a private certificate authority or a client certificate. The client replaces the ALPN
 /// protocols in `config` with those that it speaks.
@@ -154,6 +162,8 @@ where
 }
 
 /// Creates a client that trusts the operating system's certificate authorities, and those in `pem`.
+///
+/// Needs the feature `hyper`.
 ///
 /// `pem` is the content of a file with one or several certificates, for example of a private authority. The function
 /// reads the system's certificates from disk. Call it once and clone the client.
@@ -239,6 +249,10 @@ where
 }
 
 /// The future of [`HttpsClient`].
+///
+/// Needs the feature `hyper`.
+///
+/// [`https_client`] has an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct HttpsFuture {
     response: ResponseFuture,
@@ -260,7 +274,11 @@ impl fmt::Debug for HttpsFuture {
 
 /// The error of an [`HttpsClient`] whose request got no response.
 ///
+/// Needs the feature `hyper`.
+///
 /// The cause is its [`source`](std::error::Error::source), for example an [`io::Error`].
+///
+/// [`https_client`] has an example.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct HttpsError(legacy::Error);

@@ -1,5 +1,7 @@
 //! A [`reqwest::Client`] as the innermost service of a Tower stack.
 //!
+//! Needs the feature `reqwest`.
+//!
 //! ```
 //! use bytes::Bytes;
 //! use http_body_util::Full;
@@ -39,6 +41,8 @@ use crate::sent_or_refused::SentOrRefused;
 use super::checked_trailers::CheckedTrailers;
 
 /// A [`reqwest::Client`] as a Tower HTTP service.
+///
+/// Needs the feature `reqwest`.
 ///
 /// The service sends requests with any body `B` that is `Send` and whose data converts to [`Bytes`], for example
 /// `axum::body::Body`. Where the compiler cannot infer `B`, name it: `ReqwestService::<Full<Bytes>>::new(…)`.
@@ -170,6 +174,10 @@ where
 
 pin_project! {
     /// The future of [`ReqwestService`].
+    ///
+    /// Needs the feature `reqwest`.
+    ///
+    /// The [module](crate::client::reqwest) has an example.
     #[must_use = "futures do nothing unless polled"]
     pub struct ReqwestFuture {
         #[pin]

@@ -26,6 +26,8 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident($config:ident),)+) => {
         /// Selects how requests to one backend are authenticated: a `type`, and the block of keys that goes with it.
         ///
+        /// Needs the feature `config`.
+        ///
         /// `Debug` and serialization show no secret. Where a secret was given by value, serialization writes
         /// `[redacted]`, which is refused when it is read back. A secret that was given by the name of its environment
         /// variable makes the round trip.

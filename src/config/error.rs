@@ -4,7 +4,28 @@ const OUTGOING_AUTH: &str = "outgoingAuth";
 
 /// A configuration cannot be used. It lists all faults, not just the first.
 ///
+/// Needs the feature `config`.
+///
 /// `Display` has one line for each fault. It shows no secret.
+///
+/// ```
+/// # use bytes::Bytes; use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let token_client =
+/// #     Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// # let resources = tower_identity::config::Resources::<Full<Bytes>>
+/// #     ::builder(token_client).build()?;
+/// use tower_identity::OutgoingAuthConfig;
+///
+/// let auth: OutgoingAuthConfig = serde_json::from_str(
+///     r#"{ "backends": { "github": { "type": "upstream-inject" } } }"#,
+/// )?;
+/// let error = auth.check(&resources).unwrap_err();
+/// let fault = &error.faults()[0];
+/// assert_eq!((fault.backend(), fault.key()), (Some("github"), "type"));
+/// assert!(fault.message().contains("did you mean `upstream_inject`?"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ConfigError {
     faults: Vec<ConfigFault>,
@@ -34,6 +55,10 @@ impl fmt::Display for ConfigError {
 impl Error for ConfigError {}
 
 /// One fault of a configuration: the backend, the key, and what is wrong.
+///
+/// Needs the feature `config`.
+///
+/// [`ConfigError`](crate::config::ConfigError) has an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigFault {
     pub(super) section: Section,

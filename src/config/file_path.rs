@@ -7,6 +7,8 @@ use super::kind::REDACTED;
 
 /// The absolute path of a file that has a secret or a token, which may be replaced while the application runs.
 ///
+/// Needs the feature `config`.
+///
 /// A secret may stand in its place by mistake. So errors, `Debug` and serialization show the path only if it looks like
 /// one: it begins with `/` and has another `/`. Otherwise serialization writes `[redacted]`, which is refused when it is
 /// read back.

@@ -125,6 +125,11 @@ macro_rules! keys {
     ) => {
         #[derive(Clone, Debug, Default, serde::Serialize, schemars::JsonSchema)]
         $(#[$attribute])*
+        // Not in the schema, where the text above is the description.
+        #[cfg_attr(
+            doc,
+            doc = "\n\nNeeds the feature `config`. [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) and [`VmcpConfig`](crate::config::VmcpConfig) have examples of documents."
+        )]
         #[schemars(deny_unknown_fields)]
         #[non_exhaustive]
         pub struct $config {

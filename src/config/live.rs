@@ -28,6 +28,8 @@ use super::{
 
 /// A configuration that can be replaced while requests are running.
 ///
+/// Needs the feature `config`.
+///
 /// Its layers and their services follow. A request whose authentication has begun continues with the old configuration,
 /// and the next request uses the new one. Backends with an unchanged configuration keep their credentials. A clone is
 /// cheap, and shares the configuration.

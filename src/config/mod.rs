@@ -1,5 +1,7 @@
 //! Configuration: the strategies of all backends from one file, with the keys of ToolHive's `outgoingAuth`.
 //!
+//! Needs the feature `config`.
+//!
 //! [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) is the whole block, and
 //! [`BackendAuthConfig`](crate::BackendAuthConfig) is the entry of one backend. [`VmcpConfig`] is the whole file of a
 //! ToolHive vMCP, with the incoming side and the backends' URLs. [`Resources`] has what a file cannot

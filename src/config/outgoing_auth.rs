@@ -21,6 +21,8 @@ use super::{
 
 /// Configures how requests to each backend are authenticated, with the keys of ToolHive's `outgoingAuth`.
 ///
+/// Needs the feature `config`.
+///
 /// The types implement serde's traits, and you choose the parser: `serde_json`, `serde-saphyr` for YAML, or another
 /// parser of a self-describing format.
 ///
@@ -196,6 +198,10 @@ pub struct OutgoingAuthConfig {
 }
 
 /// Where the configuration of backends comes from.
+#[cfg_attr(
+    doc,
+    doc = "\n\nNeeds the feature `config`. [`OutgoingAuthConfig`] has an example of a document."
+)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

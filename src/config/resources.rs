@@ -30,9 +30,26 @@ use crate::{oauth::http_client::HttpClient, upstream::upstream_tokens::UpstreamT
 /// Holds what strategies need besides their configuration: the client for token endpoints and AWS STS, the environment,
 /// and the caches that they share.
 ///
+/// Needs the feature `config`.
+///
 /// Keep one for as long as the application runs. It caches credentials under the whole configuration that obtained them.
 /// So strategies with the same configuration share their credentials, also after the configuration was replaced. `B` is
 /// the body of the requests that are authenticated. A clone is cheap, and shares everything.
+///
+/// ```
+/// # use bytes::Bytes; use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let token_client =
+/// #     Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+/// use tower_identity::{Unauthenticated, config::Resources};
+///
+/// let resources = Resources::<Full<Bytes>>::builder(token_client)
+///     .upstream_providers(["okta", "github"])
+///     .strategy("our_own", Unauthenticated)
+///     .build()?;
+/// # let _ = resources;
+/// # Ok::<(), tower_identity::BuildError>(())
+/// ```
 pub struct Resources<B> {
     inner: Arc<Inner<B>>,
 }
@@ -166,6 +183,8 @@ impl<B> fmt::Debug for Resources<B> {
 }
 
 /// Builds [`Resources`].
+///
+/// Needs the feature `config`.
 #[must_use = "nothing is checked before `build`"]
 pub struct ResourcesBuilder<B> {
     token_endpoint: Box<dyn Fn(&str) -> TokenEndpointBuilder + Send + Sync>,
@@ -244,6 +263,8 @@ impl<B> ResourcesBuilder<B> {
     /// Sets the upstream tokens that refresh tokens are taken from, for `xaa` with `subjectTokenType: refresh_token`. Give
     /// the ones that your [`TokenValidator`](crate::TokenValidator) has. The validator that a
     /// [`VmcpConfig`](crate::config::VmcpConfig) builds has these.
+    ///
+    /// Needs the feature `incoming`.
     #[cfg(feature = "incoming")]
     pub fn upstream_tokens(mut self, upstream: UpstreamTokens) -> Self {
         self.upstream_tokens = Some(upstream);

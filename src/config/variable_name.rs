@@ -9,6 +9,8 @@ use super::kind::REDACTED;
 
 /// The name of an environment variable that has a secret.
 ///
+/// Needs the feature `config`.
+///
 /// A secret may stand in its place by mistake. So errors, `Debug` and serialization show the name only if it looks like one:
 /// a capital letter, then capital letters, digits and `_`. Otherwise serialization writes `[redacted]`, which is refused
 /// when it is read back.

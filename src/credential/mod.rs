@@ -1,5 +1,7 @@
 //! Obtaining credentials for users, and caching them.
 //!
+//! Needs the feature `token-exchange`.
+//!
 //! [`CredentialCache`](crate::CredentialCache) is the cache. This module has the types that its methods take and return:
 //! a [`CacheKey`] is made by a [`CacheScope`] of a user's [`Fingerprint`], a fetch returns [`Obtained`], and
 //! [`Obtaining`] is the future of a credential.

@@ -5,6 +5,8 @@ use tower::BoxError;
 
 /// The error of a [`TowerHttpClient`](crate::client::rmcp::TowerHttpClient) whose request got no answer of the server.
 ///
+/// Needs the feature `rmcp`.
+///
 /// ```
 /// use tower_identity::{AuthError, client::rmcp::TowerHttpError};
 ///

@@ -18,6 +18,8 @@ use crate::{
 
 /// Refuses requests of a session that do not come from the user who opened it.
 ///
+/// Needs the feature `incoming`.
+///
 /// With this layer, knowing the id of a session is not enough to use it. A request passes if its identity has the same
 /// subject and issuer as the session's (see [`Identity::is_same_user`]). If the session's identity has no issuer, only
 /// that very identity passes. A request that is marked with [`HealthCheck`] and carries no identity passes too.
@@ -85,6 +87,8 @@ impl<S> Layer<S> for BindSubject {
 }
 
 /// The service that [`BindSubject`] creates.
+///
+/// Needs the feature `incoming`.
 #[derive(Clone, Debug)]
 pub struct BindSubjectService<S> {
     inner: S,
@@ -139,6 +143,10 @@ where
 
 pin_project! {
     /// The future of [`BindSubjectService`].
+    ///
+    /// Needs the feature `incoming`.
+    ///
+    /// [`BindSubject`](crate::BindSubject) has an example.
     #[must_use = "futures do nothing unless polled"]
     pub struct BindSubjectFuture<F> {
         #[pin]

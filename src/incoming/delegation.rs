@@ -9,6 +9,8 @@ const MAX_ACTORS: usize = 8;
 
 /// Returns the parties that act for the user (the `act` claim, RFC 8693 §4.1), the current one first.
 ///
+/// Needs the feature `incoming`.
+///
 /// Use only the first one for access decisions. The others acted before, and are for the record.
 ///
 /// # Errors
@@ -56,6 +58,10 @@ pub(super) fn actors(claims: &Map<String, Value>) -> Result<Vec<ActingParty<'_>>
 }
 
 /// A party that acts for a user.
+///
+/// Needs the feature `incoming`.
+///
+/// [`delegation_chain`](crate::delegation_chain) has an example.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ActingParty<'a> {
     claims: &'a Map<String, Value>,

@@ -22,6 +22,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// An introspection endpoint (RFC 7662 §2): it says what an opaque token stands for.
 ///
+/// Needs the feature `incoming`.
+///
 /// A [`TokenValidator`](crate::TokenValidator) with such an endpoint asks it about each
 /// token that is not a JWT. The members of the response are the claims. `active` must be
 /// `true`, `sub` and `aud` are required, and `iss`, `exp`, `nbf` and `iat` are checked if
@@ -196,6 +198,8 @@ fn remove_nulls(members: &mut Map<String, Value>) {
 }
 
 /// Builds an [`IntrospectionEndpoint`].
+///
+/// Needs the feature `incoming`.
 #[must_use = "nothing is checked before `build`"]
 pub struct IntrospectionEndpointBuilder {
     url: String,

@@ -26,6 +26,8 @@ const ANY_TENANT: &str = "common";
 
 /// An issuer whose tokens a [`TokenValidator`](crate::TokenValidator) accepts.
 ///
+/// Needs the feature `incoming`.
+///
 /// [`TokenValidatorBuilder::issuer`](super::TokenValidatorBuilder::issuer) adds one to the issuer that the validator was
 /// started with.
 ///

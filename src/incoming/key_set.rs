@@ -12,6 +12,8 @@ const MAX_KEYS: usize = 100;
 
 /// The public keys of an issuer (RFC 7517 §5) that can verify a token.
 ///
+/// Needs the feature `incoming`.
+///
 /// With a key set, a [`TokenValidator`](crate::TokenValidator) needs no connection to
 /// the issuer, for example in a test:
 ///

@@ -27,6 +27,8 @@ use super::validator::{
 
 /// Validates the bearer token of each request and inserts the [`Identity`] into its extensions.
 ///
+/// Needs the feature `incoming`.
+///
 /// The layer answers a request whose token is missing or refused, and does not pass it on.
 ///
 /// ```
@@ -147,6 +149,8 @@ impl<S> Layer<S> for TokenValidatorLayer {
 }
 
 /// The service that [`TokenValidatorLayer`] creates.
+///
+/// Needs the feature `incoming`.
 ///
 /// Its error is the inner service's, because a refusal is a response. The response body must be convertible from
 /// [`Bytes`], as `axum::body::Body` and `Full<Bytes>` are.
@@ -312,6 +316,10 @@ fn no_credentials() -> AuthError {
 
 pin_project! {
     /// The future of [`TokenValidatorService`].
+    ///
+    /// Needs the feature `incoming`.
+    ///
+    /// [`TokenValidatorLayer`](crate::TokenValidatorLayer) has an example.
     #[must_use = "futures do nothing unless polled"]
     pub struct TokenValidatorFuture<S, B>
     where

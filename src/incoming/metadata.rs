@@ -25,6 +25,8 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 /// A service that tells callers which issuer's tokens a resource accepts (protected
 /// resource metadata, RFC 9728 §3).
 ///
+/// Needs the feature `incoming`.
+///
 /// [`TokenValidator::resource_metadata`](crate::TokenValidator::resource_metadata) creates
 /// it. Anyone may read the metadata: route its [`path`](Self::path) to this service, and
 /// not through [`TokenValidatorLayer`](crate::TokenValidatorLayer). It answers `GET` and

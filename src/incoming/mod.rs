@@ -1,5 +1,7 @@
 //! Validating incoming requests: a caller's token becomes an [`Identity`](crate::Identity).
 //!
+//! Needs the feature `incoming`.
+//!
 //! [`TokenValidatorLayer`](crate::TokenValidatorLayer) does this with a [`TokenValidator`](crate::TokenValidator), which
 //! gets keys from the issuer or from a [`KeySet`](crate::KeySet), and asks an
 //! [`IntrospectionEndpoint`](crate::IntrospectionEndpoint) about opaque tokens.

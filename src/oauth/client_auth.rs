@@ -24,6 +24,8 @@ const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe
 
 /// The way in which the client authenticates to an endpoint (RFC 6749 §2.3).
 ///
+/// Needs the feature `token-exchange`.
+///
 /// Only this method is used. If the endpoint refuses it, no other method is tried.
 ///
 /// An ID and a secret consist of visible ASCII and spaces (RFC 6749, appendix A). Other letters are sent as UTF-8, because
@@ -134,6 +136,8 @@ impl ClientAuth {
     }
 
     /// Creates a client that sends an assertion, newly signed for each request: `private_key_jwt` (RFC 7523 §2.2).
+    ///
+    /// Needs the feature `private-key-jwt`.
     #[cfg(feature = "private-key-jwt")]
     pub fn private_key_jwt(client_id: impl Into<String>, key: PrivateKeyJwt) -> Self {
         Self::new(client_id, Method::PrivateKeyJwt(key))

@@ -1,5 +1,7 @@
 //! The OAuth protocol: requests to a token endpoint, its responses, and client authentication.
 //!
+//! Needs the feature `token-exchange`.
+//!
 //! A [`TokenEndpoint`](crate::TokenEndpoint) sends a [`TokenRequest`] and returns a [`TokenResponse`]. The strategies
 //! with issued tokens do this by themselves, so you need these types only for a grant of your choice.
 

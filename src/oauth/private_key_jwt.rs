@@ -31,6 +31,8 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// The private key of [`ClientAuth::private_key_jwt`](crate::ClientAuth::private_key_jwt), and the settings of its
 /// assertions.
 ///
+/// Needs the feature `private-key-jwt`.
+///
 /// An assertion has the client's ID as `iss` and `sub`, an `aud`, an `iat`, an `exp` 60 seconds later and a random
 /// `jti` (RFC 7523 §3, OIDC Core §9).
 ///
@@ -155,6 +157,8 @@ impl fmt::Debug for PrivateKeyJwt {
 }
 
 /// Builds a [`PrivateKeyJwt`].
+///
+/// Needs the feature `private-key-jwt`.
 #[derive(Clone)]
 #[must_use = "nothing is checked before `build`"]
 pub struct PrivateKeyJwtBuilder {

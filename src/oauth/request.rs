@@ -18,10 +18,14 @@ use super::response::repeats;
 
 /// A request to a token endpoint, with a grant and its parameters (RFC 6749 §4).
 ///
+/// Needs the feature `token-exchange`.
+///
 /// The values are kept in memory that is wiped when the request is dropped. The endpoint adds the client
 /// authentication.
 ///
 /// The part that is the same for all users can be built and [checked](Self::check) once, and then cloned for each user.
+///
+/// [`TokenEndpoint`](crate::TokenEndpoint) has an example.
 #[derive(Clone)]
 #[must_use = "nothing is sent before an endpoint gets it"]
 pub struct TokenRequest {
@@ -312,6 +316,8 @@ impl Grant {
 }
 
 /// The type of a token (RFC 8693 §3).
+///
+/// Needs the feature `token-exchange`.
 ///
 /// ```
 /// use tower_identity::oauth::TokenType;

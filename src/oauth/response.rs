@@ -11,6 +11,10 @@ use super::request::{TokenRequest, TokenType};
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A token that a token endpoint issued, with the rest of its response (RFC 6749 §5.1, RFC 8693 §2.2.1).
+///
+/// Needs the feature `token-exchange`.
+///
+/// [`TokenEndpoint`](crate::TokenEndpoint) has an example.
 #[derive(Clone)]
 pub struct TokenResponse<T = AccessToken> {
     token: T,
@@ -65,11 +69,15 @@ impl<T> fmt::Debug for TokenResponse<T> {
 
 /// The time for which a token is valid, as read from `expires_in`.
 ///
+/// Needs the feature `token-exchange`.
+///
 /// | `expires_in` | lifetime |
 /// | --- | --- |
 /// | absent | `Unknown` |
 /// | 1 and above, as an integer, a float or a text (`3600`, `3600.0`, `"3600"`) | `For`, in whole seconds, at most a day |
 /// | below 1, `null`, or anything else | `Spent` |
+///
+/// [`TokenEndpoint`](crate::TokenEndpoint) has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
     /// The issuer gives no lifetime. This does not mean forever. Keep the token only for a short time.

@@ -36,6 +36,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(
 
 /// Supplies a secret that may change while the application runs: from a file, or from a function.
 ///
+/// Needs the feature `token-exchange`.
+///
 /// It supplies assertions ([`ClientAuth::assertion`](crate::ClientAuth::assertion)), the secrets of clients
 /// ([`ClientAuth::basic`](crate::ClientAuth::basic)), and the token of a workload
 /// ([`workload_token`](crate::strategy::ClientCredentialsBuilder::workload_token)). A [`Secret`] converts into a source

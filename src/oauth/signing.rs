@@ -25,6 +25,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// A private key that is not in this process, for example in a KMS or an HSM.
 ///
+/// Needs the feature `private-key-jwt`.
+///
 /// ```
 /// use tower_identity::oauth::{
 ///     JwtSigner, PrivateKeyJwt, SigningAlgorithm, SigningFuture,
@@ -71,9 +73,17 @@ pub trait JwtSigner: Send + Sync {
 }
 
 /// The future of [`JwtSigner::sign`].
+///
+/// Needs the feature `private-key-jwt`.
+///
+/// [`JwtSigner`](crate::oauth::JwtSigner) has an example.
 pub type SigningFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, BoxError>> + Send + 'a>>;
 
 /// The algorithm that a JWT is signed with (RFC 7518 §3.1, RFC 8037 §3.1).
+///
+/// Needs the feature `private-key-jwt`.
+///
+/// [`PrivateKeyJwt`](crate::oauth::PrivateKeyJwt) has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SigningAlgorithm {

@@ -28,6 +28,8 @@ use super::{
 
 /// The keys that this gateway signs with, and publishes. One of them signs.
 ///
+/// Needs the feature `private-key-jwt`.
+///
 /// To rotate, [add](Self::add) the new key, let it [sign](Self::sign_with) when all backends may have fetched it, and
 /// [remove](Self::remove) the old one when no JWT of it is valid any more. A clone shares the keys.
 ///
@@ -255,7 +257,10 @@ fn fault(message: &'static str) -> BuildError {
 
 /// A service that publishes the public parts of [`SigningKeys`] (JWKS, RFC 7517 §5).
 ///
-/// [`SigningKeys::jwks`] returns it, and so does `OutgoingAuthConfig::jwks` (feature `config`). Route a path of your choice to it, for example `/.well-known/jwks.json`, for all
+/// Needs the feature `private-key-jwt`.
+///
+/// [`SigningKeys::jwks`] returns it, and so does `OutgoingAuthConfig::jwks` (feature `config`). Route a path of your choice
+/// to it, for example `/.well-known/jwks.json`, for all
 /// callers. It answers `GET` and `HEAD` with the keys, which may be cached for 5 minutes, and any other method with 405.
 #[derive(Clone, Debug)]
 pub struct Jwks {

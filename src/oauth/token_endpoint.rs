@@ -33,6 +33,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// An OAuth token endpoint (RFC 6749 §3.2), with the HTTP client that reaches it and the client's authentication.
 ///
+/// Needs the feature `token-exchange`.
+///
 /// The strategies with issued tokens and [`RefreshTokenGrant`](crate::upstream::RefreshTokenGrant) call it by
 /// themselves. A clone costs one reference count.
 ///
@@ -451,6 +453,8 @@ fn issued_refresh_token(answer: &Answer, dialect: &Dialect) -> Option<Secret> {
 }
 
 /// Builds a [`TokenEndpoint`].
+///
+/// Needs the feature `token-exchange`.
 #[must_use = "nothing is checked before `build`"]
 pub struct TokenEndpointBuilder {
     url: String,
@@ -602,6 +606,10 @@ impl fmt::Debug for TokenEndpointBuilder {
 }
 
 /// The future of [`TokenEndpoint::request_token`] and [`TokenEndpoint::request_assertion`].
+///
+/// Needs the feature `token-exchange`.
+///
+/// [`TokenEndpoint`](crate::TokenEndpoint) has an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct TokenResponseFuture<T> {
     future: BoxFuture<Result<TokenResponse<T>, AuthError>>,

@@ -343,6 +343,8 @@ impl<S: fmt::Debug> fmt::Debug for HeaderForwardService<S> {
 
 pin_project! {
     /// The future of [`HeaderForwardService`].
+    ///
+    /// [`HeaderForwardLayer`](crate::HeaderForwardLayer) has an example.
     #[must_use = "futures do nothing unless polled"]
     pub struct HeaderForwardFuture<F> {
         #[pin]

@@ -23,6 +23,8 @@ use super::{
 
 /// Sends the application's own token, which is the same for all users (RFC 6749 §4.4).
 ///
+/// Needs the feature `token-exchange`.
+///
 /// The strategy does not read the identity. A request without an identity gets the token, and so does a health check.
 /// The strategy replaces an existing `Authorization` header. Clones are cheap and share their state.
 ///
@@ -100,6 +102,8 @@ impl fmt::Debug for ClientCredentials {
 }
 
 /// Builds [`ClientCredentials`].
+///
+/// Needs the feature `token-exchange`.
 #[must_use = "nothing is checked before `build`"]
 pub struct ClientCredentialsBuilder {
     endpoint: Result<TokenEndpoint, BuildError>,

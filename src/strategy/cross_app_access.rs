@@ -38,6 +38,8 @@ use super::{
 /// Gets a token from the backend's own authorization server in exchange for an assertion from the user's identity
 /// provider: cross-app access with an ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant).
 ///
+/// Needs the feature `token-exchange`.
+///
 /// The strategy takes two steps:
 ///
 /// 1. A token of the user, by default their ID token, is exchanged at the identity provider for an assertion, an ID-JAG
@@ -300,6 +302,8 @@ impl fmt::Debug for CrossAppAccess {
 }
 
 /// Builds [`CrossAppAccess`].
+///
+/// Needs the feature `token-exchange`.
 #[must_use = "nothing is checked before `build`"]
 pub struct CrossAppAccessBuilder {
     provider: String,
@@ -368,6 +372,8 @@ impl CrossAppAccessBuilder {
 
     /// Exchanges the user's refresh token of the provider, which is among these upstream tokens. Unlike an ID token, it
     /// can be exchanged until the user logs out.
+    ///
+    /// Needs the feature `incoming`.
     ///
     /// No other party uses the refresh token meanwhile, in this process or in another. If the answer has a new refresh
     /// token, it is stored before the assertion is used. If the identity provider refuses, the tokens stay stored, because

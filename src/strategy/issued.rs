@@ -34,6 +34,8 @@ use super::{
 
 /// A token that was issued to a strategy: the type of value in its [`CredentialCache`].
 ///
+/// Needs the feature `token-exchange`.
+///
 /// One cache can serve several strategies:
 ///
 /// ```

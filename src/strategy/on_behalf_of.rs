@@ -20,6 +20,8 @@ use super::{
 
 /// Exchanges the user's token for a token for the backend, with Microsoft Entra's on-behalf-of flow.
 ///
+/// Needs the feature `token-exchange`.
+///
 /// Microsoft Entra has this flow in place of [`TokenExchange`](crate::TokenExchange). The strategy uses the grant of
 /// RFC 7523 §2.1 with the user's access token as the `assertion`, and `requested_token_use=on_behalf_of`. The user's
 /// token must have been issued for this application. A health check passes without a credential. Clones are cheap and
@@ -96,6 +98,8 @@ impl fmt::Debug for OnBehalfOf {
 }
 
 /// Builds [`OnBehalfOf`].
+///
+/// Needs the feature `token-exchange`.
 #[must_use = "nothing is checked before `build`"]
 pub struct OnBehalfOfBuilder {
     endpoint: Result<TokenEndpoint, BuildError>,

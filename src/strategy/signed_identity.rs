@@ -40,6 +40,8 @@ const OWN_CLAIMS: [&str; 8] = ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", 
 
 /// Sends a statement of who the user is, signed by this gateway, to a backend that trusts the gateway.
 ///
+/// Needs the feature `private-key-jwt`.
+///
 /// The statement is a JWT for one user and one audience. A backend verifies it with the keys that
 /// [`SigningKeys::jwks`](crate::oauth::SigningKeys::jwks) publishes, as it would verify the token of any issuer.
 ///
@@ -271,6 +273,8 @@ impl fmt::Debug for SignedIdentity {
 }
 
 /// Builds a [`SignedIdentity`].
+///
+/// Needs the feature `private-key-jwt`.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is checked before `build`"]
 pub struct SignedIdentityBuilder {

@@ -12,6 +12,8 @@ use crate::{
 };
 
 /// Selects which of the user's tokens is sent as the `subject_token`.
+///
+/// Needs the feature `token-exchange`.
 #[derive(Clone, Debug)]
 pub struct Subject {
     source: Source,
@@ -193,6 +195,21 @@ impl Default for Subject {
 }
 
 /// Selects which token is sent as the `actor_token`, for the party that acts for the subject (RFC 8693 §2.1).
+///
+/// Needs the feature `token-exchange`.
+///
+/// ```
+/// use tower_identity::{Actor, Secret, Subject, oauth::TokenType};
+///
+/// // The user's own token, where the subject is a token of another provider.
+/// let user = Actor::user(Subject::own_token());
+///
+/// // A token of this application.
+/// let token = Secret::new("token-of-the-agent")?;
+/// let agent = Actor::supplied(TokenType::AccessToken, move || token.clone());
+/// # let _ = (user, agent);
+/// # Ok::<(), tower_identity::InvalidSecret>(())
+/// ```
 #[derive(Clone)]
 pub struct Actor {
     source: ActorSource,

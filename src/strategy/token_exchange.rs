@@ -25,6 +25,8 @@ use super::{
 
 /// Exchanges the user's token for a token issued for the backend, and sends the issued token (RFC 8693).
 ///
+/// Needs the feature `token-exchange`.
+///
 /// The issuer is asked once per user and token lifetime, as [`CredentialCache`] describes. The strategy replaces an
 /// existing `Authorization` header. Clones are cheap and share their state.
 ///
@@ -135,6 +137,8 @@ impl fmt::Debug for TokenExchange {
 }
 
 /// Builds a [`TokenExchange`].
+///
+/// Needs the feature `token-exchange`.
 #[must_use = "nothing is checked before `build`"]
 pub struct TokenExchangeBuilder {
     endpoint: Result<TokenEndpoint, BuildError>,

@@ -6,6 +6,15 @@ use super::{authenticating::Authenticating, strategy::Strategy};
 ///
 /// Requests are still bound to the backend's origin.
 ///
+/// ```
+/// use tower_identity::{AuthLayer, Origin, Unauthenticated};
+///
+/// let origin = Origin::try_from("https://mcp.example.com")?;
+/// let layer = AuthLayer::new(origin, Unauthenticated);
+/// # let _ = layer;
+/// # Ok::<(), tower_identity::InvalidOrigin>(())
+/// ```
+///
 /// # Security
 ///
 /// All headers that the caller has set are sent, including `Authorization`. Do not copy that header from the incoming

@@ -8,7 +8,11 @@ use crate::{
 
 /// The upstream tokens that [`UpstreamTokens::load`](crate::UpstreamTokens::load) returns.
 ///
+/// Needs the feature `incoming`.
+///
 /// A provider has either valid tokens, or needs a login, or failed.
+///
+/// [`UpstreamTokens`](crate::UpstreamTokens) has an example.
 #[derive(Clone, Debug)]
 pub struct LoadedTokens {
     reading: Reading,

@@ -1,5 +1,7 @@
 //! The tokens that users have at upstream providers: loading, refreshing and storing them.
 //!
+//! Needs the feature `incoming`.
+//!
 //! [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens of a [`TokenOwner`], a user or a session of theirs, from an
 //! [`UpstreamTokenStore`](crate::UpstreamTokenStore), which is a [`MemoryStore`](crate::MemoryStore), a `RedisStore` or
 //! one that you write. Each [`Provider`] has a [`Refresher`], for example a [`RefreshTokenGrant`], with [`Refreshed`] as
@@ -44,6 +46,8 @@ pub use store::{
 pub use upstream_tokens::LoadingTokens;
 
 /// The boxed future that the methods of an [`UpstreamTokenStore`](crate::UpstreamTokenStore) and a [`Refresher`] return.
+///
+/// Needs the feature `incoming`.
 ///
 /// The traits can be trait objects, so that their futures are boxed. `Box::pin(async move { … })` makes one.
 pub type UpstreamFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, AuthError>> + Send + 'a>>;

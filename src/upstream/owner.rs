@@ -10,6 +10,8 @@ const DOMAIN: &[u8] = b"tower-identity upstream tokens";
 
 /// The user that upstream tokens belong to: an issuer and a subject, and optionally one session of theirs.
 ///
+/// Needs the feature `incoming`.
+///
 /// Two owners are equal if all three are equal. The tokens of a user without a session and those of each of their
 /// sessions are kept apart. A clone costs one reference count.
 ///
@@ -135,8 +137,12 @@ impl fmt::Debug for TokenOwner {
 
 /// Stands for a user or a session in a store, in place of their names: a SHA-256.
 ///
+/// Needs the feature `incoming`.
+///
 /// It is computed from a constant, the issuer, the subject and the session, each with its length. A party that reads
 /// it can recognize a user whose issuer and subject it knows, and no others.
+///
+/// [`UpstreamTokenStore`](crate::UpstreamTokenStore) has an example of a store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OwnerKey([u8; 32]);
 

@@ -16,6 +16,8 @@ use super::{refresher::Refresher, upstream_tokens::UNKNOWN_LIFETIME};
 
 /// A provider of upstream tokens, and how its tokens are refreshed.
 ///
+/// Needs the feature `incoming`.
+///
 /// For an example see [`UpstreamTokens`](crate::UpstreamTokens).
 #[derive(Clone, Debug)]
 pub struct Provider {
@@ -108,6 +110,10 @@ impl Provider {
 }
 
 /// Builds a [`Provider`].
+///
+/// Needs the feature `incoming`.
+///
+/// [`UpstreamTokens`](crate::UpstreamTokens) has an example.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is checked before `build`"]
 pub struct ProviderBuilder {

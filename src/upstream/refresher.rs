@@ -19,6 +19,8 @@ use super::upstream_tokens::UNKNOWN_LIFETIME;
 
 /// Refreshes a provider's tokens.
 ///
+/// Needs the feature `incoming`.
+///
 /// [`RefreshTokenGrant`] does so at an OAuth token endpoint. Implement this trait for a provider with another protocol:
 ///
 /// ```
@@ -77,6 +79,10 @@ pub trait Refresher: fmt::Debug + Send + Sync {
 }
 
 /// The outcome of a [refresh](Refresher::refresh).
+///
+/// Needs the feature `incoming`.
+///
+/// [`Refresher`](crate::upstream::Refresher) has an example.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Refreshed {
@@ -102,11 +108,15 @@ impl From<ProviderTokens> for Refreshed {
 
 /// Refreshes tokens at an OAuth token endpoint (RFC 6749 §6).
 ///
+/// Needs the feature `incoming`.
+///
 /// A new access token without `expires_in` counts as valid for 5 minutes.
 ///
 /// Some providers answer a refresh with a new refresh token and an access token that is
 /// refused here, for example because `token_type` is missing. The new refresh token is
 /// kept in this case.
+///
+/// [`UpstreamTokens`](crate::UpstreamTokens) has an example.
 #[derive(Clone, Debug)]
 pub struct RefreshTokenGrant {
     endpoint: TokenEndpoint,

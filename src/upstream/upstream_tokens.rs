@@ -43,6 +43,8 @@ const MAX_SUCCESSORS: usize = 3;
 /// Loads the upstream tokens of a user for each request, and refreshes them before
 /// they expire.
 ///
+/// Needs the feature `incoming`.
+///
 /// A clone shares the store and the refreshes. Give it to a
 /// [`TokenValidator`](crate::TokenValidator), or load tokens yourself:
 ///
@@ -312,7 +314,11 @@ impl fmt::Debug for UpstreamTokens {
 
 /// The future of [`UpstreamTokens::load`].
 ///
+/// Needs the feature `incoming`.
+///
 /// Dropping it does not cancel the refreshes that it waits for.
+///
+/// [`UpstreamTokens`](crate::UpstreamTokens) has an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct LoadingTokens {
     future: Pin<Box<dyn Future<Output = Result<LoadedTokens, AuthError>> + Send>>,

@@ -18,6 +18,8 @@ const SERVER_ERROR: ErrorCode = ErrorCode(-32000);
 
 /// Turns an error into the answer of an MCP server, for example of a gateway that calls other servers.
 ///
+/// Needs the feature `rmcp`.
+///
 /// | the user must | and the client | error |
 /// | --- | --- | --- |
 /// | visit a URL, to [agree](Interaction::Consent) or to [link an account](Interaction::LinkAccount) | declares elicitation by URL | `-32042` with the URL in `data.elicitations` |
@@ -58,6 +60,8 @@ pub fn mcp_error(error: &AuthError, client: &ClientCapabilities) -> ErrorData {
 }
 
 /// Turns an error into the result of a call that needs input first (multi-round-trip, since 2026-07-28).
+///
+/// Needs the feature `rmcp`.
 ///
 /// Returns `None` if the user has no URL to visit, or the client does not declare elicitation by URL. Then answer with
 /// [`mcp_error`]. The client sends the call again when the user is done. The result carries no state: the second call is

@@ -1,5 +1,7 @@
 //! A Tower stack as the HTTP client of the MCP Rust SDK ([`rmcp`]).
 //!
+//! Needs the feature `rmcp`.
+//!
 //! ```no_run
 //! use bytes::Bytes;
 //! use http_body_util::Full;
@@ -91,6 +93,8 @@ const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
 const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A Tower HTTP service as the HTTP client of an MCP session.
+///
+/// Needs the feature `rmcp`.
 ///
 /// # Whose identity a request carries
 ///

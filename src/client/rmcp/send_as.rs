@@ -11,6 +11,8 @@ use crate::identity::Identity;
 
 /// Sends the requests of an MCP session on behalf of a user.
 ///
+/// Needs the feature `rmcp`.
+///
 /// [`Peer`], the handle of an MCP session, implements this trait. The value that the SDK's `serve` returns dereferences
 /// to it.
 ///
@@ -81,6 +83,8 @@ impl SendAs for Peer<RoleClient> {
 }
 
 /// Inserts `identity` into the extensions of a request or notification.
+///
+/// Needs the feature `rmcp`.
 ///
 /// Use it to send a message with one of the SDK's own methods.
 ///

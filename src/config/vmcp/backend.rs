@@ -19,6 +19,8 @@ const TRANSPORTS: [&str; 2] = ["streamable-http", "sse"];
 
 /// One backend of a vMCP's file.
 ///
+/// Needs the feature `config`.
+///
 /// ```
 /// use tower_identity::config::{VmcpBackendConfig, VmcpConfig};
 ///

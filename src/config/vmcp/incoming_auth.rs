@@ -25,6 +25,8 @@ const TYPE: &str = "incomingAuth.type";
 
 /// How the callers of a gateway authenticate: the block `incomingAuth` of a vMCP's file.
 ///
+/// Needs the feature `config`.
+///
 /// ```
 /// use tower_identity::config::{IncomingAuthConfig, OidcConfig, VmcpConfig};
 ///

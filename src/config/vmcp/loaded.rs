@@ -17,6 +17,8 @@ use super::{
 
 /// What the file of a vMCP configures, built by [`VmcpConfig::build`](super::VmcpConfig::build).
 ///
+/// Needs the feature `config`.
+///
 /// `B` is the body of the requests to the backends. See [`VmcpConfig`](super::VmcpConfig) for an example.
 pub struct Vmcp<B> {
     #[cfg_attr(not(feature = "incoming"), expect(dead_code))]
@@ -68,6 +70,8 @@ impl<B> fmt::Debug for Vmcp<B> {
 }
 
 /// One backend of a [`Vmcp`]: its URL, the layers for its requests, and the client beneath them.
+///
+/// Needs the feature `config`.
 ///
 /// ```no_run
 /// # #[cfg(feature = "hyper")]

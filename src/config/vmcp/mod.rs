@@ -82,6 +82,8 @@ const READ: &[&str] = &[
 
 /// The whole configuration file of a ToolHive vMCP. This crate acts on the parts that concern identity.
 ///
+/// Needs the feature `config`.
+///
 /// | key | becomes |
 /// | --- | --- |
 /// | `incomingAuth.oidc` | the [`TokenValidator`](crate::TokenValidator), which needs the feature `incoming` |

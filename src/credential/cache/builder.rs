@@ -16,6 +16,8 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(300);
 
 /// Builds a [`CredentialCache`].
 ///
+/// Needs the feature `token-exchange`.
+///
 /// ```
 /// use tower_identity::{AccessToken, CredentialCache};
 ///

@@ -11,6 +11,8 @@ const MAX_MANDATORY_WINDOW: Duration = Duration::from_secs(30);
 const ADVISORY_JITTER: f64 = 0.2;
 
 /// A new credential with its lifetime: the result of a fetch for a [`CredentialCache`](super::CredentialCache).
+///
+/// Needs the feature `token-exchange`.
 #[derive(Clone, Debug)]
 pub struct Obtained<C> {
     pub(super) credential: C,

@@ -5,6 +5,8 @@ use crate::secret::Fingerprint;
 /// The part of a cache key that stands for a strategy's configuration: a SHA-256 over
 /// its name and all its settings.
 ///
+/// Needs the feature `token-exchange`.
+///
 /// Create it once, when the strategy is built, from **every** setting. Two strategies
 /// that share a cache and differ in one setting must have different scopes. Names and
 /// values are hashed with their lengths, so that adjacent settings cannot run into
@@ -69,6 +71,8 @@ impl CacheScope {
 
 /// The cache key for a credential: a [`CacheScope`], and the tokens of the user and of
 /// the actor.
+///
+/// Needs the feature `token-exchange`.
 ///
 /// The tokens are in it as fingerprints, which were computed with the tokens: looking
 /// up a key neither hashes a token nor allocates. There is no key for a user without

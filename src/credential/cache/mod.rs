@@ -37,6 +37,8 @@ use store::Store;
 
 /// Obtains a credential once per key, keeps it, and renews it before it expires.
 ///
+/// Needs the feature `token-exchange`.
+///
 /// The strategies that have tokens issued each have a cache. Use one yourself for a
 /// strategy that obtains credentials in another way.
 ///

@@ -9,7 +9,11 @@ use crate::{error::AuthError, ready_or_pending::ReadyOrPending};
 /// The future of [`CredentialCache::obtain`](crate::CredentialCache::obtain) and
 /// [`CredentialCache::replace`](crate::CredentialCache::replace).
 ///
+/// Needs the feature `token-exchange`.
+///
 /// Dropping it does not cancel the fetch: the credential is still obtained and cached.
+///
+/// [`CredentialCache`](crate::CredentialCache) has an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct Obtaining<C> {
     outcome: ReadyOrPending<BoxedAnswer<C>>,

@@ -19,6 +19,8 @@ const LEEWAY: Duration = Duration::from_secs(60);
 
 /// Builds a [`TokenValidator`].
 ///
+/// Needs the feature `incoming`.
+///
 /// `audience`, `admit_client`, `metadata_url`, `jwks_url`, `tenants`, `require_at_jwt` and `introspection` are settings of
 /// the issuer that the builder was started with. The other settings are for all issuers.
 #[must_use = "nothing is checked before `build`"]

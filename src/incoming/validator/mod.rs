@@ -43,6 +43,8 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// Validates bearer tokens of one or several issuers for this resource, and turns them
 /// into an [`Identity`].
 ///
+/// Needs the feature `incoming`.
+///
 /// A clone costs one reference count.
 ///
 /// ```no_run

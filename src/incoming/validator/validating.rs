@@ -10,6 +10,10 @@ use crate::{
 };
 
 /// The future of [`TokenValidator::validate`](crate::TokenValidator::validate).
+///
+/// Needs the feature `incoming`.
+///
+/// [`TokenValidator`](crate::TokenValidator) has an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct Validating {
     outcome: ReadyOrPending<PendingValidation>,

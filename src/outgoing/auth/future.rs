@@ -14,6 +14,8 @@ use super::authenticator::Obtaining;
 
 pin_project! {
     /// The future of [`AuthService`](super::AuthService).
+    ///
+    /// [`AuthLayer`](crate::AuthLayer) has an example.
     #[must_use = "futures do nothing unless polled"]
     pub struct AuthFuture<S, B>
     where

@@ -22,6 +22,8 @@ pin_project! {
     ///
     /// If the strategy had to look at the first bytes of the body, these come first, in the frames that they arrived in.
     /// The rest is streamed. Otherwise this is the inner body and nothing else.
+    ///
+    /// [`AuthLayer`](crate::AuthLayer) has an example.
     pub struct PeekedBody<B>
     where
         B: Body,

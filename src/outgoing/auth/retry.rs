@@ -104,6 +104,8 @@ where
 pin_project! {
     /// The future of [`AuthService`](super::AuthService) with
     /// [`retry_rejected`](crate::AuthLayer::retry_rejected).
+    ///
+    /// [`AuthLayer`](crate::AuthLayer) has an example.
     #[must_use = "futures do nothing unless polled"]
     pub struct RetryFuture<S, A, B, ResBody>
     where

@@ -31,6 +31,8 @@ const SESSION_DURATIONS: RangeInclusive<Duration> =
     Duration::from_secs(900)..=Duration::from_secs(43_200);
 
 /// Builds an [`AwsSts`].
+///
+/// Needs the feature `aws-sts`.
 #[must_use = "nothing is checked before `build`"]
 pub struct AwsStsBuilder {
     region: String,

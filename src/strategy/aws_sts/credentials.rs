@@ -18,6 +18,8 @@ const SAFETY_MARGIN: Duration = Duration::from_secs(5);
 
 /// Temporary AWS credentials of one user in one role, as a [`CredentialCache`](crate::CredentialCache) keeps them.
 ///
+/// Needs the feature `aws-sts`.
+///
 /// One cache can serve several strategies:
 ///
 /// ```

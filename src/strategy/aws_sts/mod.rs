@@ -61,6 +61,8 @@ use sts::{AssumeRole, Sts};
 
 /// Signs requests to AWS (SigV4) as an IAM role that the user's claims select.
 ///
+/// Needs the feature `aws-sts`.
+///
 /// AWS STS exchanges the user's token for the credentials of a session in that role (`AssumeRoleWithWebIdentity`). The
 /// strategy calls it once per user, role, session name, session policy and lifetime, and keeps the credentials in a
 /// [`CredentialCache`]. A [`HealthCheck`] passes without a signature. A clone is cheap, and is the same strategy.

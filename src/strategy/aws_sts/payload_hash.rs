@@ -1,5 +1,7 @@
 /// Says how the hash of a request's body is signed for AWS (SigV4).
 ///
+/// Needs the feature `aws-sts`.
+///
 /// | service, by its signing name | default |
 /// | --- | --- |
 /// | `aoss`, `glacier`, `s3`, `s3-object-lambda`, `s3-outposts`, `s3express` | [`Header`](Self::Header) |

@@ -15,6 +15,8 @@ use super::{
 
 /// Gives an IAM role to users, by a value of the role claim or by a CEL expression over all claims.
 ///
+/// Needs the feature `aws-sts`.
+///
 /// ```
 /// use tower_identity::RoleMapping;
 ///

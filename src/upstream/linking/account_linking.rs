@@ -32,6 +32,8 @@ const LONGEST_NAME: usize = 64;
 
 /// A Tower service that links users' accounts at other providers, for a browser.
 ///
+/// Needs the feature `linking`.
+///
 /// It sends the user to the provider (authorization code with PKCE), takes the tokens that
 /// the provider issues, and keeps them in [`UpstreamTokens`] for the user who started.
 ///
@@ -368,6 +370,8 @@ impl fmt::Debug for AccountLinking {
 }
 
 /// The future of [`AccountLinking`].
+///
+/// Needs the feature `linking`.
 #[must_use = "futures do nothing unless polled"]
 pub struct LinkingFuture {
     future: BoxFuture<Response<Full<Bytes>>>,
@@ -388,6 +392,8 @@ impl fmt::Debug for LinkingFuture {
 }
 
 /// Builds an [`AccountLinking`].
+///
+/// Needs the feature `linking`.
 #[must_use = "nothing is checked before `build`"]
 pub struct AccountLinkingBuilder {
     url: String,

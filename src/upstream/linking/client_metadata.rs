@@ -17,6 +17,8 @@ use crate::oauth::{http_client::parse_url, published_document::PublishedDocument
 /// A service for the document that stands for this application at providers that know it by
 /// a URL instead of a registration (draft-ietf-oauth-client-id-metadata-document).
 ///
+/// Needs the feature `linking`.
+///
 /// [`AccountLinking::client_metadata`](crate::AccountLinking::client_metadata) makes it. Route
 /// its [`path`](Self::path) to it, and let anyone read it. It answers `GET` and `HEAD` for
 /// that path, and 404 for any other.

@@ -38,6 +38,8 @@ const LONGEST_QUERY: usize = 16 * 1024;
 /// The authorization code flow with PKCE at one provider (RFC 6749 §4.1, RFC 7636), for a
 /// login to your application.
 ///
+/// Needs the feature `linking`.
+///
 /// [`AccountLinking`](crate::AccountLinking) uses it to link accounts. Use it directly to
 /// log users in to your application:
 ///
@@ -93,6 +95,8 @@ struct Inner {
 }
 
 /// The outcome of a [`CodeFlow`].
+///
+/// Needs the feature `linking`.
 #[derive(Clone, Debug)]
 pub struct Finished {
     tokens: ProviderTokens,
@@ -445,6 +449,10 @@ impl fmt::Debug for CodeFlow {
 }
 
 /// The future of [`CodeFlow::start`] and [`CodeFlow::finish`].
+///
+/// Needs the feature `linking`.
+///
+/// [`CodeFlow`](crate::upstream::linking::CodeFlow) has an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct CodeFlowFuture<T> {
     future: BoxFuture<Result<T, LinkError>>,

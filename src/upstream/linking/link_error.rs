@@ -11,7 +11,11 @@ use crate::error::{AuthError, AuthErrorKind};
 
 /// The reason why an account was not linked, or why a login failed.
 ///
+/// Needs the feature `linking`.
+///
 /// `Display` and [`advice`](Self::advice) have no text of the provider or of the request.
+///
+/// [`AccountLinking`](crate::AccountLinking) has an example of a page.
 #[derive(Clone, Debug)]
 pub struct LinkError {
     kind: LinkErrorKind,
@@ -160,6 +164,10 @@ impl Error for LinkError {
 }
 
 /// The kind of a [`LinkError`].
+///
+/// Needs the feature `linking`.
+///
+/// [`AccountLinking`](crate::AccountLinking) has an example of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LinkErrorKind {

@@ -1,5 +1,7 @@
 //! Linking: users log in at another provider with their browser, and the tokens are kept for them.
 //!
+//! Needs the feature `linking`.
+//!
 //! [`AccountLinking`](crate::AccountLinking) is the service with the pages. [`CodeFlow`] is the authorization code flow
 //! alone, for a login to your application.
 

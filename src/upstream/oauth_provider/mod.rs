@@ -46,6 +46,8 @@ const METADATA_AGE: Duration = Duration::from_secs(3600);
 /// This application as a client of one provider: the provider's [settings](ProviderSettings),
 /// and how the client authenticates there.
 ///
+/// Needs the feature `linking`.
+///
 /// It refreshes tokens (it is a [`Refresher`]), and
 /// [`AccountLinking`](crate::AccountLinking) uses it to link accounts. A clone costs one
 /// reference count.
@@ -335,6 +337,8 @@ fn endpoint(
 }
 
 /// Builds an [`OAuthProvider`].
+///
+/// Needs the feature `linking`.
 #[must_use = "nothing is checked before `build`"]
 pub struct OAuthProviderBuilder {
     settings: ProviderSettings,

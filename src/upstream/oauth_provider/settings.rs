@@ -30,6 +30,8 @@ const RESERVED: [&str; 11] = [
 /// The data of a provider that users log in at: its endpoints, the scopes to ask for, and
 /// how its answers differ from the standard.
 ///
+/// Needs the feature `linking`.
+///
 /// ```
 /// use tower_identity::upstream::ProviderSettings;
 ///

@@ -4,7 +4,11 @@ use super::tokens::{StoredTokens, Version};
 
 /// A request for the right to spend the refresh token of one version.
 ///
+/// Needs the feature `incoming`.
+///
 /// `UpstreamTokens` makes claims. To test a store that you wrote, make them with [`new`](Self::new).
+///
+/// [`UpstreamTokenStore`](crate::UpstreamTokenStore) has an example of a store.
 #[derive(Clone, Debug)]
 pub struct Claim {
     version: Version,
@@ -68,6 +72,10 @@ impl Claim {
 }
 
 /// The outcome of a [`Claim`].
+///
+/// Needs the feature `incoming`.
+///
+/// [`UpstreamTokenStore`](crate::UpstreamTokenStore) has an example of a store.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Claimed {
@@ -86,6 +94,10 @@ pub enum Claimed {
 }
 
 /// The right to spend one refresh token, and to write its successor.
+///
+/// Needs the feature `incoming`.
+///
+/// [`UpstreamTokenStore`](crate::UpstreamTokenStore) has an example of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     version: Version,
@@ -111,7 +123,11 @@ impl Lease {
 
 /// How a [`Lease`] ends.
 ///
+/// Needs the feature `incoming`.
+///
 /// A store must handle each of them, so that this enum is exhaustive.
+///
+/// [`UpstreamTokenStore`](crate::UpstreamTokenStore) has an example of a store.
 #[derive(Clone, Debug)]
 pub enum Settlement {
     /// The refresh token was spent, and these are its successors.

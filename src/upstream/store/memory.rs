@@ -30,6 +30,8 @@ const MOST_USED: usize = 65_536;
 
 /// Stores upstream tokens in this process: for one replica, and for tests.
 ///
+/// Needs the feature `incoming`.
+///
 /// The number of owners is bounded: of users, or of sessions where there are any. If the store is full, it drops the
 /// tokens of an owner that was not used for long, and that user must log in again. When the process ends, all users must. A clone is the same store.
 ///
@@ -348,6 +350,10 @@ impl Row {
 }
 
 /// Builds a [`MemoryStore`].
+///
+/// Needs the feature `incoming`.
+///
+/// [`UpstreamTokens`](crate::UpstreamTokens) has an example.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is checked before `build`"]
 pub struct MemoryStoreBuilder {

@@ -25,6 +25,8 @@ pub use tokens::{ProviderTokens, StoredTokens, Version};
 
 /// Stores upstream tokens by user, session and provider.
 ///
+/// Needs the feature `incoming`.
+///
 /// [`MemoryStore`](crate::MemoryStore) is for one process, and `RedisStore` (feature
 /// `redis`) for several replicas. Implement this trait for another database.
 ///
@@ -184,6 +186,8 @@ pub trait UpstreamTokenStore: fmt::Debug + Send + Sync {
     ) -> UpstreamFuture<'a, bool>;
 
     /// The keys by which this store seals, the newest first. All replicas must have them. By default there are none.
+    ///
+    /// Needs the feature `linking`.
     ///
     /// [`AccountLinking`](crate::AccountLinking) seals with the first of them, and opens with any.
     #[cfg(feature = "linking")]

@@ -18,6 +18,8 @@ pub(super) const NONCE_LENGTH: usize = 24;
 
 /// A key of 256 bits that seals stored tokens, and the state of a login (XChaCha20-Poly1305).
 ///
+/// Needs the feature `linking` or `redis`.
+///
 /// The key and the stored data together reveal the users' tokens. The key is wiped from memory when it is dropped.
 ///
 /// An application can seal its own values with it, for example a cookie:

@@ -7,6 +7,23 @@ use crate::{
 };
 
 /// The tokens that a provider issued for a user, at a login or a refresh. A clone costs one reference count.
+///
+/// Needs the feature `incoming`.
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use tower_identity::{
+///     AccessToken, Secret, UpstreamToken, upstream::ProviderTokens,
+/// };
+///
+/// // As a login brought them.
+/// let token = UpstreamToken::new(AccessToken::new("gho_16C7e42F292c")?);
+/// let tokens = ProviderTokens::new(token, SystemTime::now())
+///     .with_refresh_token(Secret::new("ghr_1B4a2e77838347a7")?);
+/// assert!(tokens.refresh_token().is_some());
+/// # Ok::<(), tower_identity::InvalidSecret>(())
+/// ```
 #[derive(Clone)]
 pub struct ProviderTokens {
     inner: Arc<Issued>,
@@ -87,6 +104,10 @@ impl fmt::Debug for ProviderTokens {
 }
 
 /// A provider's tokens, as a store keeps them: with their user and a version.
+///
+/// Needs the feature `incoming`.
+///
+/// [`UpstreamTokenStore`](crate::UpstreamTokenStore) has an example of a store.
 #[derive(Clone, Debug)]
 pub struct StoredTokens {
     tokens: ProviderTokens,
@@ -143,7 +164,11 @@ impl StoredTokens {
 
 /// Identifies stored tokens: 128 random bits. Equal versions mean equal tokens.
 ///
+/// Needs the feature `incoming`.
+///
 /// The same tokens that are stored twice have two versions.
+///
+/// [`UpstreamTokenStore`](crate::UpstreamTokenStore) has an example of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version(u128);
 

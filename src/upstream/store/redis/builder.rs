@@ -21,6 +21,8 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(30 * 24 * 3600);
 const PREFIX: &str = "tower-identity:";
 
 /// Builds a [`RedisStore`].
+///
+/// Needs the feature `redis`.
 #[derive(Clone)]
 #[must_use = "nothing is checked before `build`"]
 pub struct RedisStoreBuilder {

@@ -44,6 +44,8 @@ const RUN_ONCE_FOR: Duration = Duration::from_secs(60);
 
 /// Stores upstream tokens in Redis, for all replicas that share it and the sealing keys.
 ///
+/// Needs the feature `redis`.
+///
 /// A clone is the same store, on the same connection. The store connects at its first
 /// use.
 ///
