@@ -276,6 +276,8 @@ impl OutgoingAuthConfig {
     /// Returns the service that publishes the keys of all `signed_identity` blocks (JWKS). Route a path of your choice to
     /// it, for example `/.well-known/jwks.json`.
     ///
+    /// Needs the feature `private-key-jwt`.
+    ///
     /// # Errors
     ///
     /// As [`check`](Self::check).

@@ -1,5 +1,7 @@
 //! Test your own gateway in milliseconds, without network and without waiting.
 //!
+//! Needs the feature `testing`.
+//!
 //! The module [`testing`](crate::testing) has an issuer, a backend and a network in the process of the test. Together
 //! with a clock that stands still until you move it, a test lives through hours of a session: refreshes, outages and
 //! logins.

@@ -20,6 +20,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 
 /// An answer that a [`TestIssuer`](super::TestIssuer) or a [`TestBackend`](super::TestBackend) gives to a request.
 ///
+/// Needs the feature `testing`.
+///
 /// ```
 /// use tower_identity::testing::{Answer, TestBackend};
 ///
@@ -176,6 +178,8 @@ impl Answer {
 }
 
 /// The future of [`TestIssuer`](super::TestIssuer) and [`TestBackend`](super::TestBackend).
+///
+/// Needs the feature `testing`.
 #[must_use = "futures do nothing unless polled"]
 pub struct AnswerFuture {
     #[allow(clippy::type_complexity, reason = "it is written once")]

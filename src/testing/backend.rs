@@ -18,6 +18,8 @@ use super::{Answer, AnswerFuture, ReceivedRequest, TestIssuer, origin_of};
 
 /// A backend in the test's process, as a Tower service, which keeps the requests that it is sent.
 ///
+/// Needs the feature `testing`.
+///
 /// It answers 200 without a body, unless a test says otherwise. A request for another host fails, as it would not reach
 /// this backend. Clones are the same backend.
 ///

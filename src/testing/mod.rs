@@ -1,5 +1,7 @@
 //! For tests of your application only: an issuer and a backend in the test's process, without network or waiting.
 //!
+//! Needs the feature `testing`.
+//!
 //! - [`TestIssuer`] is an OpenID provider as a Tower service: it is the HTTP client of a
 //!   [`TokenValidator`](crate::TokenValidator), a [`TokenEndpoint`](crate::TokenEndpoint) or an
 //!   [`IntrospectionEndpoint`](crate::IntrospectionEndpoint).
@@ -43,6 +45,8 @@ pub use network::{TestNetwork, TestNetworkFuture};
 pub use received::ReceivedRequest;
 
 /// Creates an identity of `subject` with an access token for each upstream provider, by the provider's name.
+///
+/// Needs the feature `testing`.
 ///
 /// The issuer is `https://idp.example.com`. [`TestIssuer::identity`] has the user's own token, too.
 ///

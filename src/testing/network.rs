@@ -18,6 +18,8 @@ use super::{TestBackend, TestIssuer, origin_of};
 
 /// The hosts that the application under test can reach, as one HTTP client.
 ///
+/// Needs the feature `testing`.
+///
 /// An application has one HTTP client for all its issuers and backends. A test replaces this client, and all else is as
 /// in production. A request for a host that is not in the network fails, as if it had no address.
 ///
@@ -175,6 +177,8 @@ impl fmt::Debug for TestNetwork {
 }
 
 /// The future of [`TestNetwork`].
+///
+/// Needs the feature `testing`.
 #[must_use = "futures do nothing unless polled"]
 pub struct TestNetworkFuture {
     sending: Sending,

@@ -11,6 +11,8 @@ use crate::Origin;
 
 /// A request as a [`TestIssuer`](super::TestIssuer) or a [`TestBackend`](super::TestBackend) received it.
 ///
+/// Needs the feature `testing`.
+///
 /// `Debug` shows neither the body nor a header that is marked as sensitive.
 #[derive(Clone)]
 #[non_exhaustive]

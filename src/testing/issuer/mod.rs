@@ -26,6 +26,8 @@ pub(super) mod token;
 
 /// An issuer of tokens in the test's process: an OpenID provider as a Tower service.
 ///
+/// Needs the feature `testing`.
+///
 /// It is the HTTP client of whatever asks an issuer, so no request leaves the process. Clones are the same issuer.
 ///
 /// ```

@@ -16,6 +16,8 @@ use crate::{
 use super::{TestIssuer, state::Kind};
 
 /// The claims of a token that a [`TestIssuer`] is to issue. It is made by [`TestIssuer::token`].
+///
+/// Needs the feature `testing`.
 #[derive(Clone, Debug)]
 #[must_use = "there is no token before `sign` or `opaque`"]
 pub struct TestToken {
