@@ -36,7 +36,7 @@ impl NotableHeaders {
         let mut found = Self::default();
         for name in headers.keys() {
             let name = name.as_str();
-            if has_length_of_one(name) {
+            if may_be_one(name) {
                 found.note(name);
             }
         }
@@ -61,10 +61,14 @@ impl NotableHeaders {
     }
 }
 
-/// Whether the name is as long as one that [`NotableHeaders::note`] knows. Most names are not.
+/// Whether the name has the length and the first letter of one that [`NotableHeaders::note`] knows. Most names do not.
 #[inline]
-fn has_length_of_one(name: &str) -> bool {
+fn may_be_one(name: &str) -> bool {
     matches!(name.len(), 2 | 4 | 7 | 10 | 14 | 16 | 17 | 18)
+        && matches!(
+            name.as_bytes(),
+            [b'c' | b'h' | b'k' | b'p' | b't' | b'u', ..]
+        )
 }
 
 #[cold]

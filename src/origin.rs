@@ -13,6 +13,9 @@ use http::{
     uri::{Authority, Scheme},
 };
 
+const HTTP: &str = "http";
+const HTTPS: &str = "https";
+
 /// The scheme, host and port of a backend (RFC 6454 §4), the only place where its credentials may be sent.
 ///
 /// Comparison ignores the case of the host, and treats a missing port as the default port of the scheme. Plain `http`
@@ -38,7 +41,7 @@ pub struct Origin {
 
 #[derive(PartialEq, Eq, Hash)]
 struct Inner {
-    scheme: Scheme,
+    is_https: bool,
     host: String,
     port: u16,
     /// The authority as clients write it: without the default port.
@@ -61,7 +64,7 @@ impl Origin {
 
     /// Returns the scheme, `http` or `https`.
     pub fn scheme(&self) -> &str {
-        self.inner.scheme.as_str()
+        if self.inner.is_https { HTTPS } else { HTTP }
     }
 
     /// Returns the host in lower case. An IPv6 address is in brackets.
@@ -84,8 +87,9 @@ impl Origin {
     }
 
     fn from_uri(uri: &Uri) -> Result<Self, InvalidOrigin> {
-        let scheme = match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS => scheme.clone(),
+        let is_https = match uri.scheme().map(Scheme::as_str) {
+            Some(HTTPS) => true,
+            Some(HTTP) => false,
             _ => return Err(InvalidOrigin::Scheme),
         };
         let authority = uri.authority().ok_or(InvalidOrigin::Host)?;
@@ -102,17 +106,17 @@ impl Origin {
         if !is_host(&host) {
             return Err(InvalidOrigin::Host);
         }
-        let port = port(authority, &scheme)
+        let port = port(authority, is_https)
             .filter(|port| *port != 0)
             .ok_or(InvalidOrigin::Port)?;
-        let authority = if port == default_port(&scheme) {
+        let authority = if port == default_port(is_https) {
             host.clone()
         } else {
             format!("{host}:{port}")
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                scheme,
+                is_https,
                 host,
                 port,
                 authority,
@@ -121,7 +125,7 @@ impl Origin {
     }
 
     fn confidential(self) -> Result<Self, InvalidOrigin> {
-        if self.inner.scheme == Scheme::HTTPS || is_loopback(&self.inner.host) {
+        if self.inner.is_https || is_loopback(&self.inner.host) {
             Ok(self)
         } else {
             Err(InvalidOrigin::Insecure)
@@ -130,7 +134,11 @@ impl Origin {
 
     #[inline]
     pub(crate) fn is_scheme(&self, scheme: &Scheme) -> bool {
-        *scheme == self.inner.scheme
+        match scheme.as_str() {
+            HTTPS => self.inner.is_https,
+            HTTP => !self.inner.is_https,
+            _ => false,
+        }
     }
 
     #[inline]
@@ -143,7 +151,7 @@ impl Origin {
     fn is_authority_in_other_words(&self, authority: &Authority) -> bool {
         !authority.as_str().contains('@')
             && authority.host().eq_ignore_ascii_case(&self.inner.host)
-            && port(authority, &self.inner.scheme) == Some(self.inner.port)
+            && port(authority, self.inner.is_https) == Some(self.inner.port)
     }
 
     pub(crate) fn is_host_header(&self, host: &HeaderValue) -> bool {
@@ -155,7 +163,7 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.inner.scheme, self.inner.authority)
+        write!(f, "{}://{}", self.scheme(), self.inner.authority)
     }
 }
 
@@ -237,9 +245,9 @@ pub enum InvalidOrigin {
 }
 
 /// Returns `None` if the text after the host is not a port.
-fn port(authority: &Authority, scheme: &Scheme) -> Option<u16> {
+fn port(authority: &Authority, is_https: bool) -> Option<u16> {
     match authority.as_str().strip_prefix(authority.host())? {
-        "" | ":" => Some(default_port(scheme)),
+        "" | ":" => Some(default_port(is_https)),
         port => {
             let port = port.strip_prefix(':')?;
             port.bytes()
@@ -259,8 +267,8 @@ fn is_host(host: &str) -> bool {
     }
 }
 
-fn default_port(scheme: &Scheme) -> u16 {
-    if *scheme == Scheme::HTTPS { 443 } else { 80 }
+fn default_port(is_https: bool) -> u16 {
+    if is_https { 443 } else { 80 }
 }
 
 fn is_loopback(host: &str) -> bool {

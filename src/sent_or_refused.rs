@@ -1,7 +1,7 @@
 use std::{
     future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use pin_project_lite::pin_project;
@@ -24,6 +24,7 @@ pin_project! {
 }
 
 impl<F, R> SentOrRefused<F, R> {
+    #[inline]
     pub(crate) fn sent(future: F) -> Self {
         Self::Sent { future }
     }
@@ -35,6 +36,8 @@ impl<F, R> SentOrRefused<F, R> {
     }
 
     /// Resolves to what the inner service returned, or to `Err` for a request that was refused.
+    #[cfg(any(feature = "incoming", feature = "reqwest"))]
+    #[inline]
     pub(crate) fn poll_outcome(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -56,10 +59,19 @@ where
 {
     type Output = Result<T, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match ready!(self.poll_outcome(cx)) {
-            Ok(outcome) => outcome.map_err(Into::into),
-            Err(error) => Err(error.into()),
-        })
+        match self.project() {
+            SentOrRefusedProjection::Sent { future } => future.poll(cx).map_err(Into::into),
+            SentOrRefusedProjection::Refused { error } => poll_refused(error, cx),
+        }
     }
+}
+
+#[cold]
+fn poll_refused<T>(
+    error: &mut future::Ready<AuthError>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<T, BoxError>> {
+    Pin::new(error).poll(cx).map(|error| Err(error.into()))
 }

@@ -4,7 +4,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Method, Request, request::Parts};
+use http::{Extensions, Method, Request, request::Parts};
 use tower::{Layer, Service};
 
 use crate::{
@@ -165,6 +165,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         self.session.prepare(&mut request);
         self.inner.call(request)
@@ -191,6 +192,7 @@ impl Session {
         }
     }
 
+    #[inline(never)]
     fn fill_gap<B>(&self, request: &mut Request<B>) {
         if let Some(identity) = self.identity.newest()
             && self.policy.allows(request)
@@ -226,10 +228,7 @@ impl SessionIdentity {
     #[inline]
     fn follow(&self, seen: &Identity) {
         if let Self::Followed(newest) = self {
-            let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.is_newer_than(&newest) && seen.is_same_user(&newest) {
-                *newest = seen.clone();
-            }
+            keep_newer(newest, seen);
         }
     }
 }
@@ -340,6 +339,24 @@ impl fmt::Debug for FallbackPolicy {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck;
+
+impl HealthCheck {
+    /// Whether the request with these extensions is one. `identity` is the one among them.
+    #[inline]
+    pub(crate) fn is_marked(extensions: &Extensions, identity: Option<&Identity>) -> bool {
+        // Where the identity is alone, no mark is beside it: most requests are spared a look-up.
+        let may_be = identity.is_none() || extensions.len() > 1;
+        may_be && extensions.get::<Self>().is_some()
+    }
+}
+
+#[inline(never)]
+fn keep_newer(newest: &Mutex<Identity>, seen: &Identity) {
+    let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+    if seen.is_newer_than(&newest) && seen.is_same_user(&newest) {
+        *newest = seen.clone();
+    }
+}
 
 fn swap_parts<B>(request: &mut Request<B>, parts: &mut Parts) {
     mem::swap(request.method_mut(), &mut parts.method);

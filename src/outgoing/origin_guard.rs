@@ -50,34 +50,8 @@ impl OriginGuard {
         headers: NotableHeaders,
     ) -> Result<(), AuthError> {
         let uri = request.uri();
-        if !is_only_a_path(uri) {
-            return Err(self.wrong_origin(
-                "a client could take the path of the request for a host, or a part of one",
-            ));
-        }
-        match (uri.scheme(), uri.authority()) {
-            (Some(scheme), Some(authority))
-                if self.origin.is_scheme(scheme) && self.origin.is_authority(authority) => {}
-            (None, None) if self.relative == RelativeUri::ClientFixesOrigin => {}
-            (None, None) => {
-                return Err(self.wrong_origin(
-                    "the request has a relative URI, so where it goes is not known here; give it an absolute one, \
-                     or tell the layer that the client beneath it fixes the origin (`client_fixes_origin`)",
-                ));
-            }
-            (_, Some(authority)) if authority.as_str().contains('@') => {
-                return Err(self.wrong_origin(
-                    "the request's URI has user info, which is a credential of its own; remove it",
-                ));
-            }
-            (scheme, authority) => {
-                let scheme = scheme.map_or("", Scheme::as_str);
-                let authority = authority.map_or("", Authority::as_str);
-                return Err(self.wrong_origin(format!(
-                    "the request goes to {scheme}://{authority}, and these credentials are for another origin; \
-                     a redirect that was followed above this layer, or a wrong route, does that",
-                )));
-            }
+        if !is_only_a_path(uri) || !self.is_origin_of(uri) {
+            return Err(self.refusal(uri));
         }
         if headers.has_host && !self.is_only_host(request.headers()) {
             return Err(self.wrong_origin(
@@ -86,6 +60,44 @@ impl OriginGuard {
             ));
         }
         Ok(())
+    }
+
+    #[inline]
+    fn is_origin_of(&self, uri: &Uri) -> bool {
+        match (uri.scheme(), uri.authority()) {
+            (Some(scheme), Some(authority)) => {
+                self.origin.is_scheme(scheme) && self.origin.is_authority(authority)
+            }
+            (None, None) => self.relative == RelativeUri::ClientFixesOrigin,
+            _ => false,
+        }
+    }
+
+    /// Says why a request to `uri` was refused.
+    #[cold]
+    fn refusal(&self, uri: &Uri) -> AuthError {
+        if !is_only_a_path(uri) {
+            return self.wrong_origin(
+                "a client could take the path of the request for a host, or a part of one",
+            );
+        }
+        match (uri.scheme(), uri.authority()) {
+            (None, None) => self.wrong_origin(
+                "the request has a relative URI, so where it goes is not known here; give it an absolute one, \
+                 or tell the layer that the client beneath it fixes the origin (`client_fixes_origin`)",
+            ),
+            (_, Some(authority)) if authority.as_str().contains('@') => self.wrong_origin(
+                "the request's URI has user info, which is a credential of its own; remove it",
+            ),
+            (scheme, authority) => {
+                let scheme = scheme.map_or("", Scheme::as_str);
+                let authority = authority.map_or("", Authority::as_str);
+                self.wrong_origin(format!(
+                    "the request goes to {scheme}://{authority}, and these credentials are for another origin; \
+                     a redirect that was followed above this layer, or a wrong route, does that",
+                ))
+            }
+        }
     }
 
     fn is_only_host(&self, headers: &HeaderMap) -> bool {

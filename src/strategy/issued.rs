@@ -101,11 +101,9 @@ impl IssuedTokens {
         B: Send + 'static,
         R: Future<Output = Result<TokenResponse, AuthError>> + Send + 'static,
     {
-        if self.is_probe_of_user(request.extensions()) {
-            return Authenticating::done();
-        }
         let party = match self.holder.find(request.extensions()) {
-            Ok(party) => party,
+            Ok(Some(party)) => party,
+            Ok(None) => return Authenticating::done(),
             Err(error) => return self.holder.name_provider(error).into(),
         };
         let key = self.key(&party);
@@ -134,7 +132,8 @@ impl IssuedTokens {
         R: Future<Output = Result<TokenResponse, AuthError>> + Send + 'static,
     {
         let party = match self.holder.find(request.extensions()) {
-            Ok(party) => party,
+            Ok(Some(party)) => party,
+            Ok(None) => return Authenticating::done(),
             Err(error) => return self.holder.name_provider(error).into(),
         };
         let obtaining = self.cache.replace(
@@ -162,11 +161,12 @@ impl IssuedTokens {
 
     /// Has the token that was rejected refreshed, unless it has been replaced since.
     pub(super) fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
-        if response.status != StatusCode::UNAUTHORIZED || self.is_probe_of_user(&sent.extensions) {
-            return Rejection::of(response);
-        }
-        let Ok(party) = self.holder.find(&sent.extensions) else {
-            return Rejection::NothingHelps;
+        let party = match self.holder.find(&sent.extensions) {
+            Ok(Some(party)) if response.status == StatusCode::UNAUTHORIZED => party,
+            Err(_) if response.status == StatusCode::UNAUTHORIZED => {
+                return Rejection::NothingHelps;
+            }
+            _ => return Rejection::of(response),
         };
         let is_rejected = |token: &IssuedToken| self.placement.is_on(&sent.headers, &token.value);
         match self.cache.reject(&self.key(&party), is_rejected) {
@@ -197,10 +197,6 @@ impl IssuedTokens {
             .fold(self.scope, |scope, more| scope.field("wider scope", more));
         party.key(scope)
     }
-
-    fn is_probe_of_user(&self, extensions: &Extensions) -> bool {
-        matches!(self.holder, Holder::User { .. }) && extensions.get::<HealthCheck>().is_some()
-    }
 }
 
 impl Holder {
@@ -221,23 +217,29 @@ impl Holder {
         }
     }
 
-    fn find<'a>(&self, extensions: &'a Extensions) -> Result<Party<'a>, AuthError> {
+    /// Finds the tokens to send. A health check has none if they are a user's.
+    #[inline]
+    fn find<'a>(&self, extensions: &'a Extensions) -> Result<Option<Party<'a>>, AuthError> {
         let Self::User { subject, actor } = self else {
-            return Ok(Party {
+            return Ok(Some(Party {
                 subject: None,
                 actor: None,
                 wider: extensions.get::<WiderScope>(),
-            });
+            }));
         };
-        let identity = extensions.get::<Identity>().ok_or_else(no_identity)?;
-        Ok(Party {
+        let identity = extensions.get::<Identity>();
+        if HealthCheck::is_marked(extensions, identity) {
+            return Ok(None);
+        }
+        let identity = identity.ok_or_else(no_identity)?;
+        Ok(Some(Party {
             subject: Some(subject.find(identity)?),
             actor: match actor {
                 Some(actor) => Some(actor.find(identity)?),
                 None => None,
             },
-            wider: extensions.get::<WiderScope>(),
-        })
+            wider: WiderScope::beside(extensions),
+        }))
     }
 
     #[cold]

@@ -97,6 +97,7 @@ impl Placement {
     }
 
     /// Returns the value of the header for this token.
+    #[inline]
     pub(crate) fn value(&self, token: &AccessToken) -> Result<HeaderValue, InvalidSecret> {
         match &self.prefix {
             None => Ok(token.authorization().clone()),
@@ -109,6 +110,16 @@ impl Placement {
         value.push_str(prefix);
         value.push_str(token);
         secret_header_value(std::mem::take(&mut *value))
+    }
+
+    /// Puts the value onto the request.
+    #[inline]
+    pub(crate) fn set(&self, headers: &mut HeaderMap, value: HeaderValue) {
+        if self.is_default() {
+            headers.insert(AUTHORIZATION, value);
+        } else {
+            self.header.insert(headers, value);
+        }
     }
 
     /// Puts the value onto the request. Returns whether the request had this very value already.

@@ -71,11 +71,13 @@ impl UpstreamInject {
 }
 
 impl<B> Strategy<B> for UpstreamInject {
+    #[inline]
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
-        if request.extensions().get::<HealthCheck>().is_some() {
+        let identity = request.extensions().get::<Identity>();
+        if HealthCheck::is_marked(request.extensions(), identity) {
             return Authenticating::done();
         }
-        let Some(identity) = request.extensions().get::<Identity>() else {
+        let Some(identity) = identity else {
             return self
                 .error(
                     AuthErrorKind::MissingIdentity,
@@ -110,7 +112,7 @@ impl<B> Strategy<B> for UpstreamInject {
         }
         match self.placement.value(token.access_token()) {
             Ok(value) => {
-                self.placement.put_on(request.headers_mut(), value);
+                self.placement.set(request.headers_mut(), value);
                 Authenticating::done()
             }
             Err(error) => self

@@ -52,6 +52,16 @@ impl WiderScope {
         &self.asked
     }
 
+    /// Returns the one beside another extension, such as the identity. Where that is alone, a look-up is spared.
+    #[inline]
+    pub(crate) fn beside(extensions: &Extensions) -> Option<&Self> {
+        if extensions.len() > 1 {
+            extensions.get()
+        } else {
+            None
+        }
+    }
+
     /// Puts it into the extensions of a request.
     pub(crate) fn put_into(&self, extensions: &mut Extensions) {
         extensions.insert(self.clone());

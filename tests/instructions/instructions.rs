@@ -18,12 +18,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use http_body_util::Full;
-use tower::{BoxError, Service, ServiceBuilder, service_fn};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
+use serde_json::json;
+use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
 use tower_identity::{
-    AccessToken, AuthLayer, Identity, IdentityLayer, Origin, Strategy, TokenEndpoint,
-    TokenExchange, UpstreamInject, UpstreamToken,
+    AccessToken, AuthLayer, Identity, IdentityLayer, KeySet, Origin, Strategy, TokenEndpoint,
+    TokenExchange, TokenValidator, TokenValidatorLayer, UpstreamInject, UpstreamToken,
 };
 
 type Body = Full<Bytes>;
@@ -44,6 +46,39 @@ impl Service<Request<Body>> for Bare {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         drop(black_box(request));
         ready(Ok(Response::new(())))
+    }
+}
+
+/// What somebody would write by hand, without any check of the origin. It is the one of the bench `hot_path`.
+struct Minimum {
+    session: Option<Identity>,
+}
+
+impl Service<Request<Body>> for Minimum {
+    type Response = Response<()>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<()>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if request.extensions().get::<Identity>().is_none()
+            && let Some(session) = &self.session
+        {
+            request.extensions_mut().insert(session.clone());
+        }
+        let authorization = request
+            .extensions()
+            .get::<Identity>()
+            .and_then(|identity| identity.upstream("github"))
+            .filter(|token| token.expires_at().is_none_or(|at| at > SystemTime::now()))
+            .map(|token| token.access_token().authorization().clone());
+        if let Some(authorization) = authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
+        Bare.call(request)
     }
 }
 
@@ -103,6 +138,37 @@ where
     Ok(())
 }
 
+/// Requests whose token the validator has validated before.
+fn remembered(times: usize) -> Result<(), BoxError> {
+    const ISSUER: &str = "https://issuer.example.com";
+    // Its signature takes the same instructions each time.
+    let key = EncodingKey::from_ed_pem(include_bytes!("../support/keys/ed25519.pem"))?;
+    let public = Jwk::from_encoding_key(&key, Algorithm::EdDSA)?;
+    let keys = KeySet::from_json(json!({ "keys": [public] }).to_string())?;
+    let validator = TokenValidator::builder_with_keys(ISSUER, keys).audience("gateway");
+    let layer = TokenValidatorLayer::new(validator.cache_tokens(1000).build()?);
+    let claims =
+        json!({ "iss": ISSUER, "aud": "gateway", "sub": "user-1", "exp": 32_503_680_000_u64 });
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &key)?;
+    let authorization = HeaderValue::try_from(format!("Bearer {token}"))?;
+    let mut service = layer.layer(service_fn(async |request: Request<Body>| {
+        drop(black_box(request));
+        Ok::<_, Infallible>(Response::new(Body::default()))
+    }));
+    for _ in 0..times {
+        let mut request = request(None)?;
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, authorization.clone());
+        let answered = service.call(request).now_or_never();
+        assert!(
+            black_box(answered)
+                .is_some_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
+        );
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), BoxError> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let [scenario, times] = &*arguments else {
@@ -114,7 +180,9 @@ fn main() -> Result<(), BoxError> {
     let inject = UpstreamInject::new("github")?;
     match scenario.as_str() {
         "bare" => run(times, Some(&fresh), Bare),
+        "minimum" => run(times, Some(&fresh), Minimum { session }),
         "inject" => run(times, Some(&fresh), layers(session, inject)?),
+        "fallback_minimum" => run(times, None, Minimum { session }),
         "fallback" => run(times, None, layers(session, inject)?),
         "cache_hit" => {
             let exchange = exchange()?;
@@ -129,6 +197,7 @@ fn main() -> Result<(), BoxError> {
             })?;
             run(times, Some(&fresh), layers(None, exchange)?)
         }
+        "remembered" => remembered(times),
         other => Err(format!("no scenario is called {other}").into()),
     }
 }

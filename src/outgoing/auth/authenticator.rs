@@ -143,6 +143,7 @@ impl<A> Authenticator<A> {
         self.guard.origin()
     }
 
+    #[inline]
     pub(super) fn authenticate<B>(&self, request: &mut Request<B>) -> Authentication<B>
     where
         A: Strategy<B>,

@@ -83,10 +83,27 @@ where
 {
     type Output = Result<S::Response, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
+        if let StateProjection::Decided { outcome } = state.as_mut().project() {
+            return outcome.poll(cx);
+        }
+        state.poll_obtaining(cx)
+    }
+}
+
+impl<S, B> State<S, S::Future, B>
+where
+    S: Service<Request<B>>,
+    S::Error: Into<BoxError>,
+{
+    fn poll_obtaining(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, BoxError>> {
         loop {
-            let outcome = match state.as_mut().project() {
+            let outcome = match self.as_mut().project() {
                 StateProjection::Obtaining { call } => {
                     match ready!(Pin::new(&mut call.obtaining).poll(cx)) {
                         Ok(request) => SentOrRefused::sent(call.inner.call(request)),
@@ -95,7 +112,7 @@ where
                 }
                 StateProjection::Decided { outcome } => return outcome.poll(cx),
             };
-            state.set(State::Decided { outcome });
+            self.set(State::Decided { outcome });
         }
     }
 }

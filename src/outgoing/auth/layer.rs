@@ -347,6 +347,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.authenticator.authenticate(&mut request) {
             Authentication::Done => AuthFuture::sent(self.inner.call(request)),
