@@ -242,6 +242,7 @@ pub mod testing;
 mod trailers;
 #[cfg(feature = "incoming")]
 pub mod upstream;
+mod wiped;
 
 #[cfg(feature = "config")]
 #[doc(inline)]

@@ -14,7 +14,8 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::HeaderValue;
-use zeroize::Zeroizing;
+
+use crate::wiped::Wiped;
 
 const BEARER: &str = "Bearer ";
 
@@ -48,13 +49,13 @@ impl AccessToken {
     /// Returns [`InvalidSecret`] if the token is empty or has a character outside of visible ASCII (`0x21` to `0x7E`).
     /// Such a token cannot be sent, or can be mistaken for two.
     pub fn new(token: impl Into<String>) -> Result<Self, InvalidSecret> {
-        Self::from_text(&Zeroizing::new(token.into()))
+        Self::from_text(&Wiped::new(token.into()))
     }
 
     /// The same, of a text that its owner wipes.
     pub(crate) fn from_text(token: &str) -> Result<Self, InvalidSecret> {
         check_visible_ascii(token, Spaces::Refused)?;
-        let mut value = Zeroizing::new(Vec::with_capacity(BEARER.len() + token.len()));
+        let mut value = Wiped::new(Vec::with_capacity(BEARER.len() + token.len()));
         value.extend_from_slice(BEARER.as_bytes());
         value.extend_from_slice(token.as_bytes());
         Ok(Self {
@@ -114,7 +115,7 @@ pub struct Secret {
 }
 
 struct Kept {
-    value: Zeroizing<String>,
+    value: Wiped<String>,
     #[cfg(feature = "token-exchange")]
     fingerprint: OnceLock<Fingerprint>,
 }
@@ -127,7 +128,7 @@ impl Secret {
     ///
     /// Returns [`InvalidSecret::Empty`] if `value` is empty.
     pub fn new(value: impl Into<String>) -> Result<Self, InvalidSecret> {
-        let value = Zeroizing::new(value.into());
+        let value = Wiped::new(value.into());
         if value.is_empty() {
             return Err(InvalidSecret::Empty);
         }
@@ -260,9 +261,9 @@ pub enum InvalidSecret {
 
 /// Makes a header value of a secret. Spaces inside are allowed (`Bearer …`, `Basic …`).
 pub(crate) fn secret_header_value(value: impl Into<String>) -> Result<HeaderValue, InvalidSecret> {
-    let value = Zeroizing::new(value.into());
+    let value = Wiped::new(value.into());
     check_visible_ascii(&value, Spaces::Inside)?;
-    sensitive_header_value(Zeroizing::new(value.as_bytes().to_vec()))
+    sensitive_header_value(Wiped::new(value.as_bytes().to_vec()))
 }
 
 /// Checks the secret or the ID of an OAuth client.
@@ -357,7 +358,7 @@ fn is_visible_ascii(text: &str) -> bool {
     })
 }
 
-fn sensitive_header_value(value: Zeroizing<Vec<u8>>) -> Result<HeaderValue, InvalidSecret> {
+fn sensitive_header_value(value: Wiped<Vec<u8>>) -> Result<HeaderValue, InvalidSecret> {
     // Owned by `Bytes`, so that the last clone of the header value wipes it and no clone allocates.
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(value))
         .map_err(|_| InvalidSecret::Control { at: 0 })?;

@@ -60,5 +60,6 @@ pub(crate) fn is_spelling(name: &[u8], header: &HeaderName) -> bool {
         byte => byte.to_ascii_lowercase(),
     };
     let header = header.as_str().as_bytes();
-    name.iter().map(plain).eq(header.iter().map(plain))
+    // Most names have another length.
+    name.len() == header.len() && name.iter().map(plain).eq(header.iter().map(plain))
 }

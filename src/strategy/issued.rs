@@ -185,7 +185,7 @@ impl IssuedTokens {
         if !self.scopes.is_empty() {
             return Some(self.scopes.clone());
         }
-        let party = self.holder.find(&sent.extensions).ok()?;
+        let party = self.holder.find(&sent.extensions).ok()??;
         let scope = self.cache.peek(&self.key(&party))?.scope?;
         Some(scope.split_ascii_whitespace().map(str::to_owned).collect())
     }

@@ -1,13 +1,13 @@
 use std::fmt;
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-use zeroize::Zeroizing;
 
 use crate::{
     credential_header::CredentialHeader,
     error::{BuildError, Faults},
     outgoing::headers::{header_name, is_restricted},
     secret::{AccessToken, InvalidSecret, secret_header_value},
+    wiped::Wiped,
 };
 
 const LONGEST_PREFIX: usize = 64;
@@ -106,7 +106,7 @@ impl Placement {
     }
 
     fn value_with(&self, prefix: &str, token: &str) -> Result<HeaderValue, InvalidSecret> {
-        let mut value = Zeroizing::new(String::with_capacity(prefix.len() + token.len()));
+        let mut value = Wiped::new(String::with_capacity(prefix.len() + token.len()));
         value.push_str(prefix);
         value.push_str(token);
         secret_header_value(std::mem::take(&mut *value))

@@ -159,9 +159,8 @@ fn clean(headers: &mut HeaderMap, has_trailers: bool) {
         let mut anew = anew.iter();
         anew.any(|anew| is_spelling(name.as_str().as_bytes(), anew))
     };
-    let stale: Vec<_> = headers.keys().filter(is_anew).cloned().collect();
-    for name in stale {
-        headers.remove(name);
+    while let Some(stale) = headers.keys().find(is_anew).cloned() {
+        headers.remove(stale);
     }
 }
 

@@ -4,13 +4,13 @@ use chacha20poly1305::{
     Tag, XNonce,
     aead::{Aead, AeadInOut, Payload, inout::InOutBuf},
 };
-use zeroize::Zeroizing;
 
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::UpstreamToken,
     secret::{AccessToken, Secret},
     upstream::OwnerKey,
+    wiped::Wiped,
 };
 
 use super::{
@@ -99,7 +99,7 @@ pub(super) fn open(
     })
 }
 
-fn encode(tokens: &ProviderTokens) -> Zeroizing<Vec<u8>> {
+fn encode(tokens: &ProviderTokens) -> Wiped<Vec<u8>> {
     let token = tokens.token();
     let texts = [
         token.access_token().expose(),
@@ -109,7 +109,7 @@ fn encode(tokens: &ProviderTokens) -> Zeroizing<Vec<u8>> {
     let times = [Some(tokens.issued_at()), token.expires_at()];
     let length = texts.iter().map(|text| 4 + text.len()).sum::<usize>() + 8 * times.len();
     // Large enough at once: what a `Vec` leaves behind when it grows is not wiped.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+    let mut bytes = Wiped::new(Vec::with_capacity(length));
     for time in times {
         bytes.extend(time.map_or(UNKNOWN_TIME, since_epoch).to_be_bytes());
     }

@@ -13,12 +13,12 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use redis::{Cmd, FromRedisValue, Value};
-use zeroize::Zeroizing;
 
 use crate::{
     clock::AGES,
     error::AuthError,
     upstream::{OwnerKey, TokenOwner},
+    wiped::Wiped,
 };
 
 use builder::Place;
@@ -516,7 +516,7 @@ impl Inner {
         value: Vec<u8>,
     ) -> Result<StoredTokens, AuthError> {
         // What is sealed in it is opened in place.
-        let mut value = Zeroizing::new(value);
+        let mut value = Wiped::new(value);
         let (version, sealed) = value
             .split_first_chunk_mut::<VERSION_LENGTH>()
             .ok_or_else(unreadable)?;
