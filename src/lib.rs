@@ -113,6 +113,7 @@
 //! | **Configuration** | feature `config` |
 //! | [`OutgoingAuthConfig`] | The strategies of all backends, from YAML or JSON with ToolHive's keys. |
 //! | [`BackendAuthConfig`] | The strategy of one backend. |
+//! | [`config::VmcpConfig`] | The whole file of a ToolHive vMCP: also the validator, the headers and the backends. |
 //! | **Clients** | |
 //! | [`client::hyper::https_client`] | A ready-made HTTPS client. |
 //! | [`client::reqwest::ReqwestService`] | A `reqwest::Client` as a Tower service. |

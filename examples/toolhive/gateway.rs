@@ -1,4 +1,4 @@
-//! A ToolHive vMCP's file in, an axum router out: `/github/mcp` is the backend `github`, called as the caller.
+//! A ToolHive vMCP's file in, an axum router out: `/github/mcp` is the backend `github`.
 
 use axum::{
     Router,
@@ -19,7 +19,7 @@ use tower_identity::{
     outgoing::forward_mcp,
 };
 
-/// The keys of the file that this program acts on itself, or has no use for. All others are read, or are errors.
+/// The keys that this program acts on itself, or has no use for. All others are read.
 const HANDLED: [&str; 4] = ["name", "groupRef", "aggregation", "incomingAuth.authz"];
 
 #[derive(Clone)]
@@ -71,8 +71,10 @@ pub(crate) fn router(
     })
 }
 
+type Answer = Result<Response, AuthError>;
+
 /// In place of `incomingAuth.authz`: this crate has no policies. Enforce yours here.
-async fn authorize(caller: Identity, request: Request, next: Next) -> Result<Response, AuthError> {
+async fn authorize(caller: Identity, request: Request, next: Next) -> Answer {
     if caller.subject() == "mallory" {
         let message = "the caller may not use this gateway";
         return Err(AuthError::new(AuthErrorKind::InsufficientScope, message));
@@ -80,15 +82,12 @@ async fn authorize(caller: Identity, request: Request, next: Next) -> Result<Res
     Ok(next.run(request).await)
 }
 
-async fn forward(
-    State(backend): State<Backend>,
-    mut request: Request,
-) -> Result<Response, AuthError> {
+async fn forward(State(backend): State<Backend>, mut request: Request) -> Answer {
     let captured = backend.forwarded.captured(request.headers());
     request.extensions_mut().insert(captured);
     let request = forward_mcp(request, backend.url.clone());
     match backend.client.oneshot(request).await {
-        // The caller cannot log in at the backend, whatever it says. `TokenValidatorLayer` says where they can.
+        // Whatever the backend says: `TokenValidatorLayer` says where the caller can log in.
         Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
             let message = "the backend refused the caller's credential";
             Err(AuthError::new(AuthErrorKind::Rejected, message))

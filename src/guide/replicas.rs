@@ -21,9 +21,11 @@
 //!     older: SealingKey,
 //!     github: RefreshTokenGrant,
 //! ) -> Result<UpstreamTokens, BoxError> {
+//!     // This Redis has two replicas, and each may become the primary. So both
+//!     // must have a claim before a refresh token is used.
 //!     let store = RedisStore::builder("redis://redis.internal/", newest)
 //!         .older_key(older)
-//!         .replicas(1)
+//!         .replicas(2)
 //!         .build()?;
 //!     let grace = Duration::from_secs(30);
 //!     let github = Provider::builder("github", github).grace(grace).build()?;
@@ -41,7 +43,7 @@
 //! | setting | when to set it |
 //! | --- | --- |
 //! | [`grace`](crate::upstream::ProviderBuilder::grace) | The provider documents that it accepts a used refresh token for some time. Then the user stays logged in if a replica dies in the middle of a refresh. **Do not** set it otherwise, because the provider takes the second use for a theft. |
-//! | [`replicas`](crate::upstream::RedisStoreBuilder::replicas) | Redis fails over. Then no refresh token is used before this number of Redis replicas has the claim. While fewer are connected, nothing is refreshed. With Sentinel, set it to the number of all replicas, because any of them may become the primary. |
+//! | [`replicas`](crate::upstream::RedisStoreBuilder::replicas) | Redis fails over. Set it to the number of all replicas, because each of them may become the primary: with a smaller number, a replica that did not confirm a claim may be promoted, and users whose refresh falls into that moment must log in again. No refresh token is used before all have the claim, so while one is not connected, nothing is refreshed. |
 //! | [`lease_time`](crate::UpstreamTokens::lease_time) | The default of 10 s is too long to wait for a replica that died. |
 //! | [`response_limit`](crate::upstream::RedisStoreBuilder::response_limit) | Redis is far away, and the default of 500 ms is too short. |
 //! | [`time_to_live`](crate::upstream::RedisStoreBuilder::time_to_live) | Tokens should be removed sooner or later than 30 days after their last refresh. |

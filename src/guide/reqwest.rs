@@ -1,13 +1,10 @@
 //! Add the layers to a reqwest client.
 //!
-//! # 1. Turn off redirects
+//! # 1. Keep your client, and turn off its redirects
 //!
-//! By default a reqwest client follows redirects. It does so beneath the layers, where no origin is checked, and takes
-//! a header such as `x-api-key` along to another host. Therefore build the client without redirects.
-//!
-//! If you already build a [`reqwest::Client`], add the policy to its builder and hand the client to
-//! [`from_client_without_redirects`](crate::client::reqwest::ReqwestService::from_client_without_redirects). The crate
-//! cannot check the policy of a client that exists, so the name of the method states it.
+//! You keep the [`reqwest::Client`] that you have, with its TLS settings, time limits and connections. Change one line
+//! where it is built, the policy for redirects, and hand it to
+//! [`from_client_without_redirects`](crate::client::reqwest::ReqwestService::from_client_without_redirects):
 //!
 //! ```
 //! use bytes::Bytes;
@@ -24,10 +21,16 @@
 //! # Ok::<(), reqwest::Error>(())
 //! ```
 //!
-//! Otherwise hand the `ClientBuilder`, with all its settings, to
-//! [`ReqwestService::new`](crate::client::reqwest::ReqwestService::new). It turns redirects off. It also ignores the
-//! proxies of the environment (`HTTP_PROXY`), which would see the credentials that go to a plain `http` origin. Name
-//! the proxies that you want in the builder.
+//! By default a reqwest client follows redirects. It does so beneath the layers, where no origin is checked, and takes
+//! a header such as `x-api-key` along to another host. The crate cannot check the policy of a client that exists, so the
+//! name of the method states it.
+//!
+//! If the client is built somewhere else, and you only have its `ClientBuilder`, or none yet, hand the builder with all its
+//! settings to [`ReqwestService::new`](crate::client::reqwest::ReqwestService::new). It turns redirects off. It also
+//! ignores the proxies of the environment (`HTTP_PROXY`), which would see the credentials that go to a plain `http`
+//! origin. Name the proxies that you want in the builder.
+//!
+//! Requests of other parts of your program that need redirects keep a client of their own.
 //!
 //! # 2. Choose a TLS implementation
 //!
