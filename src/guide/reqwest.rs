@@ -30,7 +30,7 @@
 //! ignores the proxies of the environment (`HTTP_PROXY`), which would see the credentials that go to a plain `http`
 //! origin. Name the proxies that you want in the builder.
 //!
-//! Requests of other parts of your program that need redirects keep a client of their own.
+//! Other parts of your program, which need redirects, use another client.
 //!
 //! # 2. Choose a TLS implementation
 //!

@@ -2,7 +2,7 @@
 //!
 //! This crate reads your vMCP's file unchanged, as a [`VmcpConfig`](crate::config::VmcpConfig): the same keys, and the
 //! same values of `type`. The documentation of [`OutgoingAuthConfig`](crate::OutgoingAuthConfig#coming-from-toolhive)
-//! lists the differences of each type. If your application has a file of its own, let it contain the block `outgoingAuth`
+//! lists the differences of each type. If your application reads another file, let it contain the block `outgoingAuth`
 //! alone, and read it as an [`OutgoingAuthConfig`](crate::OutgoingAuthConfig).
 //!
 //! # A file in, a router out
@@ -36,7 +36,7 @@
 //! | `incomingAuth.authz` | An error, until the application [says that it enforces the policies](crate::config::VmcpConfig::handled_by_application). |
 //! | `outgoingAuth` | [`VmcpBackend::auth_layer`](crate::config::VmcpBackend::auth_layer) |
 //! | `passthroughHeaders` | [`VmcpBackend::header_forward_layer`](crate::config::VmcpBackend::header_forward_layer) |
-//! | `backends[].caBundlePath` | [`VmcpBackend::https_client`](crate::config::VmcpBackend::https_client), or [`ca_bundle`](crate::config::VmcpBackend::ca_bundle) for a client of your own. The file is read when the configuration is built. |
+//! | `backends[].caBundlePath` | [`VmcpBackend::https_client`](crate::config::VmcpBackend::https_client), or [`ca_bundle`](crate::config::VmcpBackend::ca_bundle) for another client. The file is read when the configuration is built. |
 //! | `rateLimiting` | An error, until the application says that it enforces the limits. |
 //! | all others | In [`Vmcp::unread`](crate::config::Vmcp::unread), with the reason, and in a warning in the log. |
 //!

@@ -77,7 +77,7 @@ keys! {
     }
 }
 
-/// What `incomingAuth` becomes.
+/// The parts that are built of `incomingAuth`.
 #[derive(Default)]
 pub(super) struct Incoming {
     #[cfg(feature = "incoming")]

@@ -15,7 +15,7 @@ use super::{
     incoming_auth::Incoming,
 };
 
-/// What the file of a vMCP configures, built by [`VmcpConfig::build`](super::VmcpConfig::build).
+/// The parts that the file of a vMCP configures, built by [`VmcpConfig::build`](super::VmcpConfig::build).
 ///
 /// Needs the feature `config`.
 ///
@@ -139,7 +139,7 @@ impl<B> VmcpBackend<B> {
         self.headers.clone()
     }
 
-    /// The certificate authorities of `caBundlePath` in PEM, for a client of your own.
+    /// The certificate authorities of `caBundlePath` in PEM, for another client.
     pub fn ca_bundle(&self) -> Option<&Bytes> {
         Some(self.target.ca_bundle.as_ref()?.pem())
     }

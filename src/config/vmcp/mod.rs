@@ -56,7 +56,7 @@ const UNREAD: &[(&str, &str)] = &[
     ),
 ];
 
-/// Keys that protect something. Whoever leaves them unread must say so.
+/// Keys that protect something. An application must say that it handles them.
 const UNREAD_PROTECTION: &[(&str, &str)] = &[
     (
         AUTHZ,
@@ -324,7 +324,7 @@ impl VmcpConfig {
         built
     }
 
-    /// What is in the file and is neither read nor handled by the application.
+    /// The keys of the file that are neither read nor handled by the application.
     fn unread(&self) -> Vec<ConfigFault> {
         let names: Vec<_> = self.backends.iter().map(|backend| &backend.name).collect();
         let outgoing = self.outgoing_auth.iter();
