@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const AN_HOUR_AND_A_BIT: Duration = Duration::from_secs(3660);
 
 /// The expected timeline: an event, the answers to the client, and the requests at the backends with their credentials.
-const EXPECTED: [(&str, &str, &str); 26] = [
+const EXPECTED: [(&str, &str, &str); 27] = [
     ("ask for its health", "200", ""),
     (
         "call github without a token, and ask where to log in",
@@ -82,12 +82,17 @@ const EXPECTED: [(&str, &str, &str); 26] = [
     ("call 7: tickets", "200", "tools/call with tickets-3"),
     ("call 8: github, its refresh token revoked", "401", ""),
     (
-        "call 9: github, linked again",
+        "call 9: tickets, which does not need github",
+        "200",
+        "tools/call with tickets-4",
+    ),
+    (
+        "call 10: github, linked again",
         "200",
         "tools/call with github-4",
     ),
     (
-        "call 10: github, which redirects to a stranger",
+        "call 11: github, which redirects to a stranger",
         "502",
         "tools/call with github-4",
     ),
@@ -98,7 +103,7 @@ const EXPECTED: [(&str, &str, &str); 26] = [
         "server/discover with tickets-4",
     ),
     (
-        "call 11: tickets, without a session",
+        "call 12: tickets, without a session",
         "200",
         "tools/call with tickets-4",
     ),
@@ -108,7 +113,7 @@ const EXPECTED: [(&str, &str, &str); 26] = [
         "server/discover with tickets-5",
     ),
     (
-        "call 12: tickets, without a session, as another user",
+        "call 13: tickets, without a session, as another user",
         "200",
         "tools/call with tickets-5",
     ),
@@ -179,6 +184,7 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     issuer.revoke_refresh_token();
     clock.advance(AN_HOUR_AND_A_BIT);
     timeline.call(&with_github).await;
+    timeline.call(&with_tickets).await;
     browser.visit(&link, "yes").await?;
     timeline.call(&with_github).await;
     github.redirect_next_call(format!("http://{stranger}/mcp"));

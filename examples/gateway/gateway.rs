@@ -1,6 +1,9 @@
 //! The gateway itself, from the top: what is made of its file, and the way of a request.
 
-use std::{collections::BTreeMap, error::Error, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, error::Error, future::IntoFuture, io, pin::pin, sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -31,7 +34,7 @@ use tower_identity::{
 
 use super::{
     config::{Asking, Config},
-    pages::Pages,
+    pages::{Pages, failure},
 };
 
 /// The inputs of a gateway besides its file, which a test can replace.
@@ -98,7 +101,9 @@ impl Gateway {
             let issuer = accounts.issuer(&config.issuer, &asking)?;
             let callback = format!("{url}/login/callback");
             let login = CodeFlow::new(issuer, callback, store.clone())?.clock(clock.clone());
-            let linking = AccountLinking::builder(format!("{url}/accounts"), upstream).build()?;
+            let linking = AccountLinking::builder(format!("{url}/accounts"), upstream)
+                .error_page(failure)
+                .build()?;
             upstream = linking.upstream_tokens();
             let names = config.providers.keys().cloned().collect();
             pages = Some(Pages::new(url, login, linking, names, store, clock.clone()));
@@ -120,6 +125,8 @@ impl Gateway {
                 .scopes(config.scopes.iter().cloned())
                 .cache_tokens(CACHED_TOKENS)
                 .upstream_tokens(upstream.clone())
+                // Where a link has ended, the backends that do not need it go on.
+                .admit_without_upstream_login()
                 .clock(clock.clone());
             let validator = match &config.audience {
                 Some(audience) => validator.audience(audience),
@@ -161,14 +168,17 @@ impl Gateway {
         };
         let listener = listener.tap_io(|tcp| _ = tcp.set_nodelay(true));
         let server = axum::serve(listener, router).with_graceful_shutdown(stop);
-        let grace = async move {
+        let mut server = pin!(server.into_future());
+        let mut closing = pin!(async move {
             let _ = stopped.await;
             gateway.close_sessions().await;
-            time::sleep(GRACE).await;
-        };
+        });
         tokio::select! {
-            served = server => served,
-            () = grace => Ok(()),
+            served = &mut server => {
+                closing.await;
+                served
+            }
+            () = &mut closing => time::timeout(GRACE, server).await.unwrap_or(Ok(())),
         }
     }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The gateway is `gateway.rs`, and this is the file to copy. Without arguments it is driven through a user's day, in one
-//! process and by a clock that is moved by hand: an issuer and two real MCP servers on loopback, twelve tool calls with and
+//! process and by a clock that is moved by hand: an issuer and two real MCP servers on loopback, thirteen tool calls with and
 //! without sessions, two expiries of all tokens, a revoked refresh token, a redirect to a stranger, and the end of the
 //! sessions. The exit code is
 //! 0 if each line of the timeline is as it should be.
@@ -60,7 +60,8 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(address: &str, file: &str) -> Result<ExitCode, BoxError> {
-    let config = Config::from_yaml(&fs::read_to_string(file)?)?;
+    let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+    let config = Config::from_yaml(&text).map_err(|error| format!("{file}: {error}"))?;
     let surroundings = Surroundings {
         environment: |variable| std::env::var(variable).ok(),
         clock: Arc::new(SystemClock),
@@ -88,7 +89,8 @@ fn store(config: &Config) -> Result<Arc<dyn UpstreamTokenStore>, BoxError> {
     let Some(url) = &config.redis else {
         return Ok(Arc::new(MemoryStore::new()));
     };
-    let key = std::env::var("UPSTREAM_TOKEN_KEY").map_err(|_| "UPSTREAM_TOKEN_KEY is not set")?;
+    let key = std::env::var("UPSTREAM_TOKEN_KEY")
+        .map_err(|_| "the variable UPSTREAM_TOKEN_KEY is not set")?;
     let key = SealingKey::from_base64(&key)?;
     Ok(Arc::new(RedisStore::builder(url, key).build()?))
 }

@@ -16,6 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any_service, get, post},
 };
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Uri,
     header::{
@@ -23,6 +24,7 @@ use http::{
         REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
     },
 };
+use http_body_util::Full;
 use serde_json::{Value, json};
 use tower::BoxError;
 use tower_identity::{
@@ -46,10 +48,10 @@ ul { list-style: none; padding: 0 }
 li { padding: .8rem 0; border-top: 1px solid GrayText }
 li > span:last-child { display: flex; gap: .6rem }
 form { margin: 0 }
-small { display: block; color: GrayText }
+small { display: block; opacity: .8 }
 a, button { font: inherit; padding: .3rem .9rem; border: 1px solid; border-radius: .4rem; color: inherit;
   background: none; text-decoration: none; cursor: pointer }
-a:focus-visible, button:focus-visible { outline: 3px solid Highlight; outline-offset: 2px }
+a:focus-visible, button:focus-visible { outline: 3px solid LinkText; outline-offset: 2px }
 ";
 
 #[derive(Clone)]
@@ -273,16 +275,38 @@ fn to(path: &str) -> Response {
 
 fn failed(error: &LinkError) -> Response {
     tracing::info!(%error, kind = ?error.kind(), "a login failed");
-    guarded(error.page().map(Body::new))
+    guarded(failure(error).map(Body::new))
+}
+
+/// The library's page for a failure, in the style of these pages.
+pub(crate) fn failure(error: &LinkError) -> http::Response<Full<Bytes>> {
+    let title = "That did not work";
+    let mut body = format!("<h1>{title}</h1><p>{}</p><p>", escaped(error.advice()));
+    for (url, text) in [
+        (error.retry_url(), "Try again"),
+        (error.return_url(), "Back"),
+    ] {
+        if let Some(url) = url {
+            let _ = write!(body, "<a href=\"{}\">{text}</a> ", escaped(url));
+        }
+    }
+    let mut response = error.page().map(|_| html(title, &body).into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    response
 }
 
 fn page(title: &str, body: &str) -> Response {
-    let html = format!(
+    let html = html(title, body);
+    guarded(([(CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response())
+}
+
+fn html(title: &str, body: &str) -> String {
+    format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
          <link rel=\"stylesheet\" href=\"/accounts/style.css\"></head><body><main>{body}</main></body></html>"
-    );
-    guarded(([(CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response())
+    )
 }
 
 fn guarded(mut response: Response) -> Response {

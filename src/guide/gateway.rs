@@ -230,7 +230,7 @@
 //! - [Run several replicas](crate::guide::replicas).
 //! - Watch spans and metrics: [`telemetry`](crate::telemetry).
 //! - `cargo run --all-features --example gateway` runs the gateway with an identity provider, two MCP backends and a
-//!   client in one process. It prints a table of a user's day: a login, twelve tool calls with and without sessions, two
+//!   client in one process. It prints a table of a user's day: a login, thirteen tool calls with and without sessions, two
 //!   token expiries, a revoked refresh token, a tampered redirect and a teardown.
 //! - With `-- --demo` it starts the same world and waits for a browser: log in, link an account, unlink it. The pages
 //!   are in `examples/gateway/pages.rs`, on top of [`AccountLinking`](crate::AccountLinking).

@@ -3,20 +3,27 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use form_urlencoded::Serializer;
 use http::{
-    HeaderValue, Request,
-    header::{CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE},
+    HeaderValue, Request, Response,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE},
 };
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tower_identity::{Clock, TokenValidator, client::hyper::https_client};
 
-use super::{mcp_backend::McpBackend, oidc_provider::OidcProvider};
+use super::{
+    mcp_backend::McpBackend,
+    oidc_provider::{CALLBACK, OidcProvider},
+};
 
 /// What the gateway's secret is, at both providers.
 pub(crate) const SECRET: &str = "the-gateways-secret";
@@ -36,6 +43,11 @@ pub(crate) struct World {
 impl World {
     /// Starts what a gateway at this URL needs. `None`, loudly, where a peer is not installed.
     pub(crate) async fn start(gateway: &str) -> Option<Self> {
+        Self::start_with(gateway, 3600).await
+    }
+
+    /// … with access tokens of linked accounts that live for so many seconds.
+    pub(crate) async fn start_with(gateway: &str, ttl: u64) -> Option<Self> {
         let client = |redirect_uri: &str| {
             json!({
                 "client_id": "gateway",
@@ -47,7 +59,10 @@ impl World {
             "pages": true,
             "registration": true,
             "scopes": ["mcp"],
-            "clients": [client("/login/callback")],
+            "clients": [
+                client("/login/callback"),
+                { "client_id": "caller", "token_endpoint_auth_method": "none" },
+            ],
             "resources": {
                 format!("{gateway}/github"): { "scope": "mcp" },
                 format!("{gateway}/tickets"): { "scope": "mcp" },
@@ -59,7 +74,7 @@ impl World {
             "host": "127.0.0.2",
             "pages": true,
             "clients": [client("/accounts/link/callback/github")],
-            "resources": { GITHUB_API: { "audience": "github", "scope": "repo" } },
+            "resources": { GITHUB_API: { "audience": "github", "scope": "repo", "ttl": ttl } },
         });
         let issuer = OidcProvider::start(issuer).await?;
         let github = OidcProvider::start(github).await?;
@@ -131,13 +146,126 @@ impl World {
 
     /// Alice, with a browser.
     pub(crate) fn alice(&self) -> Person {
+        self.person(ALICE)
+    }
+
+    /// A person with these names at the issuer and at the provider of linked accounts.
+    pub(crate) fn person(&self, names: [&str; 2]) -> Person {
         let issuers = [&self.issuer, &self.github].map(|provider| provider.issuer().to_owned());
         Person {
-            names: issuers.into_iter().zip(ALICE.map(str::to_owned)).collect(),
+            names: issuers.into_iter().zip(names.map(str::to_owned)).collect(),
             cookies: BTreeMap::new(),
             http: Client::builder(TokioExecutor::new()).build_http(),
         }
     }
+}
+
+/// A program that calls a backend through the gateway, with the token of a person.
+pub(crate) struct Caller {
+    url: String,
+    token: String,
+    session: Option<HeaderValue>,
+    http: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Caller {
+    /// Gets a token for the backend, as the person who is logged in with this browser.
+    pub(crate) async fn log_in(world: &World, backend: &str, person: &mut Person) -> Self {
+        let url = format!("{}/{backend}", world.gateway);
+        let verifier = "a-verifier-that-is-at-least-43-characters-long";
+        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier));
+        let query = Serializer::new(String::new())
+            .append_pair("client_id", "caller")
+            .append_pair("response_type", "code")
+            .append_pair("redirect_uri", CALLBACK)
+            .append_pair("scope", "mcp")
+            .append_pair("resource", &url)
+            .append_pair("code_challenge", &challenge)
+            .append_pair("code_challenge_method", "S256")
+            .finish();
+        let back = person
+            .open(&world.issuer.uri(&format!("/auth?{query}")))
+            .await;
+        let (_, query) = back.split_once('?').unwrap();
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
+        let (_, code) = pairs.find(|(name, _)| name == "code").unwrap();
+        let form = [
+            ("grant_type", "authorization_code"),
+            ("client_id", "caller"),
+            ("redirect_uri", CALLBACK),
+            ("code", &code),
+            ("code_verifier", verifier),
+        ];
+        let (_, said) = world.issuer.token(&form).await;
+        Self {
+            token: said["access_token"].as_str().unwrap().to_owned(),
+            url,
+            session: None,
+            http: Client::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+
+    /// The same token at another backend.
+    pub(crate) fn at(&self, world: &World, backend: &str) -> Self {
+        Self {
+            url: format!("{}/{backend}", world.gateway),
+            token: self.token.clone(),
+            session: None,
+            http: self.http.clone(),
+        }
+    }
+
+    /// Calls the tool `whoami`, in a session. The answer is the text of the result, or all that the refusal says.
+    pub(crate) async fn call(&mut self) -> Result<String, String> {
+        if self.session.is_none() {
+            let client = json!({ "name": "caller", "version": "1" });
+            let initialize = json!({
+                "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client,
+            });
+            let opened = self.send("initialize", Some(1), initialize).await?;
+            self.session = opened.headers().get("mcp-session-id").cloned();
+            self.send("notifications/initialized", None, json!({}))
+                .await?;
+        }
+        let call = json!({ "name": "whoami", "arguments": {} });
+        let answer = self.send("tools/call", Some(2), call).await?;
+        let answer = text(answer).await;
+        let (_, answer) = answer.split_once(r#""text":""#).unwrap();
+        Ok(answer.split('"').next().unwrap().to_owned())
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        id: Option<u32>,
+        parameters: Value,
+    ) -> Result<Response<Incoming>, String> {
+        let mut message = json!({ "jsonrpc": "2.0", "method": method, "params": parameters });
+        if let Some(id) = id {
+            message["id"] = json!(id);
+        }
+        let mut request = Request::post(&self.url)
+            .header(AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(ACCEPT, "application/json, text/event-stream")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::from(message.to_string()))
+            .unwrap();
+        if let Some(session) = &self.session {
+            let headers = request.headers_mut();
+            headers.insert("mcp-session-id", session.clone());
+        }
+        let response = self.http.request(request).await.unwrap();
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let said = format!("{} {:?}", response.status(), response.headers());
+        Err(format!("{said} {}", text(response).await))
+    }
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8_lossy(&body).into_owned()
 }
 
 /// A browser, and somebody who agrees to everything.
@@ -153,6 +281,11 @@ impl Person {
     /// Opens a page, logs in and consents where a provider asks for it, and returns the page that this leads to, or the
     /// URL of it if nobody serves that.
     pub(crate) async fn open(&mut self, url: &str) -> String {
+        self.open_until(url, CALLBACK).await
+    }
+
+    /// … or the URL that begins so, before it is opened.
+    pub(crate) async fn open_until(&mut self, url: &str, end: &str) -> String {
         let mut request = Request::get(url).body(Full::default()).unwrap();
         for _ in 0..MAX_STEPS {
             let url = request.uri().to_string();
@@ -175,14 +308,13 @@ impl Person {
                 if location.starts_with('/') {
                     location.insert_str(0, &format!("http://{authority}"));
                 }
-                if location.starts_with("http://127.0.0.1/") {
+                if location.starts_with(end) {
                     return location;
                 }
                 request = Request::get(location).body(Full::default()).unwrap();
                 continue;
             }
-            let page = response.into_body().collect().await.unwrap().to_bytes();
-            let page = String::from_utf8_lossy(&page).into_owned();
+            let page = text(response).await;
             let provider = self.names.get(&format!("http://{authority}"));
             let Some(name) = provider else {
                 return page;

@@ -116,6 +116,11 @@ impl OidcProvider {
         self.control("/control/options", options).await;
     }
 
+    /// Revokes all tokens of all users.
+    pub(crate) async fn revoke_all(&self) {
+        self.control("/control/forget", json!({})).await;
+    }
+
     /// How often this event was seen for this grant.
     pub(crate) async fn count(&self, event: &str, grant: &str) -> usize {
         let events = self.control("/control/events", Value::Null).await;

@@ -19,6 +19,7 @@ pub(crate) const MCP_CONFORMANCE: &str = "MCP's conformance suite";
 pub(crate) const MCP_EVERYTHING: &str = "MCP's server-everything";
 pub(crate) const MCP_TYPESCRIPT: &str = "MCP's TypeScript SDK";
 pub(crate) const MCP_PYTHON: &str = "MCP's Python SDK";
+pub(crate) const CHROMIUM: &str = "chromedriver";
 
 /// The command that starts a peer. `None`, loudly, where the peer is not installed.
 ///
@@ -36,6 +37,7 @@ pub(crate) fn required(peer: &str) -> Option<Command> {
             of_mcp("server-everything/dist/index.js"),
             "tests/peers/install",
         ),
+        CHROMIUM => (chromium(), "apt-get install chromium chromium-driver"),
         MCP_TYPESCRIPT => (mcp_typescript(), "tests/peers/install"),
         MCP_PYTHON => (mcp_python(), "tests/peers/install"),
         _ => panic!("there is no peer {peer}"),
@@ -109,6 +111,17 @@ fn mcp_python() -> Option<Command> {
     python.env("PYTHONPATH", packages).arg(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/peers/mcp/client.py"
+    ));
+    Some(python)
+}
+
+/// The script that drives it.
+fn chromium() -> Option<Command> {
+    on_path(CHROMIUM)?;
+    let mut python = on_path("python3")?;
+    python.arg(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/peers/browser/link.py"
     ));
     Some(python)
 }

@@ -6,7 +6,7 @@
 // Whoever `login_hint` names is logged in and consents to everything, without a page; without it they refuse. With the
 // option `pages`, the provider has its own pages in place of that.
 // `POST /control/options` overrides options from then on, `POST /control/rotate` signs with new keys (`{"keep": false}`
-// forgets the old ones), `GET /control/events` lists what was granted, refused and revoked, and `GET /control/spent` each
+// forgets the old ones), `POST /control/forget` revokes all tokens, `GET /control/events` lists what was granted, refused and revoked, and `GET /control/spent` each
 // refresh token that was spent, by the client and the query parameter `by` of the token endpoint's URL.
 import { createHash, generateKeyPairSync, randomBytes } from 'node:crypto';
 import http from 'node:http';
@@ -98,6 +98,9 @@ server.on('request', async (request, response) => {
       keys = [...newKeys(), ...(keep ? keys : [])];
       provider = newProvider();
       answer({ kids: keys.map(({ kid }) => kid) });
+    } else if (pathname === '/control/forget') {
+      for (const [key, { model }] of rows) if (model.endsWith('Token')) rows.delete(key);
+      answer({});
     } else if (pathname === '/control/options') {
       answer(Object.assign(options, await body(request)));
     } else if (pathname === '/control/events') {

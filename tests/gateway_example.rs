@@ -1,0 +1,246 @@
+//! The gateway example as a stranger runs it: `--serve` and `--config`, with npm's oidc-provider as the issuer and as the
+//! provider of linked accounts, and with Redis. A real browser uses its pages.
+#![cfg(all(
+    feature = "axum",
+    feature = "config",
+    feature = "hyper",
+    feature = "linking",
+    feature = "redis",
+    feature = "rmcp"
+))]
+
+mod support;
+
+use std::{env, path::Path, process::Stdio, sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use support::{
+    gateway_world::{ALICE, Caller, SECRET, World},
+    peers,
+    redis::RedisServer,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+use tower_identity::SystemClock;
+
+const STEP_LIMIT: Duration = Duration::from_secs(60);
+const KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+
+/// The example, built if need be.
+async fn example() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    for (name, _) in env::vars_os() {
+        // What Cargo tells a test about its package would have build scripts run again.
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let built = cargo
+        .args(["build", "--quiet", "--all-features", "--example", "gateway"])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .await;
+    assert!(built.unwrap().success());
+    let mut command = Command::new(target.join("debug/examples/gateway"));
+    command
+        .env("GITHUB_CLIENT_SECRET", SECRET)
+        .env("IDP_CLIENT_SECRET", SECRET)
+        .env("UPSTREAM_TOKEN_KEY", KEY)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// A port for a gateway, and its URL.
+fn address() -> (String, String) {
+    let address = format!("127.0.0.1:{}", peers::free_port());
+    let url = format!("http://{address}");
+    (address, url)
+}
+
+/// Writes the file of a gateway that keeps tokens in this Redis, and returns its path.
+fn file(world: &World, redis: &RedisServer) -> String {
+    let name = world.gateway.replace([':', '/'], "-");
+    let path = format!("{}/{name}.yaml", env!("CARGO_TARGET_TMPDIR"));
+    let redis = format!("redis: {}", redis.url());
+    let commented = "# redis: rediss://redis.example.com";
+    let text = world.file();
+    assert!(text.contains(commented));
+    std::fs::write(&path, text.replace(commented, &redis)).unwrap();
+    path
+}
+
+async fn serve(address: &str, file: &str) -> Child {
+    let mut command = example().await;
+    let command = command.args(["--serve", address, "--config", file]);
+    let mut process = command.spawn().unwrap();
+    let mut said = BufReader::new(process.stderr.take().unwrap()).lines();
+    let line = timeout(STEP_LIMIT, said.next_line()).await.unwrap();
+    assert_eq!(line.unwrap().unwrap(), format!("serving on {address}"));
+    process
+}
+
+async fn stop(mut process: Child) {
+    let id = process.id().unwrap().to_string();
+    let told = Command::new("kill").args(["-TERM", &id]).status().await;
+    assert!(told.unwrap().success());
+    let status = timeout(STEP_LIMIT, process.wait()).await.unwrap();
+    assert!(status.unwrap().success(), "it says good-bye");
+}
+
+#[tokio::test]
+async fn a_stranger_serves_it_with_redis_and_links_survive_a_restart() {
+    let Some(redis) = RedisServer::start() else {
+        return;
+    };
+    let (address, url) = address();
+    let Some(world) = World::start(&url).await else {
+        return;
+    };
+    let file = file(&world, &redis);
+    let gateway = serve(&address, &file).await;
+
+    let mut alice = world.alice();
+    let page = alice.open(&format!("{url}/accounts/link/github")).await;
+    assert!(page.contains("linked, next renewed before"), "{page}");
+    let clock = Arc::new(SystemClock);
+    for backend in ["github", "tickets"] {
+        let mut caller = Caller::log_in(&world, backend, &mut alice).await;
+        let token = caller.call().await.unwrap();
+        let expected = ALICE[usize::from(backend == "github")];
+        assert_eq!(world.owner(backend, &token, clock.clone()).await, expected);
+        // A token for one backend is none for the other.
+        let elsewhere = if backend == "github" {
+            "tickets"
+        } else {
+            "github"
+        };
+        let refused = caller.at(&world, elsewhere).call().await.unwrap_err();
+        assert!(refused.starts_with("401"), "{refused}");
+        let metadata = format!("{url}/.well-known/oauth-protected-resource/{elsewhere}");
+        assert!(refused.contains(&metadata), "{refused}");
+    }
+
+    stop(gateway).await;
+    for backend in ["github", "tickets"] {
+        let deleted = world.backend(backend).wait_for("DELETE");
+        let deleted = timeout(STEP_LIMIT, deleted).await;
+        assert!(deleted.is_ok(), "the session with {backend} was not closed");
+    }
+    let gateway = serve(&address, &file).await;
+    let page = alice.open(&format!("{url}/accounts")).await;
+    assert!(page.contains("linked, next renewed before"), "{page}");
+    let mut caller = Caller::log_in(&world, "github", &mut alice).await;
+    let token = caller.call().await.unwrap();
+    assert_eq!(world.owner("github", &token, clock).await, ALICE[1]);
+    stop(gateway).await;
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let example_file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/gateway/gateway.yaml");
+    let with_redis = format!("{}/with-redis.yaml", env!("CARGO_TARGET_TMPDIR"));
+    let text = std::fs::read_to_string(example_file).unwrap();
+    std::fs::write(&with_redis, text.replace("# redis:", "redis:")).unwrap();
+    for (variable, file, expected) in [
+        (
+            "IDP_CLIENT_SECRET",
+            example_file,
+            "`IDP_CLIENT_SECRET` that is not set",
+        ),
+        (
+            "GITHUB_CLIENT_SECRET",
+            example_file,
+            "provider github: the variable GITHUB_CLIENT_SECRET is not set",
+        ),
+        (
+            "UPSTREAM_TOKEN_KEY",
+            &with_redis,
+            "the variable UPSTREAM_TOKEN_KEY is not set",
+        ),
+        ("NOTHING", "no-such.yaml", "no-such.yaml: No such file"),
+    ] {
+        let mut command = example().await;
+        command.env_remove(variable);
+        let mut process = command
+            .args(["--serve", "127.0.0.1:0", "--config", file])
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let mut output = process.stderr.take().unwrap();
+        output.read_to_string(&mut said).await.unwrap();
+        assert!(!process.wait().await.unwrap().success());
+        assert!(said.contains(expected), "{variable}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_logs_in_links_refuses_renews_and_unlinks() {
+    let (Some(browser), Some(redis)) = (peers::required(peers::CHROMIUM), RedisServer::start())
+    else {
+        return;
+    };
+    let (address, url) = address();
+    // Tokens of the linked account are renewed for each call.
+    let Some(world) = World::start_with(&url, 1).await else {
+        return;
+    };
+    let gateway = serve(&address, &file(&world, &redis)).await;
+
+    let mut caller = Caller::log_in(&world, "github", &mut world.alice()).await;
+    let shots = concat!(env!("CARGO_TARGET_TMPDIR"), "/browser");
+    let mut browser = Command::from(browser)
+        .args([&*url, shots])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut input = browser.stdin.take().unwrap();
+    let mut said = BufReader::new(browser.stdout.take().unwrap()).lines();
+    let mut checked = 0;
+    while let Some(line) = timeout(STEP_LIMIT, said.next_line())
+        .await
+        .unwrap()
+        .unwrap()
+    {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let answer = match line["ask"].as_str() {
+            Some("call") => match caller.call().await {
+                Ok(token) => {
+                    let owner = world.owner("github", &token, Arc::new(SystemClock)).await;
+                    json!({ "owner": owner })
+                }
+                Err(refused) => json!({ "refused": refused }),
+            },
+            Some("mallory") => {
+                let mut mallory = world.person(["mallory", "mallory-at-github"]);
+                let link = format!("{url}/accounts/link/github");
+                let back = format!("{url}/accounts/link/callback/");
+                json!(mallory.open_until(&link, &back).await)
+            }
+            Some("end the link") => {
+                world.github.revoke_all().await;
+                json!({})
+            }
+            _ => {
+                println!("{line}");
+                checked += 1;
+                continue;
+            }
+        };
+        let answer = format!("{answer}\n");
+        input.write_all(answer.as_bytes()).await.unwrap();
+    }
+    let status = timeout(STEP_LIMIT, browser.wait()).await.unwrap();
+    assert!(status.unwrap().success(), "the screenshots are in {shots}");
+    assert!(checked > 25, "{checked}");
+    stop(gateway).await;
+}
