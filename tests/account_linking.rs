@@ -1,11 +1,16 @@
 //! Linking accounts at a provider that nobody here wrote, npm's oidc-provider, through replicas that share a real Redis.
-#![cfg(all(feature = "linking", feature = "redis", feature = "hyper"))]
+#![cfg(all(
+    feature = "linking",
+    feature = "redis",
+    feature = "hyper",
+    feature = "private-key-jwt"
+))]
 
 mod support;
 
 use std::{
     convert::Infallible,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -27,6 +32,10 @@ use tower_identity::{
     ManualClock, MemoryStore, Origin, RedisStore, Secret, TokenValidator, UpstreamInject,
     UpstreamTokenStore, UpstreamTokens,
     client::hyper::https_client,
+    oauth::{
+        JwtSigner, PrivateKeyJwt, PrivateKeyJwtBuilder, SigningAlgorithm, SigningFuture,
+        SigningKeys,
+    },
     upstream::{
         LoadedTokens, OAuthProvider, ProviderSettings, SealingKey, linking::ClientMetadata,
     },
@@ -375,62 +384,170 @@ async fn a_call_without_a_token_names_the_page_and_after_the_click_the_same_call
     }
 }
 
+const P256_PEM: &str = include_str!("support/keys/p256.pem");
+const CLIENT_ID: &str = "https://gateway.example.com/client.json";
+
+fn key_of_client() -> PrivateKeyJwtBuilder {
+    let pem = Secret::new(P256_PEM).unwrap();
+    PrivateKeyJwt::builder(SigningAlgorithm::Es256, &pem).key_id("first")
+}
+
 #[tokio::test]
 async fn a_provider_that_never_heard_of_the_application_reads_its_document() {
-    const CLIENT_ID: &str = "https://gateway.example.com/client.json";
-    let document: Arc<OnceLock<ClientMetadata>> = Arc::default();
+    let document: Arc<Mutex<Option<ClientMetadata>>> = Arc::default();
     let served = document.clone();
+    let pem = Secret::new(P256_PEM).unwrap();
+    let keys = SigningKeys::new("first", SigningAlgorithm::Es256, &pem).unwrap();
+    let jwks = keys.jwks();
     let server = HttpServer::start(move |request| {
-        let document = served.get().unwrap().clone();
-        async move { document.oneshot(request).await.unwrap().map(server_body) }
+        let (document, jwks) = (served.lock().unwrap().clone(), jwks.clone());
+        async move {
+            let answer = match request.uri().path() {
+                "/jwks.json" => jwks.oneshot(request).await,
+                _ => document.unwrap().oneshot(request).await,
+            };
+            answer.unwrap().map(server_body)
+        }
     });
     let server = server.await;
-    let Some(provider) = provider_with(json!(server.uri("/"))).await else {
+
+    let private_key = || ClientAuth::private_key_jwt(CLIENT_ID, key_of_client().build().unwrap());
+    for (client_auth, jwks_uri) in [
+        (ClientAuth::none(CLIENT_ID), None),
+        (private_key(), None),
+        (private_key(), Some("https://gateway.example.com/jwks.json")),
+    ] {
+        // Another provider each time, because it caches documents.
+        let Some(provider) = provider_with(json!(server.uri("/"))).await else {
+            return;
+        };
+        let replica = Replica::new(&provider, client_auth, "alice-at-idp", MemoryStore::new());
+        let own = replica
+            .linking
+            .client_metadata(CLIENT_ID, "Example gateway");
+        let own = match jwks_uri {
+            Some(url) => own.jwks_uri(url),
+            None => own,
+        };
+        let own = own.build().unwrap();
+        assert_eq!(own.path(), "/client.json");
+        *document.lock().unwrap() = Some(own);
+
+        let mut alice = Browser::of("alice");
+        let page = replica.link(&mut alice, &provider).await;
+        assert_eq!(page.location(), BASE, "{page:?}");
+        let first = replica.token("alice").await;
+        replica.clock.advance(HOUR);
+        let second = replica.token("alice").await;
+        assert_ne!(second, first, "and it is refreshed as such");
+    }
+    let asked_for = |path| {
+        let requests = server.requests();
+        requests.iter().any(|request| request.uri.path() == path)
+    };
+    assert!(asked_for("/client.json") && asked_for("/jwks.json"));
+}
+
+#[tokio::test]
+async fn a_provider_that_reads_no_documents_is_not_asked_with_the_url_of_one() {
+    // Its metadata does not say that it reads them.
+    let Some(provider) = provider().await else {
         return;
     };
-    let public = ClientAuth::none(CLIENT_ID);
-    let replica = Replica::new(&provider, public, "alice-at-idp", MemoryStore::new());
-    let own = replica
-        .linking
-        .client_metadata(CLIENT_ID, "Example gateway");
-    let own = own.unwrap();
-    assert_eq!(own.path(), "/client.json");
-    document.set(own).unwrap();
-
+    let client = || https_client::<Full<Bytes>>().unwrap();
+    let settings = || ProviderSettings::discovered(provider.issuer()).scopes(["openid"]);
+    let builder = || OAuthProvider::builder(settings(), ClientAuth::none(CLIENT_ID), client());
     let mut alice = Browser::of("alice");
-    let page = replica.link(&mut alice, &provider).await;
-    assert_eq!(page.location(), BASE, "{page:?}");
-    let first = replica.token("alice").await;
-    replica.clock.advance(HOUR);
-    assert_ne!(
-        replica.token("alice").await,
-        first,
-        "and it is refreshed as such"
-    );
-    assert!(!server.requests().is_empty());
-
-    // A client with a secret, another ID, and one that is no URL have no document.
-    let secret = ClientAuth::basic(CLIENT_ID, Secret::new(SECRET).unwrap());
-    for (client_auth, client_id) in [
-        (secret, CLIENT_ID),
-        (
-            ClientAuth::none(CLIENT_ID),
-            "https://gateway.example.com/another.json",
-        ),
-        (ClientAuth::none("gateway"), "gateway"),
-        (
-            ClientAuth::none("https://gateway.example.com"),
-            "https://gateway.example.com",
-        ),
-        (
-            ClientAuth::none("https://gateway.example.com/a/../client.json"),
-            "https://gateway.example.com/a/../client.json",
-        ),
+    for (idp, expected) in [
+        (builder(), StatusCode::INTERNAL_SERVER_ERROR),
+        // One that was registered there needs no document.
+        (builder().client_is_registered(), StatusCode::SEE_OTHER),
     ] {
-        let replica = Replica::new(&provider, client_auth, "", MemoryStore::new());
-        let document = replica
-            .linking
-            .client_metadata(client_id, "Example gateway");
-        assert!(document.is_none(), "{document:?}");
+        let idp = idp.build().unwrap().provider("idp").build().unwrap();
+        let upstream = UpstreamTokens::new(MemoryStore::new(), [idp]);
+        let told = Arc::new(Mutex::new(String::new()));
+        let telling = told.clone();
+        let linking = AccountLinking::builder(BASE, upstream)
+            .error_page(move |error| {
+                *telling.lock().unwrap() = error.auth_error().unwrap().to_string();
+                error.page()
+            })
+            .build()
+            .unwrap();
+        let page = alice.get(&linking, &format!("{BASE}/link/idp")).await;
+        assert_eq!(page.status, expected, "{page:?}");
+        let told = told.lock().unwrap();
+        let is_error = expected != StatusCode::SEE_OTHER;
+        let names_it = told.contains("client_id_metadata_document_supported");
+        assert_eq!(names_it, is_error, "{told}");
+    }
+}
+
+struct Elsewhere;
+
+impl JwtSigner for Elsewhere {
+    fn sign<'a>(&'a self, _: &'a [u8]) -> SigningFuture<'a> {
+        Box::pin(async { Err("nothing is signed here".into()) })
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_can_have_no_document_is_told_why() {
+    let elsewhere = PrivateKeyJwt::with_signer(SigningAlgorithm::Es256, Elsewhere);
+    let elsewhere = || ClientAuth::private_key_jwt(CLIENT_ID, elsewhere.clone().build().unwrap());
+    let secret = || Secret::new(SECRET).unwrap();
+    let none = ClientAuth::none;
+    let jwks = Some("https://gateway.example.com/jwks.json");
+    let dots = "https://gateway.example.com/a/../client.json";
+    for (auths, client_id, jwks_uri, setting) in [
+        (
+            vec![ClientAuth::basic(CLIENT_ID, secret())],
+            CLIENT_ID,
+            None,
+            "client_auth",
+        ),
+        (
+            vec![none(CLIENT_ID), elsewhere()],
+            CLIENT_ID,
+            jwks,
+            "client_auth",
+        ),
+        (vec![elsewhere()], CLIENT_ID, None, "client_auth"),
+        (vec![elsewhere()], CLIENT_ID, Some("ftp://x"), "jwks_uri"),
+        (vec![none(CLIENT_ID)], CLIENT_ID, jwks, "jwks_uri"),
+        (
+            vec![none(CLIENT_ID)],
+            "https://gateway.example.com/another.json",
+            None,
+            "client_id",
+        ),
+        (vec![none("gateway")], "gateway", None, "client_id"),
+        (
+            vec![none("https://gateway.example.com")],
+            "https://gateway.example.com",
+            None,
+            "client_id",
+        ),
+        (vec![none(dots)], dots, None, "client_id"),
+    ] {
+        let providers = auths.into_iter().enumerate().map(|(number, client_auth)| {
+            let client = https_client::<Full<Bytes>>().unwrap();
+            let settings = ProviderSettings::discovered("https://idp.example.com");
+            let idp = OAuthProvider::builder(settings, client_auth, client)
+                .build()
+                .unwrap();
+            idp.provider(format!("idp{number}")).build().unwrap()
+        });
+        let upstream = UpstreamTokens::new(MemoryStore::new(), providers);
+        let linking = AccountLinking::builder(BASE, upstream).build().unwrap();
+        let document = linking.client_metadata(client_id, "Example gateway");
+        let document = match jwks_uri {
+            Some(url) => document.jwks_uri(url),
+            None => document,
+        };
+        let error = document.build().unwrap_err();
+        let wrong = error.invalid_settings().iter();
+        let wrong: Vec<_> = wrong.map(|wrong| wrong.setting()).collect();
+        assert_eq!(wrong, [setting], "{client_id}: {error}");
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct AuthorizationServer {
     pub(crate) names_itself: bool,
     /// Whether it says that it takes no S256 code challenges (RFC 7636). Most say nothing.
     pub(crate) refuses_s256: bool,
+    /// Whether it reads Client ID Metadata Documents.
+    pub(crate) reads_client_documents: bool,
 }
 
 /// The URLs that lead to a key set.
@@ -164,12 +166,15 @@ impl Discovery {
     fn read_server(&self, metadata: &Map<String, Value>) -> Result<AuthorizationServer, String> {
         const NAMES_ITSELF: &str = "authorization_response_iss_parameter_supported";
 
+        const READS_DOCUMENTS: &str = "client_id_metadata_document_supported";
+
         let methods = metadata.get("code_challenge_methods_supported");
         let methods = methods.and_then(Value::as_array);
         Ok(AuthorizationServer {
             authorization_endpoint: self.url_in(metadata, "authorization_endpoint")?.to_string(),
             token_endpoint: self.url_in(metadata, "token_endpoint")?.to_string(),
             names_itself: metadata.get(NAMES_ITSELF) == Some(&Value::Bool(true)),
+            reads_client_documents: metadata.get(READS_DOCUMENTS) == Some(&Value::Bool(true)),
             refuses_s256: methods.is_some_and(|methods| !methods.iter().any(|each| each == "S256")),
         })
     }

@@ -51,6 +51,19 @@ enum Method {
     PrivateKeyJwt(PrivateKeyJwt),
 }
 
+/// A client's authentication, as a document that anyone may read describes it.
+#[cfg(feature = "linking")]
+#[derive(PartialEq)]
+pub(crate) enum PublishedAuth {
+    None,
+    #[cfg(feature = "private-key-jwt")]
+    PrivateKeyJwt {
+        algorithm: &'static str,
+        /// `None` if it is not known in this process.
+        key: Option<serde_json::Value>,
+    },
+}
+
 /// The endpoint that the client authenticates to.
 pub(crate) struct Recipient<'a> {
     #[cfg_attr(
@@ -217,6 +230,20 @@ impl ClientAuth {
 
     pub(crate) fn is_confidential(&self) -> bool {
         !matches!(self.method, Method::None)
+    }
+
+    /// The part of the setting that anyone may know. `None` if there is a secret, or an assertion of somebody else.
+    #[cfg(feature = "linking")]
+    pub(crate) fn published(&self) -> Option<PublishedAuth> {
+        match &self.method {
+            Method::None => Some(PublishedAuth::None),
+            #[cfg(feature = "private-key-jwt")]
+            Method::PrivateKeyJwt(key) => Some(PublishedAuth::PrivateKeyJwt {
+                algorithm: key.algorithm(),
+                key: key.public_jwk(),
+            }),
+            _ => None,
+        }
     }
 
     /// Adds the whole setting to `scope`, including the secret, so that a token issued to one client is not sent for

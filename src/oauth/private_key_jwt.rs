@@ -88,6 +88,24 @@ impl PrivateKeyJwt {
         PrivateKeyJwtBuilder::new(algorithm, Ok(key))
     }
 
+    /// The name of the algorithm.
+    #[cfg(feature = "linking")]
+    pub(super) fn algorithm(&self) -> &'static str {
+        self.key.algorithm().name()
+    }
+
+    /// The key with which others check the assertions (RFC 7517). `None` if the private key is elsewhere.
+    #[cfg(feature = "linking")]
+    pub(super) fn public_jwk(&self) -> Option<Value> {
+        let mut jwk = PublicKey::of(&self.key)?.jwk();
+        jwk.insert("use".to_owned(), "sig".into());
+        jwk.insert("alg".to_owned(), self.algorithm().into());
+        if let Some(key_id) = &self.key_id {
+            jwk.insert("kid".to_owned(), key_id.as_str().into());
+        }
+        Some(Value::Object(jwk))
+    }
+
     pub(super) fn describe(&self, scope: CacheScope) -> CacheScope {
         let mut scope = self.key.describe(scope);
         for (name, value) in [

@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     browser::{check_form, check_visit, guarded, is_local_path, redirect},
-    client_metadata::ClientMetadata,
+    client_metadata::ClientMetadataBuilder,
     code_flow::{CodeFlow, NO_KEYS},
     link_error::{LinkError, LinkErrorKind},
     routes::{self, Route},
@@ -154,11 +154,13 @@ impl AccountLinking {
         self.inner.upstream.with_links(links.collect())
     }
 
-    /// The document by which providers know this application, if its `client_id` there is a URL (Client ID Metadata
-    /// Documents) and it is a [public client](crate::ClientAuth::none).
+    /// Starts the document by which providers know this application, if its `client_id` there is a URL (Client ID Metadata
+    /// Documents) and it is a [public client](crate::ClientAuth::none) or has a
+    /// [key](crate::ClientAuth::private_key_jwt).
     ///
     /// No registration is needed at such a provider: its metadata has `client_id_metadata_document_supported`. The document
-    /// lists the redirect URIs of all providers that have this client's ID. `name` is shown to users who are asked to agree.
+    /// lists the redirect URIs of all providers that have this client's ID, and the public part of the client's key. `name`
+    /// is shown to users who are asked to agree.
     ///
     /// ```
     /// # use bytes::Bytes;
@@ -181,7 +183,7 @@ impl AccountLinking {
     /// let linking =
     ///     AccountLinking::builder("https://gateway.example.com", upstream).build()?;
     ///
-    /// let document = linking.client_metadata(id, "Example gateway").unwrap();
+    /// let document = linking.client_metadata(id, "Example gateway").build()?;
     /// let app = axum::Router::<()>::new()
     ///     .route_service("/client.json", document)
     ///     .fallback_service(linking);
@@ -189,15 +191,14 @@ impl AccountLinking {
     /// # }
     /// ```
     ///
-    /// `None`, if no provider has this client's ID, if it is not an `https` URL with a path and without a query, or if the
-    /// client has a secret, which such a client cannot have.
-    pub fn client_metadata(&self, client_id: &str, name: &str) -> Option<ClientMetadata> {
-        let flows = self.inner.flows.values();
-        let flows: Vec<_> = flows.filter(|flow| flow.client_id() == client_id).collect();
-        let is_public = flows.iter().all(|flow| flow.is_public_client());
-        let redirect_uris: Vec<_> = flows.iter().map(|flow| flow.redirect_uri()).collect();
-        let is_known = is_public && !redirect_uris.is_empty();
-        is_known.then(|| ClientMetadata::new(client_id, name, &redirect_uris))?
+    pub fn client_metadata(&self, client_id: &str, name: &str) -> ClientMetadataBuilder {
+        let mut builder = ClientMetadataBuilder::new(client_id, name);
+        for flow in self.inner.flows.values() {
+            if flow.client_id() == client_id {
+                builder.add(flow.redirect_uri(), flow.client_auth());
+            }
+        }
+        builder
     }
 
     /// The URL where a user can link an account of this provider.

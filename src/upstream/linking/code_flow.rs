@@ -16,7 +16,10 @@ use crate::{
     clock::{Clock, DefaultClock},
     error::{AuthError, AuthErrorKind, BuildError, Faults},
     identity::Identity,
-    oauth::http_client::{BoxFuture, parse_url},
+    oauth::{
+        client_auth::ClientAuth,
+        http_client::{BoxFuture, parse_url},
+    },
     upstream::{
         OAuthProvider, ProviderTokens, SealingKey, TokenOwner, UpstreamFuture,
         oauth_provider::{Answered, Ask},
@@ -186,8 +189,8 @@ impl CodeFlow {
         self.inner.provider.client_id()
     }
 
-    pub(super) fn is_public_client(&self) -> bool {
-        self.inner.provider.is_public_client()
+    pub(super) fn client_auth(&self) -> &ClientAuth {
+        self.inner.provider.client_auth()
     }
 
     /// The redirect URI, as it must be registered.

@@ -15,6 +15,6 @@ mod routes;
 mod state;
 
 pub use account_linking::{AccountLinkingBuilder, LinkingFuture};
-pub use client_metadata::ClientMetadata;
+pub use client_metadata::{ClientMetadata, ClientMetadataBuilder};
 pub use code_flow::{CodeFlow, CodeFlowFuture, Finished};
 pub use link_error::{LinkError, LinkErrorKind};

@@ -1,3 +1,4 @@
+mod document_url;
 mod settings;
 
 use std::{
@@ -38,6 +39,7 @@ use super::{
     refresher::{refresh_at, tokens_of},
 };
 
+pub(super) use document_url::document_path;
 use settings::Place;
 pub use settings::ProviderSettings;
 
@@ -103,6 +105,7 @@ struct Source {
     settings: ProviderSettings,
     client_auth: ClientAuth,
     client: HttpClient,
+    client_is_registered: bool,
     insecure: bool,
     clock: Arc<dyn Clock>,
 }
@@ -153,6 +156,7 @@ impl OAuthProvider {
             settings,
             client_auth,
             client: HttpClient::new(client),
+            client_is_registered: false,
             insecure: false,
             clock: DefaultClock::get(),
         }
@@ -237,8 +241,8 @@ impl OAuthProvider {
         self.inner.client_auth.client_id()
     }
 
-    pub(super) fn is_public_client(&self) -> bool {
-        !self.inner.client_auth.is_confidential()
+    pub(super) fn client_auth(&self) -> &ClientAuth {
+        &self.inner.client_auth
     }
 
     pub(super) fn wants_id_token(&self) -> bool {
@@ -298,6 +302,14 @@ impl Source {
                 "the provider's metadata says that it does not support PKCE with S256 (RFC 7636), which is required",
             ));
         }
+        let has_document = document_path(self.client_auth.client_id()).is_ok();
+        if has_document && !self.client_is_registered && !read.reads_client_documents {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "the client's ID is a URL, but the provider's metadata does not say that it reads Client ID Metadata Documents \
+                 (`client_id_metadata_document_supported`); register a client there",
+            ));
+        }
         let token = TokenEndpoint::of_client(read.token_endpoint, self.client.clone());
         let token = endpoint(
             token,
@@ -344,11 +356,22 @@ pub struct OAuthProviderBuilder {
     settings: ProviderSettings,
     client_auth: ClientAuth,
     client: HttpClient,
+    client_is_registered: bool,
     insecure: bool,
     clock: Arc<dyn Clock>,
 }
 
 impl OAuthProviderBuilder {
+    /// Says that a client's ID which is a URL was registered at the provider.
+    ///
+    /// By default it is the URL of a [document](crate::upstream::linking::ClientMetadata), and an error of kind
+    /// [`Configuration`](AuthErrorKind::Configuration) says so where the metadata of a provider does not have
+    /// `client_id_metadata_document_supported`. A provider with known endpoints has no metadata, so nothing is checked.
+    pub fn client_is_registered(mut self) -> Self {
+        self.client_is_registered = true;
+        self
+    }
+
     /// Lets the provider's URLs be plain `http` on any host.
     ///
     /// # Security
@@ -456,6 +479,7 @@ impl OAuthProviderBuilder {
                         settings: self.settings.clone(),
                         client_auth: self.client_auth.clone(),
                         client: self.client.clone(),
+                        client_is_registered: self.client_is_registered,
                         insecure: self.insecure,
                         clock: Arc::clone(&self.clock),
                     }),
