@@ -12,6 +12,8 @@ use std::{
 
 use serde_json::{Map, Value};
 
+#[cfg(feature = "incoming")]
+use crate::upstream::owner::TokenOwner;
 use crate::{
     error::{AuthError, BuildError, Faults},
     secret::{AccessToken, Secret},
@@ -55,6 +57,9 @@ struct Inner {
     unavailable: BTreeMap<String, AuthError>,
     /// Where the user can link accounts, by provider.
     links: Option<Arc<Links>>,
+    /// The user or the session that the upstream tokens belong to. Claims do not show the session.
+    #[cfg(feature = "incoming")]
+    owner: Option<TokenOwner>,
 }
 
 pub(crate) type Links = BTreeMap<String, String>;
@@ -160,6 +165,14 @@ impl Identity {
         &self.inner.user.metadata
     }
 
+    /// Returns the user or the session whose upstream tokens it has, if they were loaded by [`UpstreamTokens`].
+    ///
+    /// [`UpstreamTokens`]: crate::UpstreamTokens
+    #[cfg(feature = "incoming")]
+    pub(crate) fn token_owner(&self) -> Option<&TokenOwner> {
+        self.inner.owner.as_ref()
+    }
+
     /// Returns the same user with other upstream tokens.
     #[cfg(feature = "incoming")]
     pub(crate) fn with_upstream(
@@ -168,6 +181,7 @@ impl Identity {
         upstream: BTreeMap<String, UpstreamToken>,
         unavailable: BTreeMap<String, AuthError>,
         links: Option<Arc<Links>>,
+        owner: &TokenOwner,
     ) -> Result<Self, BuildError> {
         let mut faults = Faults::new("Identity");
         upstream
@@ -181,6 +195,7 @@ impl Identity {
                 upstream,
                 unavailable,
                 links,
+                owner: Some(owner.clone()),
             }),
         })
     }
@@ -344,6 +359,8 @@ impl IdentityBuilder {
                 upstream: self.upstream,
                 unavailable: self.unavailable,
                 links: None,
+                #[cfg(feature = "incoming")]
+                owner: None,
             }),
         })
     }

@@ -578,6 +578,42 @@ fn two_credentials_in_one_header_are_a_fault_in_any_spelling() {
     }
 }
 
+// An issuer's own exchange.
+
+#[tokio::test]
+async fn a_grant_and_parameters_of_the_issuers_own_are_sent() {
+    let (issuer, backend) = (Issuer::start().await, Backend::start().await);
+    let token = json!({ "access_token": "ya29.1", "token_type": "Bearer", "expires_in": 60 });
+    issuer.next(Behaviour::json(200, &token));
+    let text = format!(
+        r#"
+backends:
+  b:
+    type: token_exchange
+    tokenExchange:
+      tokenUrl: {}
+      grantType: urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token
+      requestedTokenType: http://auth0.com/oauth/token-type/federated-connection-access-token
+      resource: https://mcp.example.com
+      parameters:
+        - name: connection
+          value: google-oauth2
+        - name: login_hint
+          claim: email
+"#,
+        issuer.url()
+    );
+    let config = document(&text, Path::new(""));
+    let client = client(&config, &resources(), &backend);
+    send(&client, backend.request(alice())).await.unwrap();
+    let sent = issuer.request();
+    assert_eq!(sent.one("resource"), Some("https://mcp.example.com"));
+    assert_eq!(sent.one("connection"), Some("google-oauth2"));
+    assert_eq!(sent.one("login_hint"), Some("alice@example.com"));
+    assert!(sent.one("grant_type").unwrap().starts_with("urn:auth0:"));
+    assert_eq!(backend.authorizations(), [["Bearer ya29.1"]]);
+}
+
 // Bad input.
 
 #[test]
@@ -591,6 +627,7 @@ fn each_fault_names_the_key() {
     };
     let plain = |keys: &str| format!("type: client_credentials, clientCredentials: {{{keys}}}");
     let url = "tokenUrl: 'https://idp.example.com/token'";
+    let exchange = |keys: &str| format!("type: token_exchange, tokenExchange: {{{url}, {keys}}}");
     let signed = |keys: &str| {
         format!("type: signed_identity, signedIdentity: {{issuer: g, audience: a, {keys}}}")
     };
@@ -669,6 +706,18 @@ fn each_fault_names_the_key() {
             "obo.clientKey.keyFile",
             "does not exist",
         ),
+        (exchange("grantType: password"), "tokenExchange.grantType", "a grant with other parameters"),
+        (exchange("resource: mcp"), "tokenExchange.resource", "is not an absolute URI"),
+        (exchange("parameters: [{name: scope, value: x}]"), "tokenExchange.parameters[0].name", "by another setting"),
+        (exchange("parameters: [{value: x}]"), "tokenExchange.parameters[0].name", "is missing"),
+        (exchange("parameters: [{name: a}]"), "tokenExchange.parameters[0].value", "give it, or `claim`"),
+        (
+            exchange("parameters: [{name: b, value: x}, {name: a, value: x, claim: z}]"),
+            "tokenExchange.parameters[1].claim",
+            "is there beside `value`",
+        ),
+        (exchange("parameters: [{name: a, value: 5}]"), "tokenExchange.parameters[0].value", "put it in quotes"),
+        (exchange("parameters: {a: b}"), "tokenExchange.parameters", "expected a list"),
         (signed("claims: [email]"), "signedIdentity.signingKeys", "is missing"),
         (signed("signingKeys: []"), "signedIdentity.signingKeys", "is missing"),
         (signing("keyFile: DIR/missing"), "signedIdentity.signingKeys[0].keyFile", "does not exist"),
@@ -832,6 +881,17 @@ backends:
         certificateFile: /run/secrets/gateway.crt
         sendCertificates: true
         audience: https://idp.example.com
+  own_grant:
+    type: token_exchange
+    tokenExchange:
+      tokenUrl: https://example.auth0.com/oauth/token
+      resource: https://mcp.example.com
+      grantType: urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token
+      parameters:
+        - name: connection
+          value: google-oauth2
+        - name: login_hint
+          claim: email
   statement:
     type: signed_identity
     signedIdentity:
@@ -916,6 +976,13 @@ fn the_schema_has_every_key_and_no_others() {
             keys(
                 &backends["statement"]["signedIdentity"]["signingKeys"][0],
                 &["keyEnv"],
+            ),
+        ),
+        (
+            "ParameterConfig",
+            keys(
+                &backends["own_grant"]["tokenExchange"]["parameters"][0],
+                &["claim"],
             ),
         ),
         ("BothConfig", keys(&backends["two"]["both"], &[])),

@@ -202,6 +202,8 @@ where
     ///
     /// Needs the feature `private-key-jwt`.
     ///
+    /// Needs the feature `private-key-jwt`.
+    ///
     /// To rotate a key, add the new one at the end of `signingKeys` and replace the configuration. Make it the first one
     /// when all backends may have fetched it, after 5 minutes, and remove the old one some minutes later.
     #[cfg(feature = "private-key-jwt")]

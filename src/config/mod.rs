@@ -40,7 +40,7 @@ pub use kinds::{
     header_injection::HeaderInjectionConfig,
     on_behalf_of::OnBehalfOfConfig,
     signed_identity::{SignedIdentityConfig, SigningKeyConfig},
-    token_exchange::TokenExchangeConfig,
+    token_exchange::{ParameterConfig, TokenExchangeConfig},
     upstream_inject::UpstreamInjectConfig,
 };
 pub use live::LiveOutgoingAuth;

@@ -278,6 +278,8 @@ impl OutgoingAuthConfig {
     ///
     /// Needs the feature `private-key-jwt`.
     ///
+    /// Needs the feature `private-key-jwt`.
+    ///
     /// # Errors
     ///
     /// As [`check`](Self::check).

@@ -32,6 +32,8 @@ pub struct TokenRequest {
     grant: Grant,
     form: Form,
     requested_token_type: Option<TokenType>,
+    /// It has a `grant_type` of the issuer's own.
+    has_own_grant_type: bool,
     /// The tokens in the request are of the client itself.
     is_of_client: bool,
     invalid: Option<&'static str>,
@@ -80,6 +82,16 @@ impl TokenRequest {
     /// Says that the tokens in the request are of the client itself, so that a refusal is not about a user.
     pub(crate) fn of_client(mut self) -> Self {
         self.is_of_client = true;
+        self
+    }
+
+    /// Sends another `grant_type` with the same parameters.
+    pub(crate) fn with_grant_type(mut self, grant_type: &str) -> Self {
+        let mut parameters = self.form.parameters.iter_mut();
+        if let Some((_, sent)) = parameters.find(|(name, _)| name == "grant_type") {
+            *sent = Zeroizing::new(grant_type.to_owned());
+        }
+        self.has_own_grant_type = true;
         self
     }
 
@@ -221,12 +233,14 @@ impl TokenRequest {
         }
     }
 
-    pub(super) fn grant_type(&self) -> &'static str {
-        self.grant.name()
+    pub(super) fn grant_type(&self) -> &str {
+        let mut parameters = self.form.parameters.iter();
+        let grant_type = parameters.find(|(name, _)| name == "grant_type");
+        grant_type.map_or(self.grant.name(), |(_, grant_type)| grant_type)
     }
 
     pub(super) fn is_token_exchange(&self) -> bool {
-        self.grant == Grant::TokenExchange
+        self.grant == Grant::TokenExchange && !self.has_own_grant_type
     }
 
     pub(super) fn is_refresh(&self) -> bool {
@@ -277,6 +291,7 @@ impl TokenRequest {
             grant,
             form,
             requested_token_type: None,
+            has_own_grant_type: false,
             is_of_client: grant == Grant::ClientCredentials,
             invalid: None,
         }
@@ -472,6 +487,66 @@ impl fmt::Debug for Form {
 
 pub(crate) const NOT_A_SCOPE: &str =
     "is not one word of visible ASCII without quotes and backslashes (RFC 6749 §3.3)";
+
+/// Returns `true` if the text can be the name of a parameter (RFC 6749, appendix A).
+pub(crate) fn is_parameter_name(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+/// Returns `true` for the parameters of grants and of client authentication, which have a setting of their own or no place
+/// in an exchange.
+pub(crate) fn is_reserved_parameter(name: &str) -> bool {
+    const RESERVED: [&str; 22] = [
+        "grant_type",
+        "client_id",
+        "client_secret",
+        "client_assertion",
+        "client_assertion_type",
+        "subject_token",
+        "subject_token_type",
+        "actor_token",
+        "actor_token_type",
+        "requested_token_type",
+        "requested_token_use",
+        "audience",
+        "resource",
+        "scope",
+        "assertion",
+        "code",
+        "code_verifier",
+        "redirect_uri",
+        "refresh_token",
+        "username",
+        "password",
+        "device_code",
+    ];
+    // Some servers compare names without regard to case.
+    RESERVED
+        .iter()
+        .any(|reserved| reserved.eq_ignore_ascii_case(name))
+}
+
+/// Says what is wrong with the `grant_type` of an issuer's own (RFC 6749 §4.5).
+pub(crate) fn fault_of_grant_type(grant_type: &str) -> Option<&'static str> {
+    const OTHERS: [&str; 6] = [
+        "authorization_code",
+        "client_credentials",
+        "password",
+        "refresh_token",
+        "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        "urn:ietf:params:oauth:grant-type:device_code",
+    ];
+    if OTHERS.contains(&grant_type) {
+        Some("is a grant with other parameters than those of an exchange")
+    } else if !is_parameter_name(grant_type) && !is_absolute_uri(grant_type) {
+        Some("is neither an absolute URI nor a name (RFC 6749 §4.5)")
+    } else {
+        None
+    }
+}
 
 /// Returns `true` if the text is one scope of RFC 6749 §3.3.
 pub(crate) fn is_scope(scope: &str) -> bool {

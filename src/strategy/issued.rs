@@ -25,6 +25,7 @@ use crate::{
 
 use super::{
     authenticating::Authenticating,
+    parameters::{FromClaims, Parameters},
     placement::Placement,
     rejection::Rejection,
     subject::{Actor, Subject, UserToken},
@@ -79,6 +80,7 @@ pub(super) enum Holder {
     User {
         subject: Subject,
         actor: Option<Actor>,
+        parameters: Parameters,
     },
 }
 
@@ -86,6 +88,8 @@ pub(super) enum Holder {
 pub(super) struct Party<'a> {
     pub(super) subject: Option<UserToken<'a>>,
     pub(super) actor: Option<UserToken<'a>>,
+    /// The values that the user's claims give for parameters.
+    pub(super) from_claims: FromClaims,
     /// The scopes that a backend asked for, and those that the token had before.
     pub(super) wider: Option<&'a WiderScope>,
 }
@@ -175,9 +179,13 @@ impl IssuedTokens {
         }
     }
 
-    /// The request without the user's tokens, with the scopes that the backend asked for.
+    /// The request without the user's tokens, with the scopes that the backend asked for, and with the parameters.
     pub(super) fn request_for(&self, party: &Party<'_>) -> TokenRequest {
-        with_scopes(self.request.clone(), party.wider)
+        let request = with_scopes(self.request.clone(), party.wider);
+        match &self.holder {
+            Holder::User { parameters, .. } => parameters.add_to(request, &party.from_claims),
+            Holder::Client => request,
+        }
     }
 
     /// The scopes of the token that was sent: those of the configuration, or else those that the issuer named.
@@ -195,7 +203,7 @@ impl IssuedTokens {
         let scope = scopes
             .iter()
             .fold(self.scope, |scope, more| scope.field("wider scope", more));
-        party.key(scope)
+        party.key(party.from_claims.describe(scope))
     }
 }
 
@@ -204,14 +212,19 @@ impl Holder {
         Self::User {
             subject,
             actor: None,
+            parameters: Parameters::default(),
         }
     }
 
     fn describe(&self, scope: CacheScope) -> CacheScope {
         match self {
             Self::Client => scope,
-            Self::User { subject, actor } => {
-                let scope = subject.describe(scope, "subject");
+            Self::User {
+                subject,
+                actor,
+                parameters,
+            } => {
+                let scope = subject.describe(parameters.describe(scope), "subject");
                 actor.as_ref().map_or(scope, |actor| actor.describe(scope))
             }
         }
@@ -220,10 +233,16 @@ impl Holder {
     /// Finds the tokens to send. A health check has none if they are a user's.
     #[inline]
     fn find<'a>(&self, extensions: &'a Extensions) -> Result<Option<Party<'a>>, AuthError> {
-        let Self::User { subject, actor } = self else {
+        let Self::User {
+            subject,
+            actor,
+            parameters,
+        } = self
+        else {
             return Ok(Some(Party {
                 subject: None,
                 actor: None,
+                from_claims: FromClaims::none(),
                 wider: extensions.get::<WiderScope>(),
             }));
         };
@@ -238,6 +257,7 @@ impl Holder {
                 Some(actor) => Some(actor.find(identity)?),
                 None => None,
             },
+            from_claims: parameters.find(identity)?,
             wider: WiderScope::beside(extensions),
         }))
     }

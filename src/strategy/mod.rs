@@ -42,6 +42,8 @@ pub(crate) mod header_injection;
 pub(crate) mod issued;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod on_behalf_of;
+#[cfg(feature = "token-exchange")]
+mod parameters;
 pub(crate) mod placement;
 pub(crate) mod rejection;
 #[cfg(feature = "private-key-jwt")]
@@ -67,7 +69,7 @@ pub use claim_injection::ClaimInjectionBuilder;
 #[cfg(feature = "token-exchange")]
 pub use client_credentials::ClientCredentialsBuilder;
 #[cfg(feature = "token-exchange")]
-pub use cross_app_access::CrossAppAccessBuilder;
+pub use cross_app_access::builder::CrossAppAccessBuilder;
 #[cfg(feature = "token-exchange")]
 pub use issued::IssuedToken;
 #[cfg(feature = "token-exchange")]

@@ -1,5 +1,8 @@
 use std::{fmt, sync::Arc, time::SystemTime};
 
+#[cfg(feature = "incoming")]
+use crate::upstream::{owner::TokenOwner, upstream_tokens::UpstreamTokens};
+
 use crate::{
     credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind, Faults, Interaction},
@@ -26,11 +29,11 @@ enum Source {
     UpstreamAccess(Arc<str>),
     UpstreamId(Arc<str>),
     /// The refresh token of the provider, which is not in the identity.
-    #[cfg_attr(
-        not(feature = "incoming"),
-        expect(dead_code, reason = "only upstream tokens have refresh tokens")
-    )]
-    UpstreamRefresh(Arc<str>),
+    #[cfg(feature = "incoming")]
+    UpstreamRefresh {
+        provider: Arc<str>,
+        session_claim: Option<Arc<str>>,
+    },
 }
 
 impl Subject {
@@ -57,8 +60,11 @@ impl Subject {
 
     /// Selects the user's refresh token of this upstream provider, which is taken out of its store when it is needed.
     #[cfg(feature = "incoming")]
-    pub(super) fn upstream_refresh_token(provider: impl Into<String>) -> Self {
-        let source = Source::UpstreamRefresh(provider.into().into());
+    pub(super) fn upstream_refresh_token(provider: &str, upstream: &UpstreamTokens) -> Self {
+        let source = Source::UpstreamRefresh {
+            provider: provider.into(),
+            session_claim: upstream.claim_of_session().map(Into::into),
+        };
         Self::new(source, TokenType::RefreshToken)
     }
 
@@ -105,9 +111,9 @@ impl Subject {
     pub(super) fn provider(&self) -> Option<&str> {
         match &self.source {
             Source::Own => None,
-            Source::UpstreamAccess(provider)
-            | Source::UpstreamId(provider)
-            | Source::UpstreamRefresh(provider) => Some(provider),
+            Source::UpstreamAccess(provider) | Source::UpstreamId(provider) => Some(provider),
+            #[cfg(feature = "incoming")]
+            Source::UpstreamRefresh { provider, .. } => Some(provider),
         }
     }
 
@@ -130,10 +136,17 @@ impl Subject {
                     text: Text::Id(token),
                     expires_at: None,
                 }),
-            Source::UpstreamRefresh(provider) => identity.upstream(provider).map(|_| UserToken {
-                text: Text::OfUser(identity),
-                expires_at: expiration(identity.claims()),
-            }),
+            #[cfg(feature = "incoming")]
+            Source::UpstreamRefresh {
+                provider,
+                session_claim,
+            } => match identity.upstream(provider) {
+                Some(_) => Some(UserToken {
+                    text: Text::Of(owner(identity, session_claim.as_deref())?),
+                    expires_at: expiration(identity.claims()),
+                }),
+                None => None,
+            },
         };
         found.ok_or_else(|| {
             let provider = self.provider();
@@ -149,7 +162,8 @@ impl Subject {
             Source::Own => "own token",
             Source::UpstreamAccess(_) => "upstream access token",
             Source::UpstreamId(_) => "upstream ID token",
-            Source::UpstreamRefresh(_) => "upstream refresh token",
+            #[cfg(feature = "incoming")]
+            Source::UpstreamRefresh { .. } => "upstream refresh token",
         };
         let scope = scope
             .field(role, source)
@@ -167,13 +181,13 @@ impl Subject {
                 "the user's identity has no token of its own to exchange; give it the one that they came with \
                  (`IdentityBuilder::token`), or choose one of an upstream provider (`Subject::upstream`)"
             }
-            Source::UpstreamAccess(_) | Source::UpstreamRefresh(_) => {
-                "the user has no upstream token of this provider to exchange; have them log in there, or check the \
-                 provider's name"
-            }
             Source::UpstreamId(_) => {
                 "the user has no ID token of this provider to exchange; ask the provider for the scope `openid`, or \
                  check its name"
+            }
+            _ => {
+                "the user has no upstream token of this provider to exchange; have them log in there, or check the \
+                 provider's name"
             }
         };
         let error = AuthError::new(AuthErrorKind::MissingToken, message);
@@ -304,23 +318,25 @@ enum Text<'a> {
     Access(&'a AccessToken),
     Id(&'a Secret),
     Supplied(Secret),
-    /// A token that is not here. The user stands for it.
-    OfUser(&'a Identity),
+    /// A token that is not here. The user or the session whose token it is stands for it.
+    #[cfg(feature = "incoming")]
+    Of(TokenOwner),
 }
 
-impl<'a> UserToken<'a> {
-    /// Returns the user, if the token itself is not here.
+impl UserToken<'_> {
+    /// Returns whose token it is, if the token itself is not here.
     #[cfg(feature = "incoming")]
-    pub(super) fn user(&self) -> Option<&'a Identity> {
-        match self.text {
-            Text::OfUser(identity) => Some(identity),
+    pub(super) fn owner(&self) -> Option<&TokenOwner> {
+        match &self.text {
+            Text::Of(owner) => Some(owner),
             _ => None,
         }
     }
 
     pub(super) fn expose(&self) -> &str {
         match &self.text {
-            Text::OfUser(_) => "",
+            #[cfg(feature = "incoming")]
+            Text::Of(_) => "",
             Text::Access(token) => token.expose(),
             Text::Id(token) => token.expose(),
             Text::Supplied(token) => token.expose(),
@@ -332,11 +348,8 @@ impl<'a> UserToken<'a> {
             Text::Access(token) => token.fingerprint(),
             Text::Id(token) => token.fingerprint(),
             Text::Supplied(token) => token.fingerprint(),
-            Text::OfUser(identity) => Fingerprint::of([
-                b"user".as_slice(),
-                identity.issuer().unwrap_or_default().as_bytes(),
-                identity.subject().as_bytes(),
-            ]),
+            #[cfg(feature = "incoming")]
+            Text::Of(owner) => Fingerprint::of([b"owner".as_slice(), &owner.key().to_bytes()]),
         }
     }
 
@@ -346,7 +359,35 @@ impl<'a> UserToken<'a> {
         match &self.text {
             Text::Id(token) => UnverifiedJwt::decode(token.expose())?.expires_at(),
             Text::Access(_) | Text::Supplied(_) => self.expires_at,
-            Text::OfUser(_) => None,
+            #[cfg(feature = "incoming")]
+            Text::Of(_) => None,
         }
     }
+}
+
+/// The user whose upstream tokens the identity has, or the session of theirs if the tokens are those of sessions.
+#[cfg(feature = "incoming")]
+fn owner(identity: &Identity, session_claim: Option<&str>) -> Result<TokenOwner, AuthError> {
+    let known = identity.token_owner();
+    if let Some(known) = known.filter(|known| known.session().is_some() == session_claim.is_some())
+    {
+        return Ok(known.clone());
+    }
+    let missing = |message| AuthError::new(AuthErrorKind::MissingToken, message);
+    let user = TokenOwner::of(identity).map_err(|error| {
+        missing("the identity has no issuer, so the user's refresh token cannot be found")
+            .with_source(error)
+    })?;
+    let Some(claim) = session_claim else {
+        return Ok(user);
+    };
+    let session = identity
+        .claims()
+        .get(claim)
+        .and_then(|claim| claim.as_str());
+    let session = session.filter(|session| !session.trim().is_empty());
+    let session = session.ok_or_else(|| {
+        missing("the identity has no session, so the refresh token of the user's session cannot be found")
+    })?;
+    Ok(user.with_session(session))
 }

@@ -7,7 +7,7 @@ use crate::{
     credential::cache::{CredentialCache, key::CacheScope},
     error::{BuildError, Faults},
     oauth::{
-        request::{TokenRequest, TokenType},
+        request::{TokenRequest, TokenType, fault_of_grant_type},
         token_endpoint::TokenEndpoint,
     },
     outgoing::identity::HealthCheck,
@@ -17,6 +17,7 @@ use super::{
     authenticating::Authenticating,
     client_credentials::ClientCredentials,
     issued::{Holder, IssuedToken, IssuedTokens, IssuedTokensBuilder},
+    parameters::Parameters,
     placement::Placement,
     rejection::Rejection,
     strategy::Strategy,
@@ -64,6 +65,8 @@ use super::{
 /// - [`MissingToken`](crate::AuthErrorKind::MissingToken): the identity lacks the token to exchange.
 /// - [`Expired`](crate::AuthErrorKind::Expired): that token is known to have expired. The issuer is not asked, and no
 ///   cached token that was exchanged for it is sent.
+/// - [`InsufficientScope`](crate::AuthErrorKind::InsufficientScope): the identity lacks a claim that is a
+///   [parameter](TokenExchangeBuilder::parameter_of_claim).
 /// - Any other kind that a [refusal of the token endpoint](TokenEndpoint#refusals) maps to.
 #[derive(Clone)]
 pub struct TokenExchange {
@@ -144,8 +147,10 @@ pub struct TokenExchangeBuilder {
     endpoint: Result<TokenEndpoint, BuildError>,
     tokens: IssuedTokensBuilder,
     requested_token_type: Option<TokenType>,
+    grant_type: Option<String>,
     subject: Subject,
     actor: Option<Actor>,
+    parameters: Parameters,
 }
 
 impl TokenExchangeBuilder {
@@ -155,8 +160,10 @@ impl TokenExchangeBuilder {
             endpoint,
             tokens: IssuedTokensBuilder::new(),
             requested_token_type: Some(TokenType::AccessToken),
+            grant_type: None,
             subject: Subject::own_token(),
             actor: None,
+            parameters: Parameters::default(),
         }
     }
 
@@ -218,6 +225,60 @@ impl TokenExchangeBuilder {
         self
     }
 
+    /// Sends this `grant_type` with the same parameters, for an issuer that has a grant of its own for exchanges. It is an
+    /// absolute URI or a name (RFC 6749 §4.5). Its answer may leave `issued_token_type` out.
+    ///
+    /// For example, Auth0 exchanges the user's token for one of a provider that they have linked (Token Vault):
+    ///
+    /// ```no_run
+    /// # fn strategy(
+    /// #     endpoint: tower_identity::TokenEndpoint,
+    /// # ) -> Result<(), tower_identity::BuildError> {
+    /// use tower_identity::{TokenExchange, oauth::TokenType};
+    ///
+    /// let token_type = TokenType::of_urn(
+    ///     "http://auth0.com/oauth/token-type/federated-connection-access-token",
+    /// );
+    /// let strategy = TokenExchange::builder(endpoint)
+    ///     .grant_type(concat!(
+    ///         "urn:auth0:params:oauth:grant-type:token-exchange:",
+    ///         "federated-connection-access-token",
+    ///     ))
+    ///     .requested_token_type(token_type)
+    ///     .parameter("connection", "google-oauth2")
+    ///     .parameter_of_claim("login_hint", "google_id")
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn grant_type(mut self, grant_type: impl Into<String>) -> Self {
+        self.grant_type = Some(grant_type.into());
+        self
+    }
+
+    /// Adds a parameter to the request, with the same value for all users. A parameter of a grant or of client
+    /// authentication, such as `scope` or `client_id`, is refused. A [health check](TokenExchange#health-checks) does not
+    /// send it.
+    pub fn parameter(mut self, name: &str, value: &str) -> Self {
+        self.parameters.constant(name, value);
+        self
+    }
+
+    /// Adds a parameter to the request whose value is a claim of the user's identity: a text of at most 4 KiB, a number,
+    /// `true` or `false`. A user without such a claim gets
+    /// [`InsufficientScope`](crate::AuthErrorKind::InsufficientScope).
+    ///
+    /// Issued tokens are kept apart by these values.
+    ///
+    /// # Security
+    ///
+    /// The value is form-urlencoded, so a claim changes no other parameter, whatever is in it. The issuer must not take the
+    /// parameter for more than it is: it is as trustworthy as the issuer of the user's token.
+    pub fn parameter_of_claim(mut self, name: &str, claim: &str) -> Self {
+        self.parameters.claim(name, claim);
+        self
+    }
+
     /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`.
     pub fn placement(mut self, placement: Placement) -> Self {
         self.tokens.placement = placement;
@@ -247,6 +308,9 @@ impl TokenExchangeBuilder {
     /// - `resource` is not an absolute URI, or has a fragment.
     /// - `scopes` has a scope that is not one word, or was set twice.
     /// - `requested_token_type` cannot be sent as a bearer token, for example an ID token, or is not an absolute URI.
+    /// - `grant_type` is neither an absolute URI nor a name, or is one of another grant.
+    /// - `parameter[0].name` cannot be the name of a parameter, is reserved, or is there twice. `parameter[0].value` or
+    ///   `parameter[0].claim` is empty. The number counts the calls of both setters from 0.
     /// - `subject` or `actor` has a type that is not an absolute URI.
     /// - `subject.provider` or `actor.provider`, the name of an upstream provider, is blank.
     pub fn build(self) -> Result<TokenExchange, BuildError> {
@@ -262,6 +326,9 @@ impl TokenExchangeBuilder {
         if let Some(token_type) = self.requested_token_type {
             request = request.requested_token_type(token_type);
         }
+        if let Some(grant_type) = &self.grant_type {
+            request = request.with_grant_type(grant_type);
+        }
         Ok(TokenExchange {
             inner: Arc::new(Inner {
                 subject_type: self.subject.token_type().clone(),
@@ -272,6 +339,7 @@ impl TokenExchangeBuilder {
                     Holder::User {
                         subject: self.subject,
                         actor: self.actor,
+                        parameters: self.parameters,
                     },
                     CacheScope::new("token exchange"),
                 ),
@@ -290,6 +358,11 @@ impl TokenExchangeBuilder {
             Some(requested) => requested.check("requested_token_type", faults),
             None => {}
         }
+        let grant_type = self.grant_type.as_deref();
+        if let Some(fault) = grant_type.and_then(fault_of_grant_type) {
+            faults.add("grant_type", fault);
+        }
+        self.parameters.check(faults);
         self.subject.check("subject", faults);
         if let Some(actor) = &self.actor {
             actor.check(faults);

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     error::{AuthError, AuthErrorKind, BuildError, Interaction},
     identity::{Identity, Links, Reading, UpstreamToken},
-    upstream::store::StoredTokens,
+    upstream::{owner::TokenOwner, store::StoredTokens},
 };
 
 /// The upstream tokens that [`UpstreamTokens::load`](crate::UpstreamTokens::load) returns.
@@ -46,7 +46,11 @@ impl LoadedTokens {
         &self.failed
     }
 
-    pub(crate) fn into_identity(self, user: &Identity) -> Result<Identity, BuildError> {
+    pub(crate) fn into_identity(
+        self,
+        user: &Identity,
+        owner: &TokenOwner,
+    ) -> Result<Identity, BuildError> {
         let mut unavailable = self.failed;
         // A strategy that finds no token says that an account has to be linked. What the provider asked for is more.
         unavailable.extend(self.login_required.into_iter().filter(|(_, error)| {
@@ -55,7 +59,7 @@ impl LoadedTokens {
                 None | Some(Interaction::LinkAccount { .. })
             )
         }));
-        user.with_upstream(self.reading, self.tokens, unavailable, self.links)
+        user.with_upstream(self.reading, self.tokens, unavailable, self.links, owner)
     }
 
     /// Creates an empty value, to be filled from the response that a store has just given. `links` are where accounts can

@@ -14,7 +14,9 @@ use crate::{
     },
     oauth::{client_auth::ClientAuth, request::TokenType},
     secret::Secret,
-    strategy::{cross_app_access::CrossAppAccessBuilder, strategy::Strategy, subject::Subject},
+    strategy::{
+        cross_app_access::builder::CrossAppAccessBuilder, strategy::Strategy, subject::Subject,
+    },
 };
 
 use super::{placement, token_type};

@@ -53,6 +53,9 @@ keys! {
         /// The name of the service that the token is for.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
+        /// The address of the service that the token is for, an absolute URI (RFC 8707).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "resource" => resource: Option<String>,
         /// The scopes of the token.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         #[schemars(default)]
@@ -74,6 +77,14 @@ keys! {
         /// §3), or `none` for an issuer that does not allow the parameter.
         #[serde(skip_serializing_if = "Option::is_none")]
         "requestedTokenType" => requested_token_type: Option<String>,
+        /// The `grant_type` of an issuer that has a grant of its own for exchanges: an absolute URI or a name. By default
+        /// `urn:ietf:params:oauth:grant-type:token-exchange`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "grantType" => grant_type: Option<String>,
+        /// Additional parameters of the request.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[schemars(default)]
+        "parameters" => parameters: Vec<ParameterConfig>,
         /// The header that the token is sent in. By default `Authorization`, after `Bearer `.
         #[serde(skip_serializing_if = "Option::is_none")]
         "headerName" => header_name: Option<String>,
@@ -81,6 +92,40 @@ keys! {
         /// there is none.
         #[serde(skip_serializing_if = "Option::is_none")]
         "headerPrefix" => header_prefix: Option<String>,
+    }
+}
+
+keys! {
+    /// An additional parameter of a token request.
+    pub struct ParameterConfig {
+        /// The name of the parameter. Those that a request has by other keys are refused, such as `scope`.
+        "name" => name: String,
+        /// Its value, which is no secret. Either this or `claim`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "value" => value: Option<String>,
+        /// The claim of the user that is its value: a text, a number, true or false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "claim" => claim: Option<String>,
+    }
+}
+
+impl ParameterConfig {
+    /// A parameter with the same value for all users.
+    pub fn constant(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            value: Some(value.into()),
+            claim: None,
+        }
+    }
+
+    /// A parameter whose value is a claim of the user.
+    pub fn of_claim(name: impl Into<String>, claim: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            value: None,
+            claim: Some(claim.into()),
+        }
     }
 }
 
@@ -175,6 +220,34 @@ impl Kind for TokenExchangeConfig {
         if let Some(audience) = &self.audience {
             strategy = strategy.audience(audience);
         }
+        if let Some(resource) = &self.resource {
+            strategy = strategy.resource(resource);
+        }
+        if let Some(grant_type) = &self.grant_type {
+            strategy = strategy.grant_type(grant_type);
+        }
+        for (index, parameter) in self.parameters.iter().enumerate() {
+            let name = &parameter.name;
+            block.need(&format!("parameters[{index}].name"), name);
+            strategy = match (&parameter.value, &parameter.claim) {
+                (Some(value), None) => strategy.parameter(name, value),
+                (None, Some(claim)) => strategy.parameter_of_claim(name, claim),
+                (Some(_), Some(_)) => {
+                    block.fault(
+                        &format!("parameters[{index}].claim"),
+                        "is there beside `value`, remove one of the two",
+                    );
+                    strategy.parameter_of_claim(name, "-")
+                }
+                (None, None) => {
+                    block.fault(
+                        &format!("parameters[{index}].value"),
+                        "is missing; give it, or `claim`",
+                    );
+                    strategy.parameter_of_claim(name, "-")
+                }
+            };
+        }
         if let Some(placement) = placement(
             block,
             self.header_name.as_deref(),
@@ -188,6 +261,9 @@ impl Kind for TokenExchangeConfig {
                 ("endpoint.url", &["tokenUrl"]),
                 ("endpoint.client_auth.client_id", &["clientId"]),
                 ("audience", &["audience"]),
+                ("resource", &["resource"]),
+                ("grant_type", &["grantType"]),
+                ("parameter[].name", &["parameters[].name"]),
                 ("scopes[]", &["scopes[]"]),
                 ("subject.provider", &["subjectProviderName"]),
                 ("subject", &["subjectTokenType"]),

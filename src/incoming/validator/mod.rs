@@ -502,7 +502,7 @@ impl Inner {
                 None => error,
             });
         }
-        tokens.into_identity(&user).map_err(|error| {
+        tokens.into_identity(&user, owner).map_err(|error| {
             AuthError::new(
                 AuthErrorKind::Configuration,
                 "the store of upstream tokens has a provider without a name",
