@@ -133,7 +133,7 @@
 //! | [`incoming`] | The services and futures of the incoming layers, and the builders of their parts. |
 //! | [`outgoing`] | The services and futures of the outgoing layers, and [`forward_mcp`](outgoing::forward_mcp), which makes an outgoing MCP request of an incoming one. |
 //! | [`strategy`] | The builders of the strategies, and [`Rejection`](strategy::Rejection), by which a strategy says what a response means for its credential, and [`WiderScope`](strategy::WiderScope), by which it is asked for more scope. |
-//! | [`oauth`] | Token requests and responses, [`TokenType`](oauth::TokenType), and [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication. |
+//! | [`oauth`] | Token requests and responses, [`ResourceMetadata`](oauth::ResourceMetadata), which says whose tokens a backend accepts, [`TokenType`](oauth::TokenType), and [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication. |
 //! | [`credential`] | Cache keys ([`CacheScope`](credential::CacheScope), [`Fingerprint`](credential::Fingerprint)), and [`Obtained`](credential::Obtained), a credential with its lifetime. |
 //! | [`upstream`] | [`Provider`](upstream::Provider), [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`SealingKey`](upstream::SealingKey), [`OAuthProvider`](upstream::OAuthProvider) with [`ProviderSettings`](upstream::ProviderSettings), and the types that are needed to write a store or a refresher. |
 //! | [`upstream::linking`] | [`CodeFlow`](upstream::linking::CodeFlow), the authorization code flow for a login to your application, and [`LinkError`](upstream::linking::LinkError). |

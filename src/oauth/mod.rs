@@ -19,6 +19,7 @@ pub(crate) mod published_document;
 pub(crate) mod refusal;
 mod refusal_codes;
 pub(crate) mod request;
+mod resource_metadata;
 pub(crate) mod response;
 pub(crate) mod secret_source;
 #[cfg(feature = "private-key-jwt")]
@@ -31,6 +32,7 @@ pub(crate) mod unverified_jwt;
 #[cfg(feature = "private-key-jwt")]
 pub use private_key_jwt::{PrivateKeyJwt, PrivateKeyJwtBuilder};
 pub use request::{TokenRequest, TokenType};
+pub use resource_metadata::{ResourceMetadata, ResourceMetadataFuture};
 pub use response::{Lifetime, TokenResponse};
 pub use secret_source::SecretSource;
 #[cfg(feature = "private-key-jwt")]
