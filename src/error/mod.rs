@@ -3,6 +3,8 @@ mod build_error;
 pub(crate) mod challenge;
 mod find;
 mod interaction;
+#[cfg(any(feature = "incoming", feature = "rmcp"))]
+pub(crate) mod mcp;
 #[cfg(feature = "rmcp")]
 mod tower_http_error;
 

@@ -19,6 +19,7 @@ pub(crate) mod issuer;
 mod issuer_keys;
 pub(crate) mod key_set;
 pub(crate) mod layer;
+mod mcp_request;
 pub(crate) mod metadata;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
@@ -28,4 +29,5 @@ pub use bind_subject::{BindSubjectFuture, BindSubjectService};
 pub use introspection::IntrospectionEndpointBuilder;
 pub use issuer::Issuer;
 pub use layer::{TokenValidatorFuture, TokenValidatorService};
+pub use mcp_request::McpRequest;
 pub use validator::{builder::TokenValidatorBuilder, validating::Validating};
