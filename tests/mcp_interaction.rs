@@ -1,5 +1,5 @@
 //! What the user must do, in MCP's own forms: a gateway on rmcp's server, and clients of both eras.
-#![cfg(all(feature = "rmcp", feature = "token-exchange"))]
+#![cfg(all(feature = "incoming", feature = "rmcp"))]
 
 use std::{
     collections::BTreeSet,
@@ -26,12 +26,14 @@ use rmcp::{
         streamable_http_server::session::local::LocalSessionManager,
     },
 };
+use serde_json::{Value, json};
 use tower::{Layer, util::BoxCloneService};
 use tower_identity::{
     AccessToken, AuthError, AuthErrorKind, AuthLayer, ClientAuth, Identity, IdentityLayer,
     ManualClock, Origin, Secret, Strategy, TokenEndpoint, TokenExchange, UpstreamInject,
     UpstreamToken,
     client::rmcp::{TowerHttpClient, input_required, mcp_error},
+    incoming::McpRequest,
 };
 
 const LINK_AT: &str = "https://idp.example.com/link?user=";
@@ -350,5 +352,154 @@ fn where_nothing_fits_the_words_say_what_helps_and_nothing_of_the_error() {
             answer.message
         );
         assert!(!answer.message.contains("internal"), "{}", answer.message);
+    }
+}
+
+// The same through an HTTP gateway, which reads the client's message.
+
+fn to_link() -> AuthError {
+    let interaction = format!(r#"{{"error":"not_linked","account-link-url":"{LINK_AT}alice"}}"#);
+    let issuer = tower::service_fn(move |_: Request<Full<Bytes>>| {
+        let mut answer = Response::new(Full::<Bytes>::from(interaction.clone()));
+        *answer.status_mut() = StatusCode::BAD_REQUEST;
+        let json = HeaderValue::from_static("application/json");
+        answer.headers_mut().insert("content-type", json);
+        std::future::ready(Ok::<_, Infallible>(answer))
+    });
+    let endpoint = TokenEndpoint::builder("https://idp.example.com/token", issuer)
+        .client_auth(ClientAuth::none("gateway"))
+        .build()
+        .unwrap();
+    let request = tower_identity::oauth::TokenRequest::token_exchange()
+        .subject_token("of-alice", tower_identity::oauth::TokenType::AccessToken);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let answer = std::thread::spawn(move || runtime.block_on(endpoint.request_token(request)));
+    answer.join().unwrap().unwrap_err()
+}
+
+fn call(method: &str, params: &Value) -> Option<McpRequest> {
+    let message = json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });
+    McpRequest::read(message.to_string().as_bytes())
+}
+
+/// The parameters of a call of this era, whose client can or cannot show a URL.
+fn params(is_stateless: bool, shows_urls: bool) -> Value {
+    let elicitation = if shows_urls {
+        json!({ "url": {} })
+    } else {
+        json!({})
+    };
+    let capabilities = json!({ "elicitation": elicitation });
+    match is_stateless {
+        true => json!({ "_meta": { "io.modelcontextprotocol/clientCapabilities": capabilities } }),
+        false => json!({}),
+    }
+}
+
+fn answered(request: &McpRequest, error: &AuthError) -> (Response<()>, Value) {
+    let (head, body) = request.answer::<Bytes>(error).into_parts();
+    let message: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(message["jsonrpc"], "2.0");
+    assert_eq!(head.headers["content-type"], "application/json");
+    (Response::from_parts(head, ()), message)
+}
+
+#[test]
+fn an_http_gateway_sends_a_client_of_each_era_to_the_url_if_it_can_show_one() {
+    let error = to_link();
+    let url = format!("{LINK_AT}alice");
+    for method in ["tools/call", "prompts/get", "resources/read", "tools/list"] {
+        // With a session, where `initialize` declared it.
+        let request = call(method, &params(false, true)).unwrap();
+        let (head, message) = answered(&request.clone().in_session(true), &error);
+        assert_eq!(head.status(), StatusCode::OK);
+        assert_eq!(message["id"], 7);
+        assert_eq!(message["error"]["code"], -32_042);
+        assert_eq!(message["error"]["data"]["elicitations"][0]["url"], url);
+        let (head, _) = answered(&request.in_session(false), &error);
+        assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
+
+        // Without a session, each request declares it, whatever a session did.
+        let request = call(method, &params(true, true)).unwrap().in_session(false);
+        let (head, message) = answered(&request, &error);
+        if method == "tools/list" {
+            assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
+        } else {
+            assert_eq!(head.status(), StatusCode::OK);
+            let result: rmcp::model::InputRequiredResult =
+                serde_json::from_value(message["result"].clone()).unwrap();
+            let asked = serde_json::to_value(result.input_requests).unwrap();
+            assert_eq!(asked["interaction"]["params"]["url"], url);
+        }
+        let request = call(method, &params(true, false)).unwrap().in_session(true);
+        let (head, message) = answered(&request, &error);
+        assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
+        assert!(head.headers().contains_key("www-authenticate"));
+        assert!(head.extensions().get::<AuthError>().is_some());
+        let words = message["error"]["message"].as_str().unwrap();
+        assert!(words.contains(&url), "{words}");
+    }
+}
+
+#[test]
+fn initialize_declares_for_the_session_and_is_itself_answered_with_the_challenge() {
+    let error = to_link();
+    for (elicitation, shows_urls) in [
+        (json!({ "url": {} }), true),
+        (json!({ "form": {}, "url": {} }), true),
+        (json!({ "form": {} }), false),
+        (json!({ "url": true }), false),
+        (json!("url"), false),
+        (json!(null), false),
+    ] {
+        let params = json!({ "capabilities": { "elicitation": elicitation } });
+        let request = call("initialize", &params).unwrap();
+        assert_eq!(request.shows_urls(), shows_urls, "{elicitation}");
+        let (head, _) = answered(&request, &error);
+        assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
+        // Another request cannot declare it in this way.
+        assert!(!call("tools/call", &params).unwrap().shows_urls());
+    }
+}
+
+#[test]
+fn an_answer_has_the_id_of_its_request_and_what_has_none_gets_no_answer() {
+    let error = AuthError::new(AuthErrorKind::Unavailable, "an internal detail");
+    for id in [
+        json!(0),
+        json!(-1),
+        json!(1.5),
+        json!(u64::MAX),
+        json!(""),
+        json!("a\"\u{0}b"),
+    ] {
+        let message = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call" });
+        let request = McpRequest::read(message.to_string().as_bytes()).unwrap();
+        let (head, message) = answered(&request, &error);
+        assert_eq!(head.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(message["id"], id);
+        assert!(!message.to_string().contains("internal"), "{message}");
+    }
+    let deep = format!(
+        "{{\"id\":1,\"method\":\"x\",\"params\":{}",
+        "[".repeat(100_000)
+    );
+    for message in [
+        r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+        r#"{"jsonrpc":"2.0","id":null,"method":"tools/call"}"#,
+        r#"{"jsonrpc":"2.0","id":true,"method":"tools/call"}"#,
+        r#"{"jsonrpc":"2.0","id":[1],"method":"tools/call"}"#,
+        r#"{"jsonrpc":"2.0","id":{},"method":"tools/call"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":7}"#,
+        r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call"}]"#,
+        "",
+        "{",
+        &deep,
+    ] {
+        assert!(McpRequest::read(message.as_bytes()).is_none(), "{message}");
     }
 }

@@ -15,9 +15,12 @@ use http::{
 };
 use http_body_util::{BodyExt, Full};
 use rmcp::{
-    RoleClient, ServiceExt as _,
-    model::{CallToolRequestParams, ProtocolVersion},
-    service::{ClientLifecycleMode, ClientServiceExt as _, RunningService},
+    ClientHandler, ErrorData, RoleClient, ServiceError, ServiceExt as _,
+    model::{
+        CallToolRequestParams, ClientCapabilities, ClientConfig, ElicitRequestParams, ElicitResult,
+        ElicitationAction, ElicitationCapability, Implementation, ProtocolVersion,
+    },
+    service::{ClientLifecycleMode, ClientServiceExt as _, RequestContext, RunningService},
     transport::{
         StreamableHttpClientTransport, Transport,
         streamable_http_client::StreamableHttpClientTransportConfig,
@@ -45,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const AN_HOUR_AND_A_BIT: Duration = Duration::from_secs(3660);
 
 /// The expected timeline: an event, the answers to the client, and the requests at the backends with their credentials.
-const EXPECTED: [(&str, &str, &str); 27] = [
+const EXPECTED: [(&str, &str, &str); 37] = [
     ("ask for its health", "200", ""),
     (
         "call github without a token, and ask where to log in",
@@ -122,8 +125,42 @@ const EXPECTED: [(&str, &str, &str); 27] = [
         "202",
         "DELETE with github-4",
     ),
+    (
+        "open a session with github, with a client for URLs",
+        "200",
+        "initialize with github-4",
+    ),
+    (
+        "without a session: ask what github can do",
+        "200",
+        "server/discover with github-4",
+    ),
     ("unlink github", "200", ""),
     ("open a session with github, unlinked", "401", ""),
+    (
+        "call 14: github, which has the URL to link at",
+        "-32042",
+        "",
+    ),
+    ("another user opens that URL and links", "200", ""),
+    (
+        "call 15: github, which the user has not linked",
+        "-32042",
+        "",
+    ),
+    ("the user opens that URL and links", "200", ""),
+    ("call 16: github", "200", "tools/call with github-6"),
+    (
+        "the client ends its session with github",
+        "202",
+        "DELETE with github-6",
+    ),
+    ("unlink github", "200", ""),
+    (
+        "call 17: github, without a session: the client links",
+        "200",
+        "tools/call with github-7",
+    ),
     (
         "the gateway stops, and ends the other session",
         "",
@@ -161,7 +198,7 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     let mut timeline = Timeline::new(arrivals);
     timeline.note_health(&gateway).await?;
     timeline.note_metadata(&gateway, "github", &issuer).await?;
-    let mut browser = Browser::new(&gateway)?;
+    let mut browser = Browser::of("user-1", &gateway)?;
     let link = format!("{gateway}/accounts/link/github");
     timeline.note_page(browser.visit(&link, "no").await?);
     timeline.note_page(browser.visit(&link, "yes").await?);
@@ -203,10 +240,25 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     timeline.call(&of_another).await;
     with_github.cancel().await?;
     timeline.note();
-    let unlink = format!("{gateway}/accounts/unlink/github");
-    timeline.note_page(browser.submit(&unlink).await?);
+    // A client that shows URLs is sent to where its user links the account.
     let url = format!("{gateway}/github");
+    let unlink = format!("{gateway}/accounts/unlink/github");
+    let browser = Arc::new(tokio::sync::Mutex::new(browser));
+    let with_browser = timeline.open_with(ShowsUrls(None), &url, &token).await?;
+    let opens_urls = ShowsUrls(Some(browser.clone()));
+    let links = timeline.discover_with(opens_urls, &url, &token).await?;
+    timeline.note_page(browser.lock().await.submit(&unlink).await?);
     timeline.knock(&url, &token).await?;
+    let link = timeline.call(&with_browser).await.unwrap_or_default();
+    let mut others = Browser::of("user-2", &gateway)?;
+    timeline.note_page(others.visit(&link, "yes").await?);
+    let link = timeline.call(&with_browser).await.unwrap_or_default();
+    timeline.note_page(browser.lock().await.visit(&link, "yes").await?);
+    timeline.call(&with_browser).await;
+    with_browser.cancel().await?;
+    timeline.note();
+    timeline.note_page(browser.lock().await.submit(&unlink).await?);
+    timeline.call(&links).await;
     stop.send(()).map_err(|()| "the gateway is gone")?;
     timeout(PATIENCE, serving).await???;
     timeline.note();
@@ -259,14 +311,16 @@ pub(crate) async fn demo() -> Result<ExitCode, BoxError> {
 
 /// A browser, whose user answers the issuer's pages.
 struct Browser {
+    user: &'static str,
     gateway: String,
     http: HttpsClient<Full<Bytes>>,
     cookies: BTreeMap<String, String>,
 }
 
 impl Browser {
-    fn new(gateway: &str) -> Result<Self, BoxError> {
+    fn of(user: &'static str, gateway: &str) -> Result<Self, BoxError> {
         Ok(Self {
+            user,
             gateway: gateway.to_owned(),
             http: https_client()?,
             cookies: BTreeMap::new(),
@@ -324,7 +378,7 @@ impl Browser {
                     let (page, asked) = url.split_once('?').ok_or("not a page of the issuer")?;
                     let is_login = asked.contains("nonce=");
                     let answer = if is_login { "yes" } else { answer };
-                    let form = format!("{asked}&user=user-1&answer={answer}");
+                    let form = format!("{asked}&user={}&answer={answer}", self.user);
                     Request::post(page)
                         .header("content-type", "application/x-www-form-urlencoded")
                         .body(Full::from(form))?
@@ -334,7 +388,35 @@ impl Browser {
     }
 }
 
-type Client = RunningService<RoleClient, ()>;
+type Client<H = ()> = RunningService<RoleClient, H>;
+
+/// A client that can have its user visit a URL. If it asks for one by itself, this browser opens it.
+struct ShowsUrls(Option<Arc<tokio::sync::Mutex<Browser>>>);
+
+impl ClientHandler for ShowsUrls {
+    fn get_info(&self) -> ClientConfig {
+        let elicitation = ElicitationCapability::new().with_url(Default::default());
+        let mut capabilities = ClientCapabilities::default();
+        capabilities.elicitation = Some(elicitation);
+        ClientConfig::new(capabilities, Implementation::new("shows-urls", "1"))
+    }
+
+    async fn create_elicitation(
+        &self,
+        request: ElicitRequestParams,
+        _: RequestContext<RoleClient>,
+    ) -> Result<ElicitResult, ErrorData> {
+        let refused = |fault: String| ErrorData::internal_error(fault, None);
+        let (Some(browser), ElicitRequestParams::UrlElicitationParams { url, .. }) =
+            (&self.0, request)
+        else {
+            return Ok(ElicitResult::new(ElicitationAction::Decline));
+        };
+        let visited = browser.lock().await.visit(&url, "yes").await;
+        visited.map_err(|error| refused(error.to_string()))?;
+        Ok(ElicitResult::new(ElicitationAction::Accept))
+    }
+}
 
 /// Records the answers to the client and the arrivals at the backends, one row per event.
 struct Timeline {
@@ -412,18 +494,36 @@ impl Timeline {
 
     /// Opens an MCP session with the gateway, with the SDK's own client.
     async fn open(&mut self, url: &str, token: &str) -> Result<Client, BoxError> {
-        let client = ().serve(self.transport(url, token)?).await?;
+        self.open_with((), url, token).await
+    }
+
+    async fn open_with<H: ClientHandler>(
+        &mut self,
+        handler: H,
+        url: &str,
+        token: &str,
+    ) -> Result<Client<H>, BoxError> {
+        let client = handler.serve(self.transport(url, token)?).await?;
         self.note();
         Ok(client)
     }
 
     /// As MCP has it since 2026-07-28: there is no session, and each call stands for itself.
     async fn open_without_session(&mut self, url: &str, token: &str) -> Result<Client, BoxError> {
+        self.discover_with((), url, token).await
+    }
+
+    async fn discover_with<H: ClientHandler>(
+        &mut self,
+        handler: H,
+        url: &str,
+        token: &str,
+    ) -> Result<Client<H>, BoxError> {
         let lifecycle = ClientLifecycleMode::Discover {
             preferred_versions: vec![ProtocolVersion::V_2026_07_28],
         };
         let transport = self.transport(url, token)?;
-        let client = ().serve_with_lifecycle(transport, lifecycle).await?;
+        let client = handler.serve_with_lifecycle(transport, lifecycle).await?;
         self.note();
         Ok(client)
     }
@@ -455,14 +555,20 @@ impl Timeline {
         Ok(StreamableHttpClientTransport::with_client(client, config))
     }
 
-    /// Makes a call. The timeline shows whether it was refused.
-    async fn call(&mut self, client: &Client) {
-        let _ = timeout(
-            PATIENCE,
-            client.call_tool(CallToolRequestParams::new("ping")),
-        )
-        .await;
+    /// Makes a call. The timeline shows whether it was refused. Returns the URL that the user must visit before.
+    async fn call<H: ClientHandler>(&mut self, client: &Client<H>) -> Option<String> {
+        let called = client.call_tool(CallToolRequestParams::new("ping"));
+        let called = timeout(PATIENCE, called).await;
         self.note();
+        let Ok(Err(ServiceError::McpError(error))) = called else {
+            return None;
+        };
+        let data = error.data?;
+        let url = data["elicitations"][0]["url"].as_str()?.to_owned();
+        if let Some((answer, _)) = self.rows.last_mut() {
+            *answer = error.code.0.to_string();
+        }
+        Some(url)
     }
 
     /// Sends a call in the session that was opened last, as somebody else who has learned its id.

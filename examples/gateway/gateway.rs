@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, to_bytes},
     extract::{Request, State},
     response::{IntoResponse, Response},
     routing::{any, get},
@@ -27,8 +27,8 @@ use tower_identity::{
     UpstreamTokens,
     client::hyper::{HttpsClient, https_client},
     config::Resources,
-    incoming::BindSubjectService,
-    outgoing::{AuthService, forward_mcp},
+    incoming::{BindSubjectService, McpRequest},
+    outgoing::{AuthService, IdentityService, RetryRejected, forward_mcp},
     upstream::linking::CodeFlow,
 };
 
@@ -57,11 +57,22 @@ struct Backend {
     client: BackendClient,
 }
 
-/// One for each backend. A redirect is followed, but [`AuthService`] beneath refuses to follow it to another origin.
-type BackendClient = FollowRedirect<AuthService<HttpsClient<Body>, Arc<dyn Strategy<Body>>>>;
+/// The body of a request, which is sent again where a credential was rejected.
+type Message = Full<Bytes>;
 
-/// One for each session: bound to the user who opened it, and with their identity for what the gateway sends by itself.
-type Session = tower_identity::outgoing::IdentityService<BindSubjectService<BackendClient>>;
+/// One for each backend. A redirect is followed, but [`AuthService`] beneath refuses to follow it to another origin.
+type BackendClient = FollowRedirect<
+    AuthService<HttpsClient<Message>, Arc<dyn Strategy<Message>>, RetryRejected<Message>>,
+>;
+
+/// One for each session.
+#[derive(Clone)]
+struct Session {
+    /// Bound to the user who opened it, and with their identity for what the gateway sends by itself.
+    service: IdentityService<BindSubjectService<BackendClient>>,
+    /// Whether its client can have the user visit a URL.
+    shows_urls: bool,
+}
 
 /// The name of the backend, and the `Mcp-Session-Id` that it gave.
 type SessionKey = (String, HeaderValue);
@@ -69,6 +80,8 @@ type SessionKey = (String, HeaderValue);
 pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 pub(crate) const MAX_SESSIONS: u64 = 16_384;
 const CACHED_TOKENS: usize = 16_384;
+/// A message of a client. The answers are streamed.
+const MAX_MESSAGE: usize = 4 << 20;
 pub(crate) const SESSION_IDLE: Duration = Duration::from_secs(3600);
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -109,7 +122,7 @@ impl Gateway {
             pages = Some(Pages::new(url, login, linking, names, store, clock.clone()));
         }
 
-        let client = https_client::<Body>()?;
+        let client = https_client::<Message>()?;
         let mut backends = BTreeMap::new();
         for (name, backend) in &config.backends {
             if !is_free(name) {
@@ -132,12 +145,13 @@ impl Gateway {
                 Some(audience) => validator.audience(audience),
                 None => validator,
             };
+            let layer = config.outgoing_auth.layer_for(name, origin, &resources)?;
             let backend = Backend {
                 validator: validator.build()?,
                 url: backend,
                 client: ServiceBuilder::new()
                     .layer(FollowRedirectLayer::new())
-                    .layer(config.outgoing_auth.layer_for(name, origin, &resources)?)
+                    .layer(layer.retry_rejected())
                     .service(client.clone()),
             };
             backends.insert(name.clone(), backend);
@@ -201,14 +215,19 @@ impl Gateway {
     }
 
     /// Forwards the request of an authenticated caller, in the session that it names or in a new one.
-    async fn forward(&self, name: &str, request: Request) -> Result<Response, BoxError> {
+    async fn forward(
+        &self,
+        name: &str,
+        request: http::Request<Message>,
+        call: &mut Option<McpRequest>,
+    ) -> Result<Response, BoxError> {
         let Some(backend) = self.backends.get(name) else {
             return Ok(StatusCode::NOT_FOUND.into_response());
         };
         let Some(id) = request.headers().get(SESSION_ID) else {
-            let session = backend.open(&request)?;
+            let session = backend.open(&request, call.as_ref())?;
             let request = forward_mcp(request, backend.url.clone());
-            let response = session.clone().oneshot(request).await?;
+            let response = session.service.clone().oneshot(request).await?;
             if let Some(id) = response.headers().get(SESSION_ID) {
                 self.sessions.insert((name.to_owned(), id.clone()), session);
             }
@@ -218,8 +237,10 @@ impl Gateway {
         let Some(session) = self.sessions.get(&key) else {
             return Ok(StatusCode::NOT_FOUND.into_response());
         };
+        *call = call.take().map(|call| call.in_session(session.shows_urls));
         let closes = request.method() == Method::DELETE;
         let response = session
+            .service
             .oneshot(forward_mcp(request, backend.url.clone()))
             .await?;
         let is_gone = response.status() == StatusCode::NOT_FOUND;
@@ -233,11 +254,11 @@ impl Gateway {
     async fn close_sessions(&self) {
         let closing = self.sessions.iter().filter_map(|(key, session)| {
             let (name, id) = &*key;
-            let mut request = Request::new(Body::empty());
+            let mut request = http::Request::new(Message::default());
             *request.method_mut() = Method::DELETE;
             *request.uri_mut() = self.backends.get(name)?.url.clone();
             request.headers_mut().insert(SESSION_ID, id.clone());
-            Some(time::timeout(GRACE, session.oneshot(request)))
+            Some(time::timeout(GRACE, session.service.oneshot(request)))
         });
         join_all(closing).await;
         self.sessions.invalidate_all();
@@ -259,7 +280,11 @@ fn origin_of(url: &Uri) -> Result<Origin, BoxError> {
 
 impl Backend {
     /// A session with the identity of the request that opens it.
-    fn open(&self, request: &Request) -> Result<Session, AuthError> {
+    fn open(
+        &self,
+        request: &http::Request<Message>,
+        call: Option<&McpRequest>,
+    ) -> Result<Session, AuthError> {
         let Some(identity) = request.extensions().get::<Identity>() else {
             let fault = "a session needs a user, and nobody validated the caller";
             return Err(AuthError::new(AuthErrorKind::MissingIdentity, fault));
@@ -268,26 +293,34 @@ impl Backend {
             .fallback(FallbackPolicy::teardown())
             .follow_requests();
         let bound = BindSubject::to(identity.clone());
-        Ok(captured.layer(bound.layer(self.client.clone())))
+        Ok(Session {
+            service: captured.layer(bound.layer(self.client.clone())),
+            shows_urls: call.is_some_and(McpRequest::shows_urls),
+        })
     }
 }
 
-/// Answers the caller. An error goes to the log, and the answer shows nothing of it. `TokenValidatorLayer` adds to a
-/// refusal where the caller can log in.
+/// Answers the caller. An error goes to the log, and the answer shows nothing of it but what the user must do, as MCP says
+/// it. `TokenValidatorLayer` adds to a refusal where the caller can log in.
 async fn answer(
     State((gateway, backend)): State<(Arc<Gateway>, String)>,
     request: Request,
 ) -> Response {
-    gateway
-        .forward(&backend, request)
-        .await
-        .unwrap_or_else(|error| {
-            tracing::info!(error = &*error as &dyn Error, "a request failed");
-            match AuthError::find_in(&*error) {
-                Some(error) => error.to_response(),
-                None => StatusCode::BAD_GATEWAY.into_response(),
-            }
-        })
+    let (head, body) = request.into_parts();
+    let Ok(message) = to_bytes(body, MAX_MESSAGE).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+    };
+    let mut call = McpRequest::read(&message);
+    let request = http::Request::from_parts(head, Message::new(message));
+    let forwarded = gateway.forward(&backend, request, &mut call).await;
+    forwarded.unwrap_or_else(|error| {
+        tracing::info!(error = &*error as &dyn Error, "a request failed");
+        match (AuthError::find_in(&*error), call) {
+            (Some(error), Some(call)) => call.answer(error),
+            (Some(error), None) => error.to_response(),
+            (None, _) => StatusCode::BAD_GATEWAY.into_response(),
+        }
+    })
 }
 
 /// Turns the backend's response into the answer for the caller. Statements about credentials stay at the gateway.

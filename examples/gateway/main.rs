@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The gateway is `gateway.rs`, and this is the file to copy. Without arguments it is driven through a user's day, in one
-//! process and by a clock that is moved by hand: an issuer and two real MCP servers on loopback, thirteen tool calls with and
+//! process and by a clock that is moved by hand: an issuer and two real MCP servers on loopback, seventeen tool calls with and
 //! without sessions, two expiries of all tokens, a revoked refresh token, a redirect to a stranger, and the end of the
 //! sessions. The exit code is
 //! 0 if each line of the timeline is as it should be.

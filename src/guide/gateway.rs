@@ -183,12 +183,13 @@
 //! use http::{Response, StatusCode};
 //! use http_body_util::Full;
 //! use tower::BoxError;
-//! use tower_identity::AuthError;
+//! use tower_identity::{AuthError, incoming::McpRequest};
 //!
-//! fn answer(error: BoxError) -> Response<Full<Bytes>> {
-//!     match AuthError::find_in(&*error) {
-//!         Some(error) => error.to_response(),
-//!         None => {
+//! fn answer(message: &[u8], error: BoxError) -> Response<Full<Bytes>> {
+//!     match (AuthError::find_in(&*error), McpRequest::read(message)) {
+//!         (Some(error), Some(request)) => request.answer(error),
+//!         (Some(error), None) => error.to_response(),
+//!         (None, _) => {
 //!             let mut response = Response::default();
 //!             *response.status_mut() = StatusCode::BAD_GATEWAY;
 //!             response
@@ -197,7 +198,8 @@
 //! }
 //! # use tower_identity::AuthErrorKind;
 //! # let error = AuthError::new(AuthErrorKind::Unavailable, "the issuer is down");
-//! # assert_eq!(answer(error.into()).status(), StatusCode::SERVICE_UNAVAILABLE);
+//! # let call = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#;
+//! # assert_eq!(answer(call, error.into()).status(), StatusCode::SERVICE_UNAVAILABLE);
 //! ```
 //!
 //! The answer reveals nothing internal to the caller, so write the error to your log. Answer beneath the
@@ -207,14 +209,21 @@
 //! its challenge, because it is about the gateway's credential for that backend. Answer with an error of the gateway
 //! instead.
 //!
-//! If the user must act, for example link an account, the challenge of
-//! [`to_response`](crate::AuthError::to_response) tells a client that speaks HTTP where to log in, with which scope. A
-//! gateway that is an MCP server itself answers with [`mcp_error`](crate::client::rmcp::mcp_error), which has the URL for
-//! clients that can show it.
+//! If the user must act, [`McpRequest::answer`](crate::incoming::McpRequest::answer) says so in MCP's form. To link an
+//! account, a client that can show a URL gets the URL: in the error −32042, or since 2026-07-28 in a result after which it
+//! repeats the call. Up to 2025-11-25 a client says that it can only in `initialize`, so keep
+//! [`shows_urls`](crate::incoming::McpRequest::shows_urls) with the session. All others get the challenge, which tells
+//! where to log in and with which scope. A gateway that is an rmcp server itself answers with
+//! [`mcp_error`](crate::client::rmcp::mcp_error).
+//!
+//! The URL of [`AccountLinking`](crate::AccountLinking) links the account to the user who visits it and logs in there, and
+//! the next call has the identity that comes with it. So whoever else opens the URL changes nothing for the user who was
+//! sent.
 //!
 //! # 5. Stream
 //!
-//! The layers pass bodies through. Do not buffer them. Set timeouts for the head of a response, not for its body,
+//! The layers pass bodies through. Do not buffer those of responses. The example reads a request's message, which is
+//! small, in order to send it again when a credential is rejected, and to answer it as above. Set timeouts for the head of a response, not for its body,
 //! because an event stream stays open for hours. [`AwsSts`](crate::AwsSts) is the exception: it buffers the request's
 //! body in order to sign it.
 //!
@@ -230,7 +239,7 @@
 //! - [Run several replicas](crate::guide::replicas).
 //! - Watch spans and metrics: [`telemetry`](crate::telemetry).
 //! - `cargo run --all-features --example gateway` runs the gateway with an identity provider, two MCP backends and a
-//!   client in one process. It prints a table of a user's day: a login, thirteen tool calls with and without sessions, two
+//!   client in one process. It prints a table of a user's day: a login, seventeen tool calls with and without sessions, two
 //!   token expiries, a revoked refresh token, a tampered redirect and a teardown.
 //! - With `-- --demo` it starts the same world and waits for a browser: log in, link an account, unlink it. The pages
 //!   are in `examples/gateway/pages.rs`, on top of [`AccountLinking`](crate::AccountLinking).

@@ -68,15 +68,17 @@ impl McpRequest {
         if !(id.is_string() || id.is_number()) {
             return None;
         }
-        let params = message.get("params").unwrap_or(&Value::Null);
-        let of_request = &params["_meta"]["io.modelcontextprotocol/clientCapabilities"];
+        let params = message.get("params");
+        let at = |pointer| params.and_then(|params| params.pointer(pointer));
+        let of_request = at("/_meta/io.modelcontextprotocol~1clientCapabilities");
         let capabilities = match &*method {
-            "initialize" => &params["capabilities"],
+            "initialize" => at("/capabilities"),
             _ => of_request,
         };
+        let url = capabilities.and_then(|all| all.pointer("/elicitation/url"));
         Some(Self {
-            shows_urls: capabilities["elicitation"]["url"].is_object(),
-            is_stateless: of_request.is_object(),
+            shows_urls: url.is_some_and(Value::is_object),
+            is_stateless: of_request.is_some_and(Value::is_object),
             id,
             method,
         })
@@ -107,40 +109,42 @@ impl McpRequest {
             Some(url) if self.is_stateless && MAY_ASK.contains(&&*self.method) => {
                 let params = json!({ "mode": "url", "message": message, "url": url });
                 let request = json!({ "method": "elicitation/create", "params": params });
-                self.ok(json!({ "result": {
-                    "resultType": "input_required",
-                    "inputRequests": { "interaction": request },
-                } }))
+                let requests = json!({ "interaction": request });
+                self.ok(
+                    "result",
+                    &json!({ "resultType": "input_required", "inputRequests": requests }),
+                )
             }
             // A session begins with `initialize`, and before it nothing can be asked.
             Some(url) if !self.is_stateless && self.method != "initialize" => {
                 let id = mcp::new_id();
                 let elicitation =
                     json!({ "mode": "url", "message": message, "url": url, "elicitationId": id });
-                self.ok(json!({ "error": {
-                    "code": mcp::URL_ELICITATION_REQUIRED,
-                    "message": message,
-                    "data": { "elicitations": [elicitation] },
-                } }))
+                let data = json!({ "elicitations": [elicitation] });
+                let code = mcp::URL_ELICITATION_REQUIRED;
+                self.ok(
+                    "error",
+                    &json!({ "code": code, "message": message, "data": data }),
+                )
             }
             _ => {
-                let words = json!({ "error": { "code": mcp::SERVER_ERROR, "message": message } });
-                error.to_response::<Bytes>().map(|_| self.body(words))
+                let words = json!({ "code": mcp::SERVER_ERROR, "message": message });
+                let response = error.to_response::<Bytes>();
+                response.map(|_| self.body("error", &words))
             }
         }
     }
 
-    fn ok<B: From<Bytes>>(&self, outcome: Value) -> Response<B> {
-        let mut response = Response::new(self.body(outcome));
+    fn ok<B: From<Bytes>>(&self, name: &str, outcome: &Value) -> Response<B> {
+        let mut response = Response::new(self.body(name, outcome));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
 
-    fn body<B: From<Bytes>>(&self, mut outcome: Value) -> B {
-        outcome["jsonrpc"] = "2.0".into();
-        outcome["id"] = self.id.clone();
-        B::from(Bytes::from(outcome.to_string()))
+    fn body<B: From<Bytes>>(&self, name: &str, outcome: &Value) -> B {
+        let message = json!({ "jsonrpc": "2.0", "id": self.id, name: outcome });
+        B::from(Bytes::from(message.to_string()))
     }
 }
