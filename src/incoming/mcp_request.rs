@@ -12,6 +12,8 @@ const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 
 /// A JSON-RPC request of an MCP client, as far as the answer to an [`AuthError`] needs it.
 ///
+/// Needs the feature `incoming`.
+///
 /// A gateway that forwards HTTP reads it from the body of a `POST`, and answers with it when the call fails:
 ///
 /// ```

@@ -25,6 +25,8 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
 /// What a backend says about the tokens that it accepts: its protected resource metadata (RFC 9728).
 ///
+/// Needs the feature `token-exchange`.
+///
 /// Read it to find the authorization server of an MCP server, before you configure a strategy, or a
 /// [provider](crate::upstream::ProviderSettings) whose accounts users link:
 ///
@@ -233,6 +235,10 @@ impl Backend {
 }
 
 /// The future of [`ResourceMetadata::fetch`].
+///
+/// Needs the feature `token-exchange`.
+///
+/// [`ResourceMetadata`] has an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResourceMetadataFuture {
     future: BoxFuture<Result<ResourceMetadata, AuthError>>,
