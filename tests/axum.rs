@@ -1,9 +1,9 @@
 //! axum's handlers take the identity as an argument and return an `AuthError`, behind a real server.
-#![cfg(all(feature = "axum", feature = "hyper", feature = "incoming"))]
+#![cfg(all(feature = "axum", feature = "hyper", feature = "testing"))]
 
 mod support;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -15,38 +15,35 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http_body_util::BodyExt;
-use serde_json::json;
-use support::{
-    identity_provider::{AUDIENCE, ED25519, some_day},
-    log::Log,
-};
+use support::log::Log;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_http::cors::CorsLayer;
 use tower_identity::{
-    AuthError, AuthErrorKind, DefaultClock, Identity, KeySet, ManualClock, TokenValidator,
-    TokenValidatorLayer, client::hyper::https_client,
+    AuthError, AuthErrorKind, Identity, TokenValidator, TokenValidatorLayer,
+    client::hyper::https_client, testing::TestIssuer,
 };
 
-const ISSUER: &str = "https://issuer.example.com";
+const ISSUER_URL: &str = "https://issuer.example.com";
+const AUDIENCE: &str = "https://gateway.example.com";
 const METADATA: &str = "https://gateway.example.com/.well-known/oauth-protected-resource";
 const CHALLENGE: &str = r#"Bearer realm="https://gateway.example.com", resource_metadata="https://gateway.example.com/.well-known/oauth-protected-resource""#;
 
+fn issuer() -> &'static TestIssuer {
+    static ISSUER: LazyLock<TestIssuer> = LazyLock::new(|| TestIssuer::new(ISSUER_URL));
+    &ISSUER
+}
+
 fn layer() -> TokenValidatorLayer {
-    let clock = std::sync::Arc::new(ManualClock::new(some_day()));
-    let _clock = DefaultClock::set(clock);
-    let keys = json!({ "keys": [ED25519.public()] }).to_string();
-    let validator = TokenValidator::builder_with_keys(ISSUER, KeySet::from_json(keys).unwrap())
+    let validator = TokenValidator::builder(ISSUER_URL, issuer().clone())
         .audience(AUDIENCE)
         .resource(AUDIENCE);
     TokenValidatorLayer::new(validator.build().unwrap())
 }
 
 fn token(subject: &str) -> String {
-    let now = some_day().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let end = (now + Duration::from_secs(600)).as_secs();
-    let claims = json!({ "iss": ISSUER, "sub": subject, "aud": AUDIENCE, "exp": end });
-    format!("Bearer {}", ED25519.sign(&ED25519.header(), &claims))
+    let token = issuer().token(subject).audience(AUDIENCE);
+    format!("Bearer {}", token.sign())
 }
 
 async fn protected(caller: Identity) -> String {

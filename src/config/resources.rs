@@ -239,6 +239,9 @@ impl<B> ResourcesBuilder<B> {
     /// provider to choose from. An `obo` backend without a `subjectTokenProviderName` still exchanges the token that the
     /// user came with. If the list is empty, there is no provider to name or to choose.
     ///
+    /// A `token_exchange` backend can then no longer exchange the token that the user came with. If one of your backends
+    /// does that, leave this setting out, or build the layer of that backend with other `Resources`.
+    ///
     /// ```
     /// # use bytes::Bytes; use http_body_util::Full;
     /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};

@@ -235,6 +235,7 @@
 //!
 //! # Next steps
 //!
+//! - [Test it](crate::guide::test_your_gateway) without network, in milliseconds.
 //! - Read the backends from a file: [`config`](crate::config).
 //! - [Run several replicas](crate::guide::replicas).
 //! - Watch spans and metrics: [`telemetry`](crate::telemetry).

@@ -108,6 +108,54 @@
 //! your client: a URL to visit (error −32042), or words. Since 2026-07-28
 //! [`input_required`](crate::client::rmcp::input_required) makes a result of it, after which the client repeats the call.
 //!
+//! # 8. Other MCP SDKs
+//!
+//! The clients of the following SDKs have reqwest built in. They take neither a Tower stack nor an identity for each call,
+//! so the layers do not fit beneath them. They ask a function for the token:
+//!
+//! | SDK | its function | with this crate |
+//! | --- | --- | --- |
+//! | `tower-mcp` 0.25 | `TokenProvider::get_token` (feature `oauth-client`), which may wait | `bearer_token` as below |
+//! | `rust-mcp-sdk` 2.0 | `request_header_provider`, which cannot wait | a token that needs no request, such as that of [`UpstreamInject`](crate::UpstreamInject) |
+//!
+//! ```
+//! use http::{Request, header::AUTHORIZATION};
+//! use tower_identity::{AuthError, AuthErrorKind, Identity, Strategy};
+//!
+//! async fn bearer_token(
+//!     strategy: &impl Strategy<()>,
+//!     user: Identity,
+//! ) -> Result<String, AuthError> {
+//!     let mut request = Request::new(());
+//!     request.extensions_mut().insert(user);
+//!     let authenticating = strategy.authenticate(&mut request);
+//!     let request = authenticating.complete(request).await?;
+//!     let value = request.headers().get(AUTHORIZATION);
+//!     let token = value
+//!         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+//!     token.map(str::to_owned).ok_or_else(|| {
+//!         let message = "the strategy sends no bearer token";
+//!         AuthError::new(AuthErrorKind::Configuration, message)
+//!     })
+//! }
+//! # use tower_identity::{UpstreamInject, testing::identity};
+//! # let alice = identity("alice", [("github", "gho_16C7e42F292c")]);
+//! # let github = UpstreamInject::new("github")?;
+//! # let token = bearer_token(&github, alice);
+//! # let token = futures_util::FutureExt::now_or_never(token).unwrap()?;
+//! # assert_eq!(token, "gho_16C7e42F292c");
+//! # Ok::<(), tower::BoxError>(())
+//! ```
+//!
+//! Open one client for each user, and let the function read the user's newest identity. The promises of the layers do not
+//! hold there: no origin is checked, and no rejected request is sent again. Give the client the URL that the strategy is for, and
+//! turn redirects off.
+//!
+//! The server of `tower-mcp` fits as it is. Put [`TokenValidatorLayer`](crate::TokenValidatorLayer) around the
+//! `axum::Router` of its `HttpTransport`, and call two methods of the transport. `bridge_extension::<Identity>()`
+//! gives the tools the identity. `session_principal_from_extension` binds a session to its user, by issuer and subject, as
+//! [`BindSubject`](crate::BindSubject) does.
+//!
 //! # Next steps
 //!
 //! - See [which request carries which identity](crate::client::rmcp::TowerHttpClient#whose-identity-a-request-carries).

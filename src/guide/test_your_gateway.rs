@@ -293,8 +293,73 @@
 //! # 5. An MCP server as the backend
 //!
 //! [`TestNetwork::host`](crate::testing::TestNetwork::host) takes any Tower service, and its responses can stream. For
-//! example, the `StreamableHttpService` of `rmcp` becomes the backend of an MCP gateway, and an `axum::Router` that of
-//! another API.
+//! example, an `axum::Router` becomes the backend of an API gateway, and an MCP server of `rmcp` that of an MCP gateway.
+//! The server must allow the host by name, or it answers 403:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use rmcp::{
+//!     ServerHandler, ServiceExt, model::CallToolRequestParams,
+//!     tool, tool_handler, tool_router,
+//!     transport::{
+//!         StreamableHttpClientTransport as Transport,
+//!         streamable_http_client::StreamableHttpClientTransportConfig,
+//!         streamable_http_server::{
+//!             StreamableHttpServerConfig, StreamableHttpService,
+//!             session::local::LocalSessionManager,
+//!         },
+//!     },
+//! };
+//! use tower::{BoxError, ServiceBuilder};
+//! use tower_identity::{
+//!     AuthLayer, IdentityLayer, Origin, UpstreamInject,
+//!     client::rmcp::{SendAs, TowerHttpClient},
+//!     testing::{TestNetwork, identity},
+//! };
+//!
+//! #[derive(Clone)]
+//! struct Greeter;
+//!
+//! #[tool_router]
+//! impl Greeter {
+//!     #[tool(description = "Say hello")]
+//!     fn hello(&self) -> String {
+//!         "hello".to_owned()
+//!     }
+//! }
+//!
+//! #[tool_handler]
+//! impl ServerHandler for Greeter {}
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let server = StreamableHttpService::new(
+//!     || Ok(Greeter),
+//!     Arc::new(LocalSessionManager::default()),
+//!     StreamableHttpServerConfig::default()
+//!         .with_allowed_hosts(["mcp.example.com"]),
+//! );
+//! let network = TestNetwork::new().host("https://mcp.example.com", server);
+//!
+//! let alice = identity("alice", [("github", "gho_16C7e42F292c")]);
+//! let origin = Origin::try_from("https://mcp.example.com")?;
+//! let stack = ServiceBuilder::new()
+//!     .layer(IdentityLayer::new(alice.clone()).follow_requests())
+//!     .layer(AuthLayer::new(origin, UpstreamInject::new("github")?))
+//!     .service(network);
+//! let config = StreamableHttpClientTransportConfig::with_uri(
+//!     "https://mcp.example.com/mcp",
+//! );
+//! let client = TowerHttpClient::new(stack);
+//! let session = ().serve(Transport::with_client(client, config)).await?;
+//! let hello = CallToolRequestParams::new("hello");
+//! let result = session.call_tool_as(alice, hello).await?;
+//! assert_eq!(result.content[0].as_text().unwrap().text, "hello");
+//! session.cancel().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What the issuer is compared with
 //!
