@@ -6,15 +6,22 @@ mod support;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use http::{Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, Uri, header};
 use serde_json::json;
 use support::{
     key_pair::{ED25519, P256},
     linking::{BASE, Browser, CLIENT, FakeProvider, GATEWAY, ISSUER, Page, encoded, owner, query},
     log::Log,
 };
-use tower_identity::{AccountLinking, MemoryStore, UpstreamTokenStore, upstream::ProviderSettings};
+use tower_identity::{
+    AccountLinking, MemoryStore, UpstreamTokenStore,
+    upstream::{
+        ProviderSettings,
+        linking::{CodeFlow, LinkErrorKind},
+    },
+};
 
+const LOGGED_IN: &str = "https://gateway.example.com/login/callback";
 const COOKIE: &str = "__Host-tower-identity-link";
 
 struct World {
@@ -105,6 +112,57 @@ async fn the_redirect_of_an_attackers_link_does_nothing_in_a_victims_browser() {
         world.provider.token_requests().is_empty(),
         "no code was sent"
     );
+}
+
+#[tokio::test]
+async fn the_redirect_of_an_attackers_login_logs_nobody_in_in_a_victims_browser() {
+    let world = world();
+    let idp = ProviderSettings::discovered(ISSUER).scopes(["openid"]);
+    let idp = world.provider.provider(idp);
+    let flow = CodeFlow::new(idp, LOGGED_IN, world.store.clone()).unwrap();
+    let flow = flow.clock(world.provider.clock.clone());
+    let begin = async || {
+        let start = flow.start(&HeaderMap::new(), None, "/").await.unwrap();
+        let cookie = start.headers()[header::SET_COOKIE].to_str().unwrap();
+        let cookie = cookie.split(';').next().unwrap().parse().unwrap();
+        let location = start.headers()[header::LOCATION].to_str().unwrap();
+        let back = world.provider.agree(location);
+        (HeaderMap::from_iter([(header::COOKIE, cookie)]), back)
+    };
+    let (mallory, back) = begin().await;
+    let (alice, _) = begin().await;
+    let back: Uri = back.parse().unwrap();
+    // The victim has no login under way, or one of their own.
+    for browser in [&HeaderMap::new(), &alice] {
+        let error = flow.finish(&back, browser, None).await.unwrap_err();
+        assert_eq!(error.kind(), LinkErrorKind::OtherBrowser);
+    }
+    // Nor does the login link an account, or somebody's link log them in.
+    let (_, cookie) = mallory[header::COOKIE]
+        .to_str()
+        .unwrap()
+        .split_once('=')
+        .unwrap();
+    let mut browser = Browser::of("mallory");
+    browser.cookies.insert(COOKIE.to_owned(), cookie.to_owned());
+    let elsewhere = back
+        .to_string()
+        .replace(LOGGED_IN, &format!("{BASE}/link/callback/idp"));
+    world
+        .refused(&mut browser, &elsewhere, StatusCode::BAD_REQUEST)
+        .await;
+    let link = world.agreed(&mut browser, "idp").await;
+    let elsewhere = link.replace(&format!("{BASE}/link/callback/idp"), LOGGED_IN);
+    let error = flow
+        .finish(&elsewhere.parse().unwrap(), &mallory, None)
+        .await;
+    assert_eq!(error.unwrap_err().kind(), LinkErrorKind::OtherBrowser);
+    assert!(
+        world.provider.token_requests().is_empty(),
+        "no code was sent"
+    );
+    let finished = flow.finish(&back, &mallory, None).await.unwrap();
+    assert!(finished.identity().is_some(), "it is the attacker's login");
 }
 
 #[tokio::test]

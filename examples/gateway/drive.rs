@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     process::ExitCode,
     sync::{Arc, Mutex, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -45,6 +45,7 @@ use crate::{
 
 /// More than the gateway has when it stops.
 const PATIENCE: Duration = Duration::from_secs(20);
+const VISITS: usize = 101;
 const AN_HOUR_AND_A_BIT: Duration = Duration::from_secs(3660);
 
 /// The expected timeline: an event, the answers to the client, and the requests at the backends with their credentials.
@@ -202,6 +203,9 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     let link = format!("{gateway}/accounts/link/github");
     timeline.note_page(browser.visit(&link, "no").await?);
     timeline.note_page(browser.visit(&link, "yes").await?);
+    let page = browser
+        .median_of_visits(&format!("{gateway}/accounts"))
+        .await?;
     let token = issuer.callers_token("user-1")?;
     let with_github = timeline.open(&format!("{gateway}/github"), &token).await?;
     let with_tickets = timeline.open(&format!("{gateway}/tickets"), &token).await?;
@@ -262,7 +266,9 @@ pub(crate) async fn drive() -> Result<ExitCode, BoxError> {
     stop.send(()).map_err(|()| "the gateway is gone")?;
     timeout(PATIENCE, serving).await???;
     timeline.note();
-    Ok(timeline.verdict())
+    let verdict = timeline.verdict();
+    println!("A page of the accounts took {page:.1?} (the median of {VISITS}).");
+    Ok(verdict)
 }
 
 /// The file, with the addresses of a world on loopback.
@@ -331,6 +337,20 @@ impl Browser {
     async fn visit(&mut self, url: &str, answer: &str) -> Result<StatusCode, BoxError> {
         self.follow(Request::get(url).body(Full::default())?, answer)
             .await
+    }
+
+    /// How long it takes to get a page of the gateway that leads nowhere else.
+    async fn median_of_visits(&mut self, url: &str) -> Result<Duration, BoxError> {
+        let mut times = Vec::new();
+        for _ in 0..VISITS {
+            let start = Instant::now();
+            if self.visit(url, "no").await? != StatusCode::OK {
+                return Err("the page cannot be had".into());
+            }
+            times.push(start.elapsed());
+        }
+        times.sort_unstable();
+        Ok(times[VISITS / 2])
     }
 
     /// Sends a form of the gateway's pages.

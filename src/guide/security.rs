@@ -123,6 +123,7 @@
 //! | CSRF on the start, and on unlinking: no image, frame or prefetch starts a link, and only a form of the own origin ends one | `linking_security` | `no_other_site_starts_a_link_unseen_or_ends_one` |
 //! | Login and link fixation: a browser that comes back as another user links nothing | `linking_security` | `a_browser_that_comes_back_as_somebody_else_links_nothing` |
 //! | … and an address that an attacker sends links the account of the user who opens it to that user | `linking_security` | `the_address_of_a_link_names_no_user_so_that_who_opens_it_links_their_own_account` |
+//! | … and the redirect of an attacker's login, or of a link, logs nobody in in another browser | `linking_security` | `the_redirect_of_an_attackers_login_logs_nobody_in_in_a_victims_browser` |
 //! | Mix-up between providers: each has its own redirect URI, and `iss` (RFC 9207) is compared | `linking_security` | `a_response_of_one_provider_is_not_taken_for_one_of_another` |
 //! | A replayed `state` is refused, also by many requests at once | `linking_security` | `a_state_is_accepted_once_however_many_ask_at_once` |
 //! | … by several replicas | `account_linking` | `what_one_replica_began_another_one_finishes_once` |

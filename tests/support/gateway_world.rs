@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use form_urlencoded::Serializer;
 use http::{
-    HeaderValue, Request, Response,
+    HeaderValue, Method, Request, Response,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE},
 };
 use http_body_util::{BodyExt, Full};
@@ -278,6 +278,26 @@ pub(crate) struct Person {
 }
 
 impl Person {
+    /// The value of this cookie, in the browser.
+    pub(crate) fn cookie(&self, url: &str, name: &str) -> String {
+        self.cookies[url.trim_start_matches("http://")][name].clone()
+    }
+
+    /// Sends a request with these headers alone, and follows nothing.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+    ) -> Response<Incoming> {
+        let mut request = Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).unwrap();
+        self.http.request(request).await.unwrap()
+    }
+
     /// Opens a page, logs in and consents where a provider asks for it, and returns the page that this leads to, or the
     /// URL of it if nobody serves that.
     pub(crate) async fn open(&mut self, url: &str) -> String {
@@ -324,7 +344,9 @@ impl Person {
             });
             let (action, _) = action.split_once('"').unwrap();
             let form = match page.contains(r#"name="prompt" value="login""#) {
-                true => format!("prompt=login&login={name}&password=x"),
+                true => Serializer::new(String::new())
+                    .extend_pairs([("prompt", "login"), ("login", name), ("password", "x")])
+                    .finish(),
                 false => "prompt=consent".to_owned(),
             };
             request = Request::post(action)

@@ -85,7 +85,9 @@ impl fmt::Debug for ClientMetadata {
     }
 }
 
-/// Builds a [`ClientMetadata`].
+/// Builds a [`ClientMetadata`]. [`AccountLinking::client_metadata`](crate::AccountLinking::client_metadata) has an example.
+///
+/// Needs the feature `linking`.
 #[must_use = "nothing is checked before `build`"]
 pub struct ClientMetadataBuilder {
     client_id: String,
@@ -114,6 +116,8 @@ impl ClientMetadataBuilder {
 
     /// Sets where the keys of a client with [`private_key_jwt`](crate::ClientAuth::private_key_jwt) are published, for
     /// example by [`Jwks`](crate::oauth::Jwks). By default they are in the document.
+    ///
+    /// Needs the feature `private-key-jwt`.
     ///
     /// A key that is not in this process, see [`JwtSigner`](crate::oauth::JwtSigner), needs it, and so does a key that is
     /// replaced while the application runs.

@@ -1,5 +1,4 @@
 use std::{
-    borrow::Cow,
     fmt,
     pin::Pin,
     sync::Arc,
@@ -28,6 +27,7 @@ use crate::{
 };
 
 use super::{
+    authorization_response::AuthorizationResponse,
     browser::{cookie, is_local_path, redirect, secret_of},
     id_token,
     link_error::{LinkError, LinkErrorKind},
@@ -36,7 +36,6 @@ use super::{
 
 /// How long a user has between the start and the way back.
 const LIFETIME: Duration = Duration::from_secs(600);
-const LONGEST_QUERY: usize = 16 * 1024;
 
 /// The authorization code flow with PKCE at one provider (RFC 6749 §4.1, RFC 7636), for a
 /// login to your application.
@@ -237,7 +236,7 @@ impl CodeFlow {
         user: Option<&TokenOwner>,
     ) -> CodeFlowFuture<Finished> {
         let inner = Arc::clone(&self.inner);
-        let answer = Answer::read(uri.query().unwrap_or_default());
+        let answer = AuthorizationResponse::read(uri.query().unwrap_or_default());
         let secret = secret_of(headers).map(str::to_owned);
         let user = bytes_of(user);
         CodeFlowFuture::new(async move { inner.finish(answer?, secret, user).await })
@@ -282,7 +281,7 @@ impl Inner {
 
     async fn finish(
         &self,
-        answer: Answer,
+        answer: AuthorizationResponse,
         secret: Option<String>,
         user: [u8; 32],
     ) -> Result<Finished, LinkError> {
@@ -295,7 +294,7 @@ impl Inner {
 
     async fn answered(
         &self,
-        answer: &Answer,
+        answer: &AuthorizationResponse,
         state: &State,
         user: [u8; 32],
     ) -> Result<Finished, LinkError> {
@@ -366,80 +365,6 @@ fn no_random(error: getrandom::Error) -> LinkError {
     AuthError::new(AuthErrorKind::Configuration, fault)
         .with_source(error)
         .into()
-}
-
-/// The parameters of an authorization response (RFC 6749 §4.1.2, RFC 9207).
-struct Answer {
-    state: String,
-    code: Option<String>,
-    error: Option<String>,
-    issuer: Option<String>,
-}
-
-impl Answer {
-    fn read(query: &str) -> Result<Self, LinkError> {
-        let malformed = || LinkError::from(LinkErrorKind::Malformed);
-        if query.len() > LONGEST_QUERY {
-            return Err(malformed());
-        }
-        let [mut state, mut code, mut error, mut issuer] = [const { None }; 4];
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let place = match &*name {
-                "state" => &mut state,
-                "code" => &mut code,
-                "error" => &mut error,
-                "iss" => &mut issuer,
-                _ => continue,
-            };
-            if place.replace(Cow::into_owned(value)).is_some() {
-                return Err(malformed());
-            }
-        }
-        Ok(Self {
-            state: state.ok_or_else(malformed)?,
-            code,
-            error,
-            issuer,
-        })
-    }
-
-    fn code(&self) -> Result<&str, LinkError> {
-        if let Some(error) = &self.error {
-            return Err(refused(error));
-        }
-        let code = self.code.as_deref().filter(|code| !code.is_empty());
-        code.ok_or_else(|| LinkErrorKind::Malformed.into())
-    }
-}
-
-/// Reads the provider's error code (RFC 6749 §4.1.2.1, OIDC Core §3.1.2.6).
-fn refused(code: &str) -> LinkError {
-    let (kind, link_kind) = match code {
-        "access_denied"
-        | "consent_required"
-        | "interaction_required"
-        | "login_required"
-        | "user_cancelled_authorize"
-        | "user_cancelled_login" => (AuthErrorKind::Rejected, LinkErrorKind::Declined),
-        "server_error" | "temporarily_unavailable" => {
-            (AuthErrorKind::Unavailable, LinkErrorKind::Unavailable)
-        }
-        "application_suspended"
-        | "invalid_request"
-        | "invalid_scope"
-        | "invalid_target"
-        | "redirect_uri_mismatch"
-        | "unauthorized_client"
-        | "unsupported_response_type" => {
-            (AuthErrorKind::Configuration, LinkErrorKind::Configuration)
-        }
-        _ => (AuthErrorKind::Rejected, LinkErrorKind::Refused),
-    };
-    let source = AuthError::new(
-        kind,
-        "the provider answered the authorization request with an error",
-    );
-    LinkError::from(link_kind).with_source(source.with_oauth_error(code))
 }
 
 impl fmt::Debug for CodeFlow {

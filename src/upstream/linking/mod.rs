@@ -6,7 +6,9 @@
 //! alone, for a login to your application.
 
 pub(crate) mod account_linking;
+mod authorization_response;
 mod browser;
+mod builder;
 mod client_metadata;
 mod code_flow;
 mod id_token;
@@ -14,7 +16,8 @@ mod link_error;
 mod routes;
 mod state;
 
-pub use account_linking::{AccountLinkingBuilder, LinkingFuture};
+pub use account_linking::LinkingFuture;
+pub use builder::AccountLinkingBuilder;
 pub use client_metadata::{ClientMetadata, ClientMetadataBuilder};
 pub use code_flow::{CodeFlow, CodeFlowFuture, Finished};
 pub use link_error::{LinkError, LinkErrorKind};

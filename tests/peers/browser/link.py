@@ -45,7 +45,7 @@ class Driver:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, method=method)
         request.add_header("content-type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=120) as response:
                 return json.load(response)["value"]
         except urllib.error.HTTPError as error:
             raise RuntimeError(json.load(error)["value"]["message"]) from error
@@ -64,7 +64,7 @@ class Browser:
         self.driver = driver
         self.path = f"/session/{driver.ask('POST', '/session', wanted)['sessionId']}"
         driver.browsers.append(self)
-        self.ask("POST", "/timeouts", {"implicit": 10_000})
+        self.ask("POST", "/timeouts", {"implicit": 30_000})
 
     def ask(self, method, path, body=None):
         return self.driver.ask(method, self.path + path, body)
@@ -138,7 +138,7 @@ class Browser:
 
 def wait(is_so):
     """Waits until it is so: a browser may answer before the page that it was sent to has come."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not (holds := is_so()) and time.monotonic() < end:
         time.sleep(0.05)
     return holds

@@ -1,0 +1,134 @@
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::Clock,
+    credential::cache::{
+        CredentialCache,
+        entry::Obtained,
+        key::{CacheKey, CacheScope},
+    },
+    error::{AuthError, AuthErrorKind, BuildError},
+    incoming::issuer::ServerDiscovery,
+    oauth::{
+        client_auth::ClientAuth,
+        http_client::HttpClient,
+        token_endpoint::{TokenEndpoint, TokenEndpointBuilder},
+    },
+};
+
+use super::{document_url::document_path, settings::ProviderSettings};
+
+const METADATA_AGE: Duration = Duration::from_secs(3600);
+
+/// The way to the endpoints of a provider.
+pub(super) enum Endpoints {
+    Known(Arc<Server>),
+    Discovered(Discovered),
+}
+
+impl Endpoints {
+    /// Reads the metadata when it is needed, once at a time, and again before it is old.
+    pub(super) fn discovered(source: Source) -> Self {
+        Self::Discovered(Discovered {
+            cache: CredentialCache::builder()
+                .capacity(16)
+                .clock(Arc::clone(&source.clock))
+                .make(),
+            key: CacheScope::new("provider metadata").key_for_client(),
+            source: Arc::new(source),
+        })
+    }
+
+    pub(super) async fn server(&self) -> Result<Arc<Server>, AuthError> {
+        match self {
+            Self::Known(server) => Ok(Arc::clone(server)),
+            Self::Discovered(discovered) => {
+                let source = Arc::clone(&discovered.source);
+                let cache = &discovered.cache;
+                let server = cache.obtain(discovered.key, None, move || async move {
+                    let server = Arc::new(source.read().await?);
+                    Ok(Obtained::new(server).expires_in(METADATA_AGE))
+                });
+                server.await
+            }
+        }
+    }
+}
+
+pub(super) struct Discovered {
+    source: Arc<Source>,
+    cache: CredentialCache<Arc<Server>>,
+    key: CacheKey,
+}
+
+pub(super) struct Source {
+    pub(super) discovery: ServerDiscovery,
+    pub(super) settings: ProviderSettings,
+    pub(super) client_auth: ClientAuth,
+    pub(super) client: HttpClient,
+    pub(super) client_is_registered: bool,
+    pub(super) insecure: bool,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// The endpoints of a provider.
+pub(super) struct Server {
+    pub(super) authorization: String,
+    pub(super) token: TokenEndpoint,
+    pub(super) names_itself: bool,
+}
+
+impl Source {
+    async fn read(&self) -> Result<Server, AuthError> {
+        let read = self.discovery.read().await?;
+        if read.refuses_s256 {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "the provider's metadata says that it does not support PKCE with S256 (RFC 7636), which is required",
+            ));
+        }
+        let has_document = document_path(self.client_auth.client_id()).is_ok();
+        if has_document && !self.client_is_registered && !read.reads_client_documents {
+            return Err(AuthError::new(
+                AuthErrorKind::Configuration,
+                "the client's ID is a URL, but the provider's metadata does not say that it reads Client ID Metadata Documents \
+                 (`client_id_metadata_document_supported`); register a client there",
+            ));
+        }
+        let token = TokenEndpoint::of_client(read.token_endpoint, self.client.clone());
+        let token = endpoint(
+            token,
+            &self.settings,
+            &self.client_auth,
+            self.insecure,
+            &self.clock,
+        );
+        Ok(Server {
+            authorization: read.authorization_endpoint,
+            token: token.map_err(|error| {
+                let fault = "the provider's metadata names a token endpoint that cannot be used";
+                AuthError::new(AuthErrorKind::Unavailable, fault).with_source(error)
+            })?,
+            names_itself: read.names_itself,
+        })
+    }
+}
+
+pub(super) fn endpoint(
+    builder: TokenEndpointBuilder,
+    settings: &ProviderSettings,
+    client_auth: &ClientAuth,
+    insecure: bool,
+    clock: &Arc<dyn Clock>,
+) -> Result<TokenEndpoint, BuildError> {
+    let builder = builder
+        .client_auth(client_auth.clone())
+        .dialect(settings.dialect)
+        .clock(Arc::clone(clock));
+    let builder = if insecure {
+        builder.insecure()
+    } else {
+        builder
+    };
+    builder.build()
+}
