@@ -1,10 +1,5 @@
 use std::time::{Duration, SystemTime};
 
-use chacha20poly1305::{
-    Tag, XNonce,
-    aead::{Aead, AeadInOut, Payload, inout::InOutBuf},
-};
-
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::UpstreamToken,
@@ -15,11 +10,10 @@ use crate::{
 
 use super::{
     ProviderTokens, Version,
-    sealing_key::{NONCE_LENGTH, SealingKey},
+    sealing_key::{SealingKey, open_with},
 };
 
 const FORMAT: u8 = 1;
-const TAG_LENGTH: usize = 16;
 const UNKNOWN_TIME: u64 = u64::MAX;
 
 /// Where sealed tokens belong. They open nowhere else.
@@ -45,50 +39,21 @@ pub(super) fn seal(
     place: &Place<'_>,
     key: &SealingKey,
 ) -> Result<Vec<u8>, AuthError> {
-    let cannot_seal = || {
-        AuthError::new(
-            AuthErrorKind::Configuration,
-            "the tokens cannot be sealed; they were not stored",
-        )
-    };
-    let mut nonce = [0; NONCE_LENGTH];
-    getrandom::fill(&mut nonce).map_err(|error| cannot_seal().with_source(error))?;
-    let sealed = key
-        .cipher
-        .encrypt(
-            &XNonce::from(nonce),
-            Payload {
-                msg: &encode(tokens),
-                aad: &place.associated_data(),
-            },
-        )
-        .map_err(|_| cannot_seal())?;
-    Ok([&[FORMAT], &nonce[..], &sealed].concat())
+    let [nonce, ciphertext, tag] = key.seal_with(&place.associated_data(), encode(tokens))?;
+    Ok([&[FORMAT], &nonce[..], &ciphertext, &tag].concat())
 }
 
-/// Opens what was sealed for `place` with any of `keys`, in the buffer that it came in.
+/// Opens what was sealed for `place` with any of `keys`.
 pub(super) fn open(
-    sealed: &mut [u8],
+    sealed: &[u8],
     place: &Place<'_>,
     keys: &[SealingKey],
 ) -> Result<ProviderTokens, AuthError> {
     let tokens = sealed
-        .split_first_mut()
+        .split_first()
         .filter(|(format, _)| **format == FORMAT)
-        .and_then(|(_, rest)| rest.split_first_chunk_mut::<NONCE_LENGTH>())
-        .and_then(|(nonce, rest)| {
-            let (ciphertext, tag) = rest.split_last_chunk_mut::<TAG_LENGTH>()?;
-            let (nonce, tag) = (XNonce::from(*nonce), Tag::from(*tag));
-            let associated_data = place.associated_data();
-            // A key that does not open it leaves it as it is.
-            let is_opened = keys.iter().any(|key| {
-                let buffer = InOutBuf::from(&mut *ciphertext);
-                let cipher = &key.cipher;
-                let opened = cipher.decrypt_inout_detached(&nonce, &associated_data, buffer, &tag);
-                opened.is_ok()
-            });
-            is_opened.then(|| decode(ciphertext)).flatten()
-        });
+        .and_then(|(_, sealed)| open_with(keys, &place.associated_data(), sealed))
+        .and_then(|opened| decode(&opened));
     tokens.ok_or_else(|| {
         AuthError::new(
             AuthErrorKind::Configuration,

@@ -1,26 +1,28 @@
-use std::fmt;
+use std::{fmt, sync::Arc};
 
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use chacha20poly1305::{
-    KeyInit, XChaCha20Poly1305, XNonce,
-    aead::{Aead, Payload},
-};
 use zeroize::Zeroizing;
 
-use crate::error::{AuthError, AuthErrorKind, BuildError};
+use crate::{
+    error::{AuthError, AuthErrorKind, BuildError},
+    wiped::Wiped,
+};
 
 /// The first byte of the associated data. That of a sealed token is smaller.
 const OF_CONTEXT: u8 = 0x80;
-pub(super) const NONCE_LENGTH: usize = 24;
+pub(super) const NONCE_LENGTH: usize = 12;
+pub(super) const TAG_LENGTH: usize = 16;
 
-/// A key of 256 bits that seals stored tokens, and the state of a login (XChaCha20-Poly1305).
+/// A key of 256 bits that seals stored tokens, and the state of a login (AES-256-GCM-SIV, RFC 8452).
 ///
 /// Needs the feature `linking` or `redis`.
 ///
 /// The key and the stored data together reveal the users' tokens. The key is wiped from memory when it is dropped.
+/// Nonces are random. Should one come twice, it reveals only whether the same value was sealed twice.
 ///
 /// An application can seal its own values with it, for example a cookie:
 ///
@@ -35,15 +37,17 @@ pub(super) const NONCE_LENGTH: usize = 24;
 /// ```
 #[derive(Clone)]
 pub struct SealingKey {
-    pub(super) cipher: XChaCha20Poly1305,
+    /// `None` is a key that the library does not take. It takes each one of 32 bytes.
+    cipher: Option<Arc<LessSafeKey>>,
 }
 
 impl SealingKey {
     /// Takes 32 bytes from a cryptographic random number generator. A password is not a key.
     pub fn new(key: [u8; 32]) -> Self {
         let key = Zeroizing::new(key);
+        let key = UnboundKey::new(&AES_256_GCM_SIV, &*key).ok();
         Self {
-            cipher: XChaCha20Poly1305::new((&*key).into()),
+            cipher: key.map(|key| Arc::new(LessSafeKey::new(key))),
         }
     }
 
@@ -71,10 +75,8 @@ impl SealingKey {
     /// [`Configuration`](AuthErrorKind::Configuration), when the operating system has no random numbers.
     pub fn random() -> Result<Self, AuthError> {
         let mut key = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *key).map_err(|error| cannot_seal().with_source(error))?;
-        Ok(Self {
-            cipher: XChaCha20Poly1305::new((&*key).into()),
-        })
+        getrandom::fill(&mut *key).map_err(|error| no_random_numbers().with_source(error))?;
+        Ok(Self::new(*key))
     }
 
     /// Seals `value` for `purpose`. The result is text in base64url, which a cookie or a URL can have.
@@ -95,15 +97,26 @@ impl SealingKey {
 
     /// Seals `value` so that it opens only with the same `context`.
     pub(crate) fn seal_for(&self, context: &[&[u8]], value: &[u8]) -> Result<String, AuthError> {
+        let value = Wiped::new(value.to_vec());
+        let sealed = self.seal_with(&associated_data_of(context), value)?;
+        Ok(URL_SAFE_NO_PAD.encode(sealed.concat()))
+    }
+
+    /// Returns the nonce, the ciphertext and the tag.
+    pub(super) fn seal_with(
+        &self,
+        associated_data: &[u8],
+        mut value: Wiped<Vec<u8>>,
+    ) -> Result<[Vec<u8>; 3], AuthError> {
         let mut nonce = [0; NONCE_LENGTH];
-        getrandom::fill(&mut nonce).map_err(|error| cannot_seal().with_source(error))?;
-        let payload = Payload {
-            msg: value,
-            aad: &associated_data_of(context),
-        };
-        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload);
-        let sealed = sealed.map_err(|_| cannot_seal())?;
-        Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
+        getrandom::fill(&mut nonce).map_err(|error| no_random_numbers().with_source(error))?;
+        let cipher = self.cipher.as_ref().ok_or_else(cannot_seal)?;
+        let unique = Nonce::assume_unique_for_key(nonce);
+        let tag = cipher
+            .seal_in_place_separate_tag(unique, Aad::from(associated_data), &mut value)
+            .map_err(|_| cannot_seal())?;
+        let ciphertext = std::mem::take(&mut *value);
+        Ok([nonce.to_vec(), ciphertext, tag.as_ref().to_vec()])
     }
 }
 
@@ -112,18 +125,31 @@ pub(crate) fn open_for(
     keys: &[SealingKey],
     context: &[&[u8]],
     sealed: &str,
-) -> Option<Zeroizing<Vec<u8>>> {
+) -> Option<Wiped<Vec<u8>>> {
     let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
-    let (nonce, ciphertext) = sealed.split_first_chunk::<NONCE_LENGTH>()?;
-    let associated_data = associated_data_of(context);
-    keys.iter().find_map(|key| {
-        let payload = Payload {
-            msg: ciphertext,
-            aad: &associated_data,
-        };
-        let opened = key.cipher.decrypt(&XNonce::from(*nonce), payload);
-        opened.ok().map(Zeroizing::new)
-    })
+    open_with(keys, &associated_data_of(context), &sealed)
+}
+
+/// Opens a nonce, a ciphertext and a tag that any of `keys` sealed with the same associated data.
+pub(super) fn open_with(
+    keys: &[SealingKey],
+    associated_data: &[u8],
+    sealed: &[u8],
+) -> Option<Wiped<Vec<u8>>> {
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LENGTH>()?;
+    let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LENGTH>()?;
+    let mut opened = Wiped::new(vec![0; ciphertext.len()]);
+    let is_opened = keys.iter().any(|key| {
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let associated_data = Aad::from(associated_data);
+        key.cipher.as_ref().is_some_and(|cipher| {
+            let into = &mut opened;
+            let opening =
+                cipher.open_separate_gather(nonce, associated_data, ciphertext, tag, into);
+            opening.is_ok()
+        })
+    });
+    is_opened.then_some(opened)
 }
 
 /// Each part with its length.
@@ -137,10 +163,18 @@ fn associated_data_of(context: &[&[u8]]) -> Vec<u8> {
 }
 
 #[cold]
-fn cannot_seal() -> AuthError {
+fn no_random_numbers() -> AuthError {
     AuthError::new(
         AuthErrorKind::Configuration,
         "the operating system has no random numbers, so nothing can be sealed",
+    )
+}
+
+#[cold]
+fn cannot_seal() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Configuration,
+        "the value cannot be sealed; it was not stored",
     )
 }
 
