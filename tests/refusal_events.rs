@@ -50,11 +50,14 @@ where
 #[tokio::test]
 async fn the_advised_filter_shows_the_lines_that_the_guide_has_for_both_outcomes() {
     let guide = include_str!("../src/guide/troubleshooting.rs");
-    let documented = guide.lines().filter_map(|line| {
-        let line = line.strip_prefix("//! DEBUG ")?;
-        Some(line.strip_suffix('…').unwrap_or(line))
-    });
-    let documented: Vec<_> = documented.collect();
+    // The guide wraps them.
+    let (_, block) = guide.split_once("```text\n//! DEBUG ").unwrap();
+    let (block, _) = block.split_once("\n//! ```").unwrap();
+    let documented = block.replace("\n//!     ", " ");
+    let documented: Vec<_> = documented
+        .split("\n//! DEBUG ")
+        .map(|line| line.strip_suffix('…').unwrap_or(line))
+        .collect();
     let log = Log::default();
     let capturing = log.capture(advised_filter());
     let github = UpstreamInject::new("github").unwrap();

@@ -5,6 +5,10 @@ mod support;
 
 use std::{fs, path::PathBuf};
 
+use proptest::{
+    prelude::{Just, ProptestConfig, any, prop, prop_oneof, proptest},
+    strategy::Strategy,
+};
 use serde_json::{Value, json};
 use support::token_stack::{Body, http_client};
 use tower_identity::config::{ConfigError, Resources, Vmcp, VmcpBackendConfig, VmcpConfig};
@@ -438,6 +442,47 @@ async fn passthrough_headers_of_the_caller_reach_the_backend_and_others_do_not()
     assert!(!headers.contains_key("x-other"));
 }
 
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        Just(json!("https://mcp.example.com/mcp")),
+        Just(json!("oidc")),
+        Just(json!("/dev/null")),
+    ];
+    let known = "incomingAuth outgoingAuth passthroughHeaders backends type oidc authz issuer audience caBundlePath name \
+                 url transport metadata source default rateLimiting introspectionUrl scopes";
+    let known: Vec<_> = known.split_whitespace().map(str::to_owned).collect();
+    let name = prop_oneof![6 => prop::sample::select(known), 1 => any::<String>()];
+    leaf.prop_recursive(4, 48, 8, move |inner| {
+        prop_oneof![
+            1 => prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            3 => prop::collection::vec((name.clone(), inner), 0..8)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_file_is_read_or_refused_with_a_reason(mut document in any_value()) {
+        if let Some(document) = document.as_object_mut() {
+            document.entry("incomingAuth").or_insert(json!({ "type": "anonymous" }));
+            document.entry("outgoingAuth").or_insert(json!({}));
+        }
+        if let Ok(file) = serde_json::from_value::<VmcpConfig>(document) {
+            let built: Result<Vmcp<Body>, _> = file.build(&resources());
+            if let Err(error) = built {
+                assert!(!error.faults().is_empty());
+            }
+        }
+    }
+}
+
 #[cfg(not(feature = "incoming"))]
 #[test]
 fn oidc_without_the_feature_incoming_is_a_fault_that_says_so() {
@@ -508,6 +553,12 @@ mod incoming {
             (
                 oidc(|oidc| oidc["caBundlePath"] = json!("ca.crt")),
                 "caBundlePath: is not the absolute path",
+            ),
+            (
+                oidc(|oidc| {
+                    oidc["introspectionUrl"] = json!("https://oauth2.googleapis.com/tokeninfo");
+                }),
+                "introspectionUrl: does not speak RFC 7662",
             ),
             (
                 oidc(|oidc| oidc["jwksURL"] = json!("x")),

@@ -43,6 +43,10 @@ pub(crate) fn router(
 
     let mut router = Router::new();
     for backend in vmcp.backends() {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        if !backend.name().bytes().all(is_plain) {
+            return Err(format!("{:?} cannot be a part of a path", backend.name()).into());
+        }
         let client = ServiceBuilder::new()
             .layer(backend.header_forward_layer())
             .layer(backend.auth_layer())

@@ -1,4 +1,4 @@
-//! A [`reqwest::Client`] as the innermost service of a Tower stack.
+//! A `reqwest::Client` as the innermost service of a Tower stack.
 //!
 //! Needs the feature `reqwest`.
 //!
@@ -40,11 +40,11 @@ use crate::sent_or_refused::SentOrRefused;
 
 use super::checked_trailers::CheckedTrailers;
 
-/// A [`reqwest::Client`] as a Tower HTTP service.
+/// A `reqwest::Client` as a Tower HTTP service.
 ///
 /// Needs the feature `reqwest`.
 ///
-/// The service sends requests with any body `B` that is `Send` and whose data converts to [`Bytes`], for example
+/// The service sends requests with any body `B` that is `Send` and whose data converts to `Bytes`, for example
 /// `axum::body::Body`. Where the compiler cannot infer `B`, name it: `ReqwestService::<Full<Bytes>>::new(…)`.
 ///
 /// A clone is cheap and shares the connections.
@@ -60,7 +60,7 @@ use super::checked_trailers::CheckedTrailers;
 ///
 /// # Errors
 ///
-/// The service fails with a [`reqwest::Error`] without a URL, because reqwest would show the whole URL, including a
+/// The service fails with a `reqwest::Error` without a URL, because reqwest would show the whole URL, including a
 /// secret in its query. A relative URI is an error for which [`reqwest::Error::is_builder`] is true.
 ///
 /// # Security
@@ -86,7 +86,7 @@ impl<B> ReqwestService<B> {
     ///
     /// # Errors
     ///
-    /// The error of [`ClientBuilder::build`], if TLS or the resolver cannot be set up.
+    /// The error of `ClientBuilder::build`, if TLS or the resolver cannot be set up.
     pub fn new(builder: ClientBuilder) -> Result<Self, reqwest::Error> {
         let client = builder
             .redirect(redirect::Policy::none())

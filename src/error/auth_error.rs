@@ -16,7 +16,7 @@ use crate::origin::Origin;
 /// a remedy. The cause, if there is one, is the [`source`](Error::source) and is not repeated in `Display`. Neither shows
 /// a secret.
 ///
-/// The services of the layers fail with a [`tower::BoxError`]. [`AuthError::find_in`] finds the `AuthError` in it.
+/// The services of the layers fail with a `tower::BoxError`. [`AuthError::find_in`] finds the `AuthError` in it.
 ///
 /// A strategy creates an error like this:
 ///

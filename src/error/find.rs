@@ -3,7 +3,7 @@ use std::{error::Error, io, sync::Arc};
 use super::AuthError;
 
 impl AuthError {
-    /// Finds the `AuthError` in an error or its sources, for example in a [`tower::BoxError`] of a layer.
+    /// Finds the `AuthError` in an error or its sources, for example in a `tower::BoxError` of a layer.
     ///
     /// This function also finds an `AuthError` that the chain of [`Error::source`] skips: inside an [`io::Error`], a
     /// `Box` or an `Arc`, and with the feature `rmcp` inside an error of the MCP SDK.

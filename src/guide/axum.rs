@@ -108,7 +108,7 @@
 //! # 5. Call a backend as the caller
 //!
 //! Insert the `Identity` into the extensions of the outgoing request. [`AuthLayer`](crate::AuthLayer) and its strategy
-//! turn it into a credential. The stack's error is a [`tower::BoxError`], in which
+//! turn it into a credential. The stack's error is a `tower::BoxError`, in which
 //! [`AuthError::find_in`](crate::AuthError::find_in) finds an `AuthError`. Any other error means that the backend was not
 //! reached.
 //!

@@ -55,8 +55,26 @@
 //!
 //! # Three alerts
 //!
-//! | alert | expression (PromQL) | what it says |
-//! | --- | --- | --- |
-//! | the issuer or a store is down | `sum by (backend) (rate(tower_identity_requests_total{outcome="unavailable"}[5m])) > 0.1` | users get 503. The error says which issuer or store it is |
-//! | the configuration is wrong | `increase(tower_identity_requests_total{outcome=~"configuration\|wrong_origin"}[5m]) > 0` | no user can help. Read the event "a request was refused" on the level `WARN` |
-//! | users are asked to log in again | `sum(rate(tower_identity_requests_total{outcome=~"expired\|rejected"}[15m])) / sum(rate(tower_identity_requests_total[15m])) > 0.05` | tokens are not refreshed, or were revoked. Compare `backend` and `strategy` |
+//! ```yaml
+//! groups:
+//!   - name: tower_identity
+//!     rules:
+//!       # Users get 503. The error says which issuer or store it is.
+//!       - alert: IssuerOrStoreIsDown
+//!         expr: >
+//!           sum by (backend) (rate(
+//!             tower_identity_requests_total{outcome="unavailable"}[5m]
+//!           )) > 0.1
+//!       # No user can help. Read the event "a request was refused", at warn.
+//!       - alert: ConfigurationIsWrong
+//!         expr: >
+//!           increase(tower_identity_requests_total
+//!             {outcome=~"configuration|wrong_origin"}[5m]) > 0
+//!       # Tokens are not refreshed, or were revoked. Compare the labels
+//!       # `backend` and `strategy`.
+//!       - alert: UsersAreAskedToLogIn
+//!         expr: >
+//!           sum(rate(tower_identity_requests_total
+//!             {outcome=~"expired|rejected"}[15m]))
+//!           / sum(rate(tower_identity_requests_total[15m])) > 0.05
+//! ```

@@ -2,7 +2,7 @@
 //!
 //! # 1. Keep your client, and turn off its redirects
 //!
-//! You keep the [`reqwest::Client`] that you have, with its TLS settings, time limits and connections. Change one line
+//! You keep the `reqwest::Client` that you have, with its TLS settings, time limits and connections. Change one line
 //! where it is built, the policy for redirects, and hand it to
 //! [`from_client_without_redirects`](crate::client::reqwest::ReqwestService::from_client_without_redirects):
 //!
@@ -43,7 +43,7 @@
 //!
 //! # 3. Put the layers on top, and send `http` requests
 //!
-//! Replace `client.post(url).send()` by an [`http::Request`]. Insert the user's identity into its extensions, and call
+//! Replace `client.post(url).send()` by an `http::Request`. Insert the user's identity into its extensions, and call
 //! the stack.
 //!
 //! ```

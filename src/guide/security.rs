@@ -150,6 +150,8 @@
 //! | Nothing that a token refers to is fetched | `token_validator` | `nothing_that_a_token_names_is_fetched_or_believed` |
 //! | No arbitrary text is accepted as a token | `token_validator` | `no_text_is_accepted_as_a_token` |
 //! | Bad tokens cannot cause endless fetches of keys | `issuer_keys` | `f28_bad_tokens_fetch_keys_a_few_times_a_minute` |
+//! | A file with policies or limits that this crate does not enforce is refused, unless the application says that it enforces them | `vmcp_config` | `what_protects_is_a_fault_until_the_application_says_that_it_does_it` |
+//! | A handler that needs an identity refuses where a layer was forgotten | `axum` | `a_handler_that_needs_an_identity_refuses_where_no_layer_is` |
 //!
 //! ## What is shown
 //!

@@ -32,7 +32,7 @@
 //! | key | in this crate |
 //! | --- | --- |
 //! | `incomingAuth.type` | `oidc`, or `anonymous` for no validator. `local` is an error: the user of the operating system is not authenticated. |
-//! | `incomingAuth.oidc` | [`Vmcp::token_validator`](crate::config::Vmcp::token_validator). `resource` is the audience, if it is missing and the audience is a URL. `clientId` and `clientSecretEnv` are for `introspectionUrl`. The keys with `AllowPrivateIp` make no difference: the HTTP client decides which addresses it connects to. |
+//! | `incomingAuth.oidc` | [`Vmcp::token_validator`](crate::config::Vmcp::token_validator). `resource` is the audience, if it is missing and the audience is a URL. `clientId` and `clientSecretEnv` are for `introspectionUrl`, which speaks RFC 7662: the endpoints of Google and GitHub, for which ToolHive has other protocols, are errors. The keys with `AllowPrivateIp` make no difference: the HTTP client decides which addresses it connects to. |
 //! | `incomingAuth.authz` | An error, until the application [says that it enforces the policies](crate::config::VmcpConfig::handled_by_application). |
 //! | `outgoingAuth` | [`VmcpBackend::auth_layer`](crate::config::VmcpBackend::auth_layer) |
 //! | `passthroughHeaders` | [`VmcpBackend::header_forward_layer`](crate::config::VmcpBackend::header_forward_layer) |

@@ -46,12 +46,16 @@
 //!     .init();
 //! ```
 //!
-//! With `RUST_LOG=tower_identity=debug` it then prints, for a request that was sent and for one that was not (without
-//! times):
+//! With `RUST_LOG=tower_identity=debug` it prints one line for a request that was sent, and one for a request that was
+//! refused. Here they are without times, and wrapped:
 //!
 //! ```text
-//! DEBUG authenticate{backend=https://mcp.example.com strategy="upstream_inject" outcome="ok"}: tower_identity::telemetry: a request was authenticated
-//! DEBUG tower_identity::telemetry: a request was refused backend=https://mcp.example.com strategy="upstream_inject" kind="missing_identity" error=…
+//! DEBUG authenticate{backend=https://mcp.example.com
+//!     strategy="upstream_inject" outcome="ok"}:
+//!     tower_identity::telemetry: a request was authenticated
+//! DEBUG tower_identity::telemetry: a request was refused
+//!     backend=https://mcp.example.com strategy="upstream_inject"
+//!     kind="missing_identity" error=…
 //! ```
 //!
 //! # A `BuildError`

@@ -153,7 +153,7 @@ impl<S> Layer<S> for TokenValidatorLayer {
 /// Needs the feature `incoming`.
 ///
 /// Its error is the inner service's, because a refusal is a response. The response body must be convertible from
-/// [`Bytes`], as `axum::body::Body` and `Full<Bytes>` are.
+/// `Bytes`, as `axum::body::Body` and `Full<Bytes>` are.
 #[derive(Clone, Debug)]
 pub struct TokenValidatorService<S> {
     inner: S,

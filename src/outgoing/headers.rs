@@ -289,7 +289,7 @@ impl fmt::Debug for CapturedHeaders {
 
 /// The service that [`HeaderForwardLayer`] creates.
 ///
-/// Its error is [`BoxError`]. [`AuthError::find_in`](crate::AuthError::find_in) finds out whether the layer refused the
+/// Its error is `BoxError`. [`AuthError::find_in`](crate::AuthError::find_in) finds out whether the layer refused the
 /// request or the inner service failed.
 #[derive(Clone)]
 pub struct HeaderForwardService<S> {

@@ -1,4 +1,4 @@
-//! A Tower stack as the HTTP client of the MCP Rust SDK ([`rmcp`]).
+//! A Tower stack as the HTTP client of the MCP Rust SDK (`rmcp`).
 //!
 //! Needs the feature `rmcp`.
 //!

@@ -13,7 +13,7 @@ use crate::identity::Identity;
 ///
 /// Needs the feature `rmcp`.
 ///
-/// [`Peer`], the handle of an MCP session, implements this trait. The value that the SDK's `serve` returns dereferences
+/// `Peer`, the handle of an MCP session, implements this trait. The value that the SDK's `serve` returns dereferences
 /// to it.
 ///
 /// The SDK's `call_tool` sends no identity. It also answers a server that asks for input, and cancels the call when its
@@ -38,7 +38,7 @@ pub trait SendAs {
     ///
     /// # Errors
     ///
-    /// The errors of [`Peer::send_request`]. [`AuthError::find_in`](crate::AuthError::find_in) finds out whether
+    /// The errors of `Peer::send_request`. [`AuthError::find_in`](crate::AuthError::find_in) finds out whether
     /// authentication failed.
     fn send_request_as(
         &self,
@@ -50,7 +50,7 @@ pub trait SendAs {
     ///
     /// # Errors
     ///
-    /// The errors of [`send_request_as`](Self::send_request_as), and [`ServiceError::UnexpectedResponse`] if the server
+    /// The errors of [`send_request_as`](Self::send_request_as), and `ServiceError::UnexpectedResponse` if the server
     /// does not answer with the tool's result, for example because it asks for input or turns the call into a task.
     fn call_tool_as(
         &self,

@@ -20,6 +20,13 @@ use super::AUTHZ;
 #[cfg(feature = "incoming")]
 use super::ca_bundle::CaBundle;
 
+/// The endpoints for which ToolHive has other protocols than RFC 7662, of Google and of GitHub.
+#[cfg(feature = "incoming")]
+const OTHER_PROTOCOLS: [&str; 2] = [
+    "oauth2.googleapis.com/tokeninfo",
+    "api.github.com/applications",
+];
+
 const OIDC: &str = "incomingAuth.oidc";
 const TYPE: &str = "incomingAuth.type";
 
@@ -272,6 +279,14 @@ impl OidcConfig {
         block: &mut Block<'_, B>,
     ) -> Option<IntrospectionEndpoint> {
         let url = self.introspection_url.as_ref()?;
+        if OTHER_PROTOCOLS.iter().any(|other| url.contains(other)) {
+            block.fault(
+                "introspectionUrl",
+                "is an endpoint that does not speak RFC 7662, and ToolHive has a protocol for it alone; this crate has \
+                 not: validate such tokens in the application",
+            );
+            return None;
+        }
         let variable = ("clientSecretEnv", &self.client_secret_env);
         let secret = block.secret(("clientSecret", &None), variable);
         let mut endpoint = IntrospectionEndpointBuilder::of_client(url, client.clone());

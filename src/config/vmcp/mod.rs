@@ -137,7 +137,7 @@ const READ: &[&str] = &[
 /// # Security
 ///
 /// The author of the file decides where users' tokens are sent, and which files `caBundlePath` reads. Do not let users
-/// write it. A backend at plain `http` is refused, except on loopback, unless
+/// write it. The callers choose the values of `passthroughHeaders`. A backend at plain `http` is refused, except on loopback, unless
 /// [`insecure_backend`](Self::insecure_backend) names it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -187,13 +187,13 @@ impl VmcpConfig {
     /// # Errors
     ///
     /// [`ConfigError`], with all faults of the whole file.
-    pub fn build<B>(self, resources: &Resources<B>) -> Result<Vmcp<B>, ConfigError>
+    pub fn build<B>(&self, resources: &Resources<B>) -> Result<Vmcp<B>, ConfigError>
     where
         B: Body + From<Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        if let Some(fault) = self.another {
-            return Err(ConfigError::new(vec![fault]));
+        if let Some(fault) = &self.another {
+            return Err(ConfigError::new(vec![fault.clone()]));
         }
         let mut faults = SectionFaults::new(Section::Document);
         let incoming = self.build_incoming(resources, &mut faults);

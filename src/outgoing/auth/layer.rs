@@ -216,7 +216,7 @@ impl<A> AuthLayer<A> {
     /// [what is retried](Self#retrying-rejected-credentials).
     ///
     /// Each request is cloned before it is sent, with its body and its extensions. The response of the inner service
-    /// must be an [`http::Response`], and its body a [`Body`](http_body::Body). The body that the caller gets is a
+    /// must be an `http::Response`, and its body a [`Body`](http_body::Body). The body that the caller gets is a
     /// [`PeekedBody`](crate::outgoing::PeekedBody): the same bytes, streamed.
     #[must_use]
     pub fn retry_rejected<B: Clone>(self) -> AuthLayer<A, RetryRejected<B>> {
@@ -309,7 +309,7 @@ impl<A, R> fmt::Debug for AuthLayer<A, R> {
 
 /// The service of [`AuthLayer`].
 ///
-/// Its error is [`BoxError`]. [`AuthError::find_in`](crate::AuthError::find_in) tells whether authentication failed or
+/// Its error is `BoxError`. [`AuthError::find_in`](crate::AuthError::find_in) tells whether authentication failed or
 /// the inner service did.
 #[derive(Clone)]
 pub struct AuthService<S, A, R = NoRetry> {
