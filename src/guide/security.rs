@@ -199,7 +199,7 @@
 //! - **An older state of Redis.** A party that can write to Redis can restore or delete stored tokens. This costs
 //!   logins, but gives no user another user's tokens.
 //! - **Too many requests.** Caches and answers are bounded, request rates are not. Put a rate limit above the layers.
-//! - **Your own strategies.** The [rules for an implementation](crate::Strategy#what-an-implementation-keeps-to) are
+//! - **Your own strategies.** The [rules for an implementation](crate::Strategy#rules-for-implementations) are
 //!   documented, but not checked.
 //!
 //! # Reports and fixes
