@@ -2,7 +2,7 @@
 //!
 //! `layers_hit` is a request through `IdentityLayer`, `AuthLayer` and `TokenExchange`; `minimum` is what somebody would
 //! write by hand: a look-up in a bare `quick_cache`, one clock read, and the header inserted. `cache_hit`, `quick_cache`
-//! and `moka` are the look-up alone. Ratios of medians from one run are what counts. `rejected_1k`
+//! and `moka` are the look-up alone. The rows `hot_user` and `hot_key` have one user, whose token all threads send. Ratios of medians from one run are what counts. `rejected_1k`
 //! is 1,000 calls in a row that the backend rejects, and asserts that they cost the issuer at most one request in 10 s.
 //! It also prints how long 10,000 callers wait for one exchange. What an entry takes in memory is a test (`tests/allocation.rs`).
 //!
@@ -314,6 +314,9 @@ fn hits_through_the_stack(group: &mut BenchmarkGroup<'_, WallTime>, identities: 
     let layers = layers(strategy);
     calls_on_one_thread(group, "layers_hit_1_thread", identities, layers.clone());
     calls_on_all_threads(group, "layers_hit_all_threads", identities, &layers);
+    let one_user = vec![identities[0].clone(); USERS];
+    calls_on_one_thread(group, "layers_hot_user_1_thread", &one_user, layers.clone());
+    calls_on_all_threads(group, "layers_hot_user_all_threads", &one_user, &layers);
 }
 
 fn look_ups(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {
@@ -338,6 +341,9 @@ fn look_ups(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {
     let hit = |key: &CacheKey| cache.lookup(key, None).unwrap().unwrap();
     look_ups_on_one_thread(group, "cache_hit_1_thread", &keys, hit);
     look_ups_on_all_threads(group, "cache_hit_all_threads", &keys, hit);
+    let hot = keys[0];
+    look_ups_on_one_thread(group, "hot_key_1_thread", &keys, |_| hit(&hot));
+    look_ups_on_all_threads(group, "hot_key_all_threads", &keys, |_| hit(&hot));
     look_ups_on_one_thread(group, "quick_cache_1_thread", &keys, |key| {
         quick_cache.get(key).unwrap()
     });
