@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future::poll_immediate, stream};
+use futures_util::{FutureExt, StreamExt, future::poll_immediate, stream};
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, request, response, uri::PathAndQuery,
 };
@@ -752,5 +752,34 @@ fn f47_a_body_of_empty_frames_without_end_is_passed_on() {
     for _ in 0..5_000 {
         let frame = body.frame().now_or_never().unwrap().unwrap().unwrap();
         assert!(frame.into_data().unwrap().is_empty());
+    }
+}
+
+#[cfg(feature = "token-exchange")]
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stalls_is_passed_on_after_5_s_with_what_there_is_of_it() {
+    let first_bytes: [&'static [u8]; 2] = [b"", b"half"];
+    for first in first_bytes {
+        let answer = move |_: Request<String>| {
+            let first = stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from_static(first)))]);
+            let later = stream::once(async {
+                tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+                Ok(Frame::data(Bytes::from_static(b" and half")))
+            });
+            let answer = Response::builder().status(403);
+            let body = StreamBody::new(first.chain(later));
+            std::future::ready(Ok::<_, BoxError>(answer.body(body).unwrap()))
+        };
+        let layer = AuthLayer::new(Origin::try_from(BACKEND).unwrap(), Reader).retry_rejected();
+        let client = layer.layer(service_fn(answer));
+        let request = request_to(&format!("{BACKEND}/mcp"), Method::POST, None);
+
+        let start = tokio::time::Instant::now();
+        let answer = client.oneshot(request).await.unwrap();
+
+        assert_eq!(start.elapsed().as_secs(), 5);
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        let body = Box::pin(answer.into_body()).collect().await.unwrap();
+        assert_eq!(body.to_bytes(), [first, b" and half"].concat());
     }
 }

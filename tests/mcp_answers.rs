@@ -23,7 +23,10 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use rmcp::{
     RoleClient, ServiceError,
-    model::{CallToolRequest, CallToolRequestParams, ProtocolVersion, ServerResult},
+    model::{
+        CallToolRequest, CallToolRequestParams, ProtocolVersion, ServerResult, SubscriptionFilter,
+        SubscriptionsListenRequest, SubscriptionsListenRequestParams,
+    },
     service::{ClientLifecycleMode, ClientServiceExt, PeerRequestOptions, RunningService},
     transport::{
         StreamableHttpClientTransport,
@@ -36,6 +39,8 @@ use tower::util::BoxCloneSyncService;
 use tower_identity::client::rmcp::{TowerHttpClient, TowerHttpError};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+const DRIP: Duration = Duration::from_secs(20);
 
 /// The SDK may wait a while between two attempts to resume a stream.
 const NEVER: Duration = Duration::from_secs(60 * 60 * 24);
@@ -354,6 +359,105 @@ async fn events_without_end_leave_the_caller_its_own_timeout_and_others_their_an
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn bytes_without_end_are_not_waited_for_beyond_the_time_for_a_call() {
+    let notification = json!({ "jsonrpc": "2.0", "method": "notifications/message",
+        "params": { "level": "info", "data": "more" } });
+    let of_others = format!(
+        "data: {}\n\n",
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" })
+    );
+    let drips = [
+        ("text/event-stream", ": alive\n\n".to_owned()),
+        ("text/event-stream", format!("data: {notification}\n\n")),
+        (
+            "text/event-stream",
+            format!("id: 7\ndata: {notification}\n\n"),
+        ),
+        ("text/event-stream", of_others),
+        ("text/event-stream", "id: 7\ndata:\n\n".to_owned()),
+        ("text/event-stream", "data: x\n".to_owned()),
+        ("application/json", " ".to_owned()),
+    ];
+    for era in ERAS {
+        for (content_type, drip) in &drips {
+            let (content_type, drip) = (*content_type, Bytes::from(drip.clone()));
+            let session = Session::open_with_streams(
+                era,
+                move |_| dripping(content_type, &drip),
+                // A stream that is resumed drips too.
+                || dripping("text/event-stream", &Bytes::from_static(b": alive\n\n")),
+            )
+            .await;
+            let start = Instant::now();
+            session.call().await.unwrap_err();
+            let waited = start.elapsed();
+            assert!(
+                waited >= CALL_TIMEOUT - DRIP && waited <= CALL_TIMEOUT + ANSWER_TIMEOUT,
+                "{era:?} {content_type}: {waited:?}"
+            );
+        }
+    }
+}
+
+/// The same bytes again and again, each time before the client loses its patience.
+fn dripping(content_type: &'static str, drip: &Bytes) -> Answer {
+    let drip = drip.clone();
+    let drips = stream::repeat(drip).then(async |drip| {
+        tokio::time::sleep(DRIP).await;
+        Ok(drip)
+    });
+    body(content_type, drips)
+}
+
+#[tokio::test]
+async fn a_body_that_is_always_ready_ends_too() {
+    let session = Session::with_timeouts(
+        Era::Discover,
+        (ANSWER_TIMEOUT, Duration::from_millis(50)),
+        |request| {
+            let endless = || {
+                let comments = stream::repeat(Bytes::from_static(b": alive\n\n"));
+                body("text/event-stream", comments.map(Ok))
+            };
+            let is_call = request.id.is_some() && request.is_call();
+            std::future::ready(match is_call {
+                true => endless(),
+                false => handshake(Era::Discover, &request),
+            })
+        },
+    )
+    .await;
+    session.call().await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_has_no_end_of_its_own() {
+    let alive = Arc::new(AtomicUsize::new(0));
+    let drips = alive.clone();
+    let session = Session::with_answers(Era::Discover, move |request| {
+        let drips = drips.clone();
+        let answer = match request.rpc.as_str() {
+            "subscriptions/listen" => {
+                let alive = stream::repeat(drips).then(async |drips| {
+                    tokio::time::sleep(ANSWER_TIMEOUT / 2).await;
+                    drips.fetch_add(1, Ordering::Relaxed);
+                    Ok(Bytes::from_static(b": alive\n\n"))
+                });
+                body("text/event-stream", alive)
+            }
+            _ => handshake(Era::Discover, &request),
+        };
+        std::future::ready(answer)
+    })
+    .await;
+    let params = SubscriptionsListenRequestParams::new(SubscriptionFilter::default());
+    let listen = SubscriptionsListenRequest::new(params);
+    let listening = session.client.send_request(listen.into());
+    timeout(CALL_TIMEOUT * 10, listening).await.unwrap_err();
+    assert!(alive.load(Ordering::Relaxed) > 100);
+}
+
 // What was accepted, and what is asked of the user.
 
 #[tokio::test(start_paused = true)]
@@ -487,6 +591,14 @@ impl Session {
         F: Fn(Asked) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Answer> + Send + 'static,
     {
+        Self::with_timeouts(era, (ANSWER_TIMEOUT, CALL_TIMEOUT), answer).await
+    }
+
+    async fn with_timeouts<F, R>(era: Era, timeouts: (Duration, Duration), answer: F) -> Self
+    where
+        F: Fn(Asked) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Answer> + Send + 'static,
+    {
         let service = tower::service_fn(move |request: Request<Full<Bytes>>| {
             let answer = answer.clone();
             async move {
@@ -505,7 +617,7 @@ impl Session {
         let client = TowerHttpClient::new(BoxCloneSyncService::new(service));
         let config = StreamableHttpClientTransportConfig::with_uri("http://127.0.0.1:1/mcp");
         let transport = StreamableHttpClientTransport::with_client(
-            client.answer_timeout(ANSWER_TIMEOUT),
+            client.answer_timeout(timeouts.0).call_timeout(timeouts.1),
             config,
         );
         let lifecycle = match era {

@@ -30,8 +30,9 @@ pub enum TowerHttpError {
     #[error("the body of the MCP response broke off")]
     Body(#[source] BoxError),
     /// The server sent nothing for the time of
-    /// [`answer_timeout`](crate::client::rmcp::TowerHttpClient::answer_timeout).
-    #[error("the MCP server sent no byte of an answer for {after:?}")]
+    /// [`answer_timeout`](crate::client::rmcp::TowerHttpClient::answer_timeout), or no answer for that of
+    /// [`call_timeout`](crate::client::rmcp::TowerHttpClient::call_timeout).
+    #[error("the MCP server sent no answer for {after:?}")]
     NoAnswer {
         /// The time.
         after: Duration,

@@ -92,14 +92,17 @@
 //! - The server closes the event stream of the call. If the stream had event ids, the SDK resumes it with a `GET`, which
 //!   carries no identity. [`IdentityLayer`](crate::IdentityLayer) gives it the session's, so let the session
 //!   [follow](crate::IdentityLayer::follow_requests) its user, and it is resumed with the newest token.
-//! - Otherwise the call fails with `TransportClosed`. Make it again with the current identity. A subscription is made again
-//!   in the same way: it tells what changes from then on, so read the state once after it was made.
+//! - Otherwise, and always since 2026-07-28, the call fails with `TransportClosed`. Make it again with the current identity.
+//!   A subscription ends, and is made again: it tells what changes from then on, so read the state once after it was made.
+//!   The SDK's `listen` sends no identity, so it goes out with that of a session that follows its user.
 //! - A server that answers the `GET` with 401 is not asked again. The call fails, and the next call shows whether the user
 //!   has to log in.
 //!
 //! A server that is silent for longer than the
 //! [`answer_timeout`](crate::client::rmcp::TowerHttpClient::answer_timeout) loses the call. Raise it for servers that send
-//! nothing while they work.
+//! nothing while they work. Whatever a server sends meanwhile, a call ends after the
+//! [`call_timeout`](crate::client::rmcp::TowerHttpClient::call_timeout), by default an hour. Raise it for calls that take
+//! longer. A subscription has no such limit.
 //!
 //! # 7. Tell the user what to do
 //!

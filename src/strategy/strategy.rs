@@ -95,8 +95,8 @@ pub trait Strategy<B>: Send + Sync {
     /// Says the same of a response for which [`rejected`](Self::rejected) returned
     /// [`SaidInBody`](Rejection::SaidInBody). `first_bytes` are the first 8 KiB of its body, or all of a shorter one.
     ///
-    /// The caller waits until these bytes have arrived, so set a time limit for the whole call. The body is passed on
-    /// unchanged. The body of an event stream (`text/event-stream`) is not looked at, and of a body in more than 1,024
+    /// The caller waits until these bytes have arrived, at most 5 s. Then `first_bytes` are those that have arrived. The
+    /// limit needs a Tokio runtime with time enabled, and the feature `token-exchange`. The body is passed on unchanged. The body of an event stream (`text/event-stream`) is not looked at, and of a body in more than 1,024
     /// frames only the first 1,024 are.
     fn rejected_in_body(
         &self,

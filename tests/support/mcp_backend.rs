@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use rmcp::{
     RoleServer, ServerHandler,
     handler::server::tool::Extension,
-    model::{ProgressNotificationParam, ServerCapabilities, ServerConfig},
+    model::{ProgressNotificationParam, ServerCapabilities, ServerConfig, SubscriptionFilter},
     service::{NotificationContext, Peer, RequestContext},
     tool, tool_handler, tool_router,
     transport::{
@@ -32,7 +33,7 @@ use rmcp::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     task::{JoinHandle, JoinSet},
 };
 use tower_identity::Origin;
@@ -43,6 +44,8 @@ use tower_identity::Origin;
 /// | --- | --- |
 /// | `whoami` | returns the bearer token of this very request |
 /// | `hold` | reports progress, and keeps its response stream open until [`release`](Self::release) |
+///
+/// Since 2026-07-28 a client can also listen for changes of the list of tools.
 pub(crate) struct McpBackend {
     address: SocketAddr,
     state: Arc<State>,
@@ -91,7 +94,9 @@ impl McpBackend {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::new());
         let sessions = Arc::new(LocalSessionManager::default());
-        let config = StreamableHttpServerConfig::default();
+        // A client whose stream broke off comes back soon.
+        let retry = Some(Duration::from_millis(10));
+        let config = StreamableHttpServerConfig::default().with_sse_retry(retry);
         let tools = Tools {
             state: state.clone(),
         };
@@ -158,6 +163,11 @@ impl McpBackend {
         }
     }
 
+    /// Breaks all connections, as a proxy does that limits their time. Sessions stay.
+    pub(crate) fn cut_connections(&self) {
+        self.state.cuts.notify_one();
+    }
+
     /// Lets one call of `hold` end.
     pub(crate) fn release(&self) {
         self.state.released.add_permits(1);
@@ -177,12 +187,19 @@ struct State {
     seen: watch::Sender<Vec<SeenRequest>>,
     peers: Mutex<Vec<Peer<RoleServer>>>,
     released: Semaphore,
+    cuts: Notify,
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>, http: Http) {
     let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await.unwrap();
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap().0,
+            () = state.cuts.notified() => {
+                connections.shutdown().await;
+                continue;
+            }
+        };
         let (state, http) = (state.clone(), http.clone());
         let service = service_fn(move |request| answer(request, state.clone(), http.clone()));
         connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -235,6 +252,7 @@ impl State {
             seen: watch::Sender::default(),
             peers: Mutex::default(),
             released: Semaphore::new(0),
+            cuts: Notify::new(),
         }
     }
 
@@ -285,6 +303,13 @@ impl ServerHandler for Tools {
                 .enable_tool_list_changed()
                 .build(),
         )
+    }
+
+    fn accepted_subscription_filter(
+        &self,
+        requested: &SubscriptionFilter,
+    ) -> Option<SubscriptionFilter> {
+        Some(requested.clone())
     }
 
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {

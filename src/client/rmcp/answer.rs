@@ -30,6 +30,7 @@ pub(super) enum Event {
 pub(super) struct Awaited {
     id: RequestId,
     is_discovery: bool,
+    is_subscription: bool,
 }
 
 impl Awaited {
@@ -39,6 +40,10 @@ impl Awaited {
             JsonRpcMessage::Request(request) => Some(Self {
                 id: request.id.clone(),
                 is_discovery: matches!(request.request, ClientRequest::DiscoverRequest(_)),
+                is_subscription: matches!(
+                    request.request,
+                    ClientRequest::SubscriptionsListenRequest(_)
+                ),
             }),
             _ => None,
         }
@@ -46,6 +51,11 @@ impl Awaited {
 
     pub(super) fn is_discovery(&self) -> bool {
         self.is_discovery
+    }
+
+    /// Whether its stream has the events that the client subscribed to, and its answer comes after the last one.
+    pub(super) fn is_subscription(&self) -> bool {
+        self.is_subscription
     }
 
     /// Reads the JSON of a successful response.

@@ -2,7 +2,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use ::rmcp::transport::streamable_http_client::SseError;
@@ -21,7 +20,7 @@ use super::{
     TowerHttpError,
     answer::{Awaited, Event},
     resume_points::{ResumePoint, ResumePoints, Resumption},
-    silence::Impatient,
+    silence::{Impatient, Patience},
 };
 
 pub(super) type EventStream = BoxStream<'static, Result<Sse, SseError>>;
@@ -36,25 +35,28 @@ pub(super) struct Events {
 pub(super) struct Call {
     /// `None` on a stream that was resumed: the event ids of some servers are not unique.
     awaited: Option<Awaited>,
-    silence: Duration,
+    patience: Patience,
     give_up_at: Option<Instant>,
     is_answered: bool,
 }
 
 impl Call {
-    pub(super) fn new(awaited: Awaited, silence: Duration) -> Self {
+    pub(super) fn new(awaited: Awaited, patience: Patience) -> Self {
         Self {
+            patience: match awaited.is_subscription() {
+                true => patience.without_end(),
+                false => patience,
+            },
             awaited: Some(awaited),
-            silence,
             give_up_at: None,
             is_answered: false,
         }
     }
 
-    pub(super) fn resumed(give_up_at: Instant, silence: Duration) -> Self {
+    pub(super) fn resumed(give_up_at: Instant, patience: Patience) -> Self {
         Self {
             awaited: None,
-            silence,
+            patience,
             give_up_at: Some(give_up_at),
             is_answered: false,
         }
@@ -76,8 +78,7 @@ impl Call {
     }
 
     fn give_up_at(&self) -> Option<Instant> {
-        self.give_up_at
-            .or_else(|| Instant::now().checked_add(self.silence))
+        self.give_up_at.or_else(|| self.patience.next_end())
     }
 }
 
@@ -91,7 +92,7 @@ impl Events {
         B::Error: Into<BoxError>,
     {
         let body = EventLimit {
-            body: Impatient::new(body, call.as_ref().map(|call| call.silence)),
+            body: Impatient::new(body, call.as_ref().map(|call| call.patience)),
             meter: EventMeter::new(self.max_event_size),
             state: State::Open,
         };
@@ -137,8 +138,10 @@ impl Events {
             && self.resume_point.last_event_id.is_some()
             && let Some(give_up_at) = call.give_up_at()
         {
-            self.resume_points
-                .add(&self.resume_point, Resumption::Until(give_up_at));
+            self.resume_points.add(
+                &self.resume_point,
+                Resumption::Until(give_up_at, call.patience),
+            );
         }
     }
 }

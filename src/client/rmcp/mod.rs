@@ -78,7 +78,7 @@ use self::{
     response::Limits,
     resume_points::{ResumePoint, ResumePoints, Resumption},
     session_users::SessionUsers,
-    silence::within,
+    silence::Patience,
 };
 
 pub use self::{
@@ -91,6 +91,8 @@ pub use crate::error::TowerHttpError;
 const DEFAULT_MAX_SSE_EVENT_SIZE: usize = 16 * 1024 * 1024;
 
 const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
+const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// A Tower HTTP service as the HTTP client of an MCP session.
 ///
@@ -129,10 +131,10 @@ const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// | sends a result with another id, or no answer at all (HTML, a notification) | an error of the SDK |
 /// | accepts the request (202) and has no session whose event stream could bring the answer | [`UnexpectedServerResponse`](StreamableHttpError::UnexpectedServerResponse) |
 /// | sends no byte for the [`answer_timeout`](Self::answer_timeout) | [`TowerHttpError::NoAnswer`], or in an event stream `TransportClosed` |
+/// | sends bytes without the answer for the [`call_timeout`](Self::call_timeout), for example comments or other events | the same |
 /// | breaks an event stream off, and does not let it be resumed within the `answer_timeout` | `TransportClosed` |
 ///
-/// Each byte of an event stream shows that the call is alive, so events without end are for the caller to cut off, with the
-/// SDK's own `PeerRequestOptions::timeout`. Any 2xx accepts a notification, whatever is in it.
+/// Any 2xx accepts a notification, whatever is in it.
 ///
 /// # Limits
 ///
@@ -171,6 +173,7 @@ pub struct TowerHttpClient<S> {
     users: Arc<SessionUsers>,
     resume_points: Arc<ResumePoints>,
     answer_timeout: Duration,
+    call_timeout: Duration,
 }
 
 impl<S> TowerHttpClient<S> {
@@ -184,6 +187,7 @@ impl<S> TowerHttpClient<S> {
             users: Arc::default(),
             resume_points: Arc::default(),
             answer_timeout: DEFAULT_ANSWER_TIMEOUT,
+            call_timeout: DEFAULT_CALL_TIMEOUT,
         }
     }
 
@@ -205,6 +209,18 @@ impl<S> TowerHttpClient<S> {
     #[must_use]
     pub fn answer_timeout(mut self, timeout: Duration) -> Self {
         self.answer_timeout = timeout;
+        self
+    }
+
+    /// Sets the longest time that a request waits for its answer, whatever the server sends meanwhile. The default is 1
+    /// hour.
+    ///
+    /// Raise it for servers whose calls report progress for longer. `Duration::MAX` means that there is no limit. A shorter
+    /// limit for one call is the SDK's own `PeerRequestOptions::timeout`. The limit does not end a `subscriptions/listen`,
+    /// whose events have no end, and not the session's own event stream.
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
         self
     }
 
@@ -286,8 +302,9 @@ where
         let service = self.service.clone();
         let users = self.users.clone();
         let resume_points = self.resume_points.clone();
-        let silence = self.answer_timeout;
+        let (silence, in_all) = (self.answer_timeout, self.call_timeout);
         async move {
+            let patience = Patience::begin(silence, in_all);
             let request = RequestParts {
                 uri: &uri,
                 session_id: session_id.as_deref(),
@@ -295,7 +312,7 @@ where
                 custom_headers,
             }
             .post(&message, &users)?;
-            let response = within(silence, send(service, request)).await??;
+            let response = patience.within(send(service, request)).await??;
             let has_session = session_id.is_some();
             let events = Events {
                 max_event_size: limits.max_sse_event_size,
@@ -308,7 +325,7 @@ where
             let limits = Limits {
                 json_size: limits.max_json_response_size,
                 error_size: limits.max_error_response_size,
-                silence,
+                patience,
             };
             let awaited = Awaited::by(&message);
             response::posted(response, awaited, has_session, limits, events).await
@@ -323,8 +340,9 @@ where
         custom_headers: HashMap<HeaderName, HeaderValue>,
     ) -> impl Future<Output = Result<()>> + Send {
         let service = self.service.clone();
-        let silence = self.answer_timeout;
+        let (silence, in_all) = (self.answer_timeout, self.call_timeout);
         async move {
+            let patience = Patience::begin(silence, in_all);
             let request = RequestParts {
                 uri: &uri,
                 session_id: Some(&session_id),
@@ -332,7 +350,7 @@ where
                 custom_headers,
             }
             .without_body(Method::DELETE)?;
-            response::deleted(within(silence, send(service, request)).await??)
+            response::deleted(patience.within(send(service, request)).await??)
         }
     }
 
@@ -365,7 +383,6 @@ where
     ) -> impl Future<Output = Result<BoxStream<'static, Result<Sse, SseError>>>> + Send {
         let service = self.service.clone();
         let resume_points = self.resume_points.clone();
-        let silence = self.answer_timeout;
         async move {
             let has_session = session_id.is_some();
             let request = RequestParts {
@@ -385,17 +402,19 @@ where
                 resume_point,
                 resume_points: resume_points.clone(),
             };
-            let give_up_at = match resumption {
+            let (give_up_at, patience) = match resumption {
                 None => {
                     let response = send(service, request).await?;
                     return response::streamed(response, has_session, None, events(resume_point));
                 }
-                Some(Resumption::Until(give_up_at)) if give_up_at > Instant::now() => give_up_at,
+                Some(Resumption::Until(give_up_at, patience)) if give_up_at > Instant::now() => {
+                    (give_up_at, patience)
+                }
                 Some(_) => return Err(StreamableHttpError::ServerDoesNotSupportSse),
             };
             let streamed = async {
                 let response = send(service, request).await?;
-                let call = Some(Call::resumed(give_up_at, silence));
+                let call = Some(Call::resumed(give_up_at, patience));
                 let events = events(resume_point.clone());
                 response::streamed(response, has_session, call, events)
             };

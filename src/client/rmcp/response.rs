@@ -1,4 +1,4 @@
-use std::{pin::pin, time::Duration};
+use std::pin::pin;
 
 use ::rmcp::{
     ErrorData,
@@ -27,7 +27,7 @@ use super::{
     Result, TowerHttpError,
     answer::{Awaited, json_rpc_error},
     event_stream::{Call, EventStream, Events},
-    silence::{Silence, within},
+    silence::{Impatient, Patience, Silence},
 };
 
 /// How much of a response is read.
@@ -35,7 +35,7 @@ use super::{
 pub(super) struct Limits {
     pub(super) json_size: usize,
     pub(super) error_size: usize,
-    pub(super) silence: Duration,
+    pub(super) patience: Patience,
 }
 
 pub(super) async fn posted<B>(
@@ -69,17 +69,17 @@ where
             ));
         }
         // The answer may come on the session's event stream.
-        let events = events.of(Some(Call::new(awaited, limits.silence)), Silence);
+        let events = events.of(Some(Call::new(awaited, limits.patience)), Silence);
         return Ok(StreamableHttpPostResponse::Sse(events, session_id));
     }
     if is_media_type(&head.headers, EVENT_STREAM_MIME_TYPE) {
-        let events = events.of(Some(Call::new(awaited, limits.silence)), body);
+        let events = events.of(Some(Call::new(awaited, limits.patience)), body);
         return Ok(StreamableHttpPostResponse::Sse(events, session_id));
     }
     if !is_media_type(&head.headers, JSON_MIME_TYPE) {
         return Err(unexpected_content_type(&head.headers));
     }
-    let body = read(body, limits.json_size, limits.silence).await?;
+    let body = read(body, limits.json_size, limits.patience).await?;
     let answer = awaited.answer(&body)?;
     Ok(StreamableHttpPostResponse::Json(answer, session_id))
 }
@@ -167,7 +167,7 @@ where
     }
     let mut error = None;
     if is_media_type(&head.headers, JSON_MIME_TYPE)
-        && let Ok(body) = read(body, limits.error_size, limits.silence).await
+        && let Ok(body) = read(body, limits.error_size, limits.patience).await
     {
         error = json_rpc_error(&body);
     }
@@ -192,7 +192,7 @@ where
         .ok_or(status.into())
 }
 
-async fn read<B>(body: B, max_size: usize, silence: Duration) -> Result<Vec<u8>>
+async fn read<B>(body: B, max_size: usize, patience: Patience) -> Result<Vec<u8>>
 where
     B: Body,
     B::Error: Into<BoxError>,
@@ -203,10 +203,9 @@ where
     }
     // Copied, because keeping a million frames of one byte each takes far more than a million bytes.
     let mut bytes = Vec::new();
-    let mut body = pin!(body);
-    while let Some(frame) = within(silence, body.frame()).await? {
-        let frame = frame.map_err(|error| TowerHttpError::Body(error.into()))?;
-        let Ok(mut data) = frame.into_data() else {
+    let mut body = pin!(Impatient::new(body, Some(patience)));
+    while let Some(frame) = body.frame().await {
+        let Ok(mut data) = frame?.into_data() else {
             continue;
         };
         if data.remaining() > max_size - bytes.len() {

@@ -6,6 +6,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::silence::Patience;
+
 const MAX_POINTS: usize = 1024;
 
 /// The points of event streams at which the SDK would go on without end.
@@ -29,8 +31,8 @@ pub(super) enum Resumption {
     /// The next event is malformed or too large. The SDK recognizes such an event only in its own clients, and the server
     /// sends the same one again.
     Never,
-    /// A call waits for its answer there.
-    Until(Instant),
+    /// A call waits for its answer there, until then, and as long as it has patience.
+    Until(Instant, Patience),
 }
 
 impl ResumePoints {

@@ -91,7 +91,7 @@ use super::{
 ///    [`UpstreamInject`](crate::UpstreamInject) and [`HeaderInjection`](crate::HeaderInjection) would send the same
 ///    credential again, so their requests are not retried. A 403 goes to the caller with its challenge, because another
 ///    token would not have more scope, unless [step-up](#step-up) is on. `AwsSts` also reads [what the error says](crate::AwsSts#rejected-sessions), in the
-///    headers or the first 8 KiB of the body.
+///    headers or the first 8 KiB of the body, for which the layer waits at most 5 s.
 /// 3. The strategy authenticates the copy, and the layer sends it when the inner service is ready.
 /// 4. The second response goes to the caller, even if it is a rejection again.
 ///

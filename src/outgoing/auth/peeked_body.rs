@@ -13,6 +13,8 @@ use pin_project_lite::pin_project;
 
 /// How many bytes of a body are looked at.
 const MAX_BYTES: usize = 8 << 10;
+#[cfg(feature = "token-exchange")]
+const MAX_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 /// A frame may be empty, and a body may have them without end.
 const MAX_FRAMES: usize = 1024;
 
@@ -138,6 +140,9 @@ pub(super) struct Peeking<B: Body> {
     first: First<B>,
     /// Until the body has ended.
     rest: Option<Pin<Box<B>>>,
+    /// Since the first byte that was waited for.
+    #[cfg(feature = "token-exchange")]
+    wait: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl<B: Body> Peeking<B> {
@@ -146,6 +151,8 @@ impl<B: Body> Peeking<B> {
             bytes: Vec::new(),
             first: First::default(),
             rest: Some(Box::pin(body)),
+            #[cfg(feature = "token-exchange")]
+            wait: None,
         }
     }
 
@@ -154,7 +161,11 @@ impl<B: Body> Peeking<B> {
             && self.bytes.len() < MAX_BYTES
             && self.first.frames.len() < MAX_FRAMES
         {
-            match ready!(rest.as_mut().poll_frame(cx)) {
+            let polled = rest.as_mut().poll_frame(cx);
+            if polled.is_pending() && self.is_late(cx) {
+                break;
+            }
+            match ready!(polled) {
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
                         append(&mut self.bytes, data);
@@ -169,6 +180,23 @@ impl<B: Body> Peeking<B> {
             }
         }
         Poll::Ready(())
+    }
+
+    /// Whether the bytes that are there must do.
+    #[cfg(feature = "token-exchange")]
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        // Outside of a runtime there is no timer.
+        if self.wait.is_none() && tokio::runtime::Handle::try_current().is_ok() {
+            self.wait = Some(Box::pin(tokio::time::sleep(MAX_WAIT)));
+        }
+        let wait = self.wait.as_mut();
+        wait.is_some_and(|wait| wait.as_mut().poll(cx).is_ready())
+    }
+
+    /// Without this feature no strategy of this crate reads a body.
+    #[cfg(not(feature = "token-exchange"))]
+    fn is_late(&mut self, _: &mut Context<'_>) -> bool {
+        false
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
