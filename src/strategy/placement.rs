@@ -123,6 +123,7 @@ impl Placement {
     }
 
     /// Puts the value onto the request. Returns whether the request had this very value already.
+    #[cfg(feature = "token-exchange")]
     #[inline]
     pub(crate) fn put_on(&self, headers: &mut HeaderMap, value: HeaderValue) -> bool {
         if self.is_default() {
@@ -134,6 +135,7 @@ impl Placement {
         had_it
     }
 
+    #[cfg(feature = "token-exchange")]
     pub(crate) fn is_on(&self, headers: &HeaderMap, value: &HeaderValue) -> bool {
         headers.get(self.header.name()) == Some(value)
     }

@@ -53,6 +53,7 @@ impl WiderScope {
     }
 
     /// Returns the one beside another extension, such as the identity. Where that is alone, a look-up is spared.
+    #[cfg(feature = "token-exchange")]
     #[inline]
     pub(crate) fn beside(extensions: &Extensions) -> Option<&Self> {
         if extensions.len() > 1 {
