@@ -20,6 +20,7 @@ use tower_identity::{
     AuthError, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CrossAppAccess,
     DefaultClock, Identity, IntrospectionEndpoint, ManualClock, OnBehalfOf, Secret, Strategy,
     TokenEndpoint, TokenExchange, TokenValidator, UpstreamInject,
+    oauth::{Lifetime, PrivateKeyJwt, SigningAlgorithm, TokenRequest},
     testing::{Answer, TestBackend, TestIssuer, TestNetwork, identity},
 };
 
@@ -202,6 +203,121 @@ async fn every_strategy_with_issued_tokens_gets_one_that_a_protected_backend_adm
         (&claims["sub"], &claims["scope"]),
         (&json!("alice"), &json!("chat.read"))
     );
+}
+
+#[tokio::test]
+async fn a_client_is_admitted_by_its_own_secret_or_key_and_no_other() {
+    let issuer = TestIssuer::new("https://idp.example.com");
+    let key = |algorithm: SigningAlgorithm| {
+        let pem = match algorithm {
+            SigningAlgorithm::Es256 => include_str!("support/keys/p256.pem"),
+            _ => include_str!("support/keys/ed25519.pem"),
+        };
+        let key = PrivateKeyJwt::builder(algorithm, &Secret::new(pem).unwrap());
+        key.key_id("key").build().unwrap()
+    };
+    let (pem, other) = (SigningAlgorithm::Es256, SigningAlgorithm::EdDsa);
+    let secret = |text: &str| Secret::new(text).unwrap();
+    let jwt = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJ3b3JrbG9hZCJ9.c2ln";
+    for client in [
+        ClientAuth::private_key_jwt("signing", key(pem)),
+        ClientAuth::basic("basic", secret("7Fjfp0ZBr1Kt")),
+        ClientAuth::assertion("workload", secret(jwt)),
+    ] {
+        issuer.register(&client);
+    }
+    for (client, is_admitted) in [
+        (ClientAuth::private_key_jwt("signing", key(pem)), true),
+        (ClientAuth::private_key_jwt("signing", key(other)), false),
+        (ClientAuth::private_key_jwt("basic", key(pem)), false),
+        (ClientAuth::basic("basic", secret("7Fjfp0ZBr1Kt")), true),
+        (ClientAuth::post("basic", secret("7Fjfp0ZBr1Kt")), true),
+        (ClientAuth::basic("basic", secret("wrong")), false),
+        (ClientAuth::basic("signing", secret("7Fjfp0ZBr1Kt")), false),
+        (ClientAuth::assertion("workload", secret(jwt)), true),
+        (
+            ClientAuth::assertion("workload", secret(&format!("{jwt}x"))),
+            false,
+        ),
+    ] {
+        let shown = format!("{client:?}");
+        let endpoint = TokenEndpoint::builder(issuer.token_endpoint(), issuer.clone())
+            .client_auth(client)
+            .build()
+            .unwrap();
+        let answer = endpoint
+            .request_token(TokenRequest::client_credentials())
+            .await;
+        assert_eq!(answer.is_ok(), is_admitted, "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_good_once_and_until_the_login_is_revoked() {
+    let (_clock, _default) = clock();
+    let issuer = TestIssuer::new("https://idp.example.com");
+    issuer.set_token_lifetime(Duration::from_secs(60));
+    let refresh = async |token: &str| {
+        let answer = endpoint(&issuer)
+            .request_token(TokenRequest::refresh_token(token))
+            .await;
+        answer.map_err(|error| error.kind())
+    };
+    let login = issuer.log_in("alice", API);
+    let first = login.refresh_token().unwrap().expose();
+    let answer = refresh(first).await.unwrap();
+    assert_eq!(answer.lifetime(), Lifetime::For(Duration::from_secs(60)));
+    let claims = issuer.claims(answer.token().expose()).unwrap();
+    assert_eq!(
+        (&claims["sub"], &claims["aud"]),
+        (&json!("alice"), &json!(API))
+    );
+    let second = answer.refresh_token().unwrap().expose();
+    issuer.revoke_logins("bob");
+    issuer.revoke_logins("alice");
+    assert_eq!(refresh(second).await.unwrap_err(), AuthErrorKind::Rejected);
+    let again = issuer.log_in("alice", None);
+    refresh(again.refresh_token().unwrap().expose())
+        .await
+        .unwrap();
+}
+
+#[cfg(feature = "linking")]
+#[tokio::test]
+async fn a_user_links_an_account_without_a_browser() {
+    use http::header::{COOKIE, LOCATION, SET_COOKIE};
+    use tower_identity::{
+        AccountLinking, MemoryStore, UpstreamTokens,
+        upstream::{OAuthProvider, ProviderSettings, TokenOwner},
+    };
+
+    let github = TestIssuer::new("https://github.example.com");
+    let network = TestNetwork::new().issuer(&github);
+    let settings = ProviderSettings::discovered(github.url()).scopes(["openid"]);
+    let client = OAuthProvider::builder(settings, ClientAuth::none("gateway"), network);
+    let provider = client.build().unwrap().provider("github").optional();
+    let upstream = UpstreamTokens::new(MemoryStore::new(), [provider.build().unwrap()]);
+    let linking = AccountLinking::builder("https://gateway.example.com/accounts", upstream.clone());
+    let linking = linking.build().unwrap();
+    let alice = identity("alice", []);
+    let owner = TokenOwner::of(&alice).unwrap();
+    for (user, is_linked) in [(None, false), (Some("alice-at-github"), true)] {
+        let mut start = request("https://gateway.example.com/accounts/link/github");
+        start.extensions_mut().insert(alice.clone());
+        let start = linking.clone().oneshot(start).await.unwrap();
+        let to = start.headers()[LOCATION].to_str().unwrap();
+        let mut back = request(&github.authorize(to, user));
+        back.extensions_mut().insert(alice.clone());
+        let cookie = start.headers()[SET_COOKIE].to_str().unwrap();
+        let cookie = cookie.split(';').next().unwrap().parse().unwrap();
+        back.headers_mut().insert(COOKIE, cookie);
+        linking.clone().oneshot(back).await.unwrap();
+        let loaded = upstream.load(&owner).await.unwrap();
+        let token = loaded.tokens().get("github");
+        let claims = token.map(|token| github.claims(token.access_token().expose()).unwrap());
+        let linked = claims.map(|claims| claims["sub"].clone());
+        assert_eq!(linked, is_linked.then(|| json!("alice-at-github")));
+    }
 }
 
 #[tokio::test]

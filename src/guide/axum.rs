@@ -141,3 +141,8 @@
 //!
 //! The handler's response then says what the caller must do: 401 with a challenge to log in again, 403 for a missing
 //! scope, 503 with `Retry-After` for an outage. It reveals nothing internal.
+//!
+//! # 6. Test it
+//!
+//! [Test your gateway](crate::guide::test_your_gateway) runs such an API without network, through refreshes and outages.
+//! `examples/axum.rs` is built in the same way.
