@@ -23,6 +23,10 @@
 //! `wrong_origin` and `configuration`, which concern the operator, and `debug` for all others. `strategy` is
 //! `header_forward` for `HeaderForwardLayer`.
 //!
+//! Two more events at warn level tell of mistakes: "a handler needs an identity" (feature `axum`), where no
+//! [`TokenValidatorLayer`](crate::TokenValidatorLayer) is around a route, and "the file has keys that are not read"
+//! (feature `config`), when a [`VmcpConfig`](crate::config::VmcpConfig) is built.
+//!
 //! # Metrics
 //!
 //! With the feature `metrics`, the crate sends these metrics to the recorder of the

@@ -75,11 +75,11 @@ use super::{
 /// | `claim_injection` | `claimInjection` | [`ClaimInjection`](crate::ClaimInjection) | ToolHive has only proposed it (its pull request 5291), with the same key. |
 /// | `token_exchange` | `tokenExchange` | [`TokenExchange`](crate::TokenExchange) | `id_token` sends the upstream provider's ID token. The URL is https, or loopback. `requestedTokenType` is a key of this crate. |
 /// | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
-/// | `aws_sts` | `awsSts` | `AwsSts` (feature `aws-sts`) | The fallback role is not used after a matcher failed, unless `fallbackAfterFailedMatcher` is true. A session name that AWS does not accept is an error, unless `replaceUnfitSessionNames` is true. |
+/// | `aws_sts` | `awsSts` | [`AwsSts`](crate::AwsSts) (feature `aws-sts`) | The fallback role is not used after a matcher failed, unless `fallbackAfterFailedMatcher` is true. A session name that AWS does not accept is an error, unless `replaceUnfitSessionNames` is true. |
 /// | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | ToolHive does not implement it. |
 /// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required, unless the application tells the only provider. A health check passes without a credential. `idpIssuer`, `targetScopes`, `assertionType` and `requireResource` are keys of this crate. |
 /// | `client_credentials` | `clientCredentials` | [`ClientCredentials`](crate::ClientCredentials) | ToolHive has no such type. |
-/// | `signed_identity` | `signedIdentity` | `SignedIdentity` (feature `private-key-jwt`) | ToolHive has no such type. |
+/// | `signed_identity` | `signedIdentity` | [`SignedIdentity`](crate::SignedIdentity) (feature `private-key-jwt`) | ToolHive has no such type. |
 /// | `both` | `both` | [`Both`](crate::strategy::Both) | ToolHive has no such type. |
 /// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
 ///

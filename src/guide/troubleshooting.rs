@@ -75,6 +75,8 @@
 //! | The policy does not cover this request, or the session was opened without an identity. | Choose a [policy](crate::FallbackPolicy) that covers it. `tower_identity_fallbacks_total` and the event "using the session's" show when the fallback fills a gap. |
 //! | A health check is not marked as one. | Add [`HealthCheck`](crate::HealthCheck) to its extensions. |
 //! | Incoming: the caller sent no bearer token. | Nothing, the answer asks the caller for one. |
+//! | Incoming: a browser's preflight request reached the validator. | [Put CORS outside](crate::guide::axum#4-put-cors-outside). |
+//! | axum: no `TokenValidatorLayer` is around the route of the handler. The log warns of it. | [Add the layer after the route](crate::guide::axum#1-put-the-layer-around-the-routes). |
 //!
 //! # `MissingToken`
 //!

@@ -9,17 +9,16 @@
 //! | [`HeaderInjection`](crate::HeaderInjection) | a fixed header, such as an API key | the same |
 //! | [`UpstreamInject`](crate::UpstreamInject) | the user's own token of an upstream provider, as a bearer token | no credential |
 //! | [`ClaimInjection`](crate::ClaimInjection) | chosen claims of the user as headers | no claims |
-//! | `SignedIdentity` | a statement of who the user is, signed by this gateway | no statement |
-//! | `TokenExchange` | a token that was exchanged for one of the user's (RFC 8693) | the application's own token if the client has a secret or a key, otherwise no credential |
-//! | `ClientCredentials` | the application's own token (RFC 6749 §4.4) | the same |
-//! | `OnBehalfOf` | a token that Microsoft Entra issued for the user's token | no credential |
-//! | `CrossAppAccess` | a token of the backend's authorization server, for an assertion of the user's identity provider (ID-JAG) | no credential |
-//! | `AwsSts` | a signature (SigV4) with the IAM role that the user's claims select | no signature |
+//! | [`SignedIdentity`](crate::SignedIdentity) | a statement of who the user is, signed by this gateway | no statement |
+//! | [`TokenExchange`](crate::TokenExchange) | a token that was exchanged for one of the user's (RFC 8693) | the application's own token if the client has a secret or a key, otherwise no credential |
+//! | [`ClientCredentials`](crate::ClientCredentials) | the application's own token (RFC 6749 §4.4) | the same |
+//! | [`OnBehalfOf`](crate::OnBehalfOf) | a token that Microsoft Entra issued for the user's token | no credential |
+//! | [`CrossAppAccess`](crate::CrossAppAccess) | a token of the backend's authorization server, for an assertion of the user's identity provider (ID-JAG) | no credential |
+//! | [`AwsSts`](crate::AwsSts) | a signature (SigV4) with the IAM role that the user's claims select | no signature |
 //!
-//! `AwsSts` needs the feature `aws-sts`, `SignedIdentity` needs `private-key-jwt`, and the four strategies between them need
-//! `token-exchange`. They keep issued
-//! credentials in a `CredentialCache`, and replace a credential that the backend rejected if the layer has
-//! [`retry_rejected`](crate::AuthLayer::retry_rejected).
+//! The last six keep issued credentials in a [`CredentialCache`](crate::CredentialCache), and replace a credential that the
+//! backend rejected if the layer has [`retry_rejected`](crate::AuthLayer::retry_rejected). `AwsSts` needs the feature
+//! `aws-sts`, `SignedIdentity` needs `private-key-jwt`, and the four between them need `token-exchange`.
 //!
 //! [`Placement`](crate::Placement) says in which header a strategy sends its token, and [`Both`] sends two credentials.
 //!
