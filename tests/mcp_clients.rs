@@ -31,9 +31,9 @@ use support::{
     peers,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpListener,
-    process::{Child, ChildStdin, ChildStdout, Command},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
 use tower_identity::{ManualClock, MemoryStore};
@@ -64,6 +64,7 @@ async fn gateway() -> Option<(World, Arc<ManualClock>)> {
 /// A program that uses an SDK.
 struct Client {
     process: Child,
+    errors: ChildStderr,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
@@ -76,10 +77,12 @@ impl Client {
             .arg(json!(BTreeMap::from(servers)).to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         Some(Self {
+            errors: process.stderr.take().unwrap(),
             input: process.stdin.take().unwrap(),
             output: BufReader::new(process.stdout.take().unwrap()).lines(),
             process,
@@ -94,7 +97,18 @@ impl Client {
     async fn said(&mut self) -> Value {
         let line = timeout(STEP_LIMIT, self.output.next_line()).await;
         let line = line.expect("the client does nothing").unwrap();
-        serde_json::from_str(&line.expect("the client ended")).unwrap()
+        let Some(line) = line else {
+            panic!("the client ended: {}", self.complaint().await);
+        };
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// What the program says about its end.
+    async fn complaint(&mut self) -> String {
+        let mut complaint = String::new();
+        let reading = self.errors.read_to_string(&mut complaint);
+        timeout(STEP_LIMIT, reading).await.unwrap().unwrap();
+        complaint
     }
 
     async fn end(mut self) {
@@ -157,6 +171,30 @@ async fn uses_both_backends_across_an_expiry(peer: &str, mode: &str) {
         world.issuer.count("grant.success", "refresh_token").await,
         2
     );
+}
+
+/// A 401 would have the client log in again, and the user see nothing of what to do.
+#[tokio::test]
+async fn who_has_not_linked_an_account_is_told_where_by_each_sdk() {
+    let Some((world, _)) = gateway().await else {
+        return;
+    };
+    for (peer, mode) in [
+        (peers::MCP_TYPESCRIPT, "v2"),
+        (peers::MCP_TYPESCRIPT, "v1"),
+        (peers::MCP_PYTHON, "auto"),
+        (peers::MCP_PYTHON, "legacy"),
+    ] {
+        let Some(mut client) = Client::start(peer, mode, &world.gateway) else {
+            return;
+        };
+        let asked = client.said().await;
+        let url = asked["authorize"].as_str().unwrap();
+        client.tell(json!(world.alice().open(url).await)).await;
+        let complaint = client.complaint().await;
+        let link = format!("{}/accounts/link/github", world.gateway);
+        assert!(complaint.contains(&link), "{peer} {mode}: {complaint}");
+    }
 }
 
 #[tokio::test]

@@ -419,16 +419,17 @@ fn an_http_gateway_sends_a_client_of_each_era_to_the_url_if_it_can_show_one() {
         assert_eq!(message["id"], 7);
         assert_eq!(message["error"]["code"], -32_042);
         assert_eq!(message["error"]["data"]["elicitations"][0]["url"], url);
-        let (head, _) = answered(&request.in_session(false), &error);
-        assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
+        let (head, message) = answered(&request.in_session(false), &error);
+        assert_eq!(head.status(), StatusCode::OK);
+        says_in_words(&message, &url);
 
         // Without a session, each request declares it, whatever a session did.
         let request = call(method, &params(true, true)).unwrap().in_session(false);
         let (head, message) = answered(&request, &error);
+        assert_eq!(head.status(), StatusCode::OK);
         if method == "tools/list" {
-            assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
+            says_in_words(&message, &url);
         } else {
-            assert_eq!(head.status(), StatusCode::OK);
             let result: rmcp::model::InputRequiredResult =
                 serde_json::from_value(message["result"].clone()).unwrap();
             let asked = serde_json::to_value(result.input_requests).unwrap();
@@ -436,16 +437,28 @@ fn an_http_gateway_sends_a_client_of_each_era_to_the_url_if_it_can_show_one() {
         }
         let request = call(method, &params(true, false)).unwrap().in_session(true);
         let (head, message) = answered(&request, &error);
+        assert_eq!(head.status(), StatusCode::OK);
+        says_in_words(&message, &url);
+
+        // What a login helps is answered with the challenge, whatever the client can show.
+        let request = call(method, &params(true, true)).unwrap();
+        let expired = AuthError::new(AuthErrorKind::Expired, "an internal detail");
+        let (head, message) = answered(&request, &expired);
         assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
         assert!(head.headers().contains_key("www-authenticate"));
         assert!(head.extensions().get::<AuthError>().is_some());
-        let words = message["error"]["message"].as_str().unwrap();
-        assert!(words.contains(&url), "{words}");
+        assert_eq!(message["error"]["code"], -32_000);
     }
 }
 
+fn says_in_words(message: &Value, url: &str) {
+    assert_eq!(message["error"]["code"], -32_000);
+    let words = message["error"]["message"].as_str().unwrap();
+    assert!(words.contains(url), "{words}");
+}
+
 #[test]
-fn initialize_declares_for_the_session_and_is_itself_answered_with_the_challenge() {
+fn initialize_declares_for_the_session_and_is_itself_answered_in_words() {
     let error = to_link();
     for (elicitation, shows_urls) in [
         (json!({ "url": {} }), true),
@@ -458,8 +471,9 @@ fn initialize_declares_for_the_session_and_is_itself_answered_with_the_challenge
         let params = json!({ "capabilities": { "elicitation": elicitation } });
         let request = call("initialize", &params).unwrap();
         assert_eq!(request.shows_urls(), shows_urls, "{elicitation}");
-        let (head, _) = answered(&request, &error);
-        assert_eq!(head.status(), StatusCode::UNAUTHORIZED);
+        let (head, message) = answered(&request, &error);
+        assert_eq!(head.status(), StatusCode::OK);
+        says_in_words(&message, &format!("{LINK_AT}alice"));
         // Another request cannot declare it in this way.
         assert!(!call("tools/call", &params).unwrap().shows_urls());
     }

@@ -121,6 +121,10 @@ impl ProviderConfig {
             (Some("atlassian"), None, None) => ProviderSettings::atlassian(),
             (Some("linkedin"), None, None) => ProviderSettings::linkedin(),
             (Some("okta"), Some(issuer), None) => ProviderSettings::okta(issuer),
+            (Some("auth0"), Some(issuer), None) => {
+                let domain = issuer.trim_start_matches("https://");
+                ProviderSettings::auth0(domain.trim_end_matches('/'))
+            }
             (None, Some(issuer), None) => ProviderSettings::discovered(issuer),
             (None, None, Some((authorization, token))) => {
                 ProviderSettings::new(authorization, token)

@@ -84,7 +84,7 @@ const EXPECTED: [(&str, &str, &str); 37] = [
         "tools/call with github-3",
     ),
     ("call 7: tickets", "200", "tools/call with tickets-3"),
-    ("call 8: github, its refresh token revoked", "401", ""),
+    ("call 8: github, its refresh token revoked", "-32000", ""),
     (
         "call 9: tickets, which does not need github",
         "200",
@@ -137,7 +137,7 @@ const EXPECTED: [(&str, &str, &str); 37] = [
         "server/discover with github-4",
     ),
     ("unlink github", "200", ""),
-    ("open a session with github, unlinked", "401", ""),
+    ("open a session with github, unlinked", "-32000", ""),
     (
         "call 14: github, which has the URL to link at",
         "-32042",
@@ -504,6 +504,12 @@ impl Timeline {
             .body(Full::<Bytes>::from(initialize))?;
         let response = https_client()?.oneshot(request).await?;
         self.note_page(response.status());
+        let answer = response.into_body().collect().await?.to_bytes();
+        let answer: Value = serde_json::from_slice(&answer)?;
+        let words = answer["error"]["message"].as_str().unwrap_or_default();
+        if words.contains("/accounts/link/github") {
+            self.note_error(serde_json::from_value(answer["error"]["code"].clone())?);
+        }
         Ok(())
     }
 
@@ -583,12 +589,18 @@ impl Timeline {
         let Ok(Err(ServiceError::McpError(error))) = called else {
             return None;
         };
-        let data = error.data?;
-        let url = data["elicitations"][0]["url"].as_str()?.to_owned();
-        if let Some((answer, _)) = self.rows.last_mut() {
-            *answer = error.code.0.to_string();
+        if error.message.contains("/accounts/link/github") {
+            self.note_error(error.code.0);
         }
-        Some(url)
+        let data = error.data?;
+        let url = data["elicitations"][0]["url"].as_str()?;
+        Some(url.to_owned())
+    }
+
+    fn note_error(&mut self, code: i32) {
+        if let Some((answer, _)) = self.rows.last_mut() {
+            *answer = code.to_string();
+        }
     }
 
     /// Sends a call in the session that was opened last, as somebody else who has learned its id.

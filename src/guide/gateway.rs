@@ -212,9 +212,9 @@
 //! If the user must act, [`McpRequest::answer`](crate::incoming::McpRequest::answer) says so in MCP's form. To link an
 //! account, a client that can show a URL gets the URL: in the error −32042, or since 2026-07-28 in a result after which it
 //! repeats the call. Up to 2025-11-25 a client says that it can only in `initialize`, so keep
-//! [`shows_urls`](crate::incoming::McpRequest::shows_urls) with the session. All others get the challenge, which tells
-//! where to log in and with which scope. A gateway that is an rmcp server itself answers with
-//! [`mcp_error`](crate::client::rmcp::mcp_error).
+//! [`shows_urls`](crate::incoming::McpRequest::shows_urls) with the session. Others get the URL in the words of an error.
+//! Where a login helps, all get the challenge, which tells where to log in and with which scope. A gateway that is an
+//! rmcp server itself answers with [`mcp_error`](crate::client::rmcp::mcp_error).
 //!
 //! The URL of [`AccountLinking`](crate::AccountLinking) links the account to the user who visits it and logs in there, and
 //! the next call has the identity that comes with it. So whoever else opens the URL changes nothing for the user who was

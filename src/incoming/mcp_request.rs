@@ -43,7 +43,8 @@ const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 /// | --- | --- | --- |
 /// | visit a URL, to [agree](crate::Interaction::Consent) or to [link an account](crate::Interaction::LinkAccount) | declares elicitation by URL, up to 2025-11-25 | 200, the error `-32042` with the URL |
 /// | visit a URL | declares it with this request, since 2026-07-28 | 200, for `tools/call`, `prompts/get` and `resources/read` a result that asks for it (`input_required`) |
-/// | anything else, or visit a URL | any other | [`AuthError::to_response`]: the status and the challenge. The body is a JSON-RPC error whose message says in words what to do, with the URL if there is one |
+/// | visit a URL | any other | 200, an error whose message says so in words. A 401 would send the client to its own login, which changes nothing, and the SDK for TypeScript then shows no words |
+/// | anything else | any | [`AuthError::to_response`]: the status and the challenge. The body is a JSON-RPC error whose message says in words what to do |
 ///
 /// # Security
 ///
@@ -106,8 +107,8 @@ impl McpRequest {
     /// Answers the request with what the user must do. The [table](Self#the-answer) has all cases.
     pub fn answer<B: From<Bytes>>(&self, error: &AuthError) -> Response<B> {
         let message = mcp::message(error);
-        let url = mcp::url(error).filter(|_| self.shows_urls);
-        match url {
+        let url = mcp::url(error);
+        match url.filter(|_| self.shows_urls) {
             Some(url) if self.is_stateless && MAY_ASK.contains(&&*self.method) => {
                 let params = json!({ "mode": "url", "message": message, "url": url });
                 let request = json!({ "method": "elicitation/create", "params": params });
@@ -131,6 +132,9 @@ impl McpRequest {
             }
             _ => {
                 let words = json!({ "code": mcp::SERVER_ERROR, "message": message });
+                if url.is_some() {
+                    return self.ok("error", &words);
+                }
                 let response = error.to_response::<Bytes>();
                 response.map(|_| self.body("error", &words))
             }

@@ -220,17 +220,23 @@ impl Caller {
         if self.session.is_none() {
             let client = json!({ "name": "caller", "version": "1" });
             let initialize = json!({
-                "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client,
+                "protocolVersion": "2025-11-25", "clientInfo": client,
+                "capabilities": { "elicitation": { "url": {} } },
             });
             let opened = self.send("initialize", Some(1), initialize).await?;
             self.session = opened.headers().get("mcp-session-id").cloned();
+            if self.session.is_none() {
+                return Err(text(opened).await);
+            }
             self.send("notifications/initialized", None, json!({}))
                 .await?;
         }
         let call = json!({ "name": "whoami", "arguments": {} });
         let answer = self.send("tools/call", Some(2), call).await?;
         let answer = text(answer).await;
-        let (_, answer) = answer.split_once(r#""text":""#).unwrap();
+        let Some((_, answer)) = answer.split_once(r#""text":""#) else {
+            return Err(answer);
+        };
         Ok(answer.split('"').next().unwrap().to_owned())
     }
 

@@ -12,6 +12,7 @@ answer.
 import base64
 import json
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -170,7 +171,8 @@ def journey(driver):
     session = alice.cookies()["__Host-gateway-session"]
     is_guarded = session["secure"] and session["httpOnly"] and session["sameSite"] == "Lax" and session["path"] == "/"
     check(lambda: is_guarded and "alice" not in session["value"], "the session's cookie is guarded and sealed")
-    check(lambda: "refused" in ask("call"), "a call to github is refused")
+    link = f"{GATEWAY}/accounts/link/github"
+    check(lambda: link in ask("call")["refused"], "a call to github is told where to link it")
 
     alice.click("a[aria-label='Link github']")
     check(lambda: "Sign-in" in alice.text() and GATEWAY not in alice.url(), "one click leads to the provider")
@@ -214,9 +216,11 @@ def journey(driver):
 
     # The provider revokes what it issued. The call says where to renew the link, and a click there is enough.
     ask("end the link")
-    refused = ask("call")
-    check(lambda: "refused" in refused, "when the link has ended, the next call is refused")
-    alice.open(f"{GATEWAY}/accounts/link/github")
+    refused = ask("call")["refused"]
+    check(lambda: '"code":-32042' in refused, "when the link has ended, the next call asks the client to show a URL")
+    link = re.search(r'"url":"([^"]+)"', refused).group(1)
+    check(lambda: link == f"{GATEWAY}/accounts/link/github", "which is the link's")
+    alice.open(link)
     check(lambda: alice.url() == f"{GATEWAY}/accounts", "one click renews the link, without a question")
     check(lambda: ask("call") == {"owner": "alice-at-github"}, "and the same call succeeds")
 
