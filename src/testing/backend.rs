@@ -93,6 +93,8 @@ impl TestBackend {
     ///
     /// A token is good if [`TestIssuer::claims`] knows it at that time: it is not expired, not revoked, and of this issuer.
     /// A token with the claim `aud` must be for `audience`. An opaque token without that claim is accepted.
+    ///
+    /// `audience` is compared as it is written, so a `/` at the end makes a difference.
     #[must_use]
     pub fn protected_by(mut self, issuer: &TestIssuer, audience: &str) -> Self {
         self.guard = Some(Guard {

@@ -13,6 +13,28 @@ use crate::Origin;
 ///
 /// Needs the feature `testing`.
 ///
+/// ```
+/// use http::Request;
+/// use tower::ServiceExt;
+/// use tower_identity::testing::TestBackend;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower::BoxError> {
+/// let backend = TestBackend::new("https://api.example.com");
+/// let request = Request::post("https://api.example.com/items")
+///     .header("x-tenant", "blue")
+///     .body(r#"{ "name": "lamp" }"#.to_owned())?;
+/// backend.clone().oneshot(request).await?;
+///
+/// let received = backend.request();
+/// assert_eq!(received.uri.path(), "/items");
+/// assert_eq!(received.header("x-tenant"), Some("blue"));
+/// assert_eq!(received.bearer_token(), None);
+/// assert_eq!(received.json()["name"], "lamp");
+/// # Ok(())
+/// # }
+/// ```
+///
 /// `Debug` shows neither the body nor a header that is marked as sensitive.
 #[derive(Clone)]
 #[non_exhaustive]

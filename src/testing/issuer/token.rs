@@ -17,6 +17,25 @@ use super::{TestIssuer, state::Kind};
 
 /// The claims of a token that a [`TestIssuer`] is to issue. It is made by [`TestIssuer::token`].
 ///
+/// ```
+/// use std::time::Duration;
+/// use serde_json::{Value, json};
+/// use tower_identity::testing::TestIssuer;
+///
+/// let issuer = TestIssuer::new("https://idp.example.com");
+/// let token = issuer
+///     .token("alice")
+///     .audience("https://gateway.example.com")
+///     .scope("read write")
+///     .expires_in(Duration::from_secs(60))
+///     .claim("groups", json!(["admins"]))
+///     .claim("client_id", Value::Null);
+/// let jwt = token.clone().sign();
+/// let opaque = token.opaque();
+/// assert_eq!(issuer.claims(&jwt).unwrap()["scope"], "read write");
+/// assert!(!issuer.claims(&opaque).unwrap().contains_key("client_id"));
+/// ```
+///
 /// Needs the feature `testing`.
 #[derive(Clone, Debug)]
 #[must_use = "there is no token before `sign` or `opaque`"]
