@@ -17,7 +17,9 @@ from pathlib import Path
 CRATE = Path(__file__).resolve().parents[1]
 HARNESS = CRATE / "tests" / "instructions"
 EXPECTED = CRATE / ".ci" / "instructions.txt"
-SCENARIOS = ["bare", "minimum", "inject", "fallback_minimum", "fallback", "cache_hit", "remembered"]
+SCENARIOS = [
+    *("bare", "minimum", "inject", "placed", "fallback_minimum", "fallback", "cache_hit", "statement_hit", "remembered"),
+]
 ALLOWED = 1.03
 # The layers, the same by hand, and how many instructions may lie between them.
 ABOVE_MINIMUM = [("inject", "minimum", 380), ("fallback", "fallback_minimum", 420)]

@@ -2,7 +2,8 @@
 //!
 //! `layers_hit` is a request through `IdentityLayer`, `AuthLayer` and `TokenExchange`; `minimum` is what somebody would
 //! write by hand: a look-up in a bare `quick_cache`, one clock read, and the header inserted. `cache_hit`, `quick_cache`
-//! and `moka` are the look-up alone. The rows `hot_user` and `hot_key` have one user, whose token all threads send. Ratios of medians from one run are what counts. `rejected_1k`
+//! and `moka` are the look-up alone. The rows `hot_user` and `hot_key` have one user, whose token all threads send.
+//! `statement_hit` (feature `private-key-jwt`) is `layers_hit` with `SignedIdentity`. Ratios of medians from one run are what counts. `rejected_1k`
 //! is 1,000 calls in a row that the backend rejects, and asserts that they cost the issuer at most one request in 10 s.
 //! It also prints how long 10,000 callers wait for one exchange. What an entry takes in memory is a test (`tests/allocation.rs`).
 //!
@@ -165,7 +166,7 @@ fn exchange(delay: Duration, asked: &Arc<AtomicUsize>) -> TokenExchange {
         .unwrap()
 }
 
-async fn fill(strategy: &TokenExchange, identities: &[Identity]) {
+async fn fill(strategy: &impl Strategy<Body>, identities: &[Identity]) {
     for identity in identities {
         let mut request = request(identity);
         let authenticating = strategy.authenticate(&mut request);
@@ -173,9 +174,30 @@ async fn fill(strategy: &TokenExchange, identities: &[Identity]) {
     }
 }
 
-fn layers(
-    strategy: TokenExchange,
-) -> impl Service<Request<Body>, Response = Response<()>> + Clone + Send {
+/// A gateway that signs who the user is, for as long as the bench runs.
+#[cfg(feature = "private-key-jwt")]
+fn signed() -> tower_identity::SignedIdentity {
+    use tower_identity::{
+        Secret, SignedIdentity,
+        oauth::{SigningAlgorithm, SigningKeys},
+    };
+
+    let pem = Secret::new(include_str!("../tests/support/keys/ed25519.pem")).unwrap();
+    let keys = SigningKeys::new("key", SigningAlgorithm::EdDsa, &pem).unwrap();
+    SignedIdentity::builder(
+        "https://gateway.example.com",
+        "https://mcp.example.com",
+        keys,
+    )
+    .lifetime(Duration::from_secs(3600))
+    .build()
+    .unwrap()
+}
+
+fn layers<A>(strategy: A) -> impl Service<Request<Body>, Response = Response<()>> + Clone + Send
+where
+    A: Strategy<Body> + Clone + Send + Sync + 'static,
+{
     let origin = Origin::try_from("https://mcp.example.com").unwrap();
     ServiceBuilder::new()
         .layer(IdentityLayer::new(None))
@@ -317,6 +339,13 @@ fn hits_through_the_stack(group: &mut BenchmarkGroup<'_, WallTime>, identities: 
     let one_user = vec![identities[0].clone(); USERS];
     calls_on_one_thread(group, "layers_hot_user_1_thread", &one_user, layers.clone());
     calls_on_all_threads(group, "layers_hot_user_all_threads", &one_user, &layers);
+    #[cfg(feature = "private-key-jwt")]
+    {
+        let strategy = signed();
+        runtime().block_on(fill(&strategy, identities));
+        let layers = self::layers(strategy);
+        calls_on_one_thread(group, "statement_hit_1_thread", identities, layers);
+    }
 }
 
 fn look_ups(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {

@@ -17,7 +17,7 @@ use http::HeaderValue;
 
 use crate::wiped::Wiped;
 
-const BEARER: &str = "Bearer ";
+pub(crate) const BEARER: &str = "Bearer ";
 
 /// A bearer token (RFC 6750), ready to be sent.
 ///
@@ -68,6 +68,16 @@ impl AccessToken {
     /// Returns the value of the `Authorization` header, `Bearer …`, marked sensitive.
     pub fn authorization(&self) -> &HeaderValue {
         &self.authorization
+    }
+
+    /// Makes the value of another header: the token after `prefix`, which is visible ASCII and spaces.
+    pub(crate) fn header_value(&self, prefix: &str) -> Result<HeaderValue, InvalidSecret> {
+        let token = self.authorization.as_bytes();
+        let token = token.get(BEARER.len()..).unwrap_or_default();
+        let mut value = Wiped::new(Vec::with_capacity(prefix.len() + token.len()));
+        value.extend_from_slice(prefix.as_bytes());
+        value.extend_from_slice(token);
+        sensitive_header_value(value)
     }
 
     /// Returns the token itself, without its scheme.

@@ -14,7 +14,8 @@ use http::{Method, Request};
 use support::recording::{identity, request};
 use tower::{Service, ServiceBuilder};
 use tower_identity::{
-    AuthLayer, HeaderForwardLayer, Identity, IdentityLayer, Origin, Strategy, UpstreamInject,
+    AuthLayer, HeaderForwardLayer, Identity, IdentityLayer, Origin, Placement, Strategy,
+    UpstreamInject,
 };
 
 /// Hands the request back, so that its drop is not counted.
@@ -82,6 +83,34 @@ fn a_request_with_an_identity_costs_no_allocation() {
         allocations(stack(layer().follow_requests(), inject), prepare),
         0
     );
+}
+
+/// The value after `Bearer ` is ready-made. Any other takes memory that is wiped, and its owner.
+#[test]
+fn a_token_in_another_header_costs_an_allocation_only_where_its_value_is_another() {
+    let fresh = identity("user-1", "gho_1");
+    for (header, prefix, value, allowed) in [
+        ("x-upstream-authorization", "Bearer ", "Bearer gho_1", 0),
+        ("authorization", "Bearer ", "Bearer gho_1", 0),
+        ("authorization", "token ", "token gho_1", 2),
+        ("x-api-key", "", "gho_1", 2),
+    ] {
+        let placement = Placement::header(header).unwrap().prefix(prefix).unwrap();
+        let inject = UpstreamInject::new("github").unwrap().placement(placement);
+        let mut service = stack(IdentityLayer::new(None), inject);
+        let mut call = |request| service.call(request).now_or_never().unwrap().ok().unwrap();
+        let prepare = || {
+            let mut request = with_header(Some(fresh.clone()));
+            request.headers_mut().reserve(8);
+            request
+        };
+        call(prepare());
+        let request = prepare();
+        let mut answered = None;
+        let counted = allocation_counter::measure(|| answered = Some(call(request)));
+        assert_eq!(answered.unwrap().headers()[header], value);
+        assert_eq!(counted.count_total, allowed, "{header}: {prefix}");
+    }
 }
 
 #[test]

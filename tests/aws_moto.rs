@@ -19,7 +19,7 @@ use support::{
 };
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, layer::layer_fn};
 use tower_identity::{
-    AuthLayer, AwsSts, Identity, Origin, RoleMapping,
+    AuthErrorKind, AuthLayer, AwsSts, Identity, Origin, RoleMapping, Strategy,
     strategy::{AwsStsBuilder, PayloadHash},
 };
 
@@ -168,6 +168,43 @@ impl Drop for Moto {
 
 fn untouched(request: Request<Body>) -> Request<Body> {
     request
+}
+
+/// STS takes the tags out of the token. moto issues a session for any token and has no tags in it, so that what is judged
+/// here is that the token reaches STS as it is where it has the tags, and does not where it lacks one.
+#[tokio::test]
+async fn a_token_with_the_required_session_tags_gets_a_session_at_moto_and_another_does_not_get_there()
+ {
+    let Some(moto) = Moto::start().await else {
+        return;
+    };
+    let sts = moto
+        .builder("sts")
+        .required_session_tag("Department")
+        .build()
+        .unwrap();
+    let with = |tags: serde_json::Value| {
+        let claims = serde_json::json!({ "sub": "alice", "https://aws.amazon.com/tags": tags });
+        user_with("alice", "alice-token", claims)
+    };
+    let tagged = with(serde_json::json!({
+        "principal_tags": { "Department": ["Sales"] },
+        "transitive_tag_keys": ["Department"],
+    }));
+    let (status, answer) = moto
+        .send(&sts, moto.request("POST", "/", WHO, &tagged), untouched)
+        .await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert!(answer.contains("assumed-role/Reader/alice"), "{answer}");
+
+    let untagged = with(serde_json::json!({ "principal_tags": { "Team": ["A"] } }));
+    let mut request = moto.request("POST", "/", WHO, &untagged);
+    let refused = sts
+        .authenticate(&mut request)
+        .complete(request)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), AuthErrorKind::InsufficientScope);
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ use tower_identity::{
 
 const USERS_TOKEN: &str = "token-of-alice-4fc2";
 const CLIENT_SECRET: &str = "7Fjfp0ZBr1KtDRbnfVdmIw";
+const TOKEN_VAULT: &str = "http://auth0.com/oauth/token-type/federated-connection-access-token";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Deserialize)]
@@ -48,7 +49,7 @@ impl Answer {
     fn all() -> Vec<Self> {
         let data = include_str!("data/issuer_answers.json");
         let data: Data = serde_json::from_str(data).unwrap();
-        assert!(data.answers.len() >= 193);
+        assert!(data.answers.len() >= 198);
         data.answers
     }
 
@@ -163,6 +164,10 @@ fn request(grant: &str) -> TokenRequest {
                 "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
             ),
         "client_credentials" => TokenRequest::client_credentials(),
+        // With the `grant_type` of Auth0's own, which a strategy sends.
+        "token_vault" => TokenRequest::token_exchange()
+            .subject_token(USERS_TOKEN, TokenType::AccessToken)
+            .requested_token_type(TokenType::of_urn(TOKEN_VAULT)),
         other => panic!("{other} is no grant"),
     }
 }
@@ -214,6 +219,33 @@ async fn f40_each_strategy_tells_each_documented_refusal() {
         answer.assert_is_told(&error.unwrap_err(), "its strategy");
     }
     assert_eq!(seen.len(), 4, "{seen:?}");
+}
+
+/// A JWT that is the grant of a workload is no user's, so that no login helps, whatever the issuer says.
+#[tokio::test]
+async fn f40_no_refusal_of_a_workloads_token_asks_a_user_to_log_in() {
+    let issuer = Issuer::start().await;
+    let token = jwt(&json!({}), &json!({ "exp": 4_000_000_000_u64 }));
+    let mut seen = 0;
+    for answer in Answer::all().iter().filter(|answer| answer.is_refusal()) {
+        if !matches!(answer.grant.as_str(), "jwt_bearer" | "on_behalf_of") {
+            continue;
+        }
+        issuer.next(answer.behaviour());
+        let strategy = ClientCredentials::builder(endpoint(&issuer)).workload_token(secret(&token));
+        let error = token_for(&strategy.build().unwrap(), alice())
+            .await
+            .unwrap_err();
+        let expected = match answer.kind() {
+            AuthErrorKind::Unavailable => AuthErrorKind::Unavailable,
+            _ => AuthErrorKind::Configuration,
+        };
+        assert_eq!(error.kind(), expected, "{}: {error}", answer.name);
+        assert_eq!(error.interaction(), None, "{}", answer.name);
+        answer.assert_shows_nothing(&error);
+        seen += 1;
+    }
+    assert!(seen >= 15, "{seen}");
 }
 
 #[tokio::test]

@@ -29,8 +29,9 @@ use support::{
 use tower::{Layer, ServiceExt, service_fn};
 use tower_identity::{
     AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, Clock, Identity,
-    IntrospectionEndpoint, ManualClock, MemoryStore, Origin, Secret, Strategy, TokenEndpoint,
-    TokenExchange, TokenValidator, TokenValidatorLayer, UpstreamTokenStore, UpstreamTokens,
+    IntrospectionEndpoint, ManualClock, MemoryStore, Origin, Secret, Strategy, Subject,
+    TokenEndpoint, TokenExchange, TokenValidator, TokenValidatorLayer, UpstreamTokenStore,
+    UpstreamTokens,
     client::hyper::{HttpsClient, https_client},
     delegation_chain,
     incoming::Issuer,
@@ -764,6 +765,52 @@ async fn a_users_token_is_exchanged_for_one_that_the_backend_admits_as_theirs() 
             "subject": "alice", "client": client_id, "scope": "read", "actors": [],
         });
         assert_eq!(seen, expected);
+    }
+}
+
+/// The ID token is for the application that the user logged in to, which exchanges it.
+#[tokio::test]
+async fn an_id_token_and_a_jwt_are_exchanged_under_their_own_types() {
+    let Some(provider) = provider().await else {
+        return;
+    };
+    let alice = provider
+        .log_in("browser", "alice", "openid read", GATEWAY)
+        .await;
+    let tokens = alice.tokens(SystemTime::now());
+    let identity = Identity::builder("alice")
+        .token(tower_identity::AccessToken::new(&*alice.access_token).unwrap())
+        .upstream("idp", tokens.token().clone())
+        .build()
+        .unwrap();
+    for (subject, is_accepted) in [
+        (Subject::upstream_id_token("idp"), true),
+        (Subject::own_token().as_jwt(), true),
+        (Subject::upstream("idp").as_type(TokenType::Jwt), true),
+        (Subject::upstream("idp").as_type(TokenType::IdToken), false),
+        (Subject::upstream("idp").as_type(TokenType::Saml2), false),
+    ] {
+        let strategy = TokenExchange::builder(endpoint(&provider, ClientAuth::none("browser")))
+            .resource(BACKEND)
+            .scopes(["read"])
+            .subject(subject)
+            .build()
+            .unwrap();
+        if is_accepted {
+            let seen = arrives(&provider, "backend", strategy, Some(identity.clone())).await;
+            assert_eq!(
+                (&seen["subject"], &seen["client"]),
+                (&json!("alice"), &json!("browser"))
+            );
+        } else {
+            let mut request = Request::get(BACKEND)
+                .body(Full::<Bytes>::default())
+                .unwrap();
+            request.extensions_mut().insert(identity.clone());
+            let authenticating = strategy.authenticate(&mut request);
+            let refused = authenticating.complete(request).await.unwrap_err();
+            assert_eq!(refused.kind(), AuthErrorKind::Rejected);
+        }
     }
 }
 

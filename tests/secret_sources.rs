@@ -243,6 +243,65 @@ async fn a_file_is_read_again_when_a_second_has_passed_and_not_before() {
     assert_eq!(assertion(&issuer, &endpoint).await.unwrap(), second);
 }
 
+/// A look at a file that is gone would be told, because the last value is used in its place.
+#[tokio::test]
+async fn no_file_is_looked_at_for_a_request_whose_token_is_cached() {
+    let (issuer, backend, clock) = (Issuer::start().await, Backend::start().await, clock());
+    issuer.know("alices-token", "alice");
+    let platform = Platform::new();
+    platform.write(token("gateway", 3600));
+    issuer.know(&token("gateway", 3600), "gateway");
+    let basic = || {
+        endpoint(
+            &issuer,
+            ClientAuth::basic("gateway", platform.source()),
+            &clock,
+        )
+    };
+    let assertion = || {
+        endpoint(
+            &issuer,
+            ClientAuth::assertion("gateway", platform.source()),
+            &clock,
+        )
+    };
+    let workload = endpoint_builder(&issuer)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let exchange = |endpoint| {
+        let exchange = TokenExchange::builder(endpoint).clock(clock.clone());
+        exchange.build().unwrap()
+    };
+    let workload = ClientCredentials::builder(workload)
+        .workload_token(platform.source())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let (by_secret, by_assertion) = (exchange(basic()), exchange(assertion()));
+    let (by_secret, by_assertion) = (backend.client(by_secret), backend.client(by_assertion));
+    let workload = backend.client(workload);
+    let request = || backend.request(user("alice", "alices-token"));
+    let send_all = async || {
+        send(&by_secret, request()).await.unwrap();
+        send(&by_assertion, request()).await.unwrap();
+        send(&workload, request()).await.unwrap();
+    };
+    send_all().await;
+    let asked = issuer.requests().len();
+    fs::remove_dir_all(platform.folder.path()).unwrap();
+    // The next look would be due.
+    clock.advance(seconds(2));
+    let log = Log::default();
+    let capturing = log.capture("tower_identity=warn");
+    for _ in 0..100 {
+        send_all().await;
+    }
+    drop(capturing);
+    assert_eq!(issuer.requests().len(), asked);
+    assert_eq!(log.text(), "");
+}
+
 #[tokio::test]
 async fn a_file_that_is_at_fault_is_told_to_the_operator_and_the_old_token_serves_to_its_end() {
     type Spoil = fn(&Path);

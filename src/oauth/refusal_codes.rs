@@ -190,6 +190,12 @@ const DESCRIPTIONS: &[(&[&str], &str, Meaning)] = &[
     (&["invalid_request"], "client_assertion", Meaning::Client),
     (&["invalid_request"], "grant_type", Meaning::Target),
     (&["invalid_request"], "redirect_uri", Meaning::Client),
+    // Microsoft Entra: the assertion of a workload, with which the client authenticates.
+    (
+        &["invalid_request", "invalid_grant"],
+        "no matching federated identity",
+        Meaning::Client,
+    ),
 ];
 
 /// The meaning by the description of a known code, where the code alone means several things.

@@ -6,8 +6,7 @@ use crate::{
     credential_header::CredentialHeader,
     error::{BuildError, Faults},
     outgoing::headers::{header_name, is_restricted},
-    secret::{AccessToken, InvalidSecret, secret_header_value},
-    wiped::Wiped,
+    secret::{AccessToken, BEARER, InvalidSecret},
 };
 
 const LONGEST_PREFIX: usize = 64;
@@ -38,8 +37,10 @@ const LONGEST_PREFIX: usize = 64;
 #[derive(Clone)]
 pub struct Placement {
     header: CredentialHeader,
-    /// `None` stands for the ready-made value of an `AccessToken`.
+    /// `None` stands for `Bearer `, with which an `AccessToken` has a ready-made value.
     prefix: Option<String>,
+    /// The header is `Authorization`, whose name has no other spelling.
+    is_authorization: bool,
 }
 
 impl Placement {
@@ -48,6 +49,7 @@ impl Placement {
         Self {
             header: CredentialHeader::new(AUTHORIZATION),
             prefix: None,
+            is_authorization: true,
         }
     }
 
@@ -71,6 +73,7 @@ impl Placement {
         }
         let name = faults.or(name)?;
         Ok(Self {
+            is_authorization: name == AUTHORIZATION,
             header: CredentialHeader::new(name),
             prefix: Some(String::new()),
         })
@@ -92,7 +95,7 @@ impl Placement {
             );
         }
         faults.check()?;
-        self.prefix = Some(prefix.to_owned());
+        self.prefix = (prefix != BEARER).then(|| prefix.to_owned());
         Ok(self)
     }
 
@@ -101,21 +104,14 @@ impl Placement {
     pub(crate) fn value(&self, token: &AccessToken) -> Result<HeaderValue, InvalidSecret> {
         match &self.prefix {
             None => Ok(token.authorization().clone()),
-            Some(prefix) => self.value_with(prefix, token.expose()),
+            Some(prefix) => token.header_value(prefix),
         }
-    }
-
-    fn value_with(&self, prefix: &str, token: &str) -> Result<HeaderValue, InvalidSecret> {
-        let mut value = Wiped::new(String::with_capacity(prefix.len() + token.len()));
-        value.push_str(prefix);
-        value.push_str(token);
-        secret_header_value(std::mem::take(&mut *value))
     }
 
     /// Puts the value onto the request.
     #[inline]
     pub(crate) fn set(&self, headers: &mut HeaderMap, value: HeaderValue) {
-        if self.is_default() {
+        if self.is_authorization {
             headers.insert(AUTHORIZATION, value);
         } else {
             self.header.insert(headers, value);
@@ -126,7 +122,7 @@ impl Placement {
     #[cfg(feature = "token-exchange")]
     #[inline]
     pub(crate) fn put_on(&self, headers: &mut HeaderMap, value: HeaderValue) -> bool {
-        if self.is_default() {
+        if self.is_authorization {
             let replaced = headers.insert(AUTHORIZATION, value);
             return replaced.is_some_and(|replaced| headers.get(AUTHORIZATION) == Some(&replaced));
         }
@@ -140,11 +136,6 @@ impl Placement {
         headers.get(self.header.name()) == Some(value)
     }
 
-    #[inline]
-    fn is_default(&self) -> bool {
-        self.prefix.is_none()
-    }
-
     /// Adds the setting to `scope`, unless it is the default.
     #[cfg(feature = "token-exchange")]
     pub(crate) fn describe(
@@ -152,10 +143,10 @@ impl Placement {
         scope: crate::credential::cache::key::CacheScope,
     ) -> crate::credential::cache::key::CacheScope {
         match &self.prefix {
-            None => scope,
-            Some(prefix) => scope
+            None if self.is_authorization => scope,
+            prefix => scope
                 .field("placement", self.header.name())
-                .field("prefix", prefix),
+                .field("prefix", prefix.as_deref().unwrap_or(BEARER)),
         }
     }
 }
@@ -171,7 +162,7 @@ impl fmt::Debug for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Placement")
             .field("header", self.header.name())
-            .field("prefix", &self.prefix.as_deref().unwrap_or("Bearer "))
+            .field("prefix", &self.prefix.as_deref().unwrap_or(BEARER))
             .finish()
     }
 }

@@ -50,7 +50,7 @@ impl UpstreamInject {
     /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`. For an example see
     /// [`Placement`].
     ///
-    /// With another placement, the value is put together for each request.
+    /// With another prefix than `Bearer `, the value is put together for each request, which costs two allocations.
     #[must_use]
     pub fn placement(mut self, placement: Placement) -> Self {
         self.placement = placement;

@@ -24,8 +24,10 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde_json::json;
 use tower::{BoxError, Layer, Service, ServiceBuilder, service_fn};
 use tower_identity::{
-    AccessToken, AuthLayer, Identity, IdentityLayer, KeySet, Origin, Strategy, TokenEndpoint,
-    TokenExchange, TokenValidator, TokenValidatorLayer, UpstreamInject, UpstreamToken,
+    AccessToken, AuthLayer, Identity, IdentityLayer, KeySet, Origin, Placement, Secret,
+    SignedIdentity, Strategy, TokenEndpoint, TokenExchange, TokenValidator, TokenValidatorLayer,
+    UpstreamInject, UpstreamToken,
+    oauth::{SigningAlgorithm, SigningKeys},
 };
 
 type Body = Full<Bytes>;
@@ -127,6 +129,30 @@ fn exchange() -> Result<TokenExchange, BoxError> {
     Ok(exchange.build()?)
 }
 
+fn signed() -> Result<SignedIdentity, BoxError> {
+    let pem = Secret::new(include_str!("../support/keys/ed25519.pem"))?;
+    let keys = SigningKeys::new("key", SigningAlgorithm::EdDsa, &pem)?;
+    let signed = SignedIdentity::builder(
+        "https://gateway.example.com",
+        "https://mcp.example.com",
+        keys,
+    );
+    Ok(signed.lifetime(Duration::from_secs(3600)).build()?)
+}
+
+/// Has the user's credential put into the cache.
+fn obtain(strategy: &impl Strategy<Body>, user: &Identity) -> Result<(), BoxError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    runtime.block_on(async {
+        let mut request = request(Some(user))?;
+        let authenticating = strategy.authenticate(&mut request);
+        authenticating.complete(request).await?;
+        Ok(())
+    })
+}
+
 fn run<S>(times: usize, identity: Option<&Identity>, mut service: S) -> Result<(), BoxError>
 where
     S: Service<Request<Body>, Response = Response<()>>,
@@ -184,18 +210,23 @@ fn main() -> Result<(), BoxError> {
         "inject" => run(times, Some(&fresh), layers(session, inject)?),
         "fallback_minimum" => run(times, None, Minimum { session }),
         "fallback" => run(times, None, layers(session, inject)?),
+        "placed" => {
+            let placement = Placement::header("x-api-key")?;
+            run(
+                times,
+                Some(&fresh),
+                layers(session, inject.placement(placement))?,
+            )
+        }
         "cache_hit" => {
             let exchange = exchange()?;
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .build()?;
-            runtime.block_on(async {
-                let mut request = request(Some(&fresh))?;
-                let authenticating = exchange.authenticate(&mut request);
-                authenticating.complete(request).await?;
-                Ok::<_, BoxError>(())
-            })?;
+            obtain(&exchange, &fresh)?;
             run(times, Some(&fresh), layers(None, exchange)?)
+        }
+        "statement_hit" => {
+            let signed = signed()?;
+            obtain(&signed, &fresh)?;
+            run(times, Some(&fresh), layers(None, signed)?)
         }
         "remembered" => remembered(times),
         other => Err(format!("no scenario is called {other}").into()),
