@@ -89,7 +89,7 @@ pub(super) struct Party<'a> {
     pub(super) subject: Option<UserToken<'a>>,
     pub(super) actor: Option<UserToken<'a>>,
     /// The values that the user's claims give for parameters.
-    pub(super) from_claims: FromClaims,
+    pub(super) from_claims: Option<Box<FromClaims>>,
     /// The scopes that a backend asked for, and those that the token had before.
     pub(super) wider: Option<&'a WiderScope>,
 }
@@ -183,7 +183,9 @@ impl IssuedTokens {
     pub(super) fn request_for(&self, party: &Party<'_>) -> TokenRequest {
         let request = with_scopes(self.request.clone(), party.wider);
         match &self.holder {
-            Holder::User { parameters, .. } => parameters.add_to(request, &party.from_claims),
+            Holder::User { parameters, .. } => {
+                parameters.add_to(request, party.from_claims.as_deref())
+            }
             Holder::Client => request,
         }
     }
@@ -203,7 +205,10 @@ impl IssuedTokens {
         let scope = scopes
             .iter()
             .fold(self.scope, |scope, more| scope.field("wider scope", more));
-        party.key(party.from_claims.describe(scope))
+        match &party.from_claims {
+            Some(values) => party.key(values.describe(scope)),
+            None => party.key(scope),
+        }
     }
 }
 
@@ -242,7 +247,7 @@ impl Holder {
             return Ok(Some(Party {
                 subject: None,
                 actor: None,
-                from_claims: FromClaims::none(),
+                from_claims: None,
                 wider: extensions.get::<WiderScope>(),
             }));
         };

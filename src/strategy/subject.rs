@@ -367,6 +367,7 @@ impl UserToken<'_> {
 
 /// The user whose upstream tokens the identity has, or the session of theirs if the tokens are those of sessions.
 #[cfg(feature = "incoming")]
+#[inline(never)]
 fn owner(identity: &Identity, session_claim: Option<&str>) -> Result<TokenOwner, AuthError> {
     let known = identity.token_owner();
     if let Some(known) = known.filter(|known| known.session().is_some() == session_claim.is_some())
