@@ -134,6 +134,11 @@ const READ: &[&str] = &[
 /// [`handled_by_application`](Self::handled_by_application) names the keys that your application acts on itself. They
 /// are neither warnings nor faults.
 ///
+/// # Replacing a configuration
+///
+/// Give [`outgoing_auth`](Self::outgoing_auth) to a [`LiveOutgoingAuth`](crate::config::LiveOutgoingAuth), and take the
+/// layers of the backends from there. The other parts are replaced by building them anew.
+///
 /// # Security
 ///
 /// The author of the file decides where users' tokens are sent, and which files `caBundlePath` reads. Do not let users
