@@ -176,6 +176,24 @@
 //! - [`follow_requests`](crate::IdentityLayer::follow_requests) replaces the captured identity by the newest identity
 //!   of the same user that a request carried. Thus a `DELETE` hours into the session goes out with a valid token.
 //!
+//! # The credential that each backend wants
+//!
+//! | the backend wants | strategy | `type` in the configuration |
+//! | --- | --- | --- |
+//! | the user's own token of a provider, as a bearer token or in another header | [`UpstreamInject`](crate::UpstreamInject) with a [`Placement`](crate::Placement) | `upstream_inject` |
+//! | a token that is issued for it, for the user | [`TokenExchange`](crate::TokenExchange), [`OnBehalfOf`](crate::OnBehalfOf) or [`CrossAppAccess`](crate::CrossAppAccess) | `token_exchange`, `obo`, `xaa` |
+//! | a token of the gateway, the same for all users | [`ClientCredentials`](crate::ClientCredentials) | `client_credentials` |
+//! | a statement of who the user is, from a gateway that it trusts | [`SignedIdentity`](crate::SignedIdentity), with its keys published on one of your routes | `signed_identity` |
+//! | the user's name and groups in headers, on a network that it trusts | [`ClaimInjection`](crate::ClaimInjection) | `claim_injection` |
+//! | an API key | [`HeaderInjection`](crate::HeaderInjection) | `header_injection` |
+//! | two of these | [`Both`](crate::strategy::Both) | `both` |
+//!
+//! The gateway needs no stored secret at the issuers. In Kubernetes, the projected token of the pod is the client's
+//! assertion ([`ClientAuth::assertion`](crate::ClientAuth::assertion)), or the grant itself
+//! ([`workload_token`](crate::strategy::ClientCredentialsBuilder::workload_token)). A key in a KMS or an HSM signs through
+//! [`JwtSigner`](crate::oauth::JwtSigner). The configuration has keys for
+//! [all but the KMS](crate::OutgoingAuthConfig#credentials-without-a-stored-secret).
+//!
 //! # 4. Answer errors
 //!
 //! ```

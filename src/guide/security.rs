@@ -112,6 +112,30 @@
 //! | … even if the store returns them | `own_store` | `f65_tokens_that_a_store_finds_by_the_session_alone_are_given_to_no_other_user` |
 //! | A logout during a refresh stays | `upstream_tokens` | `a_log_out_during_a_refresh_stays` |
 //!
+//! ## What the gateway itself authenticates with, and signs
+//!
+//! The parties are the platform that writes a workload's token into a file, the supplier of a secret or a signature, and a
+//! backend that trusts the gateway's statements.
+//!
+//! | promise | file | test |
+//! | --- | --- | --- |
+//! | A file that is missing, empty, too large, half-written or unreadable is an event for the operator, and the last token is used while it is good | `secret_sources` | `a_file_that_is_at_fault_is_told_to_the_operator_and_the_old_token_serves_to_its_end` |
+//! | A token that was not replaced after its end is not sent | `secret_sources` | `a_file_that_was_not_replaced_after_its_token_expired_is_no_longer_sent` |
+//! | A supplier that fails, hangs or panics ends the request with an error within a time limit | `secret_sources` | `a_function_is_called_for_each_request_and_may_fail_as_it_likes` |
+//! | … and so does a signer, also one that returns no signature | `client_assertions` | `a_signer_that_fails_hangs_panics_or_returns_garbage_is_told_and_nothing_is_sent` |
+//! | A refusal does not repeat an assertion | `secret_sources` | `a_refusal_that_repeats_a_supplied_assertion_is_not_repeated` |
+//! | A statement says who the request's identity is, also where it is cached | `signed_identity` | `a_statement_is_cached_for_its_user_and_says_what_the_request_s_identity_says` |
+//! | … and what another party signed is none | `signed_identity` | `what_another_library_signed_is_not_taken_for_a_statement_unless_it_has_the_key` |
+//! | … and each statement can be verified while keys rotate | `signed_identity` | `keys_rotate_without_a_statement_that_nobody_can_verify` |
+//! | … also by a configuration that is replaced | `config_workload` | `a_key_is_rotated_by_replacing_the_configuration` |
+//! | A claim as a parameter changes no other parameter | `exchange_parameters` | `a_hostile_claim_changes_no_other_parameter` |
+//! | … and users whose claims differ share no token | `exchange_parameters` | `tokens_are_kept_apart_by_the_values_of_claims_and_by_constants` |
+//! | A claim as a header cannot add another header | `claim_injection` | `a_value_that_cannot_be_a_header_is_escaped_or_refused_and_never_shown` |
+//! | A token in any header is sensitive, and leaves to its origin alone | `placement` | `a_token_in_any_header_is_sensitive_and_leaves_to_its_origin_alone` |
+//! | Two credentials leave together or not at all | `placement` | `both_credentials_arrive_or_nothing_is_sent` |
+//! | … and not in one header | `config_workload` | `two_credentials_in_one_header_are_a_fault_in_any_spelling` |
+//! | A session's refresh token goes to no other session | `cross_app_access` | `f62_the_refresh_token_of_a_session_is_found_by_the_session_that_the_user_came_with` |
+//!
 //! ## Linking accounts
 //!
 //! [`AccountLinking`](crate::AccountLinking) sends a browser to a provider and stores what comes back. The parties are the
@@ -187,6 +211,8 @@
 //! - **Code in the process, or access to its memory.** Secrets are wiped when they are dropped, but are in memory until
 //!   then. The copies that HTTP clients, TLS and the kernel make are not wiped.
 //! - **The operator.** The configuration decides where users' tokens go.
+//! - **A network that is trusted.** The headers of [`ClaimInjection`](crate::ClaimInjection) are not signed. A party that
+//!   reaches the backend by another way can set them.
 //! - **The backend.** It can do with its credential whatever the credential allows. Give each backend a separate token
 //!   ([`TokenExchange`](crate::TokenExchange)) instead of the user's token.
 //! - **DNS**, beyond the protection of TLS. The origin is a name, not an address.

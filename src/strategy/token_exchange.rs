@@ -225,7 +225,7 @@ impl TokenExchangeBuilder {
         self
     }
 
-    /// Sends this `grant_type` with the same parameters, for an issuer that has a grant of its own for exchanges. It is an
+    /// Sends this `grant_type` with the same parameters, for an issuer with a proprietary grant for exchanges. It is an
     /// absolute URI or a name (RFC 6749 §4.5). Its answer may leave `issued_token_type` out.
     ///
     /// For example, Auth0 exchanges the user's token for one of a provider that they have linked (Token Vault):
