@@ -2082,15 +2082,10 @@ async fn strategies_that_differ_in_their_cache_skew_do_not_share_tokens() {
     }
 }
 
-/// The statuses of two calls, the first of which needs more scope.
-async fn statuses_where_write_is_needed(
-    issuer: &Issuer,
-    layer: AuthLayer<Arc<dyn Strategy<Body>>>,
-) -> [u16; 2] {
-    let backend = tower::service_fn(move |_: Request<Body>| {
-        let requests = issuer.requests();
-        let scope = requests.last().and_then(|request| request.one("scope"));
-        let is_content = scope.is_some_and(|scope| scope.contains("write"));
+/// The statuses of two calls, for which the first token of the issuer does not suffice.
+async fn statuses_where_write_is_needed(layer: &AuthLayer<Arc<dyn Strategy<Body>>>) -> [u16; 2] {
+    let backend = tower::service_fn(|request: Request<Body>| {
+        let is_content = request.headers()["authorization"] != "Bearer exchanged-for-alice-b-1";
         let mut response = http::Response::new(Body::default());
         if !is_content {
             *response.status_mut() = http::StatusCode::FORBIDDEN;
@@ -2100,7 +2095,7 @@ async fn statuses_where_write_is_needed(
         }
         std::future::ready(Ok::<_, std::convert::Infallible>(response))
     });
-    let client = tower::Layer::layer(&layer.retry_rejected(), backend);
+    let client = tower::Layer::layer(&layer.clone().retry_rejected(), backend);
     let mut statuses = [0; 2];
     for status in &mut statuses {
         let mut request = Request::post("https://mcp.example.com/mcp")
@@ -2118,7 +2113,8 @@ async fn statuses_where_write_is_needed(
 async fn the_scopes_of_step_up_are_those_of_the_key_and_follow_its_replacement() {
     let with = |issuer: &Issuer, step_up: &[&str]| {
         config_of(&json!({ "type": "token_exchange", "tokenExchange": {
-            "tokenUrl": issuer.url(), "scopes": ["read"], "stepUpScopes": step_up,
+            "tokenUrl": issuer.url(), "audience": "b", "scopes": ["read"],
+            "stepUpScopes": step_up,
         } }))
     };
     for (step_up, statuses) in [
@@ -2129,19 +2125,15 @@ async fn the_scopes_of_step_up_are_those_of_the_key_and_follow_its_replacement()
         let issuer = issuer_of_alice().await;
         let config = with(&issuer, step_up);
         let layer = config.layer_for("b", origin(), &resources()).unwrap();
-        assert_eq!(
-            statuses_where_write_is_needed(&issuer, layer).await,
-            statuses
-        );
+        assert_eq!(statuses_where_write_is_needed(&layer).await, statuses);
 
+        // What was allowed before is forgotten.
         let issuer = issuer_of_alice().await;
         let live = LiveOutgoingAuth::new(with(&issuer, &["write"]), resources()).unwrap();
         let layer = live.layer_for("b", origin()).unwrap();
+        assert_eq!(statuses_where_write_is_needed(&layer).await, [200, 200]);
         live.replace(with(&issuer, step_up)).unwrap();
-        assert_eq!(
-            statuses_where_write_is_needed(&issuer, layer).await,
-            statuses
-        );
+        assert_eq!(statuses_where_write_is_needed(&layer).await, statuses);
     }
 }
 
