@@ -363,7 +363,7 @@
 //!
 //! # What the issuer is compared with
 //!
-//! A fake that agrees with the code under test proves nothing. A test of this crate therefore sends some 90 requests to
-//! `TestIssuer` and to npm's `oidc-provider`, and compares status, error codes and members. Your own issuer may differ in
+//! A fake that agrees with the code under test proves nothing. A test of this crate therefore sends more than a hundred
+//! requests to `TestIssuer` and to npm's `oidc-provider`, and compares status, error codes and members. Your own issuer may differ in
 //! what it is free to choose, for example how it limits scopes. [How the crate is tested](super::testing) is another
 //! page.
