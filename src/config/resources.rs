@@ -14,7 +14,7 @@ use crate::{
     clock::{Clock, DefaultClock},
     credential::cache::CredentialCache,
     error::{BuildError, Faults},
-    oauth::token_endpoint::TokenEndpointBuilder,
+    oauth::token_endpoint::builder::TokenEndpointBuilder,
     secret::{Secret, has_placeholder},
     strategy::{issued::IssuedToken, strategy::Strategy},
 };

@@ -39,4 +39,4 @@ pub use secret_source::SecretSource;
 pub use signing::{JwtSigner, SigningAlgorithm, SigningFuture};
 #[cfg(feature = "private-key-jwt")]
 pub use signing_keys::{Jwks, SigningKeys};
-pub use token_endpoint::{TokenEndpointBuilder, TokenResponseFuture};
+pub use token_endpoint::{TokenResponseFuture, builder::TokenEndpointBuilder};

@@ -12,7 +12,7 @@ use crate::{
     oauth::{
         client_auth::ClientAuth,
         http_client::HttpClient,
-        token_endpoint::{TokenEndpoint, TokenEndpointBuilder},
+        token_endpoint::{TokenEndpoint, builder::TokenEndpointBuilder},
     },
 };
 

@@ -1,0 +1,183 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    clock::{Clock, DefaultClock},
+    error::{AuthErrorKind, BuildError, Faults},
+    oauth::{
+        client_auth::ClientAuth,
+        http_client::{HttpClient, parse_url},
+        refusal::OwnRows,
+        response::Dialect,
+    },
+};
+
+use super::{Inner, TokenEndpoint};
+
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// Builds a [`TokenEndpoint`].
+///
+/// Needs the feature `token-exchange`.
+#[must_use = "nothing is checked before `build`"]
+pub struct TokenEndpointBuilder {
+    url: String,
+    issuer: Option<String>,
+    insecure: bool,
+    client_auth: Option<ClientAuth>,
+    time_limit: Duration,
+    own_rows: OwnRows,
+    dialect: Dialect,
+    clock: Arc<dyn Clock>,
+    client: HttpClient,
+}
+
+impl TokenEndpointBuilder {
+    pub(super) fn new(url: String, client: HttpClient) -> Self {
+        Self {
+            url,
+            issuer: None,
+            insecure: false,
+            client_auth: None,
+            time_limit: TIME_LIMIT,
+            own_rows: OwnRows::default(),
+            dialect: Dialect::STANDARD,
+            clock: DefaultClock::get(),
+            client,
+        }
+    }
+
+    /// Sets how the client authenticates, and nothing else is tried. By default it does not say who it is.
+    pub fn client_auth(mut self, client_auth: ClientAuth) -> Self {
+        self.client_auth = Some(client_auth);
+        self
+    }
+
+    /// Sets the issuer identifier of the authorization server (RFC 8414 §2), which is the audience of
+    /// [`PrivateKeyJwt`](crate::oauth::PrivateKeyJwt) assertions. It is compared exactly. By default it is not known.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use http_body_util::Full;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// use tower_identity::TokenEndpoint;
+    ///
+    /// # let client = Client::builder(TokioExecutor::new())
+    /// #     .build_http::<Full<Bytes>>();
+    /// let endpoint =
+    ///     TokenEndpoint::builder("https://idp.example.com/token", client)
+    ///         .issuer("https://idp.example.com")
+    ///         .build()?;
+    /// # Ok::<(), tower::BoxError>(())
+    /// ```
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
+    }
+
+    /// Sets within what time the whole answer has to be there, from waiting for the client's readiness to the last byte.
+    /// By default 30 s.
+    pub fn time_limit(mut self, time_limit: Duration) -> Self {
+        self.time_limit = time_limit;
+        self
+    }
+
+    /// Sets the kind of error that an error code of this issuer is.
+    ///
+    /// The codes of widely used issuers are known, see the [table](TokenEndpoint#refusals). A code that you set wins over the
+    /// table and over the status, except over 429. It is compared as the issuer writes it, in the member `error`.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use http_body_util::Full;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// use tower_identity::{AuthErrorKind, TokenEndpoint};
+    ///
+    /// # let client = Client::builder(TokioExecutor::new())
+    /// #     .build_http::<Full<Bytes>>();
+    /// // This issuer has a code for users who may log in at 9 o'clock.
+    /// let endpoint =
+    ///     TokenEndpoint::builder("https://idp.example.com/token", client)
+    ///         .refusal("outside_working_hours", AuthErrorKind::Unavailable)
+    ///         .build()?;
+    /// # Ok::<(), tower::BoxError>(())
+    /// ```
+    pub fn refusal(mut self, code: impl Into<String>, kind: AuthErrorKind) -> Self {
+        self.own_rows.add(code.into(), kind);
+        self
+    }
+
+    #[cfg(feature = "linking")]
+    pub(crate) fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
+    }
+
+    /// Lets the scheme be plain `http` on any host.
+    ///
+    /// # Security
+    ///
+    /// Everybody who can read the network can then read the secrets and the tokens. Use it only in a network that is
+    /// trusted itself.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// Sets the clock that client assertions are dated with, and a `Retry-After` date is compared with.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes the endpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`], when one of these settings is wrong:
+    ///
+    /// - `url` is not an absolute `https` URL (or `http` on loopback), or has a fragment (RFC 6749 §3.2) or user info.
+    /// - `issuer` is blank.
+    /// - `client_auth.client_id` is blank, or has a line break or another character that cannot be seen.
+    /// - `client_auth.secret` has such a character.
+    /// - `time_limit` is zero.
+    /// - `refusal` has an error code that RFC 6749 §5.2 does not allow, or a kind other than `Rejected`,
+    ///   `InsufficientScope`, `Configuration` and `Unavailable`.
+    pub fn build(self) -> Result<TokenEndpoint, BuildError> {
+        let mut faults = Faults::new("TokenEndpoint");
+        let url = faults.take("url", parse_url(&self.url, self.insecure));
+        faults.need_text_if_set("issuer", self.issuer.as_deref());
+        if let Some(client_auth) = &self.client_auth {
+            client_auth.check(&mut faults);
+        }
+        if self.time_limit.is_zero() {
+            faults.add(
+                "time_limit",
+                "is zero, so no answer could be in time; 30 s is the default",
+            );
+        }
+        self.own_rows.check(&mut faults);
+        let (uri, origin) = faults.or(url)?;
+        Ok(TokenEndpoint {
+            inner: Arc::new(Inner {
+                uri,
+                origin,
+                client_auth: self.client_auth,
+                time_limit: self.time_limit,
+                own_rows: self.own_rows,
+                dialect: self.dialect,
+                clock: self.clock,
+                client: self.client,
+            }),
+            issuer: self.issuer.map(Into::into),
+        })
+    }
+}
+
+impl fmt::Debug for TokenEndpointBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenEndpointBuilder")
+            .field("client_auth", &self.client_auth)
+            .field("time_limit", &self.time_limit)
+            .finish_non_exhaustive()
+    }
+}
