@@ -103,7 +103,7 @@ impl Client {
         serde_json::from_str(&line).unwrap()
     }
 
-    /// What the program says about its end.
+    /// Reads the error with which the program ends.
     async fn complaint(&mut self) -> String {
         let mut complaint = String::new();
         let reading = self.errors.read_to_string(&mut complaint);

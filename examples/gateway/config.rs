@@ -1,4 +1,4 @@
-//! What the gateway's file says. See `gateway.yaml`.
+//! The content of the gateway's file. See `gateway.yaml`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,7 +20,7 @@ pub(crate) struct Config {
     pub(super) issuer: String,
     /// Another `aud` of callers' tokens than the URL of the backend, for an issuer that has no resource indicators.
     pub(super) audience: Option<String>,
-    /// What callers should ask the issuer for. A token need not have it.
+    /// The scopes that callers should ask the issuer for. A token need not have them.
     #[serde(default)]
     pub(super) scopes: Vec<String>,
     /// Pages on which users link accounts. Without them, another application stores their tokens.

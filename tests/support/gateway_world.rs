@@ -25,7 +25,7 @@ use super::{
     oidc_provider::{CALLBACK, OidcProvider},
 };
 
-/// What the gateway's secret is, at both providers.
+/// The gateway's secret at both providers.
 pub(crate) const SECRET: &str = "the-gateways-secret";
 /// How the issuer and the provider of linked accounts know the same person.
 pub(crate) const ALICE: [&str; 2] = ["alice", "alice-at-github"];
@@ -120,7 +120,7 @@ impl World {
         &found.unwrap().1
     }
 
-    /// Whose token it is that arrived at this backend, if it is one for the backend and good at the moment.
+    /// The user of a token that arrived at this backend. The token must be for the backend, and good at the moment.
     pub(crate) async fn owner(&self, backend: &str, token: &str, clock: Arc<dyn Clock>) -> String {
         let issuer = match backend {
             "github" => &self.github,

@@ -111,7 +111,7 @@ pub struct AccountLinking {
     inner: Arc<Inner>,
 }
 
-/// What the builder has checked.
+/// The settings, as the builder has checked them.
 pub(super) struct Inner {
     pub(super) origin: String,
     pub(super) prefix: String,
