@@ -107,7 +107,7 @@
 //! # 7. Tell the user what to do
 //!
 //! If a server asks for more scope, [`AuthLayer::step_up`](crate::AuthLayer#step-up) obtains it without the user, as far as
-//! you allow. If the user has to act, [`mcp_error`](crate::client::rmcp::mcp_error) turns the error into MCP's own form for
+//! you allow. In a configuration file the key is `stepUpScopes`. If the user has to act, [`mcp_error`](crate::client::rmcp::mcp_error) turns the error into MCP's own form for
 //! your client: a URL to visit (error −32042), or words. Since 2026-07-28
 //! [`input_required`](crate::client::rmcp::input_required) makes a result of it, after which the client repeats the call.
 //!
