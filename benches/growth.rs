@@ -1,4 +1,4 @@
-//! What grows with the number of backends, of users and of replicas: the table of the guide on costs.
+//! Costs that may grow with the number of backends, of users and of replicas.
 //!
 //! ```text
 //! cargo bench --all-features --bench growth

@@ -132,11 +132,11 @@
 //! | --- | --- |
 //! | [`incoming`] | The services and futures of the incoming layers, the builders of their parts, and [`McpRequest`](incoming::McpRequest), which answers an MCP client with what its user must do. |
 //! | [`outgoing`] | The services and futures of the outgoing layers, and [`forward_mcp`](outgoing::forward_mcp), which makes an outgoing MCP request of an incoming one. |
-//! | [`strategy`] | The builders of the strategies, and [`Rejection`](strategy::Rejection), by which a strategy says what a response means for its credential, and [`WiderScope`](strategy::WiderScope), by which it is asked for more scope. |
-//! | [`oauth`] | Token requests and responses, [`ResourceMetadata`](oauth::ResourceMetadata), which says whose tokens a backend accepts, [`TokenType`](oauth::TokenType), and [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication. |
+//! | [`strategy`] | The builders of the strategies, and [`Rejection`](strategy::Rejection), by which a strategy says what a response means for its credential, and [`WiderScope`](strategy::WiderScope), by which it is asked for more scope. [`Both`](strategy::Both) sends two credentials. |
+//! | [`oauth`] | Token requests and responses, [`ResourceMetadata`](oauth::ResourceMetadata), which says whose tokens a backend accepts, [`TokenType`](oauth::TokenType), [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication, [`SecretSource`](oauth::SecretSource) for secrets that are replaced, and [`SigningKeys`](oauth::SigningKeys). |
 //! | [`credential`] | Cache keys ([`CacheScope`](credential::CacheScope), [`Fingerprint`](credential::Fingerprint)), and [`Obtained`](credential::Obtained), a credential with its lifetime. |
 //! | [`upstream`] | [`Provider`](upstream::Provider), [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`SealingKey`](upstream::SealingKey), [`OAuthProvider`](upstream::OAuthProvider) with [`ProviderSettings`](upstream::ProviderSettings), and the types that are needed to write a store or a refresher. |
-//! | [`upstream::linking`] | [`CodeFlow`](upstream::linking::CodeFlow), the authorization code flow for a login to your application, and [`LinkError`](upstream::linking::LinkError). |
+//! | [`upstream::linking`] | [`CodeFlow`](upstream::linking::CodeFlow), the authorization code flow for a login to your application, [`ClientMetadata`](upstream::linking::ClientMetadata), the document by which providers know the application, and [`LinkError`](upstream::linking::LinkError). |
 //! | [`config`] | [`Resources`](config::Resources), the blocks for each kind of backend, [`VmcpConfig`](config::VmcpConfig), the whole file of a ToolHive vMCP, and [`LiveOutgoingAuth`](config::LiveOutgoingAuth), which is replaced while requests are running. |
 //! | [`client`] | Adapters for [`hyper`](client::hyper), [`reqwest`](client::reqwest) and [`rmcp`](client::rmcp), which also turns an error into MCP's own form. |
 //! | [`telemetry`] | The names of spans, events and metrics. |
@@ -160,8 +160,8 @@
 //!
 //! # Features
 //!
-//! The core (the layers, `HeaderInjection`, `UpstreamInject`, `ClaimInjection` and `strategy_fn`) needs no feature, few dependencies, and
-//! Rust 1.88.
+//! The core (the layers, `HeaderInjection`, `UpstreamInject`, `ClaimInjection` and `strategy_fn`) needs no feature, few
+//! dependencies, and Rust 1.88.
 //!
 //! | feature | adds |
 //! | --- | --- |
@@ -172,7 +172,7 @@
 //! | `incoming` | [`TokenValidatorLayer`] and [`UpstreamTokens`]. Enables `token-exchange`. |
 //! | `linking` | [`AccountLinking`] and [`upstream::OAuthProvider`]. Enables `incoming`. |
 //! | `redis` | [`RedisStore`]. Enables `incoming`. |
-//! | `config` | [`OutgoingAuthConfig`]. Enables `token-exchange`. |
+//! | `config` | [`OutgoingAuthConfig`] and [`config::VmcpConfig`]. Enables `token-exchange`. |
 //! | `hyper` | [`client::hyper`]. |
 //! | `reqwest` | [`client::reqwest`]. |
 //! | `rmcp` | [`client::rmcp`]. |
@@ -184,11 +184,11 @@
 //!
 //! - Add the layers to [a hyper client](crate::guide::hyper), to [reqwest](crate::guide::reqwest), to
 //!   [tonic](crate::guide::tonic), or to [an MCP client](crate::guide::rmcp).
-//! - [Protect an axum API](crate::guide::axum), [write a gateway](crate::guide::gateway), [move from ToolHive](crate::guide::toolhive), or [write your own
-//!   strategy](crate::guide::strategy).
+//! - [Protect an axum API](crate::guide::axum), [write a gateway](crate::guide::gateway), [move from
+//!   ToolHive](crate::guide::toolhive), or [write your own strategy](crate::guide::strategy).
 //! - [Test your gateway](crate::guide::test_your_gateway) without network and without waiting.
-//! - Operate it: [several replicas](crate::guide::replicas), [troubleshooting](crate::guide::troubleshooting), [what it
-//!   costs](crate::guide::cost).
+//! - Operate it: [several replicas](crate::guide::replicas), [monitoring](crate::guide::monitoring),
+//!   [troubleshooting](crate::guide::troubleshooting), [what it costs](crate::guide::cost).
 //! - Trust it: [threat model](crate::guide::security), [faults of other systems](crate::guide::faults), [how the crate
 //!   is tested](crate::guide::testing).
 

@@ -43,8 +43,8 @@
 //! | `tower_identity_forced_refreshes_total` | counter | `strategy` | requests that an `AuthService` authenticated again, because the backend rejected their credential |
 //! | `tower_identity_fallbacks_total` | counter | | requests without an identity that were sent with the session's |
 //!
-//! [`describe_metrics`] gives the recorder their units and help texts. The page [`guide::monitoring`](crate::guide::monitoring)
-//! shows exporters, and the alerts worth having.
+//! [`describe_metrics`] gives the recorder their units and help texts. The page
+//! [`guide::monitoring`](crate::guide::monitoring) shows exporters, and the alerts worth having.
 //!
 //! | label | values |
 //! | --- | --- |

@@ -3,15 +3,15 @@
 //! ```sh
 //! cargo run --all-features --example gateway
 //! cargo run --all-features --example gateway -- --demo
-//! GITHUB_CLIENT_SECRET=… IDP_CLIENT_SECRET=… cargo run --all-features --example gateway -- \
+//! GITHUB_CLIENT_SECRET=… IDP_CLIENT_SECRET=… \
+//!     cargo run --all-features --example gateway -- \
 //!     --serve 127.0.0.1:8080 --config examples/gateway/gateway.yaml
 //! ```
 //!
 //! The gateway is `gateway.rs`, and this is the file to copy. Without arguments it is driven through a user's day, in one
-//! process and by a clock that is moved by hand: an issuer and two real MCP servers on loopback, seventeen tool calls with and
-//! without sessions, two expiries of all tokens, a revoked refresh token, a redirect to a stranger, and the end of the
-//! sessions. The exit code is
-//! 0 if each line of the timeline is as it should be.
+//! process and by a clock that is moved by hand: an issuer and two real MCP servers on loopback, seventeen tool calls
+//! with and without sessions, two expiries of all tokens, a revoked refresh token, a redirect to a stranger, and the end
+//! of the sessions. The exit code is 0 if each line of the timeline is as it should be.
 //!
 //! With `--demo` it starts the same world on loopback, and waits for a browser: log in, link an account, unlink it. The
 //! pages are `pages.rs`.
@@ -74,7 +74,7 @@ async fn serve(address: &str, file: &str) -> Result<ExitCode, BoxError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits until the process is told to stop.
+/// Waits for the signal to stop.
 fn stopped() -> Result<impl Future<Output = ()> + Send + 'static, BoxError> {
     let mut terminated = signal(SignalKind::terminate())?;
     Ok(async move {

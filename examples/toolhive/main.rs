@@ -87,7 +87,7 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// What a backend sees.
+/// Answers with the headers that the backend received.
 async fn show(headers: HeaderMap) -> String {
     let shown = |name| headers.get(name).and_then(|value| value.to_str().ok());
     format!(

@@ -45,7 +45,8 @@ use super::{
 /// use tower_identity::config::LiveOutgoingAuth;
 ///
 /// let live = LiveOutgoingAuth::new(auth, resources)?;
-/// let layer = live.layer_for("github", Origin::try_from("https://mcp.example.com")?)?;
+/// let origin = Origin::try_from("https://mcp.example.com")?;
+/// let layer = live.layer_for("github", origin)?;
 /// // and later, when the file has changed
 /// live.replace(changed)?;
 /// # Ok(())

@@ -214,7 +214,7 @@ pub enum Source {
     Discovered,
 }
 
-/// What requests to one backend need.
+/// The strategy for requests to one backend, and its ceiling of step-up.
 pub(super) struct Backend<B> {
     pub(super) strategy: Arc<dyn Strategy<B>>,
     /// The ceiling of step-up.

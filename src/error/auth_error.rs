@@ -200,10 +200,10 @@ impl AuthError {
     /// | `WrongOrigin` | 502 | |
     /// | `Unavailable` | 503 | `Retry-After` in whole seconds, rounded up, at least 1 |
     ///
-    /// Where there is an [`interaction`](Self::interaction) and no challenge of the error, the challenge says what the user
-    /// must do: `scope`, or `acr_values`, `max_age` and `claims` with the error code `insufficient_user_authentication`
-    /// (RFC 9470 §3). With `claims` alone, which are in base64, the code is Microsoft's `insufficient_claims`. A URL is never
-    /// in it.
+    /// Where there is an [`interaction`](Self::interaction) and no challenge of the error, the challenge says what the
+    /// user must do: `scope`, or `acr_values`, `max_age` and `claims` with the error code
+    /// `insufficient_user_authentication` (RFC 9470 §3). With `claims` alone, which are in base64, the code is
+    /// Microsoft's `insufficient_claims`. A URL is never in it.
     ///
     /// The JSON body has `error` and `error_description`. It does not contain the message, the backend or the cause.
     ///

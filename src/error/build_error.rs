@@ -19,8 +19,9 @@ use crate::oauth::request::{NOT_A_SCOPE, is_scope};
 ///     .map(|invalid| invalid.setting())
 ///     .collect();
 /// assert_eq!(settings, ["name", "value"]);
-/// assert!(error.to_string().starts_with("cannot build `HeaderInjection`: `name` "));
-/// assert!(!error.to_string().contains("4f3c2d1b"));
+/// let text = error.to_string();
+/// assert!(text.starts_with("cannot build `HeaderInjection`: `name` "));
+/// assert!(!text.contains("4f3c2d1b"));
 /// ```
 ///
 /// An error that only a request can reveal is an [`AuthError`](crate::AuthError) of the kind

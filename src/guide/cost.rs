@@ -31,7 +31,7 @@
 //!
 //! # The other benches
 //!
-//! Each of them compares the crate with a peer that does the same work by hand.
+//! Each of them but `growth` compares the crate with a peer that does the same work by hand.
 //!
 //! | bench | measures | beside | needs |
 //! | --- | --- | --- | --- |
@@ -41,6 +41,7 @@
 //! | `redis` | loading a session's upstream tokens with `RedisStore` | one bare `GET` of the same size | `redis-server` |
 //! | `mcp_client` | a tool call through `TowerHttpClient` and the layers | rmcp's own client on reqwest, without a credential | |
 //! | `gateway` | the gateway of `examples/gateway` under load | the same proxy without the layers | `wrk` |
+//! | `growth` | the time and the memory for more backends and users, and the calls to Redis for more replicas | itself, at other sizes | `redis-server` |
 //!
 //! ```sh
 //! cargo bench --all-features --bench credential_cache

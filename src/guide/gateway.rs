@@ -6,9 +6,10 @@
 //! [`always()`](crate::FallbackPolicy::always), as in ToolHive, where this layer comes from. It suits a client that
 //! speaks for one user, such as rmcp.
 //!
-//! `examples/gateway/gateway.rs` is a complete gateway in about 300 lines, and is meant to be copied. Of the files beside
-//! it, `config.rs` reads its file and `pages.rs` has its pages. The others are the identity provider, the backends and
-//! the client that it is tested with. This page explains the parts of the gateway. It needs this crate with the features `config`, `hyper` and `incoming`, and the following dependencies:
+//! `examples/gateway/gateway.rs` is a complete gateway in about 300 lines, and is meant to be copied. Of the files
+//! beside it, `config.rs` reads its file and `pages.rs` has its pages. The others are the identity provider, the
+//! backends and the client that it is tested with. This page explains the parts of the gateway. It needs this crate
+//! with the features `config`, `hyper` and `incoming`, and the following dependencies:
 //!
 //! ```toml
 //! axum = "0.8"
@@ -51,7 +52,8 @@
 //!     let endpoint = TokenEndpoint::builder(token_url, client.clone())
 //!         .client_auth(ClientAuth::basic("gateway", secret))
 //!         .build()?;
-//!     let github = Provider::builder("github", RefreshTokenGrant::new(endpoint)).build()?;
+//!     let refresh = RefreshTokenGrant::new(endpoint);
+//!     let github = Provider::builder("github", refresh).build()?;
 //!
 //!     let key = SealingKey::from_base64(&std::env::var("SEALING_KEY")?)?;
 //!     let store = RedisStore::builder("redis://127.0.0.1/", key).build()?;
@@ -223,9 +225,9 @@
 //! The answer reveals nothing internal to the caller, so write the error to your log. Answer beneath the
 //! [`TokenValidatorLayer`](crate::TokenValidatorLayer): it completes the challenge of a 401 or 403 with
 //! `resource_metadata`, without which an MCP client does not find out where to log in. Where you answer outside of the
-//! layer, pass the error through [`TokenValidator::challenge`](crate::TokenValidator::challenge) first. Do not relay a backend's 401 with
-//! its challenge, because it is about the gateway's credential for that backend. Answer with an error of the gateway
-//! instead.
+//! layer, pass the error through [`TokenValidator::challenge`](crate::TokenValidator::challenge) first. Do not relay a
+//! backend's 401 with its challenge, because it is about the gateway's credential for that backend. Answer with an
+//! error of the gateway instead.
 //!
 //! If the user must act, [`McpRequest::answer`](crate::incoming::McpRequest::answer) says so in MCP's form. To link an
 //! account, a client that can show a URL gets the URL: in the error −32042, or since 2026-07-28 in a result after which it
@@ -241,9 +243,9 @@
 //! # 5. Stream
 //!
 //! The layers pass bodies through. Do not buffer those of responses. The example reads a request's message, which is
-//! small, in order to send it again when a credential is rejected, and to answer it as above. Set timeouts for the head of a response, not for its body,
-//! because an event stream stays open for hours. [`AwsSts`](crate::AwsSts) is the exception: it buffers the request's
-//! body in order to sign it.
+//! small, in order to send it again when a credential is rejected, and to answer it as above. Set timeouts for the head
+//! of a response, not for its body, because an event stream stays open for hours. [`AwsSts`](crate::AwsSts) is the
+//! exception: it buffers the request's body in order to sign it.
 //!
 //! # 6. Shut down
 //!

@@ -87,4 +87,5 @@
 //! - An error does not show the URL, because a secret in its query would end up in your log.
 //! - A client with a cookie store keeps the cookies of all its users together. Use a client without one.
 //!
-//! `cargo run --all-features --example reqwest` is a complete program. [`client::reqwest`](crate::client::reqwest) has the details.
+//! `cargo run --all-features --example reqwest` is a complete program. [`client::reqwest`](crate::client::reqwest) has
+//! the details.

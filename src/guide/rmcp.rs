@@ -106,10 +106,11 @@
 //!
 //! # 7. Tell the user what to do
 //!
-//! If a server asks for more scope, [`AuthLayer::step_up`](crate::AuthLayer#step-up) obtains it without the user, as far as
-//! you allow. In a configuration file the key is `stepUpScopes`. If the user has to act, [`mcp_error`](crate::client::rmcp::mcp_error) turns the error into MCP's own form for
-//! your client: a URL to visit (error −32042), or words. Since 2026-07-28
-//! [`input_required`](crate::client::rmcp::input_required) makes a result of it, after which the client repeats the call.
+//! If a server asks for more scope, [`AuthLayer::step_up`](crate::AuthLayer#step-up) obtains it without the user, as
+//! far as you allow. In a configuration file the key is `stepUpScopes`. If the user has to act,
+//! [`mcp_error`](crate::client::rmcp::mcp_error) turns the error into MCP's own form for your client: a URL to visit
+//! (error −32042), or words. Since 2026-07-28 [`input_required`](crate::client::rmcp::input_required) makes a result of
+//! it, after which the client repeats the call.
 //!
 //! # 8. Other MCP SDKs
 //!
@@ -150,9 +151,9 @@
 //! # Ok::<(), tower::BoxError>(())
 //! ```
 //!
-//! Open one client for each user, and let the function read the user's newest identity. The promises of the layers do not
-//! hold there: no origin is checked, and no rejected request is sent again. Give the client the URL that the strategy is for, and
-//! turn redirects off.
+//! Open one client for each user, and let the function read the user's newest identity. The promises of the layers do
+//! not hold there: no origin is checked, and no rejected request is sent again. Give the client the URL that the
+//! strategy is for, and turn redirects off.
 //!
 //! The server of `tower-mcp` fits as it is. Put [`TokenValidatorLayer`](crate::TokenValidatorLayer) around the
 //! `axum::Router` of its `HttpTransport`, and call two methods of the transport. `bridge_extension::<Identity>()`

@@ -17,7 +17,8 @@
 //!     request.headers_mut().insert("x-tenant", tenant);
 //!     Ok(request)
 //! });
-//! let layer = AuthLayer::new(Origin::try_from("https://mcp.example.com")?, strategy);
+//! let origin = Origin::try_from("https://mcp.example.com")?;
+//! let layer = AuthLayer::new(origin, strategy);
 //! # Ok::<(), tower_identity::InvalidOrigin>(())
 //! ```
 //!
@@ -30,7 +31,8 @@
 //! use std::{sync::Arc, time::Duration};
 //!
 //! use http::{
-//!     Extensions, HeaderMap, Request, StatusCode, header::AUTHORIZATION, request, response,
+//!     Extensions, HeaderMap, Request, StatusCode, header::AUTHORIZATION,
+//!     request, response,
 //! };
 //! use tower_identity::{
 //!     AccessToken, AuthError, AuthErrorKind, Authenticating, CredentialCache,
@@ -66,7 +68,8 @@
 //!             Err(error) => return error.into(),
 //!         }
 //!         // A request that was rejected still has its ticket: it needs another.
-//!         let is_rejected = |ticket: &AccessToken| is_on(request.headers(), ticket);
+//!         let headers = request.headers();
+//!         let is_rejected = |ticket: &AccessToken| is_on(headers, ticket);
 //!         let (issuer, token) = (self.issuer.clone(), token.clone());
 //!         let fetch = || issue(issuer, token);
 //!         let obtaining = self.cache.replace(key, None, is_rejected, fetch);
@@ -104,7 +107,7 @@
 //!         AuthError::new(AuthErrorKind::MissingIdentity, "a ticket is for a user")
 //!     })?;
 //!     identity.token().ok_or_else(|| {
-//!         AuthError::new(AuthErrorKind::MissingToken, "a ticket needs the user's token")
+//!         AuthError::new(AuthErrorKind::MissingToken, "a ticket needs a token")
 //!     })
 //! }
 //!

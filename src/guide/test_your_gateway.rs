@@ -76,7 +76,7 @@
 //!     let error = error.into();
 //!     match AuthError::find_in(&*error) {
 //!         Some(error) => error.clone(),
-//!         None => AuthError::new(AuthErrorKind::Unavailable, "the backend failed"),
+//!         None => AuthError::new(AuthErrorKind::Unavailable, "the call failed"),
 //!     }
 //! }
 //! # fn main() {}
@@ -164,7 +164,7 @@
 //! #     let error = error.into();
 //! #     match AuthError::find_in(&*error) {
 //! #         Some(error) => error.clone(),
-//! #         None => AuthError::new(AuthErrorKind::Unavailable, "the backend failed"),
+//! #         None => AuthError::new(AuthErrorKind::Unavailable, "the call failed"),
 //! #     }
 //! # }
 //! use std::{
@@ -258,8 +258,8 @@
 //! }
 //! ```
 //!
-//! `UpstreamTokens` refreshes early, and in the background. A test that counts refreshes therefore moves the clock beyond the
-//! end of the token, as above.
+//! `UpstreamTokens` refreshes early, and in the background. A test that counts refreshes therefore moves the clock
+//! beyond the end of the token, as above.
 //!
 //! # 3. Provoke what goes wrong
 //!
@@ -364,6 +364,6 @@
 //! # What the issuer is compared with
 //!
 //! A fake that agrees with the code under test proves nothing. A test of this crate therefore sends more than a hundred
-//! requests to `TestIssuer` and to npm's `oidc-provider`, and compares status, error codes and members. Your own issuer may differ in
-//! what it is free to choose, for example how it limits scopes. [How the crate is tested](super::testing) is another
-//! page.
+//! requests to `TestIssuer` and to npm's `oidc-provider`, and compares status, error codes and members. Your own issuer
+//! may differ in what it is free to choose, for example how it limits scopes. [How the crate is
+//! tested](super::testing) is another page.

@@ -9,10 +9,10 @@
 //! ```
 //!
 //! They run against real MCP servers and real HTTP peers on loopback. Some need `redis-server` and `moto_server` (PyPI
-//! `moto[server]`) on the `PATH`. `tests/peers/install` brings the others, among them
-//! MCP's conformance suite and its `server-everything`. Without these programs the tests that need them say that they did
-//! not run. `cargo test --all-features --test mcp_conformance -- --nocapture` shows a row for each scenario of the suite. The
-//! [threat model](super::security#promises-and-their-tests) lists the test that holds each promise.
+//! `moto[server]`) on the `PATH`. `tests/peers/install` brings the others, among them MCP's conformance suite and its
+//! `server-everything`. Without these programs the tests that need them say that they did not run. `cargo test
+//! --all-features --test mcp_conformance -- --nocapture` shows a row for each scenario of the suite. The [threat
+//! model](super::security#promises-and-their-tests) lists the test that holds each promise.
 //!
 //! # The examples
 //!

@@ -121,8 +121,10 @@ impl ClientAuth {
     /// ```
     /// use tower_identity::{ClientAuth, oauth::SecretSource};
     ///
-    /// let token = SecretSource::file("/var/run/secrets/azure/tokens/azure-identity-token");
-    /// let client_auth = ClientAuth::assertion("11111111-2222-3333-4444-555555555555", token);
+    /// let file = "/var/run/secrets/azure/tokens/azure-identity-token";
+    /// let client_id = "11111111-2222-3333-4444-555555555555";
+    /// let client_auth =
+    ///     ClientAuth::assertion(client_id, SecretSource::file(file));
     /// ```
     ///
     /// The assertion is a signed JWT. Each grant can be authenticated with it.

@@ -496,8 +496,8 @@ pub(crate) fn is_parameter_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }
 
-/// Returns `true` for the parameters of grants and of client authentication, which have a setting of their own or no place
-/// in an exchange.
+/// Returns `true` for the parameters of grants and of client authentication: each has another setting, or no place in an
+/// exchange.
 pub(crate) fn is_reserved_parameter(name: &str) -> bool {
     const RESERVED: [&str; 22] = [
         "grant_type",

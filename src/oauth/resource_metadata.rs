@@ -23,7 +23,7 @@ use super::http_client::{BoxFuture, HttpClient, parse_url};
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
-/// What a backend says about the tokens that it accepts: its protected resource metadata (RFC 9728).
+/// A backend's statement about the tokens that it accepts: its protected resource metadata (RFC 9728).
 ///
 /// Needs the feature `token-exchange`.
 ///
@@ -41,7 +41,8 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 ///
 /// async fn provider_of(url: &str) -> Result<ProviderSettings, BoxError> {
 ///     let client = https_client()?;
-///     let metadata = ResourceMetadata::fetch(url, &HeaderMap::new(), client).await?;
+///     let refusal = HeaderMap::new();
+///     let metadata = ResourceMetadata::fetch(url, &refusal, client).await?;
 ///     let issuer = metadata.authorization_servers().first();
 ///     let issuer = issuer.ok_or("it names no authorization server")?;
 ///     Ok(ProviderSettings::discovered(issuer.clone())

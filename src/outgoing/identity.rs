@@ -118,10 +118,10 @@ impl IdentityLayer {
     /// Hours into a session the tokens from login have expired, but those of the last request have not. For example, a
     /// teardown or the reconnect of an event stream then goes out with the tokens of the last request.
     ///
-    /// An identity is newer if its tokens were [read later](Identity::is_newer_than), so replaying an old request does not
-    /// bring its identity back. The layer only follows an identity of the [same user](Identity::is_same_user), that is, of the
-    /// same subject and issuer. An identity without an issuer is therefore never followed. Identities are not merged: a
-    /// newer one with fewer tokens replaces an older one with more.
+    /// An identity is newer if its tokens were [read later](Identity::is_newer_than), so replaying an old request does
+    /// not bring its identity back. The layer only follows an identity of the [same user](Identity::is_same_user), that
+    /// is, of the same subject and issuer. An identity without an issuer is therefore never followed. Identities are
+    /// not merged: a newer one with fewer tokens replaces an older one with more.
     ///
     /// All services that this layer and its clones create share the newest identity, so use one layer for each session.
     #[must_use]

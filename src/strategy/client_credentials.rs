@@ -181,8 +181,8 @@ impl ClientCredentialsBuilder {
         self
     }
 
-    /// Sets the clock of the strategy's own cache, and the one that the end of a
-    /// [workload's token](Self::workload_token) is compared with. A cache set with [`cache`](Self::cache) keeps its own clock. The
+    /// Sets the clock of the strategy's own cache, and the one that the end of a [workload's
+    /// token](Self::workload_token) is compared with. A cache set with [`cache`](Self::cache) keeps its own clock. The
     /// default is the [default clock](crate::DefaultClock) of the thread.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.tokens.clock = clock;

@@ -4,8 +4,9 @@ use crate::bearer_challenge::BearerChallenge;
 
 /// A strategy's verdict on a response: whether the backend rejects the credential of the request, and what may help.
 ///
-/// [`Strategy::rejected`](crate::Strategy::rejected) returns it. [`AuthLayer`](crate::AuthLayer#retrying-rejected-credentials)
-/// sends the request once more only for [`AnotherCredential`](Self::AnotherCredential).
+/// [`Strategy::rejected`](crate::Strategy::rejected) returns it.
+/// [`AuthLayer`](crate::AuthLayer#retrying-rejected-credentials) sends the request once more only for
+/// [`AnotherCredential`](Self::AnotherCredential).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {

@@ -95,8 +95,9 @@ pub trait Strategy<B>: Send + Sync {
     /// Says the same of a response for which [`rejected`](Self::rejected) returned
     /// [`SaidInBody`](Rejection::SaidInBody). `first_bytes` are the first 8 KiB of its body, or all of a shorter one.
     ///
-    /// The caller waits until these bytes have arrived, at most 5 s. Then `first_bytes` are those that have arrived. The
-    /// limit needs a Tokio runtime with time enabled, and the feature `token-exchange`. The body is passed on unchanged. The body of an event stream (`text/event-stream`) is not looked at, and of a body in more than 1,024
+    /// The caller waits until these bytes have arrived, at most 5 s. Then `first_bytes` are those that have arrived.
+    /// The limit needs a Tokio runtime with time enabled, and the feature `token-exchange`. The body is passed on
+    /// unchanged. The body of an event stream (`text/event-stream`) is not looked at, and of a body in more than 1,024
     /// frames only the first 1,024 are.
     fn rejected_in_body(
         &self,
@@ -167,7 +168,8 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
 ///         Ok(request)
 ///     }
 /// });
-/// let layer = AuthLayer::new(Origin::try_from("https://mcp.example.com")?, strategy);
+/// let origin = Origin::try_from("https://mcp.example.com")?;
+/// let layer = AuthLayer::new(origin, strategy);
 /// # Ok::<(), tower_identity::InvalidOrigin>(())
 /// ```
 ///

@@ -13,8 +13,8 @@ use super::{authenticating::Authenticating, placement::Placement, strategy::Stra
 
 /// Sends the user's access token of one upstream provider, by default as the bearer token (RFC 6750 §2.1).
 ///
-/// The strategy replaces an existing `Authorization` header, or that of its [placement](Self::placement). A [`HealthCheck`] passes unchanged, without a user's
-/// credential.
+/// The strategy replaces an existing `Authorization` header, or that of its [placement](Self::placement). A
+/// [`HealthCheck`] passes unchanged, without a user's credential.
 ///
 /// # Errors
 ///

@@ -2,11 +2,11 @@
 //!
 //! Needs the feature `incoming`.
 //!
-//! [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens of a [`TokenOwner`], a user or a session of theirs, from an
-//! [`UpstreamTokenStore`](crate::UpstreamTokenStore), which is a [`MemoryStore`](crate::MemoryStore), a
-//! [`RedisStore`](crate::RedisStore) or one that you write. Each [`Provider`] has a [`Refresher`], for example a [`RefreshTokenGrant`], with [`Refreshed`] as
-//! its outcome, or with the feature `linking` an [`OAuthProvider`], whose accounts users link with
-//! [`linking`].
+//! [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens of a [`TokenOwner`], a user or a session of theirs, from
+//! an [`UpstreamTokenStore`](crate::UpstreamTokenStore), which is a [`MemoryStore`](crate::MemoryStore), a
+//! [`RedisStore`](crate::RedisStore) or one that you write. Each [`Provider`] has a [`Refresher`], for example a
+//! [`RefreshTokenGrant`], with [`Refreshed`] as its outcome, or with the feature `linking` an [`OAuthProvider`], whose
+//! accounts users link with [`linking`].
 //!
 //! A store's methods take and return [`TokenOwner`], [`OwnerKey`], [`ProviderTokens`], [`StoredTokens`] with their
 //! [`Version`], and for refreshes [`Claim`], [`Claimed`], [`Lease`] and [`Settlement`].

@@ -64,7 +64,8 @@ const MAX_SUCCESSORS: usize = 3;
 /// let endpoint = TokenEndpoint::builder(url, client)
 ///     .client_auth(ClientAuth::basic("gateway", secret))
 ///     .build()?;
-/// let github = Provider::builder("github", RefreshTokenGrant::new(endpoint)).build()?;
+/// let refresh = RefreshTokenGrant::new(endpoint);
+/// let github = Provider::builder("github", refresh).build()?;
 /// let upstream = UpstreamTokens::new(MemoryStore::new(), [github]);
 ///
 /// let alice = TokenOwner::new("https://idp.example.com", "alice")?;

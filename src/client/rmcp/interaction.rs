@@ -32,7 +32,7 @@ use crate::error::{AuthError, mcp};
 /// use rmcp::model::ClientCapabilities;
 /// use tower_identity::{AuthError, AuthErrorKind, client::rmcp::mcp_error};
 ///
-/// let error = AuthError::new(AuthErrorKind::Expired, "the token of github has expired");
+/// let error = AuthError::new(AuthErrorKind::Expired, "the token has expired");
 /// let answer = mcp_error(&error, &ClientCapabilities::default());
 /// assert_eq!(answer.message, "log in again, then try again");
 /// ```

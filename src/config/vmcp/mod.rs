@@ -142,8 +142,8 @@ const READ: &[&str] = &[
 /// # Security
 ///
 /// The author of the file decides where users' tokens are sent, and which files `caBundlePath` reads. Do not let users
-/// write it. The callers choose the values of `passthroughHeaders`. A backend at plain `http` is refused, except on loopback, unless
-/// [`insecure_backend`](Self::insecure_backend) names it.
+/// write it. The callers choose the values of `passthroughHeaders`. A backend at plain `http` is refused, except on
+/// loopback, unless [`insecure_backend`](Self::insecure_backend) names it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct VmcpConfig {

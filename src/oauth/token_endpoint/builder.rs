@@ -83,8 +83,9 @@ impl TokenEndpointBuilder {
 
     /// Sets the kind of error that an error code of this issuer is.
     ///
-    /// The codes of widely used issuers are known, see the [table](TokenEndpoint#refusals). A code that you set wins over the
-    /// table and over the status, except over 429. It is compared as the issuer writes it, in the member `error`.
+    /// The codes of widely used issuers are known, see the [table](TokenEndpoint#refusals). A code that you set wins
+    /// over the table and over the status, except over 429. It is compared as the issuer writes it, in the member
+    /// `error`.
     ///
     /// ```
     /// # use bytes::Bytes;

@@ -184,8 +184,9 @@ impl TokenEndpoint {
     }
 
     /// Requests a token that is presented to another token endpoint: an ID token, an ID-JAG
-    /// (draft-ietf-oauth-identity-assertion-authz-grant), or any other type but an access or a refresh token. Its `token_type` is `N_A` (RFC 8693 §2.2.1), and its type is
-    /// the [requested one](TokenRequest::requested_token_type).
+    /// (draft-ietf-oauth-identity-assertion-authz-grant), or any other type but an access or a refresh token. Its
+    /// `token_type` is `N_A` (RFC 8693 §2.2.1), and its type is the [requested
+    /// one](TokenRequest::requested_token_type).
     ///
     /// # Errors
     ///

@@ -32,11 +32,14 @@ use super::{
 ///     Ok::<_, std::convert::Infallible>(Response::new(()))
 /// });
 /// let origin = Origin::try_from("https://mcp.example.com")?;
-/// let mut client = AuthLayer::new(origin, UpstreamInject::new("github")?).layer(backend);
+/// let layer = AuthLayer::new(origin, UpstreamInject::new("github")?);
+/// let mut client = layer.layer(backend);
 ///
 /// let github = UpstreamToken::new(AccessToken::new("gho_16C7e42F292c")?);
+/// let identity =
+///     Identity::builder("user-1").upstream("github", github).build()?;
 /// let mut request = Request::post("https://mcp.example.com/mcp").body(())?;
-/// request.extensions_mut().insert(Identity::builder("user-1").upstream("github", github).build()?);
+/// request.extensions_mut().insert(identity);
 /// client.ready().await?.call(request).await?;
 /// # Ok::<(), tower::BoxError>(())
 /// # }).unwrap().unwrap();
@@ -55,10 +58,11 @@ use super::{
 ///
 /// # Hop-by-hop headers
 ///
-/// A request header such as `Connection: authorization` would make the HTTP client, or the next hop, delete the credential.
-/// Before the strategy runs, the layer removes each header that `Connection` names and the hop-by-hop headers (RFC 9110
-/// §7.6.1). `Connection` keeps `close`, `keep-alive` and `upgrade`, so an upgrade still works, except to `h2c`: it would let
-/// a caller send further requests past the layer. `TE: trailers` stays for gRPC. [`HeaderForwardLayer`](crate::HeaderForwardLayer) does the same.
+/// A request header such as `Connection: authorization` would make the HTTP client, or the next hop, delete the
+/// credential. Before the strategy runs, the layer removes each header that `Connection` names and the hop-by-hop
+/// headers (RFC 9110 §7.6.1). `Connection` keeps `close`, `keep-alive` and `upgrade`, so an upgrade still works, except
+/// to `h2c`: it would let a caller send further requests past the layer. `TE: trailers` stays for gRPC.
+/// [`HeaderForwardLayer`](crate::HeaderForwardLayer) does the same.
 ///
 /// # Trailers
 ///
@@ -84,14 +88,15 @@ use super::{
 /// [`retry_rejected`](Self::retry_rejected) the layer then sends the request once more, with a fresh credential:
 ///
 /// 1. The layer keeps a copy of each request that it sends. A request whose body cannot be copied is not retried.
-/// 2. The strategy [decides](crate::Strategy::rejected) whether the response rejects the credential, and whether another
-///    may be accepted. `TokenExchange`, `ClientCredentials`, `OnBehalfOf`, `CrossAppAccess` and `AwsSts` answer so to a
-///    401, and have the credential [refreshed](crate::CredentialCache#when-a-backend-rejects-a-credential), if it is
-///    still the one that was sent. A refresh of one credential is forced at most once in 10 s.
+/// 2. The strategy [decides](crate::Strategy::rejected) whether the response rejects the credential, and whether
+///    another may be accepted. `TokenExchange`, `ClientCredentials`, `OnBehalfOf`, `CrossAppAccess` and `AwsSts` answer
+///    so to a 401, and have the credential [refreshed](crate::CredentialCache#when-a-backend-rejects-a-credential), if
+///    it is still the one that was sent. A refresh of one credential is forced at most once in 10 s.
 ///    [`UpstreamInject`](crate::UpstreamInject) and [`HeaderInjection`](crate::HeaderInjection) would send the same
 ///    credential again, so their requests are not retried. A 403 goes to the caller with its challenge, because another
-///    token would not have more scope, unless [step-up](#step-up) is on. `AwsSts` also reads [what the error says](crate::AwsSts#rejected-sessions), in the
-///    headers or the first 8 KiB of the body, for which the layer waits at most 5 s.
+///    token would not have more scope, unless [step-up](#step-up) is on. `AwsSts` also reads [what the error
+///    says](crate::AwsSts#rejected-sessions), in the headers or the first 8 KiB of the body, for which the layer waits
+///    at most 5 s.
 /// 3. The strategy authenticates the copy, and the layer sends it when the inner service is ready.
 /// 4. The second response goes to the caller, even if it is a rejection again.
 ///
@@ -101,7 +106,9 @@ use super::{
 /// ```
 /// use http::{Request, Response, StatusCode, header::AUTHORIZATION};
 /// use tower::{Layer, Service, ServiceExt, service_fn};
-/// use tower_identity::{AuthLayer, Authenticating, Origin, Strategy, strategy::Rejection};
+/// use tower_identity::{
+///     AuthLayer, Authenticating, Origin, Strategy, strategy::Rejection,
+/// };
 ///
 /// # use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
 /// /// Sends a number, and the next one after a rejection.
@@ -141,7 +148,8 @@ use super::{
 ///     .retry_rejected()
 ///     .layer(backend);
 ///
-/// let request = Request::post("https://mcp.example.com/mcp").body(String::from("{}"))?;
+/// let request =
+///     Request::post("https://mcp.example.com/mcp").body(String::from("{}"))?;
 /// let response = client.ready().await?.call(request).await?;
 /// assert_eq!(response.status(), StatusCode::OK);
 /// # Ok::<(), tower::BoxError>(())
@@ -188,8 +196,8 @@ use super::{
 /// - With [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) the ceiling is the key `stepUpScopes`.
 /// - The scope is remembered for an hour, for the same user and operation: the HTTP method, the path, and the headers
 ///   `Mcp-Method` and `Mcp-Name`. Other operations keep the smaller scope.
-/// - For each user and operation, at most three scopes are tried in a minute, and for each request one. If the issuer refuses the
-///   scope, the caller gets the backend's 403.
+/// - For each user and operation, at most three scopes are tried in a minute, and for each request one. If the issuer
+///   refuses the scope, the caller gets the backend's 403.
 ///
 /// [`AuthErrorKind::WrongOrigin`]: crate::AuthErrorKind::WrongOrigin
 /// [`FollowRedirect`]: https://docs.rs/tower-http/latest/tower_http/follow_redirect/index.html

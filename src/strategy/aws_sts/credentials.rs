@@ -25,7 +25,9 @@ const SAFETY_MARGIN: Duration = Duration::from_secs(5);
 /// ```
 /// use tower_identity::{CredentialCache, strategy::SessionCredentials};
 ///
-/// let cache = CredentialCache::<SessionCredentials>::builder().capacity(1_000).build()?;
+/// let cache = CredentialCache::<SessionCredentials>::builder()
+///     .capacity(1_000)
+///     .build()?;
 /// # Ok::<(), tower_identity::BuildError>(())
 /// ```
 #[derive(Clone)]

@@ -85,8 +85,8 @@ use sts::{AssumeRole, Sts};
 ///
 /// # Selecting a role
 ///
-/// 1. The strategy tries the [`RoleMapping`](crate::RoleMapping)s by their priority, then in the order in which they were added. The first
-///    one that applies to the user's claims gives the role.
+/// 1. The strategy tries the [`RoleMapping`](crate::RoleMapping)s by their priority, then in the order in which they
+///    were added. The first one that applies to the user's claims gives the role.
 /// 2. If none applies, the user gets the fallback role. They do not if a matcher had no answer for their claims, or if
 ///    there are mappings and the identity has no claims, unless
 ///    [`fallback_after_failed_matcher`](AwsStsBuilder::fallback_after_failed_matcher) allows it.

@@ -102,8 +102,8 @@ impl CrossAppAccessBuilder {
     /// the refusal may be about this access alone. The identity needs an issuer and a token of the provider, which a
     /// [`TokenValidator`](crate::TokenValidator) with these upstream tokens adds. The [`issuer`](Self::issuer) must be set.
     ///
-    /// The upstream tokens may be those of the user or of a [session](UpstreamTokens::session_claim) of theirs. Issued tokens
-    /// are cached for this user or session, and not for the token that they came with.
+    /// The upstream tokens may be those of the user or of a [session](UpstreamTokens::session_claim) of theirs. Issued
+    /// tokens are cached for this user or session, and not for the token that they came with.
     ///
     /// ```no_run
     /// # fn strategy(

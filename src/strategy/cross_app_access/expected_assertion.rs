@@ -6,7 +6,7 @@ use crate::{
     oauth::unverified_jwt::UnverifiedJwt,
 };
 
-/// What an assertion must say before it is passed on.
+/// The claims that an assertion must have before it is passed on.
 pub(super) struct ExpectedAssertion {
     pub(super) is_id_jag: bool,
     pub(super) issuer: Option<String>,

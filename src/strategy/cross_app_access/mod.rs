@@ -75,8 +75,8 @@ use expected_assertion::ExpectedAssertion;
 /// The strategy checks an assertion before it sends it, so that an assertion for another party never goes to this
 /// authorization server. The assertion must have the type `oauth-id-jag+jwt` (unless another
 /// [type](CrossAppAccessBuilder::assertion_type) was set), must not have expired, and must have the expected `iss` and
-/// `aud`. Its `client_id` and `resource`, if present, must be those that were requested. The **signature is not verified**: the assertion
-/// comes directly from the identity provider, and the authorization server verifies it.
+/// `aud`. Its `client_id` and `resource`, if present, must be those that were requested. The **signature is not
+/// verified**: the assertion comes directly from the identity provider, and the authorization server verifies it.
 ///
 /// # Errors
 ///

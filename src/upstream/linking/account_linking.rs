@@ -175,7 +175,8 @@ impl AccountLinking {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     /// let id = "https://gateway.example.com/client.json";
-    /// let settings = ProviderSettings::discovered("https://login.tracker.example.com");
+    /// let issuer = "https://login.tracker.example.com";
+    /// let settings = ProviderSettings::discovered(issuer);
     /// let tracker =
     ///     OAuthProvider::builder(settings, ClientAuth::none(id), client).build()?;
     /// let tracker = tracker.provider("tracker").build()?;

@@ -90,7 +90,8 @@ impl ProviderSettings {
     /// GitHub.
     ///
     /// Sources: [OAuth apps](https://docs.github.com/en/apps/oauth-apps/building-oauth-apps/authorizing-oauth-apps),
-    /// [refresh of a GitHub App's tokens](https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens),
+    /// [refresh of a GitHub App's
+    /// tokens](https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app/refreshing-user-access-tokens),
     /// [PKCE](https://github.blog/changelog/2025-07-14-pkce-support-for-oauth-and-github-app-authentication/).
     pub fn github() -> Self {
         let mut settings = Self::known(
@@ -193,7 +194,8 @@ impl ProviderSettings {
     /// Its metadata has the endpoints. For the token of an API, name it:
     /// `.parameter("audience", "https://api.example.com")`.
     ///
-    /// Sources: [authorization code flow](https://auth0.com/docs/get-started/authentication-and-authorization-flow/authorization-code-flow-with-pkce),
+    /// Sources: [authorization code
+    /// flow](https://auth0.com/docs/get-started/authentication-and-authorization-flow/authorization-code-flow-with-pkce),
     /// [refresh tokens](https://auth0.com/docs/tokens/guides/get-refresh-tokens).
     pub fn auth0(domain: &str) -> Self {
         Self::discovered(format!("https://{domain}/")).scopes(["openid", "offline_access"])
@@ -201,8 +203,9 @@ impl ProviderSettings {
 
     /// LinkedIn.
     ///
-    /// Sources: [authorization code flow](https://learn.microsoft.com/linkedin/shared/authentication/authorization-code-flow),
-    /// [refresh tokens](https://learn.microsoft.com/linkedin/shared/authentication/programmatic-refresh-tokens).
+    /// Sources: [authorization code
+    /// flow](https://learn.microsoft.com/linkedin/shared/authentication/authorization-code-flow), [refresh
+    /// tokens](https://learn.microsoft.com/linkedin/shared/authentication/programmatic-refresh-tokens).
     pub fn linkedin() -> Self {
         let mut settings = Self::known(
             "https://www.linkedin.com/oauth/v2/authorization",

@@ -33,7 +33,8 @@ const MOST_USED: usize = 65_536;
 /// Needs the feature `incoming`.
 ///
 /// The number of owners is bounded: of users, or of sessions where there are any. If the store is full, it drops the
-/// tokens of an owner that was not used for long, and that user must log in again. When the process ends, all users must. A clone is the same store.
+/// tokens of an owner that was not used for long, and that user must log in again. When the process ends, all users
+/// must. A clone is the same store.
 ///
 /// For an example see [`UpstreamTokens`](crate::UpstreamTokens).
 #[derive(Clone)]

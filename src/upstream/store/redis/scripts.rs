@@ -1,7 +1,8 @@
 //! Scripts that Redis runs in one step. Running one twice has the effect of running it once, whatever came in between.
 //!
 //! In those of a lease, `KEYS[1]` has the tokens, and `KEYS[2]` is the index of the user's sessions, where the tokens
-//! belong to one. `USE_ONCE` has one key. All others are [`once!`], so that `KEYS[1]` and `ARGV[1]` are for it and the keys come after.
+//! belong to one. `USE_ONCE` has one key. All others are [`once!`], so that `KEYS[1]` and `ARGV[1]` are for it and the
+//! keys come after.
 
 /// A script that does nothing if it has run before. `KEYS[1]` tells so for `ARGV[1]` milliseconds.
 ///
