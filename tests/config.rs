@@ -2137,6 +2137,23 @@ async fn the_scopes_of_step_up_are_those_of_the_key_and_follow_its_replacement()
     }
 }
 
+#[tokio::test]
+async fn a_scope_that_was_taken_out_of_the_configuration_is_not_asked_for_by_a_later_step_up() {
+    let issuer = issuer_of_alice().await;
+    let with = |scopes: &[&str]| {
+        config_of(&json!({ "type": "token_exchange", "tokenExchange": {
+            "tokenUrl": issuer.url(), "audience": "b", "scopes": scopes, "stepUpScopes": ["write"],
+        } }))
+    };
+    let live = LiveOutgoingAuth::new(with(&["read", "admin"]), resources()).unwrap();
+    let layer = live.layer_for("b", origin()).unwrap();
+    assert_eq!(statuses_where_write_is_needed(&layer).await, [200, 200]);
+    live.replace(with(&["read"])).unwrap();
+    // It refuses a request for any other scope.
+    issuer.allow_scopes(&["read", "write"]);
+    assert_eq!(statuses_where_write_is_needed(&layer).await, [200, 200]);
+}
+
 // A configuration that is replaced.
 
 #[tokio::test]

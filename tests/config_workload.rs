@@ -756,6 +756,14 @@ fn each_fault_names_the_key() {
             "both.second.upstreamInject.headerName",
             "is a header of the connection",
         ),
+        (
+            "type: both, both: {first: {type: client_credentials, clientCredentials: {tokenUrl: 'https://idp.example.com/t', clientId: g, \
+             clientSecretEnv: GATEWAY_SECRET, headerName: x-token}}, second: {type: token_exchange, tokenExchange: \
+             {tokenUrl: 'https://idp.example.com/t', stepUpScopes: [write]}}}"
+                .to_owned(),
+            "both.second",
+            "does not say of which",
+        ),
         ("type: both, both: {first: {type: unauthenticated}, second: 5}".to_owned(), "both.second", "expected a map"),
         (
             "type: both, both: {first: {type: unauthenticated}, second: {type: nonsense}}".to_owned(),

@@ -50,7 +50,9 @@ async fn fetch(
 fn document(resource: &Value) -> String {
     json!({
         "resource": resource,
-        "authorization_servers": ["https://idp.example.com", 7, "https://other.example.com"],
+        "authorization_servers": [
+            "https://idp.example.com", 7, "http://127.0.0.1:9200", "http://idp.example.com", "https://other.example.com",
+        ],
         "scopes_supported": ["read", "write"],
     })
     .to_string()

@@ -327,6 +327,16 @@ async fn of_two_credentials_the_one_that_can_have_more_scope_gets_it() {
     );
     assert_is_told(&call(&client, &user("alice"), "save").await, "write");
     assert_eq!(world.asked(), ["read", "read"]);
+
+    // The issuer did not name the scopes of the second, which are therefore not known.
+    let world = World::default();
+    let other = Placement::header("x-other").unwrap();
+    let other = ClientCredentials::builder(world.endpoint()).placement(other);
+    let other = other.scopes(["admin"]).build().unwrap();
+    let unknown = TokenExchange::builder(world.endpoint()).build().unwrap();
+    let client = world.client(layer(Both(other, unknown)).step_up(["write"]), "write");
+    assert_is_told(&call(&client, &user("alice"), "save").await, "write");
+    assert_eq!(world.asked(), ["admin", ""]);
 }
 
 #[tokio::test]

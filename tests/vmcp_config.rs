@@ -185,6 +185,9 @@ fn what_protects_is_a_fault_until_the_application_says_that_it_does_it() {
         let handled = from_json(&document).handled_by_application([key]);
         assert!(unread(handled).is_empty());
     }
+    let policies = json!({ "type": "none", "policies": ["permit(principal, action, resource);"] });
+    let contradiction = with(|file| file["incomingAuth"]["authz"] = policies);
+    assert_fault(&contradiction, "incomingAuth.authz: does not enforce");
     let none = with(|file| file["incomingAuth"]["authz"] = json!({ "type": "none" }));
     assert!(unread(from_json(&none)).is_empty());
 }

@@ -264,6 +264,10 @@ impl<B> Strategy<B> for Follower<B> {
         self.0.load().strategy.held_scopes(sent)
     }
 
+    fn can_widen_scope(&self) -> bool {
+        self.0.load().strategy.can_widen_scope()
+    }
+
     fn name(&self) -> &'static str {
         self.0.load().strategy.name()
     }

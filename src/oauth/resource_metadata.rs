@@ -197,9 +197,11 @@ impl Backend {
             let texts = texts.into_iter().flatten().filter_map(Value::as_str);
             texts.map(str::to_owned).collect::<Vec<_>>()
         };
+        let mut authorization_servers = texts("authorization_servers");
+        authorization_servers.retain(|server| self.may_name(server));
         Ok(ResourceMetadata {
             resource: resource.to_owned(),
-            authorization_servers: texts("authorization_servers"),
+            authorization_servers,
             scopes: match asked {
                 Some(asked) => asked.split_ascii_whitespace().map(str::to_owned).collect(),
                 None => texts("scopes_supported"),
@@ -217,6 +219,12 @@ impl Backend {
         origin == self.origin
             && uri.query().is_none()
             && below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    }
+
+    /// A backend elsewhere must not have requests sent to this machine.
+    fn may_name(&self, server: &str) -> bool {
+        parse_url(server, false)
+            .is_ok_and(|(_, origin)| origin.scheme() == "https" || self.origin.scheme() == "http")
     }
 
     fn has_origin_of(&self, place: &str) -> bool {

@@ -28,7 +28,8 @@ use super::{
 /// headers (see [`Placement`](crate::Placement)), because the second one replaces a header of the first.
 ///
 /// A response that rejects a credential does not say which one. So both strategies are asked, and the request is sent once
-/// more if either of them can get another credential. A credential with more scope is obtained if only one of them can.
+/// more if either of them can get another credential. A credential with more scope is obtained if only one of the two is
+/// [of a kind](Strategy::can_widen_scope) that can have more.
 #[derive(Clone, Copy, Debug)]
 pub struct Both<S, T>(pub S, pub T);
 
@@ -68,7 +69,15 @@ where
 
     /// A challenge does not say which of two credentials needs more scope.
     fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
-        self.0.held_scopes(sent).xor(self.1.held_scopes(sent))
+        match (self.0.can_widen_scope(), self.1.can_widen_scope()) {
+            (true, false) => self.0.held_scopes(sent),
+            (false, true) => self.1.held_scopes(sent),
+            _ => None,
+        }
+    }
+
+    fn can_widen_scope(&self) -> bool {
+        self.0.can_widen_scope() || self.1.can_widen_scope()
     }
 
     fn name(&self) -> &'static str {

@@ -87,6 +87,10 @@ impl<B: Send + 'static> Strategy<B> for ClientCredentials {
         self.tokens.held_scopes(sent)
     }
 
+    fn can_widen_scope(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         "client_credentials"
     }

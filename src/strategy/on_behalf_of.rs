@@ -78,6 +78,10 @@ impl<B: Send + 'static> Strategy<B> for OnBehalfOf {
         (!held.iter().any(|scope| has_all(scope))).then_some(held)
     }
 
+    fn can_widen_scope(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         "on_behalf_of"
     }

@@ -119,6 +119,15 @@ pub trait Strategy<B>: Send + Sync {
         None
     }
 
+    /// Returns whether this strategy reads a [`WiderScope`](crate::strategy::WiderScope) in the request's extensions. The
+    /// default is `false`.
+    ///
+    /// [`Both`](crate::strategy::Both) asks: of two credentials, only one may be widened, because a backend that wants
+    /// more scope does not say for which.
+    fn can_widen_scope(&self) -> bool {
+        false
+    }
+
     /// The label for this strategy in [spans and metrics](crate::telemetry).
     ///
     /// It is the same for all strategies of a type. The default is `custom`.
@@ -147,6 +156,10 @@ impl<B, T: Strategy<B> + ?Sized> Strategy<B> for Arc<T> {
 
     fn held_scopes(&self, sent: &request::Parts) -> Option<Vec<String>> {
         (**self).held_scopes(sent)
+    }
+
+    fn can_widen_scope(&self) -> bool {
+        (**self).can_widen_scope()
     }
 
     fn name(&self) -> &'static str {

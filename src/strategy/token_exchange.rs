@@ -125,6 +125,10 @@ impl<B: Send + 'static> Strategy<B> for TokenExchange {
         self.inner.tokens.held_scopes(sent)
     }
 
+    fn can_widen_scope(&self) -> bool {
+        true
+    }
+
     fn name(&self) -> &'static str {
         "token_exchange"
     }

@@ -78,6 +78,19 @@ impl Kind for BothConfig {
                 format!("sends the header `{name}` as `first` does, so that only one would leave; send another"),
             );
         }
+        let is_unclear = |first: &Arc<dyn Strategy<B>>, second: &Arc<dyn Strategy<B>>| {
+            first.can_widen_scope() && second.can_widen_scope()
+        };
+        if !self.step_up_scopes().is_empty()
+            && let (Some(first), Some(second)) = (&first, &second)
+            && is_unclear(first, second)
+        {
+            block.fault(
+                "second",
+                "can have more scope as `first` can, so that a backend that wants more does not say of which; leave \
+                 out `stepUpScopes`",
+            );
+        }
         let both = first.zip(second).filter(|_| block.faults.is_empty());
         let (first, second) = both?;
         Some(Arc::new(Both(first, second)))

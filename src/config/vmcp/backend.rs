@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use http::Uri;
 
@@ -31,7 +31,7 @@ const TRANSPORTS: [&str; 2] = ["streamable-http", "sse"];
 /// }
 /// # let _ = add_backends;
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct VmcpBackendConfig {
     /// The name by which `outgoingAuth` configures it.
@@ -46,6 +46,19 @@ pub struct VmcpBackendConfig {
     pub ca_bundle_path: Option<FilePath>,
     /// Labels. They make no difference here.
     pub metadata: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for VmcpBackendConfig {
+    /// Shows of the URL its origin alone, because people write keys into URLs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origin = parse_url(&self.url, true).ok().map(|(_, origin)| origin);
+        f.debug_struct("VmcpBackendConfig")
+            .field("name", &self.name)
+            .field("origin", &origin)
+            .field("transport", &self.transport)
+            .field("metadata", &self.metadata.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where the requests of a backend go.

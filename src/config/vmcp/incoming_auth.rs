@@ -97,9 +97,7 @@ pub(super) fn read(
     unread: &mut SectionFaults,
 ) -> Option<IncomingAuthConfig> {
     if let Some(authz) = members.map("authz") {
-        let is_none = authz
-            .iter()
-            .any(|(key, value)| key == "type" && value.is_text("none"));
+        let is_none = matches!(&*authz, [(key, value)] if key == "type" && value.is_text("none"));
         if !is_none {
             let mut protections = super::UNREAD_PROTECTION.iter();
             if let Some((key, reason)) = protections.find(|(key, _)| *key == AUTHZ) {

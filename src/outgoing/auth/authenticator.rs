@@ -63,6 +63,7 @@ struct Observer {
 pub(super) struct Widened {
     operation: Operation,
     wider: WiderScope,
+    ceiling: Arc<[String]>,
 }
 
 /// The outcome of a request that leaves, as it is counted.
@@ -115,15 +116,19 @@ impl<A> Authenticator<A> {
         let operation =
             step_up.operation(&sent.method, &sent.uri, &sent.headers, &sent.extensions)?;
         let held = || self.strategy.held_scopes(sent);
-        let wider = step_up.widen(operation, sent, response, held)?;
+        let (wider, ceiling) = step_up.widen(operation, sent, response, held)?;
         wider.put_into(&mut sent.extensions);
-        Some(Widened { operation, wider })
+        Some(Widened {
+            operation,
+            wider,
+            ceiling,
+        })
     }
 
     /// Has the same operation ask for this scope at once.
     pub(super) fn remember(&self, widened: Widened) {
         if let Some(step_up) = &self.step_up {
-            step_up.remember(widened.operation, widened.wider);
+            step_up.remember(widened.operation, widened.wider, widened.ceiling);
         }
     }
 

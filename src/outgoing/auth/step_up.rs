@@ -40,9 +40,17 @@ pub(super) struct Operation(u64);
 
 #[derive(Clone, Default)]
 struct Known {
-    wider: Option<(WiderScope, SystemTime)>,
+    wider: Option<Remembered>,
     /// The scopes that were tried, and since when.
     tried: Option<(Vec<WiderScope>, SystemTime)>,
+}
+
+#[derive(Clone)]
+struct Remembered {
+    wider: WiderScope,
+    /// The ceiling of the time. Where the configuration was replaced, it is another one.
+    ceiling: Arc<[String]>,
+    since: SystemTime,
 }
 
 impl StepUp {
@@ -81,16 +89,10 @@ impl StepUp {
             .operations
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let (wider, since) = operations.get(&operation)?.wider.clone()?;
+        let known = operations.get(&operation)?.wider.clone()?;
         drop(operations);
-        let is_allowed = self.allows(wider.asked());
-        (is_allowed && self.is_within(since, KEPT)).then_some(wider)
-    }
-
-    fn allows<T: AsRef<str>>(&self, scopes: &[T]) -> bool {
-        let ceiling = (self.ceiling)();
-        let is_allowed = |scope: &T| ceiling.iter().any(|allowed| allowed == scope.as_ref());
-        scopes.iter().all(is_allowed)
+        let is_current = Arc::ptr_eq(&known.ceiling, &(self.ceiling)());
+        (is_current && self.is_within(known.since, KEPT)).then_some(known.wider)
     }
 
     /// Returns the scope with which the rejected request may succeed, if the ceiling and the number of attempts allow it.
@@ -100,10 +102,12 @@ impl StepUp {
         sent: &request::Parts,
         response: &HeaderMap,
         held: impl FnOnce() -> Option<Vec<String>>,
-    ) -> Option<WiderScope> {
+    ) -> Option<(WiderScope, Arc<[String]>)> {
         let scope = BearerChallenge::read(response)?.scope?;
         let asked: Vec<_> = scope.split_ascii_whitespace().collect();
-        if asked.is_empty() || asked.len() > MAX_SCOPES || !self.allows(&asked) {
+        let ceiling = (self.ceiling)();
+        let is_allowed = |scope: &&str| ceiling.iter().any(|allowed| allowed == scope);
+        if asked.is_empty() || asked.len() > MAX_SCOPES || !asked.iter().all(is_allowed) {
             tracing::debug!("a backend asks for a scope that is not within the ceiling");
             return None;
         }
@@ -121,7 +125,7 @@ impl StepUp {
             return None;
         }
         tracing::debug!(scopes = ?wider.scopes(), "a backend asks for more scope: obtaining a credential with it");
-        Some(wider)
+        Some((wider, ceiling))
     }
 
     /// Calls that are under way at the same time ask for the same scope, which counts once. The cache obtains it once.
@@ -138,7 +142,7 @@ impl StepUp {
                 let kept = known
                     .wider
                     .as_ref()
-                    .is_some_and(|(_, since)| is_within(now, *since, KEPT));
+                    .is_some_and(|known| is_within(now, known.since, KEPT));
                 tried || kept
             });
             if operations.len() >= MAX_OPERATIONS {
@@ -160,14 +164,18 @@ impl StepUp {
         may_try
     }
 
-    pub(super) fn remember(&self, operation: Operation, wider: WiderScope) {
-        let now = self.clock.now();
+    pub(super) fn remember(&self, operation: Operation, wider: WiderScope, ceiling: Arc<[String]>) {
+        let since = self.clock.now();
         let mut operations = self
             .operations
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = operations.get_mut(&operation) {
-            known.wider = Some((wider, now));
+            known.wider = Some(Remembered {
+                wider,
+                ceiling,
+                since,
+            });
         }
     }
 

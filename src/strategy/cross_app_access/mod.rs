@@ -143,7 +143,7 @@ impl Asking {
             };
         }
         let jwt = UnverifiedJwt::decode(subject.expose());
-        let exchange = with_scopes(inner.tokens.request.clone(), wider.as_ref());
+        let exchange = inner.assertion_request(wider.as_ref());
         let exchange = exchange.subject_token(subject.expose(), inner.subject_type.clone());
         Self {
             key,
@@ -169,6 +169,16 @@ impl Inner {
         let wider = asking.wider.clone();
         let assertion = self.new_assertion(asking).await?;
         self.access(&assertion, wider.as_ref()).await
+    }
+
+    /// The request to the identity provider. Scopes that only the second endpoint knows are not for it.
+    fn assertion_request(&self, wider: Option<&WiderScope>) -> TokenRequest {
+        let more = match &*self.authorization_server_scopes {
+            [] => wider.map(WiderScope::scopes),
+            _ => wider.map(WiderScope::asked),
+        };
+        let request = self.tokens.request.clone();
+        request.with_more_scopes(more.unwrap_or_default())
     }
 
     async fn access(
@@ -219,7 +229,7 @@ impl Inner {
         let RefreshTokens { upstream, provider } =
             self.refresh_tokens.as_ref().ok_or_else(no_identity)?;
         let present = |refresh_token: Secret| async move {
-            let exchange = with_scopes(self.tokens.request.clone(), wider);
+            let exchange = self.assertion_request(wider);
             let exchange = exchange.subject_token(refresh_token.expose(), TokenType::RefreshToken);
             match self.tokens.endpoint.refresh_assertion(exchange).await {
                 Ok(answer) => Presented {
@@ -273,6 +283,10 @@ impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
             [] => self.inner.tokens.held_scopes(sent),
             scopes => Some(scopes.to_vec()),
         }
+    }
+
+    fn can_widen_scope(&self) -> bool {
+        true
     }
 
     fn name(&self) -> &'static str {
