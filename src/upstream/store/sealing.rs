@@ -43,17 +43,16 @@ pub(super) fn seal(
     Ok([&[FORMAT], &nonce[..], &ciphertext, &tag].concat())
 }
 
-/// Opens what was sealed for `place` with any of `keys`.
+/// Opens what was sealed for `place` with any of `keys`, in the buffer that it came in.
 pub(super) fn open(
-    sealed: &[u8],
+    sealed: &mut [u8],
     place: &Place<'_>,
     keys: &[SealingKey],
 ) -> Result<ProviderTokens, AuthError> {
     let tokens = sealed
-        .split_first()
+        .split_first_mut()
         .filter(|(format, _)| **format == FORMAT)
-        .and_then(|(_, sealed)| open_with(keys, &place.associated_data(), sealed))
-        .and_then(|opened| decode(&opened));
+        .and_then(|(_, sealed)| open_with(keys, &place.associated_data(), sealed, decode));
     tokens.ok_or_else(|| {
         AuthError::new(
             AuthErrorKind::Configuration,

@@ -126,30 +126,38 @@ pub(crate) fn open_for(
     context: &[&[u8]],
     sealed: &str,
 ) -> Option<Wiped<Vec<u8>>> {
-    let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
-    open_with(keys, &associated_data_of(context), &sealed)
+    let mut sealed = Wiped::new(URL_SAFE_NO_PAD.decode(sealed).ok()?);
+    let copy = |opened: &[u8]| Some(Wiped::new(opened.to_vec()));
+    open_with(keys, &associated_data_of(context), &mut sealed, copy)
 }
 
-/// Opens a nonce, a ciphertext and a tag that any of `keys` sealed with the same associated data.
-pub(super) fn open_with(
+/// Opens a nonce, a ciphertext and a tag that any of `keys` sealed with the same associated data, and has `read` read it.
+/// The buffer may have the opened value afterwards.
+pub(super) fn open_with<T>(
     keys: &[SealingKey],
     associated_data: &[u8],
-    sealed: &[u8],
-) -> Option<Wiped<Vec<u8>>> {
-    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LENGTH>()?;
-    let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LENGTH>()?;
-    let mut opened = Wiped::new(vec![0; ciphertext.len()]);
-    let is_opened = keys.iter().any(|key| {
+    sealed: &mut [u8],
+    read: impl FnOnce(&[u8]) -> Option<T>,
+) -> Option<T> {
+    let (nonce, sealed) = sealed.split_first_chunk_mut::<NONCE_LENGTH>()?;
+    let (ciphertext, tag) = sealed.split_last_chunk_mut::<TAG_LENGTH>()?;
+    let opens = |key: &SealingKey, buffer: &mut [u8]| {
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let associated_data = Aad::from(associated_data);
         key.cipher.as_ref().is_some_and(|cipher| {
-            let into = &mut opened;
-            let opening =
-                cipher.open_separate_gather(nonce, associated_data, ciphertext, tag, into);
-            opening.is_ok()
+            let opened = cipher.open_in_place_separate_tag(nonce, associated_data, &*tag, buffer);
+            opened.is_ok()
         })
-    });
-    is_opened.then_some(opened)
+    };
+    let (last, others) = keys.split_last()?;
+    for key in others {
+        // A key that does not open it leaves nothing of it.
+        let mut copy = Wiped::new(ciphertext.to_vec());
+        if opens(key, &mut copy) {
+            return read(&copy);
+        }
+    }
+    opens(last, ciphertext).then(|| read(ciphertext)).flatten()
 }
 
 /// Each part with its length.

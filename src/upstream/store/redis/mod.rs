@@ -18,6 +18,7 @@ use crate::{
     clock::AGES,
     error::AuthError,
     upstream::{OwnerKey, TokenOwner},
+    wiped::Wiped,
 };
 
 use builder::Place;
@@ -274,7 +275,7 @@ impl UpstreamTokenStore for RedisStore {
                     return Some(Err(unreadable()));
                 };
                 let provider = std::str::from_utf8(&field).ok()?.strip_prefix(TOKENS)?;
-                let stored = self.inner.read(owner, provider, &value);
+                let stored = self.inner.read(owner, provider, value);
                 Some(stored.map(|stored| (provider.to_owned(), stored)))
             });
             tokens.collect()
@@ -512,10 +513,12 @@ impl Inner {
         &self,
         owner: &TokenOwner,
         provider: &str,
-        value: &[u8],
+        value: Vec<u8>,
     ) -> Result<StoredTokens, AuthError> {
+        // What is sealed in it is opened in place.
+        let mut value = Wiped::new(value);
         let (version, sealed) = value
-            .split_first_chunk::<VERSION_LENGTH>()
+            .split_first_chunk_mut::<VERSION_LENGTH>()
             .ok_or_else(unreadable)?;
         let version = Version::from_bytes(*version);
         let place = sealing::Place {
@@ -544,7 +547,7 @@ impl Inner {
             "in doubt" => Claimed::InDoubt(Duration::from_millis(number()?)),
             "superseded" => {
                 let stored: Vec<u8> = value.and_then(read_as).ok_or_else(unreadable)?;
-                Claimed::Superseded(self.read(owner, provider, &stored)?)
+                Claimed::Superseded(self.read(owner, provider, stored)?)
             }
             "gone" => Claimed::Gone,
             _ => return Err(unreadable()),
