@@ -65,7 +65,9 @@ async def main():
         for server, url in SERVERS.items():
             metadata = OAuthClientMetadata(client_name="MCP client", redirect_uris=["http://127.0.0.1/callback"])
             login = OAuthClientProvider(url, metadata, Storage(), redirected, came_back)
-            http = await stack.enter_async_context(httpx2.AsyncClient(auth=login, timeout=30))
+            # A connection that is used again may be the one that the server closes at that moment.
+            limits = httpx2.Limits(max_keepalive_connections=0)
+            http = await stack.enter_async_context(httpx2.AsyncClient(auth=login, timeout=30, limits=limits))
             client = Client(streamable_http_client(url, http_client=http), mode=MODE)
             clients[server] = await stack.enter_async_context(client)
         while True:
