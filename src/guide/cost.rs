@@ -2,18 +2,18 @@
 //!
 //! # One request
 //!
-//! The table has the medians of three runs on a small virtual machine. Compare rows with each other, because the absolute
+//! The table has the medians of eight runs on a small virtual machine. Compare rows with each other, because the absolute
 //! numbers depend on the machine. Each row includes dropping the request. Building the request is not timed.
 //!
 //! | a request | ns | against its minimum |
 //! | --- | --- | --- |
-//! | bare service | 103 | |
-//! | hand-written minimum: look up the identity, check the token's expiry, insert the header | 173 | |
-//! | both layers with `UpstreamInject`, origin check included | 223 | 1.29 |
-//! | the same with `Arc<dyn Strategy>` | 224 | 1.29 |
-//! | the fallback, written by hand | 195 | |
-//! | the fallback, by the layers | 243 | 1.25 |
-//! | tower-http's `SetRequestHeader`, for scale | 134 | |
+//! | bare service | 115 | |
+//! | hand-written minimum: look up the identity, check the token's expiry, insert the header | 192 | |
+//! | both layers with `UpstreamInject`, origin check included | 223 | 1.16 |
+//! | the same with `Arc<dyn Strategy>` | 222 | 1.16 |
+//! | the fallback, written by hand | 221 | |
+//! | the fallback, by the layers | 245 | 1.11 |
+//! | tower-http's `SetRequestHeader`, for scale | 152 | |
 //!
 //! ```sh
 //! GLIBC_TUNABLES=glibc.malloc.tcache_count=4096 taskset -c 1 \
@@ -46,6 +46,12 @@
 //! ```sh
 //! cargo bench --all-features --bench credential_cache
 //! ```
+//!
+//! # Loading upstream tokens from Redis
+//!
+//! Loading a session with two providers, each with an access token and a refresh token of 1 KiB, takes 28 µs beside 22 µs
+//! for a bare `GET` of the same size: 1.27 times as long (medians of seven runs on one core). Opening the seals is 2.4 µs
+//! of it.
 //!
 //! # A gateway under load
 //!
