@@ -53,6 +53,19 @@
 //! for a bare `GET` of the same size: 1.27 times as long (medians of seven runs on one core). Opening the seals is 2.4 µs
 //! of it.
 //!
+//! # Growth
+//!
+//! | size | cost |
+//! | --- | --- |
+//! | 1, 10, 100 backends in a configuration | 195, 182, 188 ns a request |
+//! | 10,000 users in a cache, with tokens of 1 KiB | 1,491 bytes a user, 0.3 µs a look-up in random order |
+//! | 1,000,000 users | 1,480 bytes a user, 1.5 µs a look-up, because each one misses the processor's caches |
+//! | 2, 8, 32 replicas on one Redis | one call a request, and 10 to 20 µs of Redis' processor |
+//!
+//! ```sh
+//! cargo bench --all-features --bench growth
+//! ```
+//!
 //! # A gateway under load
 //!
 //! With the layers, a request costs the gateway 6 to 9 µs more CPU time (52 to 60 µs in total, including the backend's
