@@ -57,6 +57,23 @@ pub(super) struct ClientKeys<'a> {
     pub(super) with_secret: fn(String, SecretSource) -> ClientAuth,
 }
 
+/// Takes the keys from a block that calls them `clientId`, `clientSecret` and so on.
+macro_rules! client_keys {
+    ($block:expr, with_secret: $with_secret:expr) => {
+        $crate::config::block::ClientKeys {
+            id: ("clientId", &$block.client_id),
+            secret: ("clientSecret", &$block.client_secret),
+            secret_env: ("clientSecretEnv", &$block.client_secret_env),
+            secret_file: ("clientSecretFile", &$block.client_secret_file),
+            assertion_file: ("clientAssertionFile", &$block.client_assertion_file),
+            assertion_type: ("clientAssertionType", &$block.client_assertion_type),
+            key: ("clientKey", &$block.client_key),
+            with_secret: $with_secret,
+        }
+    };
+}
+pub(super) use client_keys;
+
 impl ClientKeys<'_> {
     pub(super) fn has_credential(&self) -> bool {
         self.secret.1.is_some()
@@ -261,8 +278,8 @@ impl<B> Block<'_, B> {
         strategy
     }
 
-    /// Says that a client that needs a credential has none.
-    pub(super) fn need_client_credential(&mut self, client: &ClientKeys<'_>) {
+    /// Says that a client that needs a credential has none, and then also whether it has no id.
+    pub(super) fn need_confidential_client(&mut self, client: &ClientKeys<'_>) {
         if !client.has_credential() {
             let (env, file) = (client.secret_env.0, client.secret_file.0);
             let (assertion, key) = (client.assertion_file.0, client.key.0);
@@ -270,6 +287,8 @@ impl<B> Block<'_, B> {
                 client.secret.0,
                 format!("is missing; give it, `{env}`, `{file}`, `{assertion}` or `{key}`"),
             );
+            let (id_key, id) = client.id;
+            self.need(id_key, id.as_deref().unwrap_or_default());
         }
     }
 

@@ -64,11 +64,12 @@ impl ClaimInjection {
 
 impl<B> Strategy<B> for ClaimInjection {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
-        if request.extensions().get::<HealthCheck>().is_some() {
+        let identity = request.extensions().get::<Identity>().cloned();
+        if HealthCheck::is_marked(request.extensions(), identity.as_ref()) {
             self.remove(request.headers_mut());
             return Authenticating::done();
         }
-        let Some(identity) = request.extensions().get::<Identity>().cloned() else {
+        let Some(identity) = identity else {
             return AuthError::new(
                 AuthErrorKind::MissingIdentity,
                 "the request carries no identity, so there are no claims to send; put an `Identity` in its extensions, or \

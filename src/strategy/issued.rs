@@ -155,7 +155,7 @@ impl IssuedTokens {
         Authenticating::pending(|mut request: Request<B>| async move {
             match obtaining.await {
                 Ok(token) => {
-                    placement.put_on(request.headers_mut(), token.value);
+                    placement.set(request.headers_mut(), token.value);
                     Ok(request)
                 }
                 Err(error) => Err(holder.name_provider(error)),

@@ -126,18 +126,17 @@ impl SignedIdentity {
 impl<B: Send + 'static> Strategy<B> for SignedIdentity {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let inner = &self.inner;
-        if request.extensions().get::<HealthCheck>().is_some() {
+        let identity = request.extensions().get::<Identity>();
+        if HealthCheck::is_marked(request.extensions(), identity) {
             return Authenticating::done();
         }
-        let Some(identity) = request.extensions().get::<Identity>() else {
+        let Some(identity) = identity else {
             return no_identity().into();
         };
         let key = inner.key(identity);
         match inner.cache.lookup(&key, expiration(identity.claims())) {
             Ok(Some(statement)) if inner.is_of(&statement, identity) => {
-                inner
-                    .placement
-                    .put_on(request.headers_mut(), statement.value);
+                inner.placement.set(request.headers_mut(), statement.value);
                 return Authenticating::done();
             }
             Ok(_) => {}
@@ -164,9 +163,7 @@ impl SignedIdentity {
                 // The same token with other claims, which are not what is cached for it.
                 statement = inner.sign(&identity).await?.into_credential();
             }
-            inner
-                .placement
-                .put_on(request.headers_mut(), statement.value);
+            inner.placement.set(request.headers_mut(), statement.value);
             Ok(request)
         })
     }

@@ -78,12 +78,10 @@ impl Kind for BothConfig {
                 format!("sends the header `{name}` as `first` does, so that only one would leave; send another"),
             );
         }
-        let is_unclear = |first: &Arc<dyn Strategy<B>>, second: &Arc<dyn Strategy<B>>| {
-            first.can_widen_scope() && second.can_widen_scope()
+        let can_widen_scope = |part: &Option<Arc<dyn Strategy<B>>>| {
+            part.as_ref().is_some_and(|part| part.can_widen_scope())
         };
-        if !self.step_up_scopes().is_empty()
-            && let (Some(first), Some(second)) = (&first, &second)
-            && is_unclear(first, second)
+        if !self.step_up_scopes().is_empty() && can_widen_scope(&first) && can_widen_scope(&second)
         {
             block.fault(
                 "second",

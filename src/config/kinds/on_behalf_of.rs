@@ -6,7 +6,7 @@ use tower::BoxError;
 
 use crate::{
     config::{
-        block::{Block, ClientKeys},
+        block::{Block, client_keys},
         client_key::ClientKeyConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
@@ -116,20 +116,8 @@ impl Kind for OnBehalfOfConfig {
     {
         block.need("tokenUrl", &self.token_url);
         block.check_scopes("stepUpScopes", &self.step_up_scopes);
-        let client = ClientKeys {
-            id: ("clientId", &self.client_id),
-            secret: ("clientSecret", &self.client_secret),
-            secret_env: ("clientSecretEnv", &self.client_secret_env),
-            secret_file: ("clientSecretFile", &self.client_secret_file),
-            assertion_file: ("clientAssertionFile", &self.client_assertion_file),
-            assertion_type: ("clientAssertionType", &self.client_assertion_type),
-            key: ("clientKey", &self.client_key),
-            with_secret: ClientAuth::post,
-        };
-        block.need_client_credential(&client);
-        if !client.has_credential() {
-            block.need("clientId", self.client_id.as_deref().unwrap_or_default());
-        }
+        let client = client_keys!(self, with_secret: ClientAuth::post);
+        block.need_confidential_client(&client);
         let endpoint = block.endpoint(&self.token_url, false, &client);
         let (scopes, scopes_key) = match &self.audience {
             Some(audience) if self.scopes.is_empty() => {

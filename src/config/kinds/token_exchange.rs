@@ -6,7 +6,7 @@ use tower::BoxError;
 
 use crate::{
     config::{
-        block::{Block, ClientKeys},
+        block::{Block, client_keys},
         client_key::ClientKeyConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
@@ -77,7 +77,7 @@ keys! {
         /// §3), or `none` for an issuer that does not allow the parameter.
         #[serde(skip_serializing_if = "Option::is_none")]
         "requestedTokenType" => requested_token_type: Option<String>,
-        /// The `grant_type` of an issuer that has a grant of its own for exchanges: an absolute URI or a name. By default
+        /// The `grant_type` of an issuer that has its own grant for exchanges: an absolute URI or a name. By default
         /// `urn:ietf:params:oauth:grant-type:token-exchange`.
         #[serde(skip_serializing_if = "Option::is_none")]
         "grantType" => grant_type: Option<String>,
@@ -189,16 +189,7 @@ impl Kind for TokenExchangeConfig {
     {
         block.need("tokenUrl", &self.token_url);
         block.check_scopes("stepUpScopes", &self.step_up_scopes);
-        let client = ClientKeys {
-            id: ("clientId", &self.client_id),
-            secret: ("clientSecret", &self.client_secret),
-            secret_env: ("clientSecretEnv", &self.client_secret_env),
-            secret_file: ("clientSecretFile", &self.client_secret_file),
-            assertion_file: ("clientAssertionFile", &self.client_assertion_file),
-            assertion_type: ("clientAssertionType", &self.client_assertion_type),
-            key: ("clientKey", &self.client_key),
-            with_secret: ClientAuth::basic,
-        };
+        let client = client_keys!(self, with_secret: ClientAuth::basic);
         let endpoint = block.endpoint(&self.token_url, false, &client);
         let mut strategy = TokenExchangeBuilder::new(endpoint)
             .scopes(&self.scopes)
