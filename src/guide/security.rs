@@ -136,6 +136,17 @@
 //! | … and not in one header | `config_workload` | `two_credentials_in_one_header_are_a_fault_in_any_spelling` |
 //! | A session's refresh token goes to no other session | `cross_app_access` | `f62_the_refresh_token_of_a_session_is_found_by_the_session_that_the_user_came_with` |
 //!
+//! ## Tokens that are bound to a certificate
+//!
+//! The party is a thief of an access token who does not have the key of the client's certificate (RFC 8705).
+//!
+//! | promise | file | test |
+//! | --- | --- | --- |
+//! | A bound token is refused without its certificate, in every configuration | `certificate_bound_tokens` | `f71_a_bound_token_without_its_certificate_is_refused_in_every_configuration` |
+//! | … also where the token was remembered over the right connection | `certificate_bound_tokens` | `a_token_that_was_remembered_over_one_connection_is_refused_over_another` |
+//! | … and where its owner asks at the same time | `certificate_bound_tokens` | `a_thief_who_asks_at_the_same_time_gets_nothing_of_the_owners_answer_and_spoils_nothing` |
+//! | A thumbprint that is none fits no certificate | `certificate_bound_tokens` | `a_thumbprint_that_cannot_be_one_fits_no_certificate` |
+//!
 //! ## Linking accounts
 //!
 //! [`AccountLinking`](crate::AccountLinking) sends a browser to a provider and stores what comes back. The parties are the

@@ -20,10 +20,7 @@ use crate::{
     sent_or_refused::SentOrRefused,
 };
 
-use super::validator::{
-    TokenValidator, rejected,
-    validating::{PendingValidation, Validating},
-};
+use super::validator::{TokenValidator, rejected, validating::PendingValidation};
 
 /// Validates the bearer token of each request and inserts the [`Identity`] into its extensions.
 ///
@@ -65,6 +62,9 @@ use super::validator::{
 ///
 /// A request needs exactly one `Authorization` header with the scheme `Bearer`, in upper or lower case (RFC 6750 §2.1).
 /// The layer does not look for tokens in the URL or in a form.
+///
+/// A token that is bound to a client certificate is accepted over a connection with this certificate, which the server
+/// hands over as a [`ClientCertificate`](super::ClientCertificate) in the request's extensions.
 ///
 /// # Precedence
 ///
@@ -187,7 +187,8 @@ where
                 validator: self.gate.validator.clone(),
             };
         }
-        let state = match self.gate.validate(request.headers()).into_ready() {
+        let validating = self.gate.validator.validate_request(&request);
+        let state = match validating.into_ready() {
             Ok(Ok(identity)) => {
                 self.gate.admission.admit(&mut request, identity);
                 State::Validated {
@@ -224,15 +225,6 @@ struct Gate {
     admission: Admission,
 }
 
-impl Gate {
-    fn validate(&self, headers: &HeaderMap) -> Validating {
-        match bearer(headers) {
-            Ok(token) => self.validator.validate(token),
-            Err(error) => self.validator.refuse(error),
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Admission {
     keeps_authorization: bool,
@@ -252,7 +244,7 @@ impl Admission {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Err(match headers.get(ACCESS_CONTROL_REQUEST_METHOD) {

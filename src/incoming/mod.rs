@@ -9,7 +9,8 @@
 //! [`BindSubject`](crate::BindSubject) keeps a session to the user who opened it, and
 //! [`delegation_chain`](crate::delegation_chain) reads who acts for the user.
 //!
-//! This module has their builders, services and futures.
+//! This module has their builders, services and futures, and [`ClientCertificate`], by which a server hands over the
+//! certificate of a connection.
 
 pub(crate) mod bind_subject;
 pub(crate) mod delegation;
@@ -30,4 +31,6 @@ pub use introspection::IntrospectionEndpointBuilder;
 pub use issuer::Issuer;
 pub use layer::{TokenValidatorFuture, TokenValidatorService};
 pub use mcp_request::McpRequest;
-pub use validator::{builder::TokenValidatorBuilder, validating::Validating};
+pub use validator::{
+    builder::TokenValidatorBuilder, certificate_binding::ClientCertificate, validating::Validating,
+};

@@ -128,12 +128,16 @@ impl TokenValidatorBuilder {
         self
     }
 
-    /// Admits tokens that are bound to a key of the caller (the claim `cnf`, RFC 7800). By default they are refused.
+    /// Admits tokens that are bound to a key of the caller in a way that the validator does not check (the claim `cnf`, RFC
+    /// 7800). By default they are refused.
+    ///
+    /// It does not concern tokens that are bound to a certificate (`x5t#S256`, RFC 8705). They always need the
+    /// [certificate](crate::incoming::ClientCertificate) of their connection.
     ///
     /// # Security
     ///
-    /// This crate does not check that the caller has the key. Without a layer that does, for example one that compares
-    /// the certificate of the TLS connection (RFC 8705), a stolen token is as good as one that was not bound.
+    /// The validator does not check that the caller has the key. Without a layer that does, a stolen token is as good as
+    /// one that was not bound.
     pub fn admit_bound_tokens(mut self) -> Self {
         self.admission.bound_tokens = true;
         self

@@ -11,6 +11,7 @@ use crate::{
 };
 
 use super::{
+    certificate_binding::CertificateBinding,
     rejected,
     token_kind::{self, Wanted},
 };
@@ -20,7 +21,7 @@ use super::{
 pub(super) struct Admission {
     /// By how much clocks may differ.
     pub(super) leeway: Duration,
-    /// Whether tokens pass that are bound to a key.
+    /// Whether tokens pass that are bound to something else than what is checked here.
     pub(super) bound_tokens: bool,
     pub(super) wanted: Wanted,
 }
@@ -42,9 +43,10 @@ pub(super) struct Vouched<'a> {
     pub(super) reading: Reading,
 }
 
-/// An accepted token, and its end.
+/// An accepted token, the certificate that it is bound to, and its end.
 pub(super) struct Accepted {
     pub(super) identity: Identity,
+    pub(super) certificate: Option<CertificateBinding>,
     pub(super) expires_at: Option<SystemTime>,
 }
 
@@ -72,16 +74,37 @@ impl Admission {
         check_audience(&claims, trusted)?;
         let expires_at = self.check_times(&claims, source, now)?;
         token_kind::check(&claims, source, self.wanted)?;
-        if claims.contains_key("cnf") && !self.bound_tokens {
+        let certificate = self.certificate_of(&claims)?;
+        delegation::actors(&claims).map_err(rejected)?;
+        Ok(Accepted {
+            identity: identity(issuer, claims, token, reading)?,
+            certificate,
+            expires_at,
+        })
+    }
+
+    /// The certificate that the token is bound to, which is compared for each request. Other confirmations (RFC 7800) are
+    /// not checked here.
+    fn certificate_of(
+        &self,
+        claims: &Map<String, Value>,
+    ) -> Result<Option<CertificateBinding>, AuthError> {
+        let Some(confirmation) = claims.get("cnf") else {
+            return Ok(None);
+        };
+        let members = confirmation.as_object();
+        let certificate = match members {
+            Some(members) => CertificateBinding::read(members)?,
+            None => None,
+        };
+        let is_alone = members.is_some_and(|members| members.len() == 1);
+        let is_all_checked = certificate.is_some() && is_alone;
+        if !is_all_checked && !self.bound_tokens {
             return Err(rejected(
                 "the token is bound to a key (`cnf`), and it is not checked here whether the caller has it",
             ));
         }
-        delegation::actors(&claims).map_err(rejected)?;
-        Ok(Accepted {
-            identity: identity(issuer, claims, token, reading)?,
-            expires_at,
-        })
+        Ok(certificate)
     }
 
     /// When the token ends, if it says so and a clock can tell.

@@ -1,4 +1,5 @@
 pub(crate) mod builder;
+pub(crate) mod certificate_binding;
 mod claims;
 mod introspection;
 mod jwt;
@@ -28,10 +29,12 @@ use crate::{
 use super::{
     issuer::{Issuer, TrustedIssuer},
     key_set::{KeySet, Verification},
+    layer::bearer,
     metadata::ProtectedResourceMetadata,
 };
 
 use builder::TokenValidatorBuilder;
+use certificate_binding::ClientCertificate;
 use claims::{Accepted, Admission, Source, Vouched, issued_at, text};
 use introspection::Introspection;
 use jwt::Jwt;
@@ -95,7 +98,8 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// | `nbf`, `iat` | in the past, if present |
 /// | `sub` | present, and not blank |
 /// | `token_type`, `token_use`, `typ` (as claims) | not the name of another kind of token, such as `refresh_token` or `id` |
-/// | `cnf` | absent, unless [bound tokens are admitted](TokenValidatorBuilder::admit_bound_tokens) (RFC 7800) |
+/// | `cnf` with `x5t#S256` | the thumbprint of the [certificate](super::ClientCertificate) that the connection was made with (RFC 8705 §3), in every configuration |
+/// | `cnf` with anything else | none, unless [bound tokens are admitted](TokenValidatorBuilder::admit_bound_tokens) (RFC 7800) |
 /// | `act` | if present, at most 8 nested objects ([`delegation_chain`](crate::delegation_chain)) |
 ///
 /// Times are compared with the [clock](trait@crate::Clock#setting-the-clock), with a leeway
@@ -211,6 +215,9 @@ impl TokenValidator {
 
     /// Validates a token, given without its scheme, and returns the identity of its caller.
     ///
+    /// A token that is bound to a certificate is refused. [`validate_request`](Self::validate_request) accepts it over the
+    /// right connection.
+    ///
     /// If the outcome is known at once, the future is ready and needs no allocation.
     ///
     /// # Errors
@@ -221,23 +228,46 @@ impl TokenValidator {
     ///
     /// If keys or an introspection response are awaited outside of a Tokio runtime with time enabled.
     pub fn validate(&self, token: &str) -> Validating {
+        self.validate_presented(token, None)
+    }
+
+    /// Validates the bearer token of a request, as [`TokenValidatorLayer`](crate::TokenValidatorLayer) does. It changes
+    /// nothing in the request.
+    ///
+    /// A token that is bound to a certificate is compared with the [`ClientCertificate`](super::ClientCertificate) in the
+    /// request's extensions.
+    ///
+    /// # Errors
+    ///
+    /// See the [table](Self#the-outcome). `MissingIdentity`, if the request has no credentials, or those of another scheme.
+    ///
+    /// # Panics
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn validate_request<B>(&self, request: &Request<B>) -> Validating {
+        match bearer(request.headers()) {
+            Ok(token) => self.validate_presented(token, request.extensions().get().copied()),
+            Err(error) => Validating::ready(Err(self.inner.refused(error))),
+        }
+    }
+
+    fn validate_presented(
+        &self,
+        token: &str,
+        certificate: Option<ClientCertificate>,
+    ) -> Validating {
         match self.inner.validate_now(token) {
-            Some(outcome) => self.inner.conclude(outcome),
+            Some(outcome) => self.inner.conclude(outcome, certificate),
             None => {
                 let inner = Arc::clone(&self.inner);
                 let token = Zeroizing::new(token.to_owned());
                 let reading = Reading::now();
                 Validating::pending(async move {
                     let outcome = inner.validate_waiting(&token, reading).await;
-                    inner.conclude(outcome).await
+                    inner.conclude(outcome, certificate).await
                 })
             }
         }
-    }
-
-    /// The outcome for a caller without a bearer token, or with a header that holds none.
-    pub(super) fn refuse(&self, error: AuthError) -> Validating {
-        Validating::ready(Err(self.inner.refused(error)))
     }
 
     /// Completes the error of an outgoing request with this validator's challenge: `realm`, `resource_metadata`
@@ -423,11 +453,13 @@ impl Inner {
         let accepted = self.admission.accept(vouched, self.clock.now())?;
         let Accepted {
             identity,
+            certificate,
             expires_at,
         } = accepted;
         let validated = Validated {
             owner: self.owner(&identity, session)?,
             identity,
+            certificate,
         };
         if let (Some(tokens), Some(expires_at)) = (&self.validated_tokens, expires_at) {
             tokens.keep(&validated, expires_at, &*self.clock);
@@ -464,9 +496,22 @@ impl Inner {
         }
     }
 
-    /// Adds the upstream tokens where there are any to load, else the challenge where one is due.
-    fn conclude(self: &Arc<Self>, outcome: Result<Validated, AuthError>) -> Validating {
-        let Validated { identity, owner } = match outcome {
+    /// Checks what this caller proves, which no other caller and no remembered token can do for it. Adds the upstream tokens
+    /// where there are any to load, else the challenge where one is due.
+    fn conclude(
+        self: &Arc<Self>,
+        outcome: Result<Validated, AuthError>,
+        certificate: Option<ClientCertificate>,
+    ) -> Validating {
+        let outcome = outcome.and_then(|validated| {
+            if let Some(bound_to) = &validated.certificate {
+                bound_to.check(certificate.as_ref())?;
+            }
+            Ok(validated)
+        });
+        let Validated {
+            identity, owner, ..
+        } = match outcome {
             Ok(validated) => validated,
             Err(error) => return Validating::ready(Err(self.refused(error))),
         };

@@ -8,10 +8,14 @@ use quick_cache::sync::Cache;
 
 use crate::{clock::Clock, identity::Identity, secret::AccessToken, upstream::TokenOwner};
 
-/// The outcome for a valid token.
+use super::certificate_binding::CertificateBinding;
+
+/// The outcome for a valid token, whoever presents it.
 #[derive(Clone)]
 pub(super) struct Validated {
     pub(super) identity: Identity,
+    /// The certificate that the caller must have presented.
+    pub(super) certificate: Option<CertificateBinding>,
     /// The owner of the upstream tokens that the request gets, if any.
     pub(super) owner: Option<TokenOwner>,
 }
