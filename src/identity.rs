@@ -10,6 +10,9 @@ use std::{
     time::SystemTime,
 };
 
+#[cfg(feature = "private-key-jwt")]
+use std::sync::Weak;
+
 use serde_json::{Map, Value};
 
 #[cfg(feature = "incoming")]
@@ -219,6 +222,25 @@ impl Identity {
     /// as old as its original, so an identity that a client keeps and sends again does not become newer.
     pub fn is_newer_than(&self, other: &Identity) -> bool {
         self.inner.reading > other.inner.reading
+    }
+}
+
+/// Tells whether an identity is of the same reading of the same user's token, which it does not keep.
+#[cfg(feature = "private-key-jwt")]
+#[derive(Clone)]
+pub(crate) struct SameUser(Weak<User>);
+
+#[cfg(feature = "private-key-jwt")]
+impl SameUser {
+    pub(crate) fn of(identity: &Identity) -> Self {
+        Self(Arc::downgrade(&identity.inner.user))
+    }
+
+    /// Returns `true` if nothing but the upstream tokens can differ. `false` says nothing.
+    #[inline]
+    pub(crate) fn is_for_certain(&self, identity: &Identity) -> bool {
+        // The memory is not used for another user before this is dropped.
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&identity.inner.user))
     }
 }
 

@@ -74,7 +74,8 @@ pub(crate) fn numeric_date(value: &Value) -> Result<Option<SystemTime>, NotATime
     Ok(since_1970.and_then(|since_1970| UNIX_EPOCH.checked_add(since_1970)))
 }
 
-fn decode_object(part: &str) -> Option<Map<String, Value>> {
+/// Decodes the header or the claims of a JWT.
+pub(crate) fn decode_object(part: &str) -> Option<Map<String, Value>> {
     let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(part).ok()?);
     serde_json::from_slice(&bytes).ok()
 }
