@@ -72,8 +72,7 @@ impl AccessToken {
 
     /// Makes the value of another header: the token after `prefix`, which is visible ASCII and spaces.
     pub(crate) fn header_value(&self, prefix: &str) -> Result<HeaderValue, InvalidSecret> {
-        let token = self.authorization.as_bytes();
-        let token = token.get(BEARER.len()..).unwrap_or_default();
+        let token = self.bytes();
         let mut value = Wiped::new(Vec::with_capacity(prefix.len() + token.len()));
         value.extend_from_slice(prefix.as_bytes());
         value.extend_from_slice(token);
@@ -86,11 +85,14 @@ impl AccessToken {
     ///
     /// This is the secret. Use it only in a request to the party that it was issued for.
     pub fn expose(&self) -> &str {
+        str::from_utf8(self.bytes()).unwrap_or_default()
+    }
+
+    /// The token itself, for a caller that needs no text.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
         let value = self.authorization.as_bytes();
-        value
-            .strip_prefix(BEARER.as_bytes())
-            .and_then(|token| str::from_utf8(token).ok())
-            .unwrap_or_default()
+        value.get(BEARER.len()..).unwrap_or_default()
     }
 
     /// Returns the fingerprint, which tells this token from others. It is computed on the first call, and a clone that was

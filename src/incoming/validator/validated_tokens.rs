@@ -28,21 +28,21 @@ pub(super) struct ValidatedTokens {
 /// It is found by a hash whose key is random, so that nobody can choose which tokens are compared.
 struct Token(AccessToken);
 
-impl Borrow<str> for Token {
-    fn borrow(&self) -> &str {
-        self.0.expose()
+impl Borrow<[u8]> for Token {
+    fn borrow(&self) -> &[u8] {
+        self.0.bytes()
     }
 }
 
 impl Hash for Token {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.expose().hash(state);
+        self.0.bytes().hash(state);
     }
 }
 
 impl PartialEq for Token {
     fn eq(&self, other: &Self) -> bool {
-        self.0.expose() == other.0.expose()
+        self.0.bytes() == other.0.bytes()
     }
 }
 
@@ -63,6 +63,7 @@ impl ValidatedTokens {
     }
 
     pub(super) fn find(&self, token: &str, clock: &dyn Clock) -> Option<Validated> {
+        let token = token.as_bytes();
         let entry = self.tokens.get(token)?;
         if clock.now() < entry.expires_at && clock.monotonic() < entry.deadline {
             return Some(entry.validated);
