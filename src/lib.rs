@@ -169,6 +169,7 @@
 //! | `token-exchange` | [`TokenEndpoint`], [`CredentialCache`], [`TokenExchange`], [`ClientCredentials`], [`OnBehalfOf`] and [`CrossAppAccess`]. |
 //! | `private-key-jwt` | Client authentication with a signed assertion (RFC 7523), and [`SignedIdentity`]. Enables `token-exchange`. |
 //! | `aws-sts` | [`AwsSts`]. It needs Rust 1.94.1. Enables `token-exchange`. |
+//! | `dpop` | [`DpopKey`](oauth::DpopKey): tokens that are bound to a key (RFC 9449). Enables `private-key-jwt`. |
 //! | `incoming` | [`TokenValidatorLayer`] and [`UpstreamTokens`]. Enables `token-exchange`. |
 //! | `linking` | [`AccountLinking`] and [`upstream::OAuthProvider`]. Enables `incoming`. |
 //! | `redis` | [`RedisStore`]. Enables `incoming`. |

@@ -37,7 +37,7 @@ struct Inner {
 }
 
 impl BuildError {
-    #[cfg(feature = "incoming")]
+    #[cfg(any(feature = "dpop", feature = "incoming"))]
     pub(crate) fn of(
         built: &'static str,
         setting: impl Into<Cow<'static, str>>,

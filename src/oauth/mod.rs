@@ -8,6 +8,8 @@
 #[cfg(feature = "incoming")]
 pub(crate) mod challenge;
 pub(crate) mod client_auth;
+#[cfg(feature = "dpop")]
+pub(crate) mod dpop;
 pub(crate) mod http_client;
 mod interaction;
 #[cfg(feature = "private-key-jwt")]
@@ -29,6 +31,8 @@ pub(crate) mod signing_keys;
 pub(crate) mod token_endpoint;
 pub(crate) mod unverified_jwt;
 
+#[cfg(feature = "dpop")]
+pub use dpop::{key::DpopKey, keys::DpopKeys};
 #[cfg(feature = "private-key-jwt")]
 pub use private_key_jwt::{PrivateKeyJwt, PrivateKeyJwtBuilder};
 pub use request::{TokenRequest, TokenType};

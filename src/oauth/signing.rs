@@ -205,19 +205,24 @@ impl SigningKey {
         let encode =
             |part: Map<String, Value>| URL_SAFE_NO_PAD.encode(Value::Object(part).to_string());
         let message = format!("{}.{}", encode(header), encode(claims));
-        let signature = match &self.key {
+        let signature = self.sign(&message).await?;
+        Ok(Zeroizing::new(format!(
+            "{message}.{}",
+            URL_SAFE_NO_PAD.encode(signature)
+        )))
+    }
+
+    /// Signs a message, as JWS has it.
+    pub(crate) async fn sign(&self, message: &str) -> Result<Vec<u8>, AuthError> {
+        match &self.key {
             Key::Local(key) => sign(self.algorithm, key, message.as_bytes()).ok_or_else(|| {
                 AuthError::new(
                     AuthErrorKind::Configuration,
                     "a JWT could not be signed with the private key",
                 )
-            })?,
-            Key::Elsewhere { signer, .. } => self.sign_elsewhere(signer, &message).await?,
-        };
-        Ok(Zeroizing::new(format!(
-            "{message}.{}",
-            URL_SAFE_NO_PAD.encode(signature)
-        )))
+            }),
+            Key::Elsewhere { signer, .. } => self.sign_elsewhere(signer, message).await,
+        }
     }
 
     async fn sign_elsewhere(

@@ -1,0 +1,175 @@
+use std::{fmt, sync::Arc};
+
+use serde_json::{Map, Value};
+use tower::BoxError;
+
+use crate::{
+    clock::{Clock, DefaultClock},
+    credential::cache::key::CacheScope,
+    error::{BuildError, Faults},
+    oauth::{
+        private_key_jwt::{Random, operating_system},
+        public_key::PublicKey,
+        signing::{JwtSigner, SigningAlgorithm, SigningKey},
+    },
+    secret::Secret,
+};
+
+use super::key_pair::{KeyPair, generated};
+
+/// A key that tokens are bound to (DPoP, RFC 9449). Whoever steals such a token cannot use it without the key.
+///
+/// Needs the feature `dpop`.
+///
+/// Give it to a [`TokenEndpoint`](crate::TokenEndpoint). The tokens of its strategies are then bound to the key, and
+/// [`AuthLayer`](crate::AuthLayer) sends each request with a fresh proof that it has the key. For a key for each user see
+/// [`DpopKeys`](crate::oauth::DpopKeys). A clone shares the key.
+///
+/// ```
+/// use tower_identity::oauth::DpopKey;
+///
+/// let key = DpopKey::generate()?;
+/// // This names the key to others, for example in the claim `cnf.jkt` of a token.
+/// assert_eq!(key.thumbprint().len(), 43);
+/// # Ok::<(), tower_identity::BuildError>(())
+/// ```
+///
+/// # Security
+///
+/// The private key is never shown and never stored. A [generated](Self::generate) key ends with the process, and tokens
+/// that are bound to it, refresh tokens included, are of no use afterwards. Replicas that share tokens must therefore
+/// share the key, [read from a PEM](Self::from_pem) or [signed elsewhere](Self::with_signer). A shared key is the better
+/// target: whoever gets it can use the tokens of all replicas.
+#[derive(Clone)]
+pub struct DpopKey {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+pub(super) struct Inner {
+    pub(super) pair: Arc<KeyPair>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<Random>,
+}
+
+impl DpopKey {
+    /// Generates a key for ES256. It ends with the process.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`BuildError`] if the operating system has no random numbers.
+    pub fn generate() -> Result<Self, BuildError> {
+        let pair = generated().ok_or_else(|| {
+            fault(
+                "algorithm",
+                "needs random numbers, and the operating system has none",
+            )
+        })?;
+        Ok(Self::of_pair(pair))
+    }
+
+    /// Reads the private key in `pem` (PKCS#8, or PKCS#1 for RSA).
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`BuildError`] if `pem` has no private key that can sign with the algorithm.
+    pub fn from_pem(algorithm: SigningAlgorithm, pem: &Secret) -> Result<Self, BuildError> {
+        let mut faults = Faults::new("DpopKey");
+        let key = faults.take("pem", SigningKey::read(algorithm, pem));
+        let pair = key.as_ref().and_then(KeyPair::local);
+        Ok(Self::of_pair(faults.or(pair)?))
+    }
+
+    /// Uses a private key that is not in this process. `public_jwk` is its public part (a JWK, RFC 7517), for example
+    /// `{"kty":"EC","crv":"P-256","x":"…","y":"…"}`. Other members are ignored.
+    ///
+    /// Each proof then waits for the signer, see [`JwtSigner`].
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`BuildError`] if `public_jwk` is not a JWK for the algorithm, or has a private part.
+    pub fn with_signer<S>(
+        algorithm: SigningAlgorithm,
+        signer: S,
+        public_jwk: &str,
+    ) -> Result<Self, BuildError>
+    where
+        S: JwtSigner + 'static,
+    {
+        let public =
+            public_key(algorithm, public_jwk).map_err(|message| fault("public_jwk", message))?;
+        let key = SigningKey::elsewhere(algorithm, Arc::new(signer));
+        Ok(Self::of_pair(KeyPair::elsewhere(key, &public)))
+    }
+
+    /// Returns the thumbprint of the public key (`jkt`, RFC 7638 with SHA-256, in base64url): 43 characters.
+    pub fn thumbprint(&self) -> &str {
+        self.inner.pair.thumbprint()
+    }
+
+    /// Sets the clock that proofs are dated with.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        Arc::make_mut(&mut self.inner).clock = clock;
+        self
+    }
+
+    /// Sets the source of the `jti` of each proof. The default is the operating system's random source.
+    ///
+    /// # Security
+    ///
+    /// No two calls may return the same bytes, in this process or another. Otherwise the server treats a proof as a
+    /// replay.
+    #[must_use]
+    pub fn random<F>(mut self, random: F) -> Self
+    where
+        F: Fn() -> Result<[u8; 16], BoxError> + Send + Sync + 'static,
+    {
+        Arc::make_mut(&mut self.inner).random = Arc::new(random);
+        self
+    }
+
+    pub(super) fn of_pair(pair: KeyPair) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                pair: Arc::new(pair),
+                clock: DefaultClock::get(),
+                random: Arc::new(operating_system),
+            }),
+        }
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
+        scope.field("dpop key", self.thumbprint())
+    }
+}
+
+impl fmt::Debug for DpopKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DpopKey")
+            .field("algorithm", &self.inner.pair.algorithm())
+            .field("thumbprint", &self.thumbprint())
+            .finish_non_exhaustive()
+    }
+}
+
+fn public_key(algorithm: SigningAlgorithm, jwk: &str) -> Result<PublicKey, &'static str> {
+    const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+    let jwk: Map<String, Value> =
+        serde_json::from_str(jwk).map_err(|_| "is not a JWK, give its members as a JSON object")?;
+    if PRIVATE.iter().any(|name| jwk.contains_key(*name)) {
+        return Err("has a private part, give the public one alone");
+    }
+    PublicKey::of_jwk(algorithm, &jwk)
+        .ok_or("is not a public key of the algorithm, check `kty`, `crv` and the coordinates")
+}
+
+#[cold]
+fn fault(setting: &'static str, message: &'static str) -> BuildError {
+    BuildError::of("DpopKey", setting, message)
+}

@@ -1,0 +1,219 @@
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::{
+    agreement::{ECDH_P256, PrivateKey},
+    encoding::{AsBigEndian, EcPrivateKeyBin},
+    hkdf,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use quick_cache::sync::Cache;
+use tower::BoxError;
+use zeroize::Zeroizing;
+
+use crate::{
+    clock::Clock,
+    credential::cache::key::CacheScope,
+    error::{BuildError, Faults},
+    identity::Identity,
+    secret::{Fingerprint, Secret},
+};
+
+use super::{key::DpopKey, key_pair::KeyPair};
+
+const SHORTEST_SECRET: usize = 32;
+/// So many users have their key at hand. That of another is derived again, which takes some 20 µs.
+const AT_HAND: usize = 10_000;
+
+/// The keys that tokens are bound to: one [`DpopKey`] for all users, or a key for each user.
+///
+/// Needs the feature `dpop`.
+///
+/// [`TokenEndpointBuilder::dpop`](crate::oauth::TokenEndpointBuilder::dpop) takes it, or one key.
+///
+/// ```
+/// use tower_identity::{
+///     Secret,
+///     oauth::{DpopKey, DpopKeys},
+/// };
+///
+/// // One key for all users of this process:
+/// let keys = DpopKeys::from(DpopKey::generate()?);
+///
+/// // A key for each user, the same on each replica that has the secret:
+/// # let secret = Secret::new("q3t6w9z$C&F)J@NcRfUjXn2r5u7x!A%D").unwrap();
+/// let keys = DpopKeys::per_user(&secret)?;
+/// # Ok::<(), tower_identity::BuildError>(())
+/// ```
+///
+/// # One key or many
+///
+/// With one key, servers see that the tokens of all users belong to one gateway, which they know anyway. With a key for
+/// each user, they can tell users apart by it, and a key that leaks from a proof's path, for example from an HSM's log,
+/// concerns one user. Either way all keys are in the process: whoever controls it has all of them.
+#[derive(Clone)]
+pub struct DpopKeys {
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    One(DpopKey),
+    PerUser {
+        secret: Secret,
+        settings: Settings,
+        at_hand: Arc<Cache<Fingerprint, DpopKey>>,
+    },
+}
+
+/// Applied to each key that is derived.
+type Settings = Arc<dyn Fn(DpopKey) -> DpopKey + Send + Sync>;
+
+impl DpopKeys {
+    /// Derives a key for ES256 for each user from `secret` (HKDF, RFC 5869, with SHA-256), of the user's issuer and
+    /// subject. Nothing is stored: each replica with the secret has the same keys, and has them after a restart.
+    ///
+    /// Tokens that belong to no user, for example those of [`ClientCredentials`](crate::ClientCredentials), have a key of
+    /// their own.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`BuildError`] if `secret` has fewer than 32 characters. It must be random, for example from
+    /// `openssl rand -base64 32`.
+    pub fn per_user(secret: &Secret) -> Result<Self, BuildError> {
+        let mut faults = Faults::new("DpopKeys");
+        if secret.expose().len() < SHORTEST_SECRET {
+            faults.add(
+                "secret",
+                "has fewer than 32 characters, make one with `openssl rand -base64 32`",
+            );
+        }
+        faults.check()?;
+        Ok(Self {
+            source: Source::PerUser {
+                secret: secret.clone(),
+                settings: Arc::new(|key| key),
+                at_hand: Arc::new(Cache::new(AT_HAND)),
+            },
+        })
+    }
+
+    /// Sets the clock that proofs are dated with.
+    #[must_use]
+    pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
+        self.each(move |key| key.clock(Arc::clone(&clock)))
+    }
+
+    /// Sets the source of the `jti` of each proof, see [`DpopKey::random`].
+    #[must_use]
+    pub fn random<F>(self, random: F) -> Self
+    where
+        F: Fn() -> Result<[u8; 16], BoxError> + Send + Sync + 'static,
+    {
+        let random = Arc::new(random);
+        self.each(move |key| {
+            let random = Arc::clone(&random);
+            key.random(move || random())
+        })
+    }
+
+    /// The key of the user of `identity`, or the one for tokens that belong to no user.
+    pub(crate) fn of(&self, identity: Option<&Identity>) -> Option<DpopKey> {
+        match identity {
+            Some(identity) => self.of_user(identity.issuer(), identity.subject()),
+            None => self.of_client(),
+        }
+    }
+
+    pub(crate) fn of_user(&self, issuer: Option<&str>, subject: &str) -> Option<DpopKey> {
+        let issuer = issuer.unwrap_or_default();
+        self.derived([b"user", issuer.as_bytes(), subject.as_bytes()])
+    }
+
+    pub(crate) fn of_client(&self) -> Option<DpopKey> {
+        self.derived([b"client", b"", b""])
+    }
+
+    /// Whether each user has a key of their own, so that it belongs to the cache key of their tokens.
+    pub(crate) fn are_per_user(&self) -> bool {
+        matches!(self.source, Source::PerUser { .. })
+    }
+
+    pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
+        match &self.source {
+            Source::One(key) => key.describe(scope),
+            Source::PerUser { secret, .. } => scope.field("dpop secret", secret.expose()),
+        }
+    }
+
+    fn each(self, set: impl Fn(DpopKey) -> DpopKey + Send + Sync + 'static) -> Self {
+        let source = match self.source {
+            Source::One(key) => Source::One(set(key)),
+            Source::PerUser {
+                secret, settings, ..
+            } => Source::PerUser {
+                secret,
+                settings: Arc::new(move |key| set(settings(key))),
+                at_hand: Arc::new(Cache::new(AT_HAND)),
+            },
+        };
+        Self { source }
+    }
+
+    /// Returns `None` if the library refuses to make the key, which does not happen.
+    fn derived(&self, holder: [&[u8]; 3]) -> Option<DpopKey> {
+        let (secret, settings, at_hand) = match &self.source {
+            Source::One(key) => return Some(key.clone()),
+            Source::PerUser {
+                secret,
+                settings,
+                at_hand,
+            } => (secret, settings, at_hand),
+        };
+        let holder = Fingerprint::of(holder);
+        if let Some(key) = at_hand.get(&holder) {
+            return Some(key);
+        }
+        let key = settings(DpopKey::of_pair(derive(secret, &holder)?));
+        at_hand.insert(holder, key.clone());
+        Some(key)
+    }
+}
+
+impl From<DpopKey> for DpopKeys {
+    fn from(key: DpopKey) -> Self {
+        Self {
+            source: Source::One(key),
+        }
+    }
+}
+
+impl fmt::Debug for DpopKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::One(key) => f.debug_tuple("DpopKeys").field(key).finish(),
+            Source::PerUser { .. } => f.write_str("DpopKeys(per user)"),
+        }
+    }
+}
+
+/// Derives the key pair of one holder.
+fn derive(secret: &Secret, Fingerprint(holder): &Fingerprint) -> Option<KeyPair> {
+    let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tower-identity DPoP key");
+    let pseudorandom_key = salt.extract(secret.expose().as_bytes());
+    // One in 2^32 numbers of 256 bits is not a private key on P-256: then the next one is taken.
+    (0..=u8::MAX).find_map(|attempt| {
+        let mut scalar = Zeroizing::new([0; 32]);
+        let info = [&holder[..], &[attempt]];
+        let expanded = pseudorandom_key.expand(&info, hkdf::HKDF_SHA256).ok()?;
+        expanded.fill(&mut *scalar).ok()?;
+        let key = PrivateKey::from_private_key(&ECDH_P256, &*scalar).ok()?;
+        let scalar: EcPrivateKeyBin<'_> = key.as_be_bytes().ok()?;
+        let public = key.compute_public_key().ok()?;
+        let pair = EcdsaKeyPair::from_private_key_and_public_key(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            scalar.as_ref(),
+            public.as_ref(),
+        );
+        KeyPair::p256(pair.ok()?)
+    })
+}
