@@ -14,6 +14,8 @@ use crate::{
     error::{AuthError, AuthErrorKind, Faults},
 };
 
+#[cfg(feature = "dpop")]
+use super::dpop::key::DpopKey;
 use super::response::repeats;
 
 /// A request to a token endpoint, with a grant and its parameters (RFC 6749 §4).
@@ -37,6 +39,9 @@ pub struct TokenRequest {
     /// The tokens in the request are of the client itself.
     is_of_client: bool,
     invalid: Option<&'static str>,
+    /// The key that the token is bound to, if it is not the one for tokens that belong to no user.
+    #[cfg(feature = "dpop")]
+    dpop_key: Option<DpopKey>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -181,6 +186,22 @@ impl TokenRequest {
         self
     }
 
+    /// Binds the token to this key (DPoP, RFC 9449), for example to a user's
+    /// [`DpopKeys::key`](crate::oauth::DpopKeys::key). The endpoint must [have keys](crate::oauth::TokenEndpointBuilder::dpop),
+    /// and uses by default the one for tokens that belong to no user.
+    ///
+    /// Needs the feature `dpop`.
+    #[cfg(feature = "dpop")]
+    pub fn dpop_key(mut self, key: DpopKey) -> Self {
+        self.dpop_key = Some(key);
+        self
+    }
+
+    #[cfg(feature = "dpop")]
+    pub(super) fn key(&self) -> Option<&DpopKey> {
+        self.dpop_key.as_ref()
+    }
+
     /// Checks the request as far as it is built.
     ///
     /// The endpoint checks it again before it sends it, and then also requires the token that the grant needs.
@@ -294,6 +315,8 @@ impl TokenRequest {
             has_own_grant_type: false,
             is_of_client: grant == Grant::ClientCredentials,
             invalid: None,
+            #[cfg(feature = "dpop")]
+            dpop_key: None,
         }
     }
 }

@@ -3,7 +3,10 @@ use std::{fmt, time::Duration};
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
-use crate::secret::{AccessToken, Secret};
+use crate::{
+    error::AuthErrorKind,
+    secret::{AccessToken, Secret},
+};
 
 use super::request::{TokenRequest, TokenType};
 
@@ -18,6 +21,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone)]
 pub struct TokenResponse<T = AccessToken> {
     token: T,
+    is_dpop_bound: bool,
     lifetime: Lifetime,
     scope: Option<String>,
     refresh_token: Option<Secret>,
@@ -28,6 +32,12 @@ impl<T> TokenResponse<T> {
     /// Returns the token.
     pub fn token(&self) -> &T {
         &self.token
+    }
+
+    /// Returns `true` if the token is bound to a key (`token_type: DPoP`). It is then sent as `Authorization: DPoP …` with a
+    /// proof (RFC 9449 §7.1), and not as a bearer token.
+    pub fn is_dpop_bound(&self) -> bool {
+        self.is_dpop_bound
     }
 
     /// Returns the token, and drops the rest of the response.
@@ -118,6 +128,33 @@ pub(crate) struct Dialect {
     pub(crate) user_member: Option<&'static str>,
     /// The longest lifetime that is accepted.
     pub(crate) longest: Duration,
+    /// The tokens that are accepted.
+    pub(crate) binding: Binding,
+}
+
+/// Whether an access token is bound to a key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Binding {
+    Bearer,
+    #[cfg(feature = "dpop")]
+    Dpop,
+    #[cfg(feature = "dpop")]
+    Either,
+}
+
+/// A success without a usable token.
+pub(super) struct Unusable {
+    pub(super) kind: AuthErrorKind,
+    pub(super) fault: &'static str,
+}
+
+impl From<&'static str> for Unusable {
+    fn from(fault: &'static str) -> Self {
+        Self {
+            kind: AuthErrorKind::Unavailable,
+            fault,
+        }
+    }
 }
 
 impl Dialect {
@@ -127,7 +164,33 @@ impl Dialect {
         answers_as_form: false,
         user_member: None,
         longest: LONGEST,
+        binding: Binding::Bearer,
     };
+
+    /// Whether a token of this type is bound to a key, or why it is not accepted.
+    fn is_dpop_bound(&self, token_type: Option<&str>) -> Result<bool, Unusable> {
+        let is_dpop = |token_type: &str| token_type.eq_ignore_ascii_case("DPoP");
+        match token_type {
+            #[cfg(feature = "dpop")]
+            Some(token_type) if is_dpop(token_type) && self.binding != Binding::Bearer => Ok(true),
+            Some(token_type) if is_dpop(token_type) => Err(Unusable {
+                kind: AuthErrorKind::Configuration,
+                fault: "issued a token that is bound to a key, but was given none (DPoP); bind the client's tokens to \
+                        no key there, or set `dpop` here",
+            }),
+            Some(token_type) if !self.is_bearer(token_type) => {
+                Err("issued a token that is no bearer token".into())
+            }
+            None if !self.type_is_optional => Err("issued a token without its `token_type`".into()),
+            #[cfg(feature = "dpop")]
+            _ if self.binding == Binding::Dpop => Err(Unusable {
+                kind: AuthErrorKind::Configuration,
+                fault: "issued a bearer token although the request has a DPoP proof, so the token is bound to no key; \
+                        enable DPoP there, or accept such tokens with `allow_bearer_tokens`",
+            }),
+            _ => Ok(false),
+        }
+    }
 
     fn is_bearer(&self, token_type: &str) -> bool {
         let mut others = self.bearer_types.iter();
@@ -277,6 +340,7 @@ impl Members {
     fn into_response<T>(mut self, token: T, longest: Duration) -> TokenResponse<T> {
         TokenResponse {
             token,
+            is_dpop_bound: false,
             lifetime: self.lifetime(longest),
             scope: self.take("scope"),
             refresh_token: self.take_refresh_token(),
@@ -305,13 +369,8 @@ pub(super) fn bearer(
     request: &TokenRequest,
     mut members: Members,
     dialect: &Dialect,
-) -> Result<TokenResponse<AccessToken>, &'static str> {
-    match members.text("token_type") {
-        Some(token_type) if dialect.is_bearer(token_type) => {}
-        Some(_) => return Err("issued a token that is no bearer token"),
-        None if dialect.type_is_optional => {}
-        None => return Err("issued a token without its `token_type`"),
-    }
+) -> Result<TokenResponse<AccessToken>, Unusable> {
+    let is_dpop_bound = dialect.is_dpop_bound(members.text("token_type"))?;
     match members.text("issued_token_type") {
         Some(issued) if issued == TokenType::AccessToken.urn() => {}
         Some(issued) if issued == TokenType::Jwt.urn() => {}
@@ -319,9 +378,9 @@ pub(super) fn bearer(
             if request
                 .requested()
                 .is_some_and(|asked| asked.urn() == issued) => {}
-        Some(_) => return Err("issued a token of a type that cannot be a bearer token"),
+        Some(_) => return Err("issued a token of a type that cannot be a bearer token".into()),
         None if request.is_token_exchange() => {
-            return Err("issued a token without its `issued_token_type` (RFC 8693 §2.2.1)");
+            return Err("issued a token without its `issued_token_type` (RFC 8693 §2.2.1)".into());
         }
         None => {}
     }
@@ -330,20 +389,26 @@ pub(super) fn bearer(
         .ok_or("issued no access token")?;
     let token =
         AccessToken::new(token).map_err(|_| "issued an access token that cannot be sent")?;
-    Ok(members.into_response(token, dialect.longest))
+    let mut response = members.into_response(token, dialect.longest);
+    response.is_dpop_bound = is_dpop_bound;
+    Ok(response)
 }
 
 pub(super) fn assertion(
     request: &TokenRequest,
     mut members: Members,
     dialect: &Dialect,
-) -> Result<TokenResponse<Secret>, &'static str> {
+) -> Result<TokenResponse<Secret>, Unusable> {
     match members.text("token_type") {
         Some(token_type) if token_type.eq_ignore_ascii_case("N_A") => {}
-        _ => return Err("issued something else than an assertion (`token_type` is not `N_A`)"),
+        _ => {
+            return Err(
+                "issued something else than an assertion (`token_type` is not `N_A`)".into(),
+            );
+        }
     }
     if members.text("issued_token_type") != request.requested().map(TokenType::urn) {
-        return Err("issued an assertion of another type than was asked for");
+        return Err("issued an assertion of another type than was asked for".into());
     }
     let token = members
         .take_secret("access_token")

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock::Clock,
     credential::cache::key::CacheScope,
-    error::{BuildError, Faults},
+    error::{AuthError, AuthErrorKind, BuildError, Faults},
     identity::Identity,
     secret::{Fingerprint, Secret},
 };
@@ -116,21 +116,27 @@ impl DpopKeys {
         })
     }
 
-    /// The key of the user of `identity`, or the one for tokens that belong to no user.
-    pub(crate) fn of(&self, identity: Option<&Identity>) -> Option<DpopKey> {
+    /// Returns the key of the user of `identity`, of which issuer and subject count. `None` asks for the key of tokens that
+    /// belong to no user.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Configuration`](AuthErrorKind::Configuration) if the key cannot be derived, which the cryptographic library
+    /// does not let happen.
+    pub fn key(&self, identity: Option<&Identity>) -> Result<DpopKey, AuthError> {
         match identity {
-            Some(identity) => self.of_user(identity.issuer(), identity.subject()),
-            None => self.of_client(),
+            Some(identity) => self.key_of_user(identity.issuer(), identity.subject()),
+            None => self.derived([b"client", b"", b""]),
         }
     }
 
-    pub(crate) fn of_user(&self, issuer: Option<&str>, subject: &str) -> Option<DpopKey> {
+    pub(crate) fn key_of_user(
+        &self,
+        issuer: Option<&str>,
+        subject: &str,
+    ) -> Result<DpopKey, AuthError> {
         let issuer = issuer.unwrap_or_default();
         self.derived([b"user", issuer.as_bytes(), subject.as_bytes()])
-    }
-
-    pub(crate) fn of_client(&self) -> Option<DpopKey> {
-        self.derived([b"client", b"", b""])
     }
 
     /// Whether each user has a key of their own, so that it belongs to the cache key of their tokens.
@@ -159,10 +165,9 @@ impl DpopKeys {
         Self { source }
     }
 
-    /// Returns `None` if the library refuses to make the key, which does not happen.
-    fn derived(&self, holder: [&[u8]; 3]) -> Option<DpopKey> {
+    fn derived(&self, holder: [&[u8]; 3]) -> Result<DpopKey, AuthError> {
         let (secret, settings, at_hand) = match &self.source {
-            Source::One(key) => return Some(key.clone()),
+            Source::One(key) => return Ok(key.clone()),
             Source::PerUser {
                 secret,
                 settings,
@@ -171,11 +176,17 @@ impl DpopKeys {
         };
         let holder = Fingerprint::of(holder);
         if let Some(key) = at_hand.get(&holder) {
-            return Some(key);
+            return Ok(key);
         }
-        let key = settings(DpopKey::of_pair(derive(secret, &holder)?));
+        let pair = derive(secret, &holder).ok_or_else(|| {
+            AuthError::new(
+                AuthErrorKind::Configuration,
+                "the DPoP key of a user could not be derived from the secret",
+            )
+        })?;
+        let key = settings(DpopKey::of_pair(pair));
         at_hand.insert(holder, key.clone());
-        Some(key)
+        Ok(key)
     }
 }
 

@@ -5,7 +5,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 use sha2::{Digest, Sha256};
 
-use crate::error::{AuthError, AuthErrorKind};
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    ready_or_pending::ReadyOrPending,
+};
 
 use super::{key::DpopKey, key_pair::Private};
 
@@ -27,10 +30,7 @@ pub(crate) struct ProofOf<'a> {
 }
 
 /// A proof, or the work of a signer that is elsewhere.
-pub(crate) enum Proving {
-    Ready(Result<HeaderValue, AuthError>),
-    Pending(PendingProof),
-}
+pub(crate) type Proving = ReadyOrPending<PendingProof>;
 
 pub(crate) type PendingProof = Pin<Box<dyn Future<Output = Result<HeaderValue, AuthError>> + Send>>;
 
@@ -39,7 +39,7 @@ impl DpopKey {
     pub(crate) fn prove(&self, request: &ProofOf<'_>) -> Proving {
         let claims = match self.claims(request) {
             Ok(claims) => claims,
-            Err(error) => return Proving::Ready(Err(error)),
+            Err(error) => return Proving::ready(Err(error)),
         };
         let pair = &self.inner().pair;
         let signed = pair.header().len() + 1 + encoded_length(claims.len());
@@ -57,7 +57,7 @@ impl DpopKey {
                 header_value(proof)
             }));
         }
-        Proving::Ready(match pair.private().sign(&mut proof) {
+        Proving::ready(match pair.private().sign(&mut proof) {
             Some(()) => header_value(proof),
             None => Err(AuthError::new(
                 AuthErrorKind::Configuration,

@@ -1,5 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(feature = "dpop")]
+use crate::oauth::{dpop::keys::DpopKeys, response::Binding};
 use crate::{
     clock::{Clock, DefaultClock},
     error::{AuthErrorKind, BuildError, Faults},
@@ -29,6 +31,8 @@ pub struct TokenEndpointBuilder {
     dialect: Dialect,
     clock: Arc<dyn Clock>,
     client: HttpClient,
+    #[cfg(feature = "dpop")]
+    dpop: Option<DpopKeys>,
 }
 
 impl TokenEndpointBuilder {
@@ -43,6 +47,8 @@ impl TokenEndpointBuilder {
             dialect: Dialect::STANDARD,
             clock: DefaultClock::get(),
             client,
+            #[cfg(feature = "dpop")]
+            dpop: None,
         }
     }
 
@@ -107,9 +113,56 @@ impl TokenEndpointBuilder {
         self
     }
 
+    /// Binds tokens to a key (DPoP, RFC 9449): each request has a proof, and the token that is issued has the type `DPoP`.
+    ///
+    /// Needs the feature `dpop`.
+    ///
+    /// A request that fails because the server wants a nonce in the proof (`use_dpop_nonce`, RFC 9449 §8) is sent once
+    /// more with it. The newest nonce of the server is in each further proof.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use http_body_util::Full;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// use tower_identity::{TokenEndpoint, oauth::DpopKey};
+    ///
+    /// # let client = Client::builder(TokioExecutor::new())
+    /// #     .build_http::<Full<Bytes>>();
+    /// let endpoint =
+    ///     TokenEndpoint::builder("https://idp.example.com/token", client)
+    ///         .dpop(DpopKey::generate()?)
+    ///         .build()?;
+    /// # Ok::<(), tower::BoxError>(())
+    /// ```
+    ///
+    /// # Security
+    ///
+    /// A server that does not know DPoP issues a bearer token, which anybody can use who steals it. Such an answer is
+    /// refused with [`Configuration`](AuthErrorKind::Configuration), unless
+    /// [`allow_bearer_tokens`](Self::allow_bearer_tokens) was called.
+    #[cfg(feature = "dpop")]
+    pub fn dpop(mut self, keys: impl Into<DpopKeys>) -> Self {
+        self.dpop = Some(keys.into());
+        if self.dialect.binding == Binding::Bearer {
+            self.dialect.binding = Binding::Dpop;
+        }
+        self
+    }
+
+    /// Accepts tokens that are not bound to a key beside those that are, for a server that does not know
+    /// [DPoP](Self::dpop) yet. Without `dpop` this changes nothing.
+    ///
+    /// Needs the feature `dpop`.
+    #[cfg(feature = "dpop")]
+    pub fn allow_bearer_tokens(mut self) -> Self {
+        self.dialect.binding = Binding::Either;
+        self
+    }
+
     #[cfg(feature = "linking")]
     pub(crate) fn dialect(mut self, dialect: Dialect) -> Self {
-        self.dialect = dialect;
+        let binding = self.dialect.binding;
+        self.dialect = Dialect { binding, ..dialect };
         self
     }
 
@@ -168,6 +221,8 @@ impl TokenEndpointBuilder {
                 dialect: self.dialect,
                 clock: self.clock,
                 client: self.client,
+                #[cfg(feature = "dpop")]
+                binding: self.dpop.map(super::dpop::Binding::new),
             }),
             issuer: self.issuer.map(Into::into),
         })

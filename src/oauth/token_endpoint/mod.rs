@@ -1,4 +1,6 @@
 pub(crate) mod builder;
+#[cfg(feature = "dpop")]
+mod dpop;
 
 use std::{
     fmt,
@@ -28,7 +30,7 @@ use super::{
     interaction,
     refusal::{self, OwnRows, Refused},
     request::TokenRequest,
-    response::{self, Dialect, Members, TokenResponse},
+    response::{self, Dialect, Members, TokenResponse, Unusable},
 };
 
 use builder::TokenEndpointBuilder;
@@ -111,7 +113,7 @@ use builder::TokenEndpointBuilder;
 /// | member | [`request_token`](Self::request_token) | [`request_assertion`](Self::request_assertion) |
 /// | --- | --- | --- |
 /// | `access_token` | an [`AccessToken`] | any text |
-/// | `token_type` | `Bearer`, in any case | `N_A`, in any case |
+/// | `token_type` | `Bearer`, in any case, or with [`dpop`](TokenEndpointBuilder::dpop) `DPoP` | `N_A`, in any case |
 /// | `issued_token_type` | an access token, a JWT or the type that was requested, required only for a token exchange (RFC 8693 §2.2.1) | the type that was requested |
 /// | `expires_in` | see [`Lifetime`](crate::oauth::Lifetime) | see [`Lifetime`](crate::oauth::Lifetime) |
 ///
@@ -140,6 +142,8 @@ struct Inner {
     dialect: Dialect,
     clock: Arc<dyn Clock>,
     client: HttpClient,
+    #[cfg(feature = "dpop")]
+    binding: Option<dpop::Binding>,
 }
 
 impl TokenEndpoint {
@@ -219,6 +223,11 @@ impl TokenEndpoint {
             Some(issuer) => scope.field("endpoint issuer", &**issuer),
             None => scope,
         };
+        #[cfg(feature = "dpop")]
+        let scope = match &self.inner.binding {
+            Some(binding) => binding.describe(scope),
+            None => scope,
+        };
         match &self.inner.client_auth {
             Some(client_auth) => client_auth.describe(scope),
             None => scope,
@@ -229,7 +238,7 @@ impl TokenEndpoint {
         &self,
         request: TokenRequest,
         check: fn(&TokenRequest) -> Result<(), AuthError>,
-        read: fn(&TokenRequest, Members, &Dialect) -> Result<TokenResponse<T>, &'static str>,
+        read: fn(&TokenRequest, Members, &Dialect) -> Result<TokenResponse<T>, Unusable>,
     ) -> TokenResponseFuture<T> {
         let endpoint = self.clone();
         TokenResponseFuture {
@@ -238,7 +247,7 @@ impl TokenEndpoint {
                 let answer = endpoint.ask(&request).await?;
                 let members = endpoint.members(&request, answer)?;
                 read(&request, members, &endpoint.inner.dialect)
-                    .map_err(|fault| endpoint.error(AuthErrorKind::Unavailable, fault))
+                    .map_err(|unusable| endpoint.error(unusable.kind, unusable.fault))
             }),
         }
     }
@@ -270,7 +279,7 @@ impl TokenEndpoint {
         &self,
         request: TokenRequest,
         check: fn(&TokenRequest) -> Result<(), AuthError>,
-        read: fn(&TokenRequest, Members, &Dialect) -> Result<TokenResponse<T>, &'static str>,
+        read: fn(&TokenRequest, Members, &Dialect) -> Result<TokenResponse<T>, Unusable>,
     ) -> Result<TokenResponse<T>, RefusedRefresh> {
         let mut successor = None;
         let response = async {
@@ -279,7 +288,7 @@ impl TokenEndpoint {
             successor = issued_refresh_token(&answer, &self.inner.dialect);
             let members = self.members(&request, answer)?;
             read(&request, members, &self.inner.dialect)
-                .map_err(|fault| self.error(AuthErrorKind::Unavailable, fault))
+                .map_err(|unusable| self.error(unusable.kind, unusable.fault))
         };
         let response = response.await;
         response.map_err(|error| RefusedRefresh { error, successor })
@@ -291,6 +300,19 @@ impl TokenEndpoint {
     }
 
     async fn ask(&self, request: &TokenRequest) -> Result<Answer, AuthError> {
+        let answer = self.ask_once(request).await?;
+        #[cfg(feature = "dpop")]
+        if let Some(binding) = &self.inner.binding
+            && binding.wants_nonce(&answer)
+        {
+            let answer = self.ask_once(request).await?;
+            binding.wants_nonce(&answer);
+            return Ok(answer);
+        }
+        Ok(answer)
+    }
+
+    async fn ask_once(&self, request: &TokenRequest) -> Result<Answer, AuthError> {
         let http_request = self.http_request(request).await?;
         let answer = self
             .inner
@@ -333,6 +355,8 @@ impl TokenEndpoint {
             applied.await?;
         }
         form.check()?;
+        #[cfg(feature = "dpop")]
+        self.add_proof(request, &mut headers).await?;
         Ok(form.post(&self.inner.uri, headers))
     }
 
