@@ -15,6 +15,7 @@ NAMED_BY_FEATURE = {
     "aws-sts": set(),
     "axum": {"axum_core"},
     "config": {"schemars", "serde_core"},
+    "dpop": set(),
     "full": set(),
     "hyper": {"hyper", "rustls"},
     "incoming": set(),

@@ -422,6 +422,7 @@ struct Issued {
     access_token: AccessToken,
     id_token: Option<Secret>,
     expires_at: Option<SystemTime>,
+    dpop_thumbprint: Option<Arc<str>>,
 }
 
 impl UpstreamToken {
@@ -432,6 +433,7 @@ impl UpstreamToken {
                 access_token,
                 id_token: None,
                 expires_at: None,
+                dpop_thumbprint: None,
             }),
         }
     }
@@ -462,6 +464,14 @@ impl UpstreamToken {
         self
     }
 
+    /// Sets the thumbprint (`jkt`) of the key that the access token is bound to (DPoP, RFC 9449 §6.1). Such a token is of
+    /// use only to the party that has the key.
+    #[must_use]
+    pub fn with_dpop_thumbprint(mut self, thumbprint: impl Into<Arc<str>>) -> Self {
+        Arc::make_mut(&mut self.inner).dpop_thumbprint = Some(thumbprint.into());
+        self
+    }
+
     /// Returns the access token.
     pub fn access_token(&self) -> &AccessToken {
         &self.inner.access_token
@@ -477,6 +487,11 @@ impl UpstreamToken {
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.inner.expires_at
     }
+
+    /// Returns the thumbprint of the key that the access token is bound to. `None` means that it is a bearer token.
+    pub fn dpop_thumbprint(&self) -> Option<&str> {
+        self.inner.dpop_thumbprint.as_deref()
+    }
 }
 
 impl fmt::Debug for UpstreamToken {
@@ -485,6 +500,7 @@ impl fmt::Debug for UpstreamToken {
             .field("access_token", self.access_token())
             .field("id_token", &self.id_token())
             .field("expires_at", &self.expires_at())
+            .field("dpop_thumbprint", &self.dpop_thumbprint())
             .finish()
     }
 }

@@ -128,6 +128,11 @@
 //! | … and what another party signed is none | `signed_identity` | `what_another_library_signed_is_not_taken_for_a_statement_unless_it_has_the_key` |
 //! | … and each statement can be verified while keys rotate | `signed_identity` | `keys_rotate_without_a_statement_that_nobody_can_verify` |
 //! | … also by a configuration that is replaced | `config_workload` | `a_key_is_rotated_by_replacing_the_configuration` |
+//! | A token that is bound to a key (DPoP) is of no use with another key, and neither are its code and its refresh token | `dpop_token_endpoint` | `a_code_and_its_refresh_tokens_are_of_use_with_the_key_that_they_are_bound_to_alone` |
+//! | … and a bearer token in its place is refused, unless that is allowed | `dpop_token_endpoint` | `a_token_of_a_provider_that_does_not_know_dpop_is_refused_unless_it_is_allowed` |
+//! | … and each user of each issuer has another key | `dpop_keys` | `each_user_of_each_issuer_has_another_key_and_each_secret_other_keys` |
+//! | … and a hostile nonce is neither sent, nor kept, nor logged | `dpop_token_endpoint` | `a_hostile_nonce_is_neither_sent_nor_logged_nor_kept` |
+//! | … and no key is in `Debug` output | `dpop_keys` | `no_key_material_is_in_debug` |
 //! | A claim as a parameter changes no other parameter | `exchange_parameters` | `a_hostile_claim_changes_no_other_parameter` |
 //! | … and users whose claims differ share no token | `exchange_parameters` | `tokens_are_kept_apart_by_the_values_of_claims_and_by_constants` |
 //! | A claim as a header cannot add another header | `claim_injection` | `a_value_that_cannot_be_a_header_is_escaped_or_refused_and_never_shown` |

@@ -72,9 +72,11 @@ impl PublicKey {
                 })
             }
             SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => {
+                // A number has no leading zero (RFC 7518 §6.3.1), or the key would have another thumbprint elsewhere.
+                let number = |name: &str| bytes(name).filter(|bytes| bytes.first() != Some(&0));
                 // 2,048 to 8,192 bits, as a signer's signatures may have.
-                let n = bytes("n").filter(|n| (256..=1024).contains(&n.len()))?;
-                let e = bytes("e").filter(|e| (1..=8).contains(&e.len()))?;
+                let n = number("n").filter(|n| (256..=1024).contains(&n.len()))?;
+                let e = number("e").filter(|e| (1..=8).contains(&e.len()))?;
                 (text("kty") == Some("RSA")).then_some(Self::Rsa { n, e })
             }
         }

@@ -82,6 +82,8 @@ pub(super) struct Refused<'a> {
     pub(super) request: &'a TokenRequest,
     pub(super) status: StatusCode,
     pub(super) members: Option<&'a Members>,
+    /// The request has a DPoP proof.
+    pub(super) has_proof: bool,
 }
 
 impl Refused<'_> {
@@ -158,6 +160,9 @@ impl Refused<'_> {
             Meaning::RateLimit => (Unavailable, ASK_LESS),
             Meaning::Client => (Configuration, CLIENT),
             Meaning::Target => (Configuration, REQUEST),
+            Meaning::Nonce if self.has_proof => (Unavailable, NONCE),
+            Meaning::Proof if self.has_proof => (Configuration, PROOF),
+            Meaning::Nonce | Meaning::Proof => (Configuration, NO_PROOF),
             Meaning::Token if has_user => (Rejected, LOG_IN),
             Meaning::Step if has_user => (Rejected, STEP),
             Meaning::Form if has_user => (Rejected, UNKNOWN_WITH_TOKEN),
@@ -221,6 +226,12 @@ const SCOPE: &str = "the user may not have what was asked for; check the scopes 
 const CLIENT: &str = "check the client's id, its secret or key, and what it is allowed to do";
 const REQUEST: &str =
     "check the parameters, the audience and the resource against what the issuer supports";
+const PROOF: &str = "the DPoP proof is not accepted; most often the clock of this machine is wrong, else check the URL \
+     of the token endpoint and the key's algorithm";
+const NO_PROOF: &str =
+    "the client's tokens are bound to a key there (DPoP), but the request has no proof; set `dpop`";
+const NONCE: &str =
+    "the server does not accept the nonce that it gave, or gave none; try again later";
 const NO_USER: &str = "no user takes part in this grant, so check the client, its scopes and its rights at the issuer";
 const LATER: &str = "try again later";
 const ASK_LESS: &str = "ask less often, and try again later";

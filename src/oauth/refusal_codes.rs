@@ -13,6 +13,10 @@ pub(super) enum Meaning {
     Form,
     /// A grant, a target or a feature that this issuer does not have.
     Target,
+    /// The proof that the client has the key that tokens are bound to.
+    Proof,
+    /// The server's nonce in that proof.
+    Nonce,
     /// A fault that passes.
     Passing,
     /// A limit on how often the issuer may be asked.
@@ -21,7 +25,7 @@ pub(super) enum Meaning {
 
 /// The codes of RFC 6749 §5.2, of its extensions, and of issuers that are widely used.
 const CODES: &[(&str, Meaning)] = {
-    use Meaning::{Client, Form, Passing, RateLimit, Scope, Step, Target, Token};
+    use Meaning::{Client, Form, Nonce, Passing, Proof, RateLimit, Scope, Step, Target, Token};
 
     &[
         // RFC 6749 §5.2, RFC 6750 §3.1, RFC 7009, RFC 8628 §3.5.
@@ -42,8 +46,8 @@ const CODES: &[(&str, Meaning)] = {
         // RFC 8693 §2.2.2, RFC 8707 §2, RFC 9449 §5 and §8.
         ("invalid_target", Target),
         ("invalid_resource", Target),
-        ("invalid_dpop_proof", Target),
-        ("use_dpop_nonce", Target),
+        ("invalid_dpop_proof", Proof),
+        ("use_dpop_nonce", Nonce),
         // OIDC Core §3.1.2.6, RFC 9470 §3, Auth0, the OIDC extension for unmet requirements.
         ("login_required", Step),
         ("interaction_required", Step),

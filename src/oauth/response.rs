@@ -129,16 +129,16 @@ pub(crate) struct Dialect {
     /// The longest lifetime that is accepted.
     pub(crate) longest: Duration,
     /// The tokens that are accepted.
+    #[cfg(feature = "dpop")]
     pub(crate) binding: Binding,
 }
 
 /// Whether an access token is bound to a key.
+#[cfg(feature = "dpop")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Binding {
     Bearer,
-    #[cfg(feature = "dpop")]
     Dpop,
-    #[cfg(feature = "dpop")]
     Either,
 }
 
@@ -164,6 +164,7 @@ impl Dialect {
         answers_as_form: false,
         user_member: None,
         longest: LONGEST,
+        #[cfg(feature = "dpop")]
         binding: Binding::Bearer,
     };
 

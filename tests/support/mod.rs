@@ -17,6 +17,8 @@ pub(crate) mod certificate;
 #[cfg(feature = "incoming")]
 #[allow(unused_imports, unused_macros, reason = "few tests wrap a store")]
 pub(crate) mod delegated_store;
+#[cfg(feature = "dpop")]
+pub(crate) mod dpop;
 #[cfg(all(feature = "linking", feature = "rmcp", feature = "hyper"))]
 pub(crate) mod gateway_world;
 pub(crate) mod http_server;

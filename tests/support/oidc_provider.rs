@@ -30,6 +30,7 @@ use tower_identity::{AccessToken, Secret, UpstreamToken, upstream::ProviderToken
 use super::peers;
 
 pub(crate) const CALLBACK: &str = "http://127.0.0.1/callback";
+pub(crate) const VERIFIER: &str = "a-verifier-that-is-at-least-43-characters-long";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: usize = 10;
 
@@ -161,6 +162,35 @@ impl OidcProvider {
         panic!("too many redirects");
     }
 
+    /// The code that an authorization request with these parameters brings. It is exchanged with [`VERIFIER`] and
+    /// [`CALLBACK`].
+    pub(crate) async fn code(&self, parameters: &[(&str, &str)]) -> String {
+        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(VERIFIER));
+        let always = [
+            ("response_type", "code"),
+            ("redirect_uri", CALLBACK),
+            ("code_challenge", &challenge),
+            ("code_challenge_method", "S256"),
+        ];
+        let query = form(&[&always, parameters].concat());
+        let callback = self.browse(&self.uri(&format!("/auth?{query}"))).await;
+        let (_, query) = callback.split_once('?').unwrap();
+        let code = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "code");
+        let Some((_, code)) = code else {
+            panic!("no code: {query}");
+        };
+        code.into_owned()
+    }
+
+    /// How often this error was answered to this grant.
+    pub(crate) async fn errors(&self, error: &str, grant: &str) -> usize {
+        let events = self.control("/control/events", Value::Null).await;
+        let same = |seen: &&Value| {
+            seen["event"] == "grant.error" && seen["grant"] == grant && seen["error"] == error
+        };
+        events.as_array().unwrap().iter().filter(same).count()
+    }
+
     /// Logs a user in by authorization code with PKCE, as a public client.
     pub(crate) async fn log_in(
         &self,
@@ -169,31 +199,20 @@ impl OidcProvider {
         scope: &str,
         resource: &str,
     ) -> LoggedIn {
-        let verifier = "a-verifier-that-is-at-least-43-characters-long";
-        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier));
-        let query = form(&[
+        let parameters = [
             ("client_id", client_id),
-            ("response_type", "code"),
-            ("redirect_uri", CALLBACK),
             ("scope", scope),
             ("resource", resource),
             ("login_hint", user),
-            ("code_challenge", &challenge),
-            ("code_challenge_method", "S256"),
-        ]);
-        let callback = self.browse(&self.uri(&format!("/auth?{query}"))).await;
-        let (_, query) = callback.split_once('?').unwrap();
-        let code = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "code");
-        let Some((_, code)) = code else {
-            panic!("no code: {query}");
-        };
+        ];
+        let code = self.code(&parameters).await;
         let (status, said) = self
             .token(&[
                 ("grant_type", "authorization_code"),
                 ("client_id", client_id),
                 ("redirect_uri", CALLBACK),
                 ("code", &code),
-                ("code_verifier", verifier),
+                ("code_verifier", VERIFIER),
             ])
             .await;
         assert_eq!(status, StatusCode::OK, "{said}");

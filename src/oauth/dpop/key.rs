@@ -17,7 +17,7 @@ use crate::{
 
 use super::key_pair::{KeyPair, generated};
 
-/// A key that tokens are bound to (DPoP, RFC 9449). Whoever steals such a token cannot use it without the key.
+/// A key that tokens are bound to (DPoP, RFC 9449). A stolen token is of no use without the key.
 ///
 /// Needs the feature `dpop`.
 ///
@@ -36,7 +36,8 @@ use super::key_pair::{KeyPair, generated};
 ///
 /// # Security
 ///
-/// The private key is never shown and never stored. A [generated](Self::generate) key ends with the process, and tokens
+/// The private key is never shown and never stored. The cryptographic library (aws-lc) keeps it, and wipes its memory
+/// when the last clone is dropped. A [generated](Self::generate) key ends with the process, and tokens
 /// that are bound to it, refresh tokens included, are of no use afterwards. Replicas that share tokens must therefore
 /// share the key, [read from a PEM](Self::from_pem) or [signed elsewhere](Self::with_signer). A shared key is the better
 /// target: whoever gets it can use the tokens of all replicas.
@@ -61,8 +62,8 @@ impl DpopKey {
     pub fn generate() -> Result<Self, BuildError> {
         let pair = generated().ok_or_else(|| {
             fault(
-                "algorithm",
-                "needs random numbers, and the operating system has none",
+                "random",
+                "has no random numbers to make a key of, the operating system has none",
             )
         })?;
         Ok(Self::of_pair(pair))
@@ -83,7 +84,8 @@ impl DpopKey {
     /// Uses a private key that is not in this process. `public_jwk` is its public part (a JWK, RFC 7517), for example
     /// `{"kty":"EC","crv":"P-256","x":"…","y":"…"}`. Other members are ignored.
     ///
-    /// Each proof then waits for the signer, see [`JwtSigner`].
+    /// Each proof then waits for the signer, see [`JwtSigner`]. A signature that does not fit the public key is
+    /// [`Configuration`](crate::AuthErrorKind::Configuration): the signer has another key.
     ///
     /// # Errors
     ///
@@ -99,7 +101,7 @@ impl DpopKey {
         let public =
             public_key(algorithm, public_jwk).map_err(|message| fault("public_jwk", message))?;
         let key = SigningKey::elsewhere(algorithm, Arc::new(signer));
-        Ok(Self::of_pair(KeyPair::elsewhere(key, &public)))
+        Ok(Self::of_pair(KeyPair::elsewhere(key, public)))
     }
 
     /// Returns the thumbprint of the public key (`jkt`, RFC 7638 with SHA-256, in base64url): 43 characters.

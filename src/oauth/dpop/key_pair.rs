@@ -1,19 +1,29 @@
+use std::sync::Arc;
+
 use aws_lc_rs::{
     rand::SystemRandom,
     rsa,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
-        Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding,
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED,
+        ECDSA_P384_SHA384_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+        RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RSA_PSS_2048_8192_SHA256, RSA_PSS_SHA256,
+        RsaEncoding, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
     },
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::oauth::{
-    public_key::PublicKey,
-    signing::{SigningAlgorithm, SigningKey},
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    oauth::{
+        public_key::PublicKey,
+        signing::{SigningAlgorithm, SigningKey},
+    },
 };
+
+/// The first byte of a point that is written as x and y (SEC 1 §2.3.3).
+const UNCOMPRESSED: u8 = 4;
 
 /// A private key that was parsed once, and what each proof says of its public part.
 pub(super) struct KeyPair {
@@ -28,7 +38,13 @@ pub(super) enum Private {
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
     Rsa(rsa::KeyPair, &'static dyn RsaEncoding),
-    Elsewhere(SigningKey),
+    Elsewhere(Arc<Elsewhere>),
+}
+
+/// A private key that is not in this process, and its public part.
+pub(super) struct Elsewhere {
+    key: SigningKey,
+    public: PublicKey,
 }
 
 /// Generates a key for ES256. Returns `None` if there are no random numbers.
@@ -65,9 +81,10 @@ impl KeyPair {
 
     /// Wraps a key pair on P-256.
     pub(super) fn p256(pair: EcdsaKeyPair) -> Option<Self> {
-        // An uncompressed point: 4, x, y (SEC 1 §2.3.3).
         let (first, point) = pair.public_key().as_ref().split_first()?;
-        let (x, y) = point.split_at_checked(32).filter(|_| *first == 4)?;
+        let (x, y) = point
+            .split_at_checked(32)
+            .filter(|_| *first == UNCOMPRESSED)?;
         let public = PublicKey::Ec {
             curve: "P-256",
             x: x.to_vec(),
@@ -80,13 +97,18 @@ impl KeyPair {
         ))
     }
 
-    pub(super) fn elsewhere(key: SigningKey, public: &PublicKey) -> Self {
-        Self::new(key.algorithm(), Private::Elsewhere(key), public)
+    pub(super) fn elsewhere(key: SigningKey, public: PublicKey) -> Self {
+        let (algorithm, jwk) = (key.algorithm(), public.jwk());
+        let private = Private::Elsewhere(Arc::new(Elsewhere { key, public }));
+        Self::of_jwk(algorithm, private, &jwk)
     }
 
     fn new(algorithm: SigningAlgorithm, private: Private, public: &PublicKey) -> Self {
-        let jwk = public.jwk();
-        let thumbprint = thumbprint_of(&jwk);
+        Self::of_jwk(algorithm, private, &public.jwk())
+    }
+
+    fn of_jwk(algorithm: SigningAlgorithm, private: Private, jwk: &Map<String, Value>) -> Self {
+        let thumbprint = thumbprint_of(jwk);
         let header = json!({ "typ": "dpop+jwt", "alg": algorithm.name(), "jwk": jwk });
         Self {
             algorithm,
@@ -150,6 +172,55 @@ impl Private {
         URL_SAFE_NO_PAD.encode_string(bytes, proof);
         Some(())
     }
+}
+
+impl Elsewhere {
+    /// Signs a message, and checks that the signer has the key of the public part.
+    pub(super) async fn sign(&self, message: &str) -> Result<Vec<u8>, AuthError> {
+        let signature = self.key.sign(message).await?;
+        if is_signed(
+            self.key.algorithm(),
+            &self.public,
+            message.as_bytes(),
+            &signature,
+        ) {
+            return Ok(signature);
+        }
+        Err(AuthError::new(
+            AuthErrorKind::Configuration,
+            "the signer of a DPoP proof has another key than the public JWK that was set, or another algorithm; set the \
+             JWK of the key that signs",
+        ))
+    }
+}
+
+fn is_signed(
+    algorithm: SigningAlgorithm,
+    public: &PublicKey,
+    message: &[u8],
+    signature: &[u8],
+) -> bool {
+    let verify = |with: &'static dyn VerificationAlgorithm, parts: &[&[u8]]| {
+        UnparsedPublicKey::new(with, parts.concat()).verify(message, signature)
+    };
+    let verified = match public {
+        PublicKey::Rsa { n, e } => {
+            let with = match algorithm {
+                SigningAlgorithm::Ps256 => &RSA_PSS_2048_8192_SHA256,
+                _ => &RSA_PKCS1_2048_8192_SHA256,
+            };
+            RsaPublicKeyComponents { n, e }.verify(with, message, signature)
+        }
+        PublicKey::Ec { x, y, .. } => {
+            let with = match algorithm {
+                SigningAlgorithm::Es384 => &ECDSA_P384_SHA384_FIXED,
+                _ => &ECDSA_P256_SHA256_FIXED,
+            };
+            verify(with, &[&[UNCOMPRESSED], x, y])
+        }
+        PublicKey::Ed { x } => verify(&ED25519, &[x]),
+    };
+    verified.is_ok()
 }
 
 /// The thumbprint of a public key that has only the members that define it (RFC 7638 §3).

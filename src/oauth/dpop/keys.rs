@@ -21,8 +21,8 @@ use crate::{
 use super::{key::DpopKey, key_pair::KeyPair};
 
 const SHORTEST_SECRET: usize = 32;
-/// So many users have their key at hand. That of another is derived again, which takes some 20 µs.
-const AT_HAND: usize = 10_000;
+/// So many derived keys are kept. Deriving another one again takes less than a millisecond.
+const KEPT: usize = 10_000;
 
 /// The keys that tokens are bound to: one [`DpopKey`] for all users, or a key for each user.
 ///
@@ -47,9 +47,15 @@ const AT_HAND: usize = 10_000;
 ///
 /// # One key or many
 ///
-/// With one key, servers see that the tokens of all users belong to one gateway, which they know anyway. With a key for
-/// each user, they can tell users apart by it, and a key that leaks from a proof's path, for example from an HSM's log,
-/// concerns one user. Either way all keys are in the process: whoever controls it has all of them.
+/// | | one key | a key for each user |
+/// | --- | --- | --- |
+/// | a token of one user is sent with the proof of another | the server cannot tell | the server refuses it |
+/// | servers that compare their logs | know the gateway | know the user, by the thumbprint |
+/// | several replicas that share tokens | share the PEM or the signer | share the secret |
+/// | the key is replaced | with the PEM | with the secret, for all users |
+///
+/// Either way, whoever controls the process can use all keys. When a key is replaced, the tokens that are bound to it are
+/// of no use any more, and the users of bound refresh tokens must log in again.
 #[derive(Clone)]
 pub struct DpopKeys {
     source: Source,
@@ -61,7 +67,7 @@ enum Source {
     PerUser {
         secret: Secret,
         settings: Settings,
-        at_hand: Arc<Cache<Fingerprint, DpopKey>>,
+        kept: Arc<Cache<Fingerprint, DpopKey>>,
     },
 }
 
@@ -70,10 +76,11 @@ type Settings = Arc<dyn Fn(DpopKey) -> DpopKey + Send + Sync>;
 
 impl DpopKeys {
     /// Derives a key for ES256 for each user from `secret` (HKDF, RFC 5869, with SHA-256), of the user's issuer and
-    /// subject. Nothing is stored: each replica with the secret has the same keys, and has them after a restart.
+    /// subject. Each replica with the secret has the same keys, also after a restart. They are not
+    /// stored.
     ///
-    /// Tokens that belong to no user, for example those of [`ClientCredentials`](crate::ClientCredentials), have a key of
-    /// their own.
+    /// Tokens that belong to no user, for example those of [`ClientCredentials`](crate::ClientCredentials), have a separate
+    /// key.
     ///
     /// # Errors
     ///
@@ -92,7 +99,7 @@ impl DpopKeys {
             source: Source::PerUser {
                 secret: secret.clone(),
                 settings: Arc::new(|key| key),
-                at_hand: Arc::new(Cache::new(AT_HAND)),
+                kept: Arc::new(Cache::new(KEPT)),
             },
         })
     }
@@ -139,7 +146,8 @@ impl DpopKeys {
         self.derived([b"user", issuer.as_bytes(), subject.as_bytes()])
     }
 
-    /// Whether each user has a key of their own, so that it belongs to the cache key of their tokens.
+    /// Whether each user has another key, so that it belongs to the cache key of their tokens.
+    #[allow(dead_code, reason = "the strategies ask it")]
     pub(crate) fn are_per_user(&self) -> bool {
         matches!(self.source, Source::PerUser { .. })
     }
@@ -159,23 +167,23 @@ impl DpopKeys {
             } => Source::PerUser {
                 secret,
                 settings: Arc::new(move |key| set(settings(key))),
-                at_hand: Arc::new(Cache::new(AT_HAND)),
+                kept: Arc::new(Cache::new(KEPT)),
             },
         };
         Self { source }
     }
 
     fn derived(&self, holder: [&[u8]; 3]) -> Result<DpopKey, AuthError> {
-        let (secret, settings, at_hand) = match &self.source {
+        let (secret, settings, kept) = match &self.source {
             Source::One(key) => return Ok(key.clone()),
             Source::PerUser {
                 secret,
                 settings,
-                at_hand,
-            } => (secret, settings, at_hand),
+                kept,
+            } => (secret, settings, kept),
         };
         let holder = Fingerprint::of(holder);
-        if let Some(key) = at_hand.get(&holder) {
+        if let Some(key) = kept.get(&holder) {
             return Ok(key);
         }
         let pair = derive(secret, &holder).ok_or_else(|| {
@@ -185,7 +193,7 @@ impl DpopKeys {
             )
         })?;
         let key = settings(DpopKey::of_pair(pair));
-        at_hand.insert(holder, key.clone());
+        kept.insert(holder, key.clone());
         Ok(key)
     }
 }
@@ -227,4 +235,29 @@ fn derive(secret: &Secret, Fingerprint(holder): &Fingerprint) -> Option<KeyPair>
         );
         KeyPair::p256(pair.ok()?)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_many_users_do_not_fill_the_memory() {
+        let secret = Secret::new("0123456789abcdef0123456789abcdef").unwrap();
+        let keys = DpopKeys::per_user(&secret).unwrap();
+        let Source::PerUser { kept, .. } = &keys.source else {
+            panic!("there is one key for all");
+        };
+        let alice = keys.key_of_user(None, "alice").unwrap();
+        let weight = kept.capacity();
+        // Any key will do to fill it.
+        for user in 0..2 * KEPT {
+            let user = Fingerprint::of([&user.to_be_bytes()[..]]);
+            kept.insert(user, alice.clone());
+        }
+        assert_eq!(weight, KEPT as u64);
+        assert!(kept.len() <= KEPT);
+        let again = keys.key_of_user(None, "alice").unwrap();
+        assert_eq!(again.thumbprint(), alice.thumbprint());
+    }
 }

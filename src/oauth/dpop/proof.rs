@@ -1,4 +1,4 @@
-use std::{pin::Pin, time::UNIX_EPOCH};
+use std::{pin::Pin, sync::Arc, time::UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use super::{key::DpopKey, key_pair::Private};
 pub(crate) const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// The scheme of a token that is bound to a key, with its space (RFC 9449 §7.1).
+#[allow(dead_code, reason = "the layer sends it")]
 pub(crate) const DPOP_SCHEME: &str = "DPoP ";
 
 /// The request that a proof is for.
@@ -48,10 +49,10 @@ impl DpopKey {
         proof.push_str(pair.header());
         proof.push('.');
         URL_SAFE_NO_PAD.encode_string(claims, &mut proof);
-        if let Private::Elsewhere(key) = pair.private() {
-            let key = key.clone();
+        if let Private::Elsewhere(signer) = pair.private() {
+            let signer = Arc::clone(signer);
             return Proving::Pending(Box::pin(async move {
-                let signature = key.sign(&proof).await?;
+                let signature = signer.sign(&proof).await?;
                 proof.push('.');
                 URL_SAFE_NO_PAD.encode_string(signature, &mut proof);
                 header_value(proof)

@@ -33,6 +33,8 @@ pub struct TokenEndpointBuilder {
     client: HttpClient,
     #[cfg(feature = "dpop")]
     dpop: Option<DpopKeys>,
+    #[cfg(feature = "dpop")]
+    allows_bearer_tokens: bool,
 }
 
 impl TokenEndpointBuilder {
@@ -49,6 +51,8 @@ impl TokenEndpointBuilder {
             client,
             #[cfg(feature = "dpop")]
             dpop: None,
+            #[cfg(feature = "dpop")]
+            allows_bearer_tokens: false,
         }
     }
 
@@ -118,7 +122,8 @@ impl TokenEndpointBuilder {
     /// Needs the feature `dpop`.
     ///
     /// A request that fails because the server wants a nonce in the proof (`use_dpop_nonce`, RFC 9449 §8) is sent once
-    /// more with it. The newest nonce of the server is in each further proof.
+    /// more with it, within the same [time limit](Self::time_limit) and with a new client assertion. The newest nonce of
+    /// the server is in each further proof.
     ///
     /// ```
     /// # use bytes::Bytes;
@@ -143,9 +148,6 @@ impl TokenEndpointBuilder {
     #[cfg(feature = "dpop")]
     pub fn dpop(mut self, keys: impl Into<DpopKeys>) -> Self {
         self.dpop = Some(keys.into());
-        if self.dialect.binding == Binding::Bearer {
-            self.dialect.binding = Binding::Dpop;
-        }
         self
     }
 
@@ -155,14 +157,13 @@ impl TokenEndpointBuilder {
     /// Needs the feature `dpop`.
     #[cfg(feature = "dpop")]
     pub fn allow_bearer_tokens(mut self) -> Self {
-        self.dialect.binding = Binding::Either;
+        self.allows_bearer_tokens = true;
         self
     }
 
     #[cfg(feature = "linking")]
     pub(crate) fn dialect(mut self, dialect: Dialect) -> Self {
-        let binding = self.dialect.binding;
-        self.dialect = Dialect { binding, ..dialect };
+        self.dialect = dialect;
         self
     }
 
@@ -211,6 +212,17 @@ impl TokenEndpointBuilder {
         }
         self.own_rows.check(&mut faults);
         let (uri, origin) = faults.or(url)?;
+        #[cfg(feature = "dpop")]
+        let dialect = Dialect {
+            binding: match self.dpop {
+                Some(_) if self.allows_bearer_tokens => Binding::Either,
+                Some(_) => Binding::Dpop,
+                None => Binding::Bearer,
+            },
+            ..self.dialect
+        };
+        #[cfg(not(feature = "dpop"))]
+        let dialect = self.dialect;
         Ok(TokenEndpoint {
             inner: Arc::new(Inner {
                 uri,
@@ -218,7 +230,7 @@ impl TokenEndpointBuilder {
                 client_auth: self.client_auth,
                 time_limit: self.time_limit,
                 own_rows: self.own_rows,
-                dialect: self.dialect,
+                dialect,
                 clock: self.clock,
                 client: self.client,
                 #[cfg(feature = "dpop")]

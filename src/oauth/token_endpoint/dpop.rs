@@ -35,9 +35,14 @@ impl Binding {
         self.keys.describe(scope)
     }
 
+    /// Keeps the nonce of an answer for the next proof.
+    pub(super) fn learn(&self, answer: &Answer) {
+        self.nonces.learn(&answer.headers);
+    }
+
     /// Learns the nonce of an answer. Returns `true` if the request failed for the lack of this nonce (RFC 9449 §8).
     pub(super) fn wants_nonce(&self, answer: &Answer) -> bool {
-        self.nonces.learn(&answer.headers);
+        self.learn(answer);
         answer.status.is_client_error()
             && nonce_of(&answer.headers).is_some()
             && Members::parse(&answer.body)
@@ -47,6 +52,7 @@ impl Binding {
 
 impl TokenEndpoint {
     /// The keys that its tokens are bound to, if they are.
+    #[allow(dead_code, reason = "the strategies ask for them")]
     pub(crate) fn dpop_keys(&self) -> Option<&DpopKeys> {
         Some(&self.inner.binding.as_ref()?.keys)
     }

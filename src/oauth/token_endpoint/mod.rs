@@ -14,6 +14,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::Full;
+#[cfg(feature = "dpop")]
+use tokio::time::Instant;
 use tower::{BoxError, Service};
 
 use crate::{
@@ -88,7 +90,9 @@ use builder::TokenEndpointBuilder;
 /// | `invalid_client` and its like, for example `bad_client_secret`, `deleted_client`, `redirect_uri_mismatch` | `Configuration` | `Configuration` |
 /// | `unauthorized_client`, and with 401 `access_denied` | `Configuration` | `Configuration` |
 /// | `unauthorized_client` to a refresh, with 403 or 200, where the description does not speak of the client (Atlassian, GitHub) | `Rejected` | |
-/// | `unsupported_grant_type`, `invalid_target`, `invalid_resource`, `invalid_dpop_proof`, `use_dpop_nonce` | `Configuration` | `Configuration` |
+/// | `unsupported_grant_type`, `invalid_target`, `invalid_resource`, `invalid_dpop_proof` | `Configuration` | `Configuration` |
+/// | `use_dpop_nonce`, to a request with the server's newest nonce (RFC 9449 §8) | `Unavailable` | `Unavailable` |
+/// | `use_dpop_nonce`, to a request without a proof | `Configuration` | `Configuration` |
 /// | `invalid_grant`, `invalid_token`, `expired_token` and their like, for example `bad_refresh_token` | `Rejected` | `Configuration` |
 /// | `login_required`, `interaction_required`, `consent_required`, `mfa_required`, `insufficient_user_authentication` | `Rejected` | `Configuration` |
 /// | `invalid_scope`, `insufficient_scope`, `access_denied` | `InsufficientScope` | `Configuration` |
@@ -300,25 +304,29 @@ impl TokenEndpoint {
     }
 
     async fn ask(&self, request: &TokenRequest) -> Result<Answer, AuthError> {
-        let answer = self.ask_once(request).await?;
+        let time_limit = self.inner.time_limit;
         #[cfg(feature = "dpop")]
-        if let Some(binding) = &self.inner.binding
-            && binding.wants_nonce(&answer)
-        {
-            let answer = self.ask_once(request).await?;
-            binding.wants_nonce(&answer);
+        if let Some(binding) = &self.inner.binding {
+            let started = Instant::now();
+            let answer = self.ask_once(request, time_limit).await?;
+            if !binding.wants_nonce(&answer) {
+                return Ok(answer);
+            }
+            let left = time_limit.saturating_sub(started.elapsed());
+            let answer = self.ask_once(request, left).await?;
+            binding.learn(&answer);
             return Ok(answer);
         }
-        Ok(answer)
+        self.ask_once(request, time_limit).await
     }
 
-    async fn ask_once(&self, request: &TokenRequest) -> Result<Answer, AuthError> {
+    async fn ask_once(
+        &self,
+        request: &TokenRequest,
+        time_limit: Duration,
+    ) -> Result<Answer, AuthError> {
         let http_request = self.http_request(request).await?;
-        let answer = self
-            .inner
-            .client
-            .call(http_request, self.inner.time_limit)
-            .await;
+        let answer = self.inner.client.call(http_request, time_limit).await;
         match answer {
             Ok(answer) => {
                 tracing::debug!(
@@ -403,6 +411,10 @@ impl TokenEndpoint {
             request,
             status,
             members,
+            #[cfg(feature = "dpop")]
+            has_proof: self.inner.binding.is_some(),
+            #[cfg(not(feature = "dpop"))]
+            has_proof: false,
         };
         let refusal = refused.classify(&self.inner.own_rows);
         let mut error = self.error(refusal.kind, &refusal);

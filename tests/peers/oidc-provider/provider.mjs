@@ -39,7 +39,8 @@ const options = {
   delay: 0,
   // Whether access tokens name the log-in (`sid`).
   sid: false,
-  // Sender-constrained tokens: `{ nonce: true }` asks for a nonce in each proof.
+  // Sender-constrained tokens: `{ nonce: true }` asks for a nonce in each proof, `nonces: false` has none at
+  // all, and `algorithms` are those of proofs.
   dpop: null,
   // Clients may be known by a URL (Client ID Metadata Documents): this origin has the path of each.
   documents: null,
@@ -179,6 +180,7 @@ function newProvider() {
       ...(options.tls ? ['tls_client_auth', 'self_signed_tls_client_auth'] : []),
     ],
     jwks: { keys },
+    ...(options.dpop?.algorithms && { enabledJWA: { dPoPSigningAlgValues: options.dpop.algorithms } }),
     scopes: ['openid', 'offline_access', ...options.scopes],
     claims: { openid: ['sub'], profile: ['name'], email: ['email'] },
     conformIdTokenClaims: false,
@@ -208,7 +210,11 @@ function newProvider() {
         getResourceServerInfo: (_ctx, uri) => resourceServer(uri),
       },
       dPoP: options.dpop
-        ? { enabled: true, nonceSecret: randomBytes(32), requireNonce: () => Boolean(options.dpop.nonce) }
+        ? {
+          enabled: true,
+          nonceSecret: options.dpop.nonces === false ? undefined : randomBytes(32),
+          requireNonce: () => Boolean(options.dpop.nonce),
+        }
         : { enabled: false },
       mTLS: options.tls
         ? {
