@@ -25,7 +25,7 @@ use tower_identity::{
     AccessToken, AuthLayer, Identity, IdentityLayer, KeySet, Origin, OutgoingAuthConfig, Strategy,
     TokenValidator, UpstreamToken,
     config::{LiveOutgoingAuth, Resources},
-    oauth::Jwks,
+    oauth::{Jwks, JwtSigner, SigningFuture},
 };
 
 const SECRET: &str = "s3cr3t-value-that-nobody-may-see";
@@ -247,6 +247,66 @@ backends:
         backend.authorizations(),
         [["Bearer issued-to-client-mcp-1"]]
     );
+}
+
+/// Stands for a KMS: it has the key, and the gateway only its name.
+struct Kms;
+
+impl JwtSigner for Kms {
+    fn sign<'a>(&'a self, message: &'a [u8]) -> SigningFuture<'a> {
+        Box::pin(async move {
+            let key = ED25519.private();
+            let signature = jsonwebtoken::crypto::sign(message, &key, ED25519.algorithm)?;
+            Ok(URL_SAFE_NO_PAD.decode(signature)?)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_signer_that_the_application_names_signs_the_assertions() {
+    let (issuer, backend) = (Issuer::start().await, Backend::start().await);
+    issuer.require(Client::Assertion {
+        id: "gateway".into(),
+    });
+    let text = format!(
+        r#"
+backends:
+  b:
+    type: client_credentials
+    clientCredentials:
+      tokenUrl: {}
+      clientId: gateway
+      clientKey: {{ signer: kms, algorithm: EdDSA }}
+"#,
+        issuer.url()
+    );
+    let config = document(&text, Path::new(""));
+    let resources = Resources::builder(http_client())
+        .signer("kms", Kms)
+        .build()
+        .unwrap();
+    // The second is the configuration after a reload: the token of the first serves it.
+    for _ in 0..2 {
+        let client = client(&config, &resources, &backend);
+        send(&client, backend.request(None)).await.unwrap();
+    }
+    let [sent] = &issuer.requests()[..] else {
+        panic!("more than one request for a token");
+    };
+    let (_, claims) = signed_by(ED25519, sent.one("client_assertion").unwrap());
+    assert_eq!(claims["iss"], "gateway");
+
+    let twice = Resources::<Body>::builder(http_client())
+        .signer("kms", Kms)
+        .signer("kms", Kms)
+        .signer(" ", Kms);
+    let error = twice.build().unwrap_err();
+    let settings: Vec<_> = error
+        .invalid_settings()
+        .iter()
+        .map(|it| it.setting())
+        .collect();
+    assert_eq!(settings, ["signer[1]", "signer[2]"]);
 }
 
 // The application's own token.
@@ -645,6 +705,12 @@ fn each_fault_names_the_key() {
             "clientCredentials.clientKey.keyEnv",
             "is there beside `clientKey.keyFile`",
         ),
+        (key("algorithm: ES256, signer: kms"), "clientCredentials.clientKey.signer", "is the name of no signer"),
+        (
+            key("algorithm: ES256, signer: kms, keyEnv: P384_KEY"),
+            "clientCredentials.clientKey.signer",
+            "is there beside `clientKey.keyEnv`",
+        ),
         (key("algorithm: ES256, keyFile: DIR/missing"), "clientCredentials.clientKey.keyFile", "does not exist"),
         (key("algorithm: ES256, keyFile: DIR"), "clientCredentials.clientKey.keyFile", "cannot be read"),
         (key("algorithm: ES256, keyFile: DIR/empty"), "clientCredentials.clientKey.keyFile", "is empty"),
@@ -972,7 +1038,7 @@ fn the_schema_has_every_key_and_no_others() {
             "ClientKeyConfig",
             keys(
                 &backends["key"]["clientCredentials"]["clientKey"],
-                &["keyEnv"],
+                &["keyEnv", "signer"],
             ),
         ),
         (

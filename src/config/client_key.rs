@@ -8,13 +8,16 @@ keys! {
     /// A private key that a client authenticates with: it signs an assertion for each request (`private_key_jwt`, RFC 7523
     /// §2.2). It needs the feature `private-key-jwt`.
     pub struct ClientKeyConfig {
-        /// The absolute path of the file that has the private key in PEM: PKCS#8, or PKCS#1 for RSA. Either this or
-        /// `keyEnv`. It is read when the configuration is loaded.
+        /// The absolute path of the file that has the private key in PEM: PKCS#8, or PKCS#1 for RSA. Either this, `keyEnv`
+        /// or `signer`. It is read when the configuration is loaded.
         #[serde(skip_serializing_if = "Option::is_none")]
         "keyFile" => key_file: Option<FilePath>,
         /// The environment variable that has the private key in PEM.
         #[serde(skip_serializing_if = "Option::is_none")]
         "keyEnv" => key_env: Option<VariableName>,
+        /// The name of a signer that the application gives, for a key that is in a KMS or an HSM.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "signer" => signer: Option<String>,
         /// The algorithm: `RS256`, `PS256`, `ES256`, `ES384` or `EdDSA`.
         "algorithm" => algorithm: String,
         /// The `kid`, by which the endpoint finds the public key. By default there is none.

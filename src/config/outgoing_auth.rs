@@ -97,7 +97,8 @@ use super::{
 /// # Credentials without a stored secret
 ///
 /// A client authenticates with a secret, with a JWT that the platform issues (`clientAssertionFile`), or with a private key
-/// ([`clientKey`](crate::config::ClientKeyConfig)), in each block that has a client:
+/// ([`clientKey`](crate::config::ClientKeyConfig)), in each block that has a client. A key in a KMS or an HSM is named by
+/// `clientKey.signer`, see [`ResourcesBuilder::signer`](crate::config::ResourcesBuilder::signer).
 ///
 /// ```yaml
 /// backends:

@@ -7,7 +7,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use crate::{
-    oauth::{PrivateKeyJwt, SigningAlgorithm},
+    oauth::{PrivateKeyJwt, SigningAlgorithm, signing::Signer},
     secret::Secret,
 };
 
@@ -24,11 +24,18 @@ impl<B> Block<'_, B> {
         config: &ClientKeyConfig,
     ) -> Option<PrivateKeyJwt> {
         let algorithm = self.signing_algorithm(&format!("{at}.algorithm"), &config.algorithm);
-        let pem = self.private_key(at, &config.key_file, &config.key_env);
+        let key = match &config.signer {
+            Some(name) => self
+                .signer(at, name, config)
+                .and_then(|signer| Some(PrivateKeyJwt::of_signer(algorithm?, signer))),
+            None => self
+                .private_key(at, &config.key_file, &config.key_env)
+                .and_then(|pem| Some(PrivateKeyJwt::builder(algorithm?, &pem))),
+        };
         let certificate_key = format!("{at}.certificateFile");
         let certificates = config.certificate_file.as_ref();
         let certificates = certificates.map(|path| self.content(&certificate_key, path));
-        let mut key = PrivateKeyJwt::builder(algorithm?, &pem?);
+        let mut key = key?;
         if let Some(key_id) = &config.key_id {
             key = key.key_id(key_id);
         }
@@ -58,6 +65,30 @@ impl<B> Block<'_, B> {
                 ("audience", &[&*audience]),
             ],
         )
+    }
+
+    /// The signer that the application registered under this name.
+    fn signer(&mut self, at: &str, name: &str, config: &ClientKeyConfig) -> Option<Signer> {
+        let key = format!("{at}.signer");
+        let others = [
+            ("keyFile", config.key_file.is_some()),
+            ("keyEnv", config.key_env.is_some()),
+        ];
+        if let Some((other, _)) = others.into_iter().find(|(_, is_there)| *is_there) {
+            self.fault(
+                &key,
+                format!("is there beside `{at}.{other}`, remove one of the two"),
+            );
+            return None;
+        }
+        let signer = self.resources.signing().signer(name);
+        if signer.is_none() {
+            self.fault(
+                &key,
+                "is the name of no signer; register it with `ResourcesBuilder::signer`",
+            );
+        }
+        signer
     }
 
     /// The algorithm of this name.

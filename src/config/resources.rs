@@ -24,6 +24,8 @@ use super::backend::is_built_in;
 use super::signing_resources::SigningResources;
 #[cfg(feature = "aws-sts")]
 use super::sts_resources::{StsResources, StsSettings};
+#[cfg(feature = "private-key-jwt")]
+use crate::oauth::signing::{JwtSigner, Signer};
 #[cfg(feature = "incoming")]
 use crate::{oauth::http_client::HttpClient, upstream::upstream_tokens::UpstreamTokens};
 
@@ -100,6 +102,8 @@ impl<B> Resources<B> {
             clock: DefaultClock::get(),
             tokens: None,
             strategies: Vec::new(),
+            #[cfg(feature = "private-key-jwt")]
+            signers: Vec::new(),
             upstream_providers: None,
             #[cfg(feature = "incoming")]
             upstream_tokens: None,
@@ -195,6 +199,8 @@ pub struct ResourcesBuilder<B> {
     clock: Arc<dyn Clock>,
     tokens: Option<CredentialCache<IssuedToken>>,
     strategies: Vec<(String, Arc<dyn Strategy<B>>)>,
+    #[cfg(feature = "private-key-jwt")]
+    signers: Vec<(String, Signer)>,
     upstream_providers: Option<Vec<String>>,
     #[cfg(feature = "incoming")]
     upstream_tokens: Option<UpstreamTokens>,
@@ -209,6 +215,19 @@ impl<B> ResourcesBuilder<B> {
         A: Strategy<B> + 'static,
     {
         self.strategies.push((name.into(), Arc::new(strategy)));
+        self
+    }
+
+    /// Registers a signer for each `clientKey` that has its name as `signer`, for a key that is in a KMS or an HSM.
+    ///
+    /// Needs the feature `private-key-jwt`. [`JwtSigner`] has an example of a signer.
+    #[cfg(feature = "private-key-jwt")]
+    pub fn signer<S>(mut self, name: impl Into<String>, signer: S) -> Self
+    where
+        S: JwtSigner + 'static,
+    {
+        let signer = Signer::new(Arc::new(signer));
+        self.signers.push((name.into(), signer));
         self
     }
 
@@ -294,6 +313,7 @@ impl<B> ResourcesBuilder<B> {
     ///
     /// - `strategy[0]` has a name that is blank, is a `type` that this crate has a strategy for, or was given to an
     ///   earlier strategy. The number counts the calls of [`strategy`](Self::strategy) from 0.
+    /// - `signer[0]` (with the feature `private-key-jwt`) has a name that is blank, or was given to an earlier signer.
     /// - `upstream_providers[0]` is blank, or the same as an earlier name. The number counts from 0.
     /// - `sts_endpoint` (with the feature `aws-sts`) is not an absolute `https` URL (or `http` on loopback).
     pub fn build(self) -> Result<Resources<B>, BuildError> {
@@ -313,6 +333,8 @@ impl<B> ResourcesBuilder<B> {
                 faults.add(format!("strategy[{index}]"), fault);
             }
         }
+        #[cfg(feature = "private-key-jwt")]
+        let signers = checked_signers(self.signers, &mut faults);
         check_providers(
             self.upstream_providers.as_deref().unwrap_or_default(),
             &mut faults,
@@ -329,7 +351,7 @@ impl<B> ResourcesBuilder<B> {
                 #[cfg(feature = "aws-sts")]
                 sts: self.sts.make(&self.clock),
                 #[cfg(feature = "private-key-jwt")]
-                signing: SigningResources::new(&self.clock),
+                signing: SigningResources::new(&self.clock, signers),
                 environment: self.environment,
                 allows_placeholders: self.allows_placeholders,
                 clock: self.clock,
@@ -349,6 +371,22 @@ impl<B> fmt::Debug for ResourcesBuilder<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResourcesBuilder").finish_non_exhaustive()
     }
+}
+
+#[cfg(feature = "private-key-jwt")]
+fn checked_signers(named: Vec<(String, Signer)>, faults: &mut Faults) -> BTreeMap<String, Signer> {
+    let mut signers = BTreeMap::new();
+    for (index, (name, signer)) in named.into_iter().enumerate() {
+        let setting = format!("signer[{index}]");
+        faults.need_text(setting.clone(), &name);
+        if signers.insert(name, signer).is_some() {
+            faults.add(
+                setting,
+                "has a name that an earlier signer has, choose another",
+            );
+        }
+    }
+    signers
 }
 
 fn check_providers(names: &[String], faults: &mut Faults) {

@@ -1,7 +1,12 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crate::{
-    clock::Clock, credential::cache::CredentialCache, oauth::signing_keys::Published,
+    clock::Clock,
+    credential::cache::CredentialCache,
+    oauth::{signing::Signer, signing_keys::Published},
     strategy::signed_identity::Statement,
 };
 
@@ -11,14 +16,20 @@ use super::{SigningKeyConfig, block::Block};
 pub(super) struct SigningResources {
     statements: CredentialCache<Statement>,
     keys: Mutex<Vec<(SigningKeyConfig, Published)>>,
+    signers: BTreeMap<String, Signer>,
 }
 
 impl SigningResources {
-    pub(super) fn new(clock: &Arc<dyn Clock>) -> Self {
+    pub(super) fn new(clock: &Arc<dyn Clock>, signers: BTreeMap<String, Signer>) -> Self {
         Self {
             statements: CredentialCache::builder().clock(Arc::clone(clock)).make(),
             keys: Mutex::default(),
+            signers,
         }
+    }
+
+    pub(super) fn signer(&self, name: &str) -> Option<Signer> {
+        self.signers.get(name).cloned()
     }
 
     pub(super) fn statements(&self) -> CredentialCache<Statement> {

@@ -22,7 +22,7 @@ use crate::{
 use super::{
     client_auth::Recipient,
     public_key::PublicKey,
-    signing::{JwtSigner, SigningAlgorithm, SigningKey},
+    signing::{JwtSigner, Signer, SigningAlgorithm, SigningKey},
 };
 
 /// The time for which an assertion is valid. An assertion is used at once, and only once.
@@ -84,7 +84,11 @@ impl PrivateKeyJwt {
     where
         S: JwtSigner + 'static,
     {
-        let key = SigningKey::elsewhere(algorithm, Arc::new(signer));
+        Self::of_signer(algorithm, Signer::new(Arc::new(signer)))
+    }
+
+    pub(crate) fn of_signer(algorithm: SigningAlgorithm, signer: Signer) -> PrivateKeyJwtBuilder {
+        let key = SigningKey::elsewhere(algorithm, signer);
         PrivateKeyJwtBuilder::new(algorithm, Ok(key))
     }
 

@@ -141,7 +141,25 @@ pub(crate) struct SigningKey {
 #[derive(Clone)]
 enum Key {
     Local(EncodingKey),
-    Elsewhere { id: u64, signer: Arc<dyn JwtSigner> },
+    Elsewhere(Signer),
+}
+
+/// A signer with a number that no other has.
+#[derive(Clone)]
+pub(crate) struct Signer {
+    id: u64,
+    signer: Arc<dyn JwtSigner>,
+}
+
+impl Signer {
+    pub(crate) fn new(signer: Arc<dyn JwtSigner>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            signer,
+        }
+    }
 }
 
 impl SigningKey {
@@ -163,15 +181,10 @@ impl SigningKey {
         })
     }
 
-    pub(crate) fn elsewhere(algorithm: SigningAlgorithm, signer: Arc<dyn JwtSigner>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-
+    pub(crate) fn elsewhere(algorithm: SigningAlgorithm, signer: Signer) -> Self {
         Self {
             algorithm,
-            key: Key::Elsewhere {
-                id: NEXT.fetch_add(1, Ordering::Relaxed),
-                signer,
-            },
+            key: Key::Elsewhere(signer),
         }
     }
 
@@ -183,7 +196,7 @@ impl SigningKey {
     pub(crate) fn local(&self) -> Option<&EncodingKey> {
         match &self.key {
             Key::Local(key) => Some(key),
-            Key::Elsewhere { .. } => None,
+            Key::Elsewhere(_) => None,
         }
     }
 
@@ -191,7 +204,7 @@ impl SigningKey {
         let scope = scope.field("algorithm", self.algorithm.name());
         match &self.key {
             Key::Local(key) => scope.field("key", key.as_bytes()),
-            Key::Elsewhere { id, .. } => scope.field("signer", id.to_be_bytes()),
+            Key::Elsewhere(signer) => scope.field("signer", signer.id.to_be_bytes()),
         }
     }
 
@@ -221,13 +234,13 @@ impl SigningKey {
                     "a JWT could not be signed with the private key",
                 )
             }),
-            Key::Elsewhere { signer, .. } => self.sign_elsewhere(signer, message).await,
+            Key::Elsewhere(signer) => self.sign_elsewhere(signer, message).await,
         }
     }
 
     async fn sign_elsewhere(
         &self,
-        signer: &Arc<dyn JwtSigner>,
+        Signer { signer, .. }: &Signer,
         message: &str,
     ) -> Result<Vec<u8>, AuthError> {
         let unavailable = |fault: String| {

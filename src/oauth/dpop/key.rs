@@ -10,7 +10,7 @@ use crate::{
     oauth::{
         private_key_jwt::{Random, operating_system},
         public_key::PublicKey,
-        signing::{JwtSigner, SigningAlgorithm, SigningKey},
+        signing::{JwtSigner, Signer, SigningAlgorithm, SigningKey},
     },
     secret::Secret,
 };
@@ -100,7 +100,7 @@ impl DpopKey {
     {
         let public =
             public_key(algorithm, public_jwk).map_err(|message| fault("public_jwk", message))?;
-        let key = SigningKey::elsewhere(algorithm, Arc::new(signer));
+        let key = SigningKey::elsewhere(algorithm, Signer::new(Arc::new(signer)));
         Ok(Self::of_pair(KeyPair::elsewhere(key, public)))
     }
 
