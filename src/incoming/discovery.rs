@@ -88,14 +88,19 @@ impl Discovery {
         Ok((keys, max_age(&answer.headers)))
     }
 
-    /// The endpoints that the issuer's metadata names.
+    /// The endpoints that the issuer's metadata names, for a client that presents a certificate or none.
     #[cfg(feature = "linking")]
-    pub(super) async fn authorization_server(&self) -> Result<AuthorizationServer, AuthError> {
+    pub(super) async fn authorization_server(
+        &self,
+        presents_certificate: bool,
+    ) -> Result<AuthorizationServer, AuthError> {
         let Place::Metadata(documents) = &self.place else {
             return Err(self.unavailable("has no place for its metadata"));
         };
-        self.read_first(documents, |metadata| self.read_server(metadata))
-            .await
+        self.read_first(documents, |metadata| {
+            self.read_server(metadata, presents_certificate)
+        })
+        .await
     }
 
     async fn find_keys(&self, documents: &[Uri]) -> Result<Uri, AuthError> {
@@ -163,7 +168,11 @@ impl Discovery {
     }
 
     #[cfg(feature = "linking")]
-    fn read_server(&self, metadata: &Map<String, Value>) -> Result<AuthorizationServer, String> {
+    fn read_server(
+        &self,
+        metadata: &Map<String, Value>,
+        presents_certificate: bool,
+    ) -> Result<AuthorizationServer, String> {
         const NAMES_ITSELF: &str = "authorization_response_iss_parameter_supported";
 
         const READS_DOCUMENTS: &str = "client_id_metadata_document_supported";
@@ -172,11 +181,32 @@ impl Discovery {
         let methods = methods.and_then(Value::as_array);
         Ok(AuthorizationServer {
             authorization_endpoint: self.url_in(metadata, "authorization_endpoint")?.to_string(),
-            token_endpoint: self.url_in(metadata, "token_endpoint")?.to_string(),
+            token_endpoint: self
+                .token_endpoint(metadata, presents_certificate)?
+                .to_string(),
             names_itself: metadata.get(NAMES_ITSELF) == Some(&Value::Bool(true)),
             reads_client_documents: metadata.get(READS_DOCUMENTS) == Some(&Value::Bool(true)),
             refuses_s256: methods.is_some_and(|methods| !methods.iter().any(|each| each == "S256")),
         })
+    }
+
+    /// A client that presents a certificate uses the endpoint's alias, if there is one (RFC 8705 §5).
+    #[cfg(feature = "linking")]
+    fn token_endpoint(
+        &self,
+        metadata: &Map<String, Value>,
+        presents_certificate: bool,
+    ) -> Result<Uri, String> {
+        const NAME: &str = "token_endpoint";
+
+        match metadata.get("mtls_endpoint_aliases") {
+            Some(Value::Object(aliases)) if presents_certificate && aliases.contains_key(NAME) => {
+                self.url_in(aliases, NAME)
+            }
+            None | Some(Value::Object(_) | Value::Null) => self.url_in(metadata, NAME),
+            Some(_) if !presents_certificate => self.url_in(metadata, NAME),
+            Some(_) => Err("names `mtls_endpoint_aliases` that are no object".to_owned()),
+        }
     }
 
     fn url_in(&self, metadata: &Map<String, Value>, name: &str) -> Result<Uri, String> {

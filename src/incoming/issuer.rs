@@ -318,8 +318,9 @@ impl ServerDiscovery {
 
     pub(crate) async fn read(
         &self,
+        presents_certificate: bool,
     ) -> Result<super::discovery::AuthorizationServer, crate::error::AuthError> {
-        self.0.authorization_server().await
+        self.0.authorization_server(presents_certificate).await
     }
 }
 

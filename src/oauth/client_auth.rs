@@ -49,6 +49,10 @@ enum Method {
     },
     #[cfg(feature = "private-key-jwt")]
     PrivateKeyJwt(PrivateKeyJwt),
+    /// The connection authenticates the client.
+    Tls {
+        name: &'static str,
+    },
 }
 
 /// A client's authentication, as a document that anyone may read describes it.
@@ -158,6 +162,50 @@ impl ClientAuth {
         Self::new(client_id, Method::PrivateKeyJwt(key))
     }
 
+    /// Creates a client that authenticates with the certificate of its TLS connection, which the issuer knows by its
+    /// subject and trusts for its authority: `tls_client_auth` (RFC 8705 §2.1).
+    ///
+    /// The form has the `client_id` and no secret. The HTTP client of the endpoint must present the certificate, for
+    /// example with [`CertificateSource`](crate::client::hyper::CertificateSource). If the issuer's metadata has
+    /// `mtls_endpoint_aliases`, the endpoint's URL is the one in there (RFC 8705 §5).
+    /// [`OAuthProvider`](crate::upstream::OAuthProvider) reads it from the metadata.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http_body_util::Full;
+    /// use tower_identity::{
+    ///     ClientAuth, TokenEndpoint,
+    ///     client::hyper::{CertificateSource, HttpsClient},
+    /// };
+    ///
+    /// fn endpoint(
+    ///     certificate: CertificateSource,
+    /// ) -> Result<TokenEndpoint, tower_identity::BuildError> {
+    ///     let client = HttpsClient::<Full<Bytes>>::builder()
+    ///         .client_certificate(certificate.clone())
+    ///         .build()?;
+    ///     TokenEndpoint::builder("https://mtls.idp.example.com/token", client)
+    ///         .client_auth(ClientAuth::tls_client_auth("gateway"))
+    ///         .client_certificate(certificate)
+    ///         .build()
+    /// }
+    /// # let _ = endpoint;
+    /// ```
+    pub fn tls_client_auth(client_id: impl Into<String>) -> Self {
+        let name = "tls_client_auth";
+        Self::new(client_id, Method::Tls { name })
+    }
+
+    /// Creates a client that authenticates with the certificate of its TLS connection, which was registered at the issuer
+    /// itself: `self_signed_tls_client_auth` (RFC 8705 §2.2).
+    ///
+    /// The rest is as with [`tls_client_auth`](Self::tls_client_auth). Register a new certificate at the issuer before it
+    /// replaces the one that is presented.
+    pub fn self_signed_tls_client_auth(client_id: impl Into<String>) -> Self {
+        let name = "self_signed_tls_client_auth";
+        Self::new(client_id, Method::Tls { name })
+    }
+
     /// Returns the client's ID.
     pub fn client_id(&self) -> &str {
         &self.client_id
@@ -234,6 +282,11 @@ impl ClientAuth {
         !matches!(self.method, Method::None)
     }
 
+    /// Whether the connection authenticates the client (RFC 8705 §2).
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self.method, Method::Tls { .. })
+    }
+
     /// The part of the setting that anyone may know. `None` if there is a secret, or an assertion of somebody else.
     #[cfg(feature = "linking")]
     pub(crate) fn published(&self) -> Option<PublishedAuth> {
@@ -255,7 +308,7 @@ impl ClientAuth {
             .field("client_id", &self.client_id)
             .field("client_auth", self.method_name());
         match &self.method {
-            Method::None => scope,
+            Method::None | Method::Tls { .. } => scope,
             Method::Basic(secret) | Method::Post(secret) => secret.describe(scope, "client_secret"),
             Method::Assertion { source, .. } => source.describe(scope, "client_assertion"),
             #[cfg(feature = "private-key-jwt")]
@@ -290,7 +343,7 @@ impl ClientAuth {
         headers: &mut HeaderMap,
     ) -> Result<(), AuthError> {
         match &self.method {
-            Method::None => form.push("client_id", &self.client_id),
+            Method::None | Method::Tls { .. } => form.push("client_id", &self.client_id),
             Method::Basic(secret) => {
                 let secret = secret.get(Expected::ClientSecret, recipient.clock).await?;
                 let credentials = basic_credentials(&self.client_id, secret.expose());
@@ -342,6 +395,7 @@ impl ClientAuth {
             },
             #[cfg(feature = "private-key-jwt")]
             Method::PrivateKeyJwt(_) => "private_key_jwt",
+            Method::Tls { name } => name,
         }
     }
 }

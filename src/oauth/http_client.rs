@@ -3,7 +3,10 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,6 +31,7 @@ pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 #[derive(Clone)]
 pub(crate) struct HttpClient {
     exchange: Arc<Exchange>,
+    id: u64,
 }
 
 type Exchange = dyn Fn(Request<Full<Bytes>>) -> BoxFuture<Result<Answer, Failure>> + Send + Sync;
@@ -56,9 +60,17 @@ impl HttpClient {
         ResBody::Data: Send,
         ResBody::Error: Into<BoxError>,
     {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+
         Self {
             exchange: Arc::new(move |request| Box::pin(exchange(client.clone(), request))),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// A number that this client and its clones have, and no other client of the process.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Returns the whole response, up to 1 MiB. The body of a redirect is not read.

@@ -202,9 +202,10 @@ impl IssuedTokens {
 
     fn key(&self, party: &Party<'_>) -> CacheKey {
         let scopes = party.wider.map_or(&[][..], WiderScope::scopes);
+        let scope = self.endpoint.describe_certificate(self.scope);
         let scope = scopes
             .iter()
-            .fold(self.scope, |scope, more| scope.field("wider scope", more));
+            .fold(scope, |scope, more| scope.field("wider scope", more));
         match &party.from_claims {
             Some(values) => party.key(values.describe(scope)),
             None => party.key(scope),

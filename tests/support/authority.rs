@@ -1,7 +1,10 @@
 //! A certificate authority for the TLS of the peers.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    date_time_ymd,
+};
 use tower_identity::{AuthError, AuthErrorKind};
 
 fn pem(label: &str, der: &[u8]) -> String {
@@ -32,8 +35,16 @@ impl Authority {
 
     /// A certificate for this name, and its key.
     pub(crate) fn issue(&self, name: &str) -> (String, String) {
+        self.issue_until(name, 4096)
+    }
+
+    /// A certificate that ends with the first day of this year, and its key.
+    pub(crate) fn issue_until(&self, name: &str, year: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let parameters = CertificateParams::new([name.to_owned()]).unwrap();
+        let mut parameters = CertificateParams::new([name.to_owned()]).unwrap();
+        parameters.distinguished_name = DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        parameters.not_after = date_time_ymd(year, 1, 1);
         let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
         (
             pem("CERTIFICATE", certificate.der()),

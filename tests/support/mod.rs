@@ -8,7 +8,7 @@ pub(crate) fn owner(subject: &str) -> tower_identity::upstream::TokenOwner {
 }
 
 pub(crate) mod authenticated;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "hyper", feature = "redis"))]
 pub(crate) mod authority;
 #[cfg(feature = "aws-sts")]
 pub(crate) mod aws_stack;
@@ -33,6 +33,8 @@ pub(crate) mod linking;
 pub(crate) mod log;
 #[cfg(feature = "rmcp")]
 pub(crate) mod mcp_backend;
+#[cfg(all(feature = "hyper", feature = "token-exchange"))]
+pub(crate) mod mutual_tls;
 #[cfg(feature = "incoming")]
 pub(crate) mod oidc_provider;
 #[cfg(feature = "token-exchange")]

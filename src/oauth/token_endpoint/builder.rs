@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+#[cfg(feature = "hyper")]
+use crate::client::hyper::CertificateSource;
+
 use super::{Inner, TokenEndpoint};
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -26,6 +29,8 @@ pub struct TokenEndpointBuilder {
     issuer: Option<String>,
     insecure: bool,
     client_auth: Option<ClientAuth>,
+    #[cfg(feature = "hyper")]
+    certificate: Option<CertificateSource>,
     time_limit: Duration,
     own_rows: OwnRows,
     dialect: Dialect,
@@ -44,6 +49,8 @@ impl TokenEndpointBuilder {
             issuer: None,
             insecure: false,
             client_auth: None,
+            #[cfg(feature = "hyper")]
+            certificate: None,
             time_limit: TIME_LIMIT,
             own_rows: OwnRows::default(),
             dialect: Dialect::STANDARD,
@@ -59,6 +66,20 @@ impl TokenEndpointBuilder {
     /// Sets how the client authenticates, and nothing else is tried. By default it does not say who it is.
     pub fn client_auth(mut self, client_auth: ClientAuth) -> Self {
         self.client_auth = Some(client_auth);
+        self
+    }
+
+    /// Says which certificate the endpoint's HTTP client presents. Tokens are then cached for this certificate: when its
+    /// files are replaced, new tokens are requested. By default it is not known.
+    ///
+    /// It is the same source that the [client](crate::client::hyper::HttpsClientBuilder::client_certificate) has, and the
+    /// client of the backend, too. Needed where the issuer binds the tokens to the certificate (RFC 8705 §3), because a token
+    /// that is bound to an older certificate is refused over a new connection.
+    ///
+    /// Needs the feature `hyper`.
+    #[cfg(feature = "hyper")]
+    pub fn client_certificate(mut self, certificate: CertificateSource) -> Self {
+        self.certificate = Some(certificate);
         self
     }
 
@@ -228,6 +249,8 @@ impl TokenEndpointBuilder {
                 uri,
                 origin,
                 client_auth: self.client_auth,
+                #[cfg(feature = "hyper")]
+                certificate: self.certificate,
                 time_limit: self.time_limit,
                 own_rows: self.own_rows,
                 dialect,

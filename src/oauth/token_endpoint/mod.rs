@@ -35,6 +35,9 @@ use super::{
     response::{self, Dialect, Members, TokenResponse, Unusable},
 };
 
+#[cfg(feature = "hyper")]
+use crate::client::hyper::CertificateSource;
+
 use builder::TokenEndpointBuilder;
 
 /// An OAuth token endpoint (RFC 6749 §3.2), with the HTTP client that reaches it and the client's authentication.
@@ -129,6 +132,7 @@ use builder::TokenEndpointBuilder;
 /// - Plain `http` is refused except for loopback, unless it is [set by name](TokenEndpointBuilder::insecure).
 /// - A redirect is an error. Switch off redirects in a client that follows them (reqwest does so by default), or it
 ///   sends the form to another host.
+/// - A client that presents a certificate does so to each server that asks for one.
 /// - Use a separate client, and not the stack that the credentials are for: see
 ///   [readiness](crate::AuthLayer#readiness-is-held).
 #[derive(Clone)]
@@ -141,6 +145,8 @@ struct Inner {
     uri: Uri,
     origin: Origin,
     client_auth: Option<ClientAuth>,
+    #[cfg(feature = "hyper")]
+    certificate: Option<CertificateSource>,
     time_limit: Duration,
     own_rows: OwnRows,
     dialect: Dialect,
@@ -232,10 +238,34 @@ impl TokenEndpoint {
             Some(binding) => binding.describe(scope),
             None => scope,
         };
-        match &self.inner.client_auth {
+        let scope = match &self.inner.client_auth {
             Some(client_auth) => client_auth.describe(scope),
             None => scope,
+        };
+        match self.has_unknown_certificate() {
+            true => scope.field("http client", self.inner.client.id().to_be_bytes()),
+            false => scope,
         }
+    }
+
+    /// Whether it is not known with which certificate the client authenticates. Two HTTP clients may then present two.
+    fn has_unknown_certificate(&self) -> bool {
+        #[cfg(feature = "hyper")]
+        if self.inner.certificate.is_some() {
+            return false;
+        }
+        let client_auth = self.inner.client_auth.as_ref();
+        client_auth.is_some_and(ClientAuth::is_tls)
+    }
+
+    /// Adds to `scope` which certificate its HTTP client presents now, if that is known.
+    #[inline]
+    pub(crate) fn describe_certificate(&self, scope: CacheScope) -> CacheScope {
+        #[cfg(feature = "hyper")]
+        if let Some(certificate) = &self.inner.certificate {
+            return scope.field("client certificate", certificate.thumbprint());
+        }
+        scope
     }
 
     fn request<T: 'static>(

@@ -135,8 +135,8 @@ impl ClientMetadataBuilder {
     ///
     /// - `client_id` is not an `https` URL (or `http` on loopback) with a path and without a query, or no provider of the
     ///   `AccountLinking` has it.
-    /// - `client_auth` of one of these providers has a secret or another's assertion, which such a client cannot have, or
-    ///   is not the same for all of them. Or its key is not known in this process, and `jwks_uri` is not set.
+    /// - `client_auth` of one of these providers has a secret, a certificate or another's assertion, which such a client
+    ///   cannot have, or is not the same for all of them. Or its key is not known in this process, and `jwks_uri` is not set.
     /// - `jwks_uri` is not such a URL, or the client has no key.
     pub fn build(self) -> Result<ClientMetadata, BuildError> {
         let mut faults = Faults::new("ClientMetadata");
@@ -211,8 +211,8 @@ impl ClientMetadataBuilder {
 
 type Members = Vec<(&'static str, Value)>;
 
-const SECRET: &str = "has a secret or another's assertion, which a client with a document cannot have (use `ClientAuth::none` or \
-                      `private_key_jwt`)";
+const SECRET: &str = "has a secret, a certificate or another's assertion, which a client with a document cannot have (use \
+                      `ClientAuth::none` or `private_key_jwt`)";
 #[cfg(feature = "private-key-jwt")]
 const UNKNOWN_KEY: &str = "has a key that is not in this process, set `jwks_uri`";
 const DIFFERENT: &str = "is not the same at all providers that know the client by this ID";

@@ -24,6 +24,7 @@ pub struct OAuthProviderBuilder {
     settings: ProviderSettings,
     client_auth: ClientAuth,
     client: HttpClient,
+    presents_certificate: bool,
     client_is_registered: bool,
     insecure: bool,
     clock: Arc<dyn Clock>,
@@ -37,12 +38,23 @@ impl OAuthProviderBuilder {
     ) -> Self {
         Self {
             settings,
+            presents_certificate: client_auth.is_tls(),
             client_auth,
             client,
             client_is_registered: false,
             insecure: false,
             clock: DefaultClock::get(),
         }
+    }
+
+    /// Says that the HTTP client presents a certificate, to which the provider binds the tokens (RFC 8705 §3), although the
+    /// client authenticates in another way.
+    ///
+    /// The token endpoint is then the one in the metadata's `mtls_endpoint_aliases`, if there is one (RFC 8705 §5). With
+    /// [`ClientAuth::tls_client_auth`] and [`ClientAuth::self_signed_tls_client_auth`] it always is.
+    pub fn certificate_bound_tokens(mut self) -> Self {
+        self.presents_certificate = true;
+        self
     }
 
     /// Says that a client's ID which is a URL was registered at the provider.
@@ -161,6 +173,7 @@ impl OAuthProviderBuilder {
                     settings: self.settings.clone(),
                     client_auth: self.client_auth.clone(),
                     client: self.client.clone(),
+                    presents_certificate: self.presents_certificate,
                     client_is_registered: self.client_is_registered,
                     insecure: self.insecure,
                     clock: Arc::clone(&self.clock),

@@ -66,6 +66,7 @@ pub(super) struct Source {
     pub(super) settings: ProviderSettings,
     pub(super) client_auth: ClientAuth,
     pub(super) client: HttpClient,
+    pub(super) presents_certificate: bool,
     pub(super) client_is_registered: bool,
     pub(super) insecure: bool,
     pub(super) clock: Arc<dyn Clock>,
@@ -80,7 +81,7 @@ pub(super) struct Server {
 
 impl Source {
     async fn read(&self) -> Result<Server, AuthError> {
-        let read = self.discovery.read().await?;
+        let read = self.discovery.read(self.presents_certificate).await?;
         if read.refuses_s256 {
             return Err(AuthError::new(
                 AuthErrorKind::Configuration,

@@ -30,13 +30,17 @@
 //!   the response arrive.
 //! - An idle connection is kept for reuse for 90 seconds, hyper-util's default.
 //! - The client follows no redirects.
+//! - The client presents a certificate to servers that ask for one, if it has a [`CertificateSource`] (mutual TLS).
 //! - A trailer with the name of a credential on the request [is not sent](crate::AuthLayer#trailers).
 //! - A relative URI is an error.
+
+mod builder;
+mod certificate_source;
 
 use std::{
     fmt, io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -51,6 +55,7 @@ use hyper_util::{
 };
 use rustls::{
     ClientConfig, RootCertStore,
+    client::Resumption,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
 };
@@ -58,17 +63,38 @@ use tower::{BoxError, Service};
 
 use super::checked_trailers::CheckedTrailers;
 
+pub use builder::HttpsClientBuilder;
+pub use certificate_source::CertificateSource;
+use certificate_source::FixedResolver;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An HTTPS client for requests with the body `B`.
 ///
 /// Needs the feature `hyper`.
 ///
-/// [`https_client`], [`https_client_trusting`] and [`https_client_with`] create it. See the [module](self) for what it does.
+/// [`https_client`], [`https_client_trusting`] and [`https_client_with`] create it, and with more settings its
+/// [builder](Self::builder). See the [module](self) for what it does.
 ///
 /// A clone is cheap and shares the connections.
 pub struct HttpsClient<B> {
-    client: Client<HttpsConnector<HttpConnector>, CheckedTrailers<B>>,
+    client: Pool<B>,
+    rotation: Option<Rotation<B>>,
+}
+
+type Pool<B> = Client<HttpsConnector<HttpConnector>, CheckedTrailers<B>>;
+
+/// A client certificate that may be replaced, with the number of the one that `client` presents.
+struct Rotation<B> {
+    number: u64,
+    pools: Arc<Pools<B>>,
+}
+
+struct Pools<B> {
+    certificate: CertificateSource,
+    config: ClientConfig,
+    /// The connections that present the newest certificate, and its number.
+    newest: Mutex<(u64, Pool<B>)>,
 }
 
 /// Creates a client that trusts the operating system's certificate authorities.
@@ -94,20 +120,24 @@ where
     B: Body + Send,
     B::Data: Send,
 {
+    Ok(https_client_with(system_config()?))
+}
+
+fn system_config() -> io::Result<ClientConfig> {
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .with_native_roots()?
         .with_no_client_auth();
-    Ok(https_client_with(config))
+    Ok(config)
 }
 
 /// Creates a client with your own TLS settings.
 ///
 /// Needs the feature `hyper`.
 ///
-/// Use it for example for a private certificate authority or a client certificate. The client replaces the ALPN
-/// protocols in `config` with those that it speaks.
+/// Use it for example to trust a private certificate authority alone. The client replaces the ALPN protocols in `config`
+/// with those that it speaks. A [builder](HttpsClient::builder) also takes a client certificate.
 ///
 /// `config` is a type of rustls 0.23. A release of this crate that moves to another version of rustls changes it.
 ///
@@ -135,7 +165,15 @@ where
 ///     Ok(https_client_with(config))
 /// }
 /// ```
-pub fn https_client_with<B>(mut config: ClientConfig) -> HttpsClient<B>
+pub fn https_client_with<B>(config: ClientConfig) -> HttpsClient<B>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    HttpsClient::new(config, None)
+}
+
+fn pool<B>(mut config: ClientConfig) -> Pool<B>
 where
     B: Body + Send,
     B::Data: Send,
@@ -154,11 +192,9 @@ where
         .enable_http1()
         .enable_http2()
         .wrap_connector(tcp);
-    HttpsClient {
-        client: Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .build(connector),
-    }
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .build(connector)
 }
 
 /// Creates a client that trusts the operating system's certificate authorities, and those in `pem`.
@@ -187,14 +223,18 @@ where
     B: Body + Send,
     B::Data: Send,
 {
-    let mut roots = authorities(pem)?;
+    Ok(https_client_with(config_trusting(authorities(pem)?)?))
+}
+
+/// Trusts the system's authorities, too.
+fn config_trusting(mut roots: RootCertStore) -> io::Result<ClientConfig> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(https_client_with(config))
+    Ok(config)
 }
 
 /// The error says what is in the file, as the end of a sentence.
@@ -213,10 +253,101 @@ pub(crate) fn authorities(pem: &[u8]) -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
+impl<B> HttpsClient<B> {
+    /// Starts a client that trusts the operating system's certificate authorities.
+    ///
+    /// ```no_run
+    /// use bytes::Bytes;
+    /// use http_body_util::Full;
+    /// use tower_identity::client::hyper::{CertificateSource, HttpsClient};
+    ///
+    /// let certificate = CertificateSource::files(
+    ///     "/var/run/tls/tls.crt",
+    ///     "/var/run/tls/tls.key",
+    /// )?;
+    /// let client = HttpsClient::<Full<Bytes>>::builder()
+    ///     .authorities(std::fs::read("/etc/ssl/our-authority.pem")?)
+    ///     .client_certificate(certificate)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn builder() -> HttpsClientBuilder<B> {
+        HttpsClientBuilder::new()
+    }
+}
+
+impl<B> HttpsClient<B>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    fn new(config: ClientConfig, certificate: Option<CertificateSource>) -> Self {
+        let Some(certificate) = certificate else {
+            return Self {
+                client: pool(config),
+                rotation: None,
+            };
+        };
+        let (number, client) = presenting(&config, &certificate);
+        Self {
+            rotation: Some(Rotation {
+                number,
+                pools: Arc::new(Pools {
+                    certificate,
+                    config,
+                    newest: Mutex::new((number, client.clone())),
+                }),
+            }),
+            client,
+        }
+    }
+
+    /// Goes on with new connections, if there is another certificate.
+    fn follow(&mut self) {
+        if let Some(rotation) = &mut self.rotation
+            && rotation.number != rotation.pools.certificate.number()
+        {
+            (rotation.number, self.client) = rotation.pools.newest();
+        }
+    }
+}
+
+/// Connections that present the current certificate, and its number. They resume no session in which another one was
+/// presented.
+fn presenting<B>(config: &ClientConfig, certificate: &CertificateSource) -> (u64, Pool<B>)
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    let current = certificate.current();
+    let mut config = config.clone();
+    config.resumption = Resumption::default();
+    config.client_auth_cert_resolver = Arc::new(FixedResolver(current.certified_key));
+    (current.number, pool(config))
+}
+
+impl<B> Pools<B>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    fn newest(&self) -> (u64, Pool<B>) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.0 != self.certificate.number() {
+            *newest = presenting(&self.config, &self.certificate);
+        }
+        newest.clone()
+    }
+}
+
 impl<B> Clone for HttpsClient<B> {
     fn clone(&self) -> Self {
         Self {
             client: self.client.clone(),
+            rotation: self.rotation.as_ref().map(|rotation| Rotation {
+                number: rotation.number,
+                pools: Arc::clone(&rotation.pools),
+            }),
         }
     }
 }
@@ -242,8 +373,36 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if let Some(rotation) = &self.rotation
+            && rotation.pools.certificate.look()
+        {
+            return self.call_after_look(request);
+        }
+        self.follow();
         HttpsFuture {
-            response: self.client.call(CheckedTrailers::of(request)),
+            state: State::Sent(self.client.call(CheckedTrailers::of(request))),
+        }
+    }
+}
+
+impl<B> HttpsClient<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    /// Reads the files of the certificate first, because the one that is known has expired.
+    #[cold]
+    fn call_after_look(&self, request: Request<B>) -> HttpsFuture {
+        let mut client = self.clone();
+        HttpsFuture {
+            state: State::Looking(Box::pin(async move {
+                if let Some(rotation) = &client.rotation {
+                    rotation.pools.certificate.looked().await;
+                }
+                client.follow();
+                client.client.call(CheckedTrailers::of(request)).await
+            })),
         }
     }
 }
@@ -255,14 +414,23 @@ where
 /// [`https_client`] has an example.
 #[must_use = "futures do nothing unless polled"]
 pub struct HttpsFuture {
-    response: ResponseFuture,
+    state: State,
+}
+
+enum State {
+    Sent(ResponseFuture),
+    Looking(Pin<Box<dyn Future<Output = Result<Response<Incoming>, legacy::Error>> + Send>>),
 }
 
 impl Future for HttpsFuture {
     type Output = Result<Response<Incoming>, HttpsError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.response).poll(cx).map_err(HttpsError)
+        let response = match &mut self.state {
+            State::Sent(response) => Pin::new(response).poll(cx),
+            State::Looking(response) => response.as_mut().poll(cx),
+        };
+        response.map_err(HttpsError)
     }
 }
 
