@@ -81,6 +81,53 @@
 //! identity. For example, `teardown()` allows it only for the `DELETE` that ends a session. [This
 //! table](crate::IdentityLayer#which-policy-fits-which-client) shows which policy fits which client.
 //!
+//! # 5. Present a client certificate
+//!
+//! A backend or an issuer may demand mutual TLS, and an issuer may bind its tokens to the certificate (RFC 8705).
+//! [`CertificateSource`](crate::client::hyper::CertificateSource) reads the certificate and its key from files, and again
+//! when they are replaced. Give the same source to the client of the token endpoint, to the endpoint, and to the client of
+//! the backend:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use tower::{BoxError, Layer};
+//! use tower_identity::{
+//!     AuthLayer, ClientAuth, Origin, TokenEndpoint, TokenExchange,
+//!     client::hyper::{CertificateSource, HttpsClient},
+//!     outgoing::AuthService,
+//! };
+//!
+//! type Backend = AuthService<HttpsClient<Full<Bytes>>, TokenExchange>;
+//!
+//! fn backend(certificate: &CertificateSource) -> Result<Backend, BoxError> {
+//!     let client = || {
+//!         HttpsClient::<Full<Bytes>>::builder()
+//!             .client_certificate(certificate.clone())
+//!             .build()
+//!     };
+//!     let url = "https://mtls.idp.example.com/token";
+//!     let endpoint = TokenEndpoint::builder(url, client()?)
+//!         .client_auth(ClientAuth::tls_client_auth("gateway"))
+//!         .client_certificate(certificate.clone())
+//!         .build()?;
+//!     let strategy = TokenExchange::builder(endpoint)
+//!         .audience("mcp-backend")
+//!         .build()?;
+//!     let origin = Origin::try_from("https://mcp.example.com")?;
+//!     let auth = AuthLayer::new(origin, strategy).retry_rejected();
+//!     Ok(auth.layer(client()?))
+//! }
+//! # let _ = backend;
+//! ```
+//!
+//! A certificate-bound token is a bearer token that is good only over a connection with its certificate. The strategies
+//! send it as any other. After the files were replaced, requests go over new connections, and with tokens that are bound
+//! to the new certificate. [`retry_rejected`](crate::AuthLayer::retry_rejected) catches a request that comes in between.
+//!
+//! `cargo run --all-features --example mutual_tls` shows both sides: the client, and a server that compares the
+//! certificate of the connection with the token.
+//!
 //! # Next steps
 //!
 //! - Send another credential than the user's own token: see the [strategies](crate::strategy).

@@ -77,5 +77,6 @@
 //! | the issuer's [keys](crate::TokenValidator#where-the-keys-come-from) | each replica fetches them |
 //! | [remembered tokens](crate::incoming::TokenValidatorBuilder::cache_tokens) | a revoked token stays valid until it expires on each replica that remembers it |
 //! | the identity that [`follow_requests`](crate::IdentityLayer::follow_requests) keeps, and your map of sessions | route a session to the replica that opened it, or open it again |
+//! | the [client certificate](crate::client::hyper::CertificateSource), and tokens that are bound to it | each replica reads its own files. Upstream tokens in Redis that a provider bound to a certificate (RFC 8705) are good for replicas with this certificate alone: give all replicas the same one |
 //! | a replaced [configuration](crate::config::LiveOutgoingAuth) | replace it on each replica |
 //! | spans and metrics | add them up |

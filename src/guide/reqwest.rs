@@ -81,6 +81,27 @@
 //! A `reqwest::Request` converts into an `http::Request<reqwest::Body>`, and keeps its timeout. Send it through a stack
 //! over `ReqwestService<reqwest::Body>`.
 //!
+//! # 5. Present a client certificate
+//!
+//! reqwest takes a certificate from memory with `ClientBuilder::identity`. A certificate in files that are replaced comes
+//! from [`CertificateSource`](crate::client::hyper::CertificateSource) (feature `hyper`), through the TLS settings of
+//! rustls 0.23:
+//!
+//! ```ignore
+//! let certificate = CertificateSource::files("tls.crt", "tls.key")?;
+//! let tls = rustls::ClientConfig::builder()
+//!     .with_root_certificates(roots)
+//!     .with_client_cert_resolver(certificate.resolver());
+//! let builder = reqwest::Client::builder()
+//!     .tls_backend_preconfigured(tls)
+//!     .pool_max_idle_per_host(0);
+//! let service = ReqwestService::<Full<Bytes>>::new(builder)?;
+//! ```
+//!
+//! reqwest does not know that the certificate was replaced, and keeps its connections. Without idle connections, each
+//! HTTP/1.1 request presents the current certificate, for the price of a handshake. The [hyper
+//! client](crate::guide::hyper#5-present-a-client-certificate) needs no such setting.
+//!
 //! # What changes
 //!
 //! - A status of 400 or above is a response, as it is in reqwest without `error_for_status`.

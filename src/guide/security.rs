@@ -151,6 +151,11 @@
 //! | … also where the token was remembered over the right connection | `certificate_bound_tokens` | `a_token_that_was_remembered_over_one_connection_is_refused_over_another` |
 //! | … and where its owner asks at the same time | `certificate_bound_tokens` | `a_thief_who_asks_at_the_same_time_gets_nothing_of_the_owners_answer_and_spoils_nothing` |
 //! | A thumbprint that is none fits no certificate | `certificate_bound_tokens` | `a_thumbprint_that_cannot_be_one_fits_no_certificate` |
+//! | Another certificate of the same subject and authority does not help | `mutual_tls` | `a_bound_token_is_accepted_over_a_connection_with_its_certificate_and_no_other` |
+//! | Two endpoints whose clients present two certificates share no token | `mutual_tls` | `two_endpoints_share_no_token_unless_they_present_the_same_certificate` |
+//! | A certificate that was replaced is presented without a restart | `client_certificates` | `a_replaced_file_takes_effect_without_a_restart_on_new_connections` |
+//! | … and a bad one is not | `client_certificates` | `while_a_replaced_file_is_bad_the_old_certificate_is_presented_and_the_operator_is_told_once` |
+//! | A certificate authenticates the client at the endpoint that asks for it alone | `mutual_tls` | `an_alias_is_used_only_by_clients_with_a_certificate_and_checked_as_any_endpoint` |
 //!
 //! ## Linking accounts
 //!
@@ -231,6 +236,8 @@
 //!   reaches the backend by another way can set them.
 //! - **The backend.** It can do with its credential whatever the credential allows. Give each backend a separate token
 //!   ([`TokenExchange`](crate::TokenExchange)) instead of the user's token.
+//! - **The party that ends TLS.** [`ClientCertificate`](crate::incoming::ClientCertificate) is believed, as an identity in
+//!   the extensions is. Behind a proxy, whoever can set the proxy's header presents any certificate.
 //! - **DNS**, beyond the protection of TLS. The origin is a name, not an address.
 //! - **Layers beneath [`AuthLayer`](crate::AuthLayer).** They see the credential, and can send it elsewhere.
 //! - **Extensions.** An [`Identity`](crate::Identity) in a request's extensions is believed. Only your code can put it

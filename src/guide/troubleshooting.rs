@@ -111,6 +111,7 @@
 //! | The user's token was revoked, or the refresh token was used elsewhere. | Have the user log in. The events "the refresh token was refused" and "the user has to log in again" name the provider. If it happens often, another process uses the refresh tokens, see [the guide for replicas](crate::guide::replicas). |
 //! | The issuer wants a stronger login, a consent or a linked account. | [`AuthError::interaction`](crate::AuthError::interaction) says which, and the response's challenge has the parameters of the login. |
 //! | All users are rejected at once. | The issuer refused in words that the [table](crate::TokenEndpoint#refusals) does not know, or the form is wrong. [`AuthError::oauth_error`](crate::AuthError::oauth_error) has the code; [`refusal`](crate::oauth::TokenEndpointBuilder::refusal) sets its kind. |
+//! | Incoming: the token is bound to a certificate (`cnf`). | The server must hand over the certificate of the connection as [`ClientCertificate`](crate::incoming::ClientCertificate). |
 //! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). |
 //! | AWS STS considers the user's token invalid or expired. | See [the answers of AWS STS](crate::AwsSts#answers-of-aws-sts). |
 //!
@@ -135,6 +136,7 @@
 //! | The issuer is down, slow, or its answer is malformed. | The error's source has the status. `tower_identity_refresh_duration_seconds` by `outcome` shows how long it has lasted. The crate [spaces its attempts](crate::CredentialCache#when-it-cannot-be-obtained). |
 //! | The issuer limits how often it is asked. | Its `Retry-After` is kept. Check that one [cache](crate::CredentialCache) serves all requests, and that no other process asks for the same user. |
 //! | The issuer's certificate is not trusted. | Give the client its certificate authority: [`https_client_with`](crate::client::hyper::https_client_with). |
+//! | The event "the last client certificate is presented, because the newer one is bad". | It names the file and what is wrong with it. See [what is checked](crate::client::hyper::CertificateSource#when-the-files-are-bad). |
 //! | Redis is down, stalls, or has too few replicas. | The text says which. The event "what a refresh brought is not stored yet" is harmless for two minutes. |
 //! | A user's upstream token could not be refreshed. | The event "no fresh upstream token" names the provider and the kind. |
 //! | A replica died in the middle of a refresh. | Wait, or set a [grace](crate::upstream::ProviderBuilder::grace) period if the provider has one. |
@@ -147,6 +149,7 @@
 //! | likely cause | what to do |
 //! | --- | --- |
 //! | The issuer refuses the client (`invalid_client`, `incorrect_client_credentials`), the grant or the audience. | Check the client's registration at the issuer. See [what is the operator's](crate::TokenEndpoint#refusals). |
+//! | The issuer refuses the client's certificate (`invalid_client` with `tls_client_auth`). | Check that the URL is the one in `mtls_endpoint_aliases` of the issuer's metadata, that the HTTP client has the certificate, and that no proxy in between ends TLS. |
 //! | The token endpoint answers 404 or 405. | Check its URL. |
 //! | Stored tokens cannot be opened. | Check the [sealing keys](crate::guide::replicas#3-rotate-the-sealing-key). |
 //! | The call is outside of a Tokio runtime. | Call from within one. |

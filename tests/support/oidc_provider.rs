@@ -14,10 +14,8 @@ use http::{
     header::{CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE},
 };
 use http_body_util::{BodyExt, Full};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper::body::Incoming;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -25,6 +23,7 @@ use tokio::{
     process::{Child, Command},
     time::timeout,
 };
+use tower::{BoxError, ServiceExt, util::BoxCloneSyncService};
 use tower_identity::{AccessToken, Secret, UpstreamToken, upstream::ProviderTokens};
 
 use super::peers;
@@ -37,8 +36,10 @@ const MAX_REDIRECTS: usize = 10;
 /// A running provider. It ends when it is dropped.
 pub(crate) struct OidcProvider {
     issuer: String,
+    /// The URL that stands before the paths of `mtls_endpoint_aliases`.
+    alias: Option<String>,
     process: Child,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: BoxCloneSyncService<Request<Full<Bytes>>, Response<Incoming>, BoxError>,
 }
 
 /// What a log-in brought.
@@ -71,6 +72,25 @@ impl OidcProvider {
     ///
     /// Where it is not installed and `CI` is set.
     pub(crate) async fn start(options: Value) -> Option<Self> {
+        let client: Client<_, _> = Client::builder(TokioExecutor::new()).build_http();
+        let client = BoxCloneSyncService::new(client.map_err(Into::into));
+        Self::start_for(options, client).await
+    }
+
+    /// As [`start`](Self::start), over https, for a client that trusts its certificate.
+    #[cfg(feature = "hyper")]
+    pub(crate) async fn start_tls(
+        options: Value,
+        client: tower_identity::client::hyper::HttpsClient<Full<Bytes>>,
+    ) -> Option<Self> {
+        let client = BoxCloneSyncService::new(client.map_err(Into::into));
+        Self::start_for(options, client).await
+    }
+
+    async fn start_for(
+        options: Value,
+        client: BoxCloneSyncService<Request<Full<Bytes>>, Response<Incoming>, BoxError>,
+    ) -> Option<Self> {
         let mut command = peers::required(peers::OIDC_PROVIDER)?;
         command.arg(options.to_string());
         let mut process = Command::from(command)
@@ -86,12 +106,17 @@ impl OidcProvider {
         Some(Self {
             issuer: said["issuer"].as_str().unwrap().to_owned(),
             process,
-            client: Client::builder(TokioExecutor::new()).build_http(),
+            alias: said["alias"].as_str().map(str::to_owned),
+            client,
         })
     }
 
     pub(crate) fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    pub(crate) fn alias(&self, path: &str) -> String {
+        format!("{}{path}", self.alias.as_ref().unwrap())
     }
 
     pub(crate) fn uri(&self, path: &str) -> String {
@@ -152,7 +177,7 @@ impl OidcProvider {
             let cookie = pairs.collect::<Vec<_>>().join("; ");
             let request = Request::get(&location).header(COOKIE, cookie);
             let request = request.body(Full::default()).unwrap();
-            let response = self.client.request(request).await.unwrap();
+            let response = self.send(request).await;
             remember(&mut cookies, response.headers());
             let Some(next) = response.headers().get(LOCATION) else {
                 panic!("no redirect: {}", text(response).await);
@@ -238,12 +263,16 @@ impl OidcProvider {
         (status, serde_json::from_str(&said).unwrap())
     }
 
+    async fn send(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        self.client.clone().oneshot(request).await.unwrap()
+    }
+
     async fn post(&self, path: &str, parameters: &[(&str, &str)]) -> (StatusCode, String) {
         let request = Request::post(self.uri(path))
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(Full::from(form(parameters)))
             .unwrap();
-        let response = self.client.request(request).await.unwrap();
+        let response = self.send(request).await;
         (response.status(), text(response).await)
     }
 
@@ -254,7 +283,7 @@ impl OidcProvider {
             body.to_string()
         });
         let request = Request::post(self.uri(path)).body(body).unwrap();
-        let response = self.client.request(request).await.unwrap();
+        let response = self.send(request).await;
         assert_eq!(response.status(), StatusCode::OK);
         serde_json::from_str(&text(response).await).unwrap()
     }

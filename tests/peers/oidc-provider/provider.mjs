@@ -44,7 +44,8 @@ const options = {
   dpop: null,
   // Clients may be known by a URL (Client ID Metadata Documents): this origin has the path of each.
   documents: null,
-  // `{ key, cert, ca }` in PEM: https, and clients that authenticate with a certificate.
+  // `{ key, cert, ca }` in PEM: https, and clients that authenticate with a certificate. With `aliases: true` only the
+  // endpoints of `mtls_endpoint_aliases`, on another port, ask for a certificate.
   tls: null,
   ...JSON.parse(process.argv[2] ?? '{}'),
 };
@@ -76,11 +77,15 @@ const TYPE = 'urn:ietf:params:oauth:token-type:';
 const TOKEN_EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
 const GRANTS = ['authorization_code', 'refresh_token', 'client_credentials', TOKEN_EXCHANGE];
 
-const server = options.tls
-  ? https.createServer({ ...options.tls, requestCert: true, rejectUnauthorized: false })
-  : http.createServer();
-await new Promise((resolve) => server.listen(options.port, options.host, resolve));
-const issuer = `${options.tls ? 'https' : 'http'}://${options.host}:${server.address().port}`;
+const asking = () => https.createServer({ ...options.tls, requestCert: true, rejectUnauthorized: false });
+const listening = async (server, port) => {
+  await new Promise((resolve) => server.listen(port, options.host, resolve));
+  return `${options.tls ? 'https' : 'http'}://${options.host}:${server.address().port}`;
+};
+const server = !options.tls ? http.createServer() : options.tls.aliases ? https.createServer(options.tls) : asking();
+const issuer = await listening(server, options.port);
+const mtlsServer = options.tls?.aliases ? asking() : null;
+const alias = mtlsServer && await listening(mtlsServer, 0);
 
 const events = [];
 const spent = [];
@@ -88,7 +93,7 @@ const rows = new Map();
 let keys = newKeys();
 let provider = newProvider();
 
-server.on('request', async (request, response) => {
+const answerRequest = async (request, response) => {
   const { pathname } = new URL(request.url, issuer);
   const answer = (value) => response.setHeader('content-type', 'application/json').end(JSON.stringify(value));
   try {
@@ -115,9 +120,11 @@ server.on('request', async (request, response) => {
     console.error(error);
     response.writeHead(500).end();
   }
-});
+};
+server.on('request', answerRequest);
+mtlsServer?.on('request', answerRequest);
 process.stdin.on('end', () => process.exit()).resume();
-console.log(JSON.stringify({ issuer, kids: keys.map(({ kid }) => kid) }));
+console.log(JSON.stringify({ issuer, alias, kids: keys.map(({ kid }) => kid) }));
 
 async function body(request) {
   let text = '';
@@ -181,6 +188,14 @@ function newProvider() {
     ],
     jwks: { keys },
     ...(options.dpop?.algorithms && { enabledJWA: { dPoPSigningAlgValues: options.dpop.algorithms } }),
+    ...(alias && {
+      discovery: {
+        mtls_endpoint_aliases: {
+          token_endpoint: `${alias}/token`,
+          introspection_endpoint: `${alias}/token/introspection`,
+        },
+      },
+    }),
     scopes: ['openid', 'offline_access', ...options.scopes],
     claims: { openid: ['sub'], profile: ['name'], email: ['email'] },
     conformIdTokenClaims: false,

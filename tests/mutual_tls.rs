@@ -1,0 +1,612 @@
+//! Mutual TLS (RFC 8705) with an authorization server that nobody here wrote, npm's oidc-provider: the client authenticates
+//! with its certificate, the tokens are bound to it, and the validator compares it with that of the connection.
+//!
+//! `tests/peers/install` installs it. Where it is missing the tests say so and test nothing; with `CI` set they fail.
+
+mod support;
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use support::{
+    authority::Authority,
+    http_server::server_body,
+    identity_provider::{IdentityProvider, OPENID, P256},
+    issuer::Issuer,
+    mutual_tls::{MutualTlsServer, Peer, thumbprint, thumbprint_of_pem},
+    oidc_provider::OidcProvider,
+    token_stack::{endpoint_builder, http_client},
+};
+use tempfile::TempDir;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_identity::{
+    AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CredentialCache,
+    DefaultClock, Identity, IntrospectionEndpoint, ManualClock, MemoryStore, OnBehalfOf, Origin,
+    Secret, TokenEndpoint, TokenValidator, TokenValidatorLayer, UpstreamToken,
+    client::hyper::{CertificateSource, HttpsClient},
+    incoming::ClientCertificate,
+    oauth::TokenRequest,
+    strategy::IssuedToken,
+    upstream::{
+        OAuthProvider, ProviderSettings, ProviderTokens, Refreshed, Refresher, linking::CodeFlow,
+    },
+};
+
+const BACKEND: &str = "https://backend.example.com/";
+const OPAQUE: &str = "https://opaque.example.com/";
+const REDIRECT_URI: &str = "https://gateway.example.com/callback";
+
+type Pair = (String, String);
+
+/// An authority, a provider that trusts it, and certificates of clients of it.
+struct World {
+    authority: Authority,
+    provider: OidcProvider,
+    /// Of the authority, with the subject that the provider knows.
+    gateway: Pair,
+    /// Of nobody, and known to the provider by itself.
+    own: Pair,
+}
+
+impl World {
+    /// `None`, loudly, where oidc-provider is not installed. With `aliases`, only some endpoints ask for a certificate.
+    async fn start(aliases: bool) -> Option<Self> {
+        let authority = Authority::new();
+        let gateway = authority.issue("gateway");
+        let (own, public) = self_signed();
+        let (certificate, key) = authority.issue("127.0.0.1");
+        let client = |id: &str, method: &str| {
+            json!({
+                "client_id": id,
+                "token_endpoint_auth_method": method,
+                "tls_client_certificate_bound_access_tokens": true,
+                "redirect_uris": [REDIRECT_URI],
+            })
+        };
+        let mut of_the_authority = client("gateway", "tls_client_auth");
+        of_the_authority["tls_client_auth_subject_dn"] = json!("CN=gateway");
+        let mut of_its_own = client("own", "self_signed_tls_client_auth");
+        of_its_own["jwks"] = json!({ "keys": [public] });
+        let mut with_a_secret = client("secret", "client_secret_basic");
+        with_a_secret["client_secret"] = json!("a-secret");
+        let options = json!({
+            "tls": {
+                "key": key,
+                "cert": certificate,
+                "ca": authority.certificate,
+                "aliases": aliases,
+            },
+            "clients": [of_the_authority, of_its_own, with_a_secret],
+            "resources": {
+                BACKEND: { "audience": "backend" },
+                OPAQUE: { "format": "opaque" },
+            },
+        });
+        let client = HttpsClient::builder().authorities(&authority.certificate);
+        Some(Self {
+            provider: OidcProvider::start_tls(options, client.build().unwrap()).await?,
+            authority,
+            gateway,
+            own,
+        })
+    }
+
+    fn client(&self, certificate: Option<&CertificateSource>) -> HttpsClient<Full<Bytes>> {
+        let mut builder = HttpsClient::builder().authorities(&self.authority.certificate);
+        if let Some(certificate) = certificate {
+            builder = builder.client_certificate(certificate.clone());
+        }
+        builder.build().unwrap()
+    }
+
+    fn endpoint(
+        &self,
+        client_auth: ClientAuth,
+        certificate: Option<&CertificateSource>,
+    ) -> TokenEndpoint {
+        let client = self.client(certificate);
+        let mut builder =
+            TokenEndpoint::builder(self.provider.token_endpoint(), client).client_auth(client_auth);
+        if let Some(certificate) = certificate {
+            builder = builder.client_certificate(certificate.clone());
+        }
+        builder.build().unwrap()
+    }
+
+    /// A login of Alice, for a token for this resource.
+    fn settings(&self, resource: &str) -> ProviderSettings {
+        ProviderSettings::discovered(self.provider.issuer())
+            .scopes(["openid", "offline_access"])
+            .resource(resource)
+            .parameter("login_hint", "alice")
+            .parameter("prompt", "consent")
+    }
+
+    /// A service that only callers with a good token reach, over a connection with a certificate of the authority. It says
+    /// who the caller is.
+    async fn backend(&self) -> MutualTlsServer {
+        let validator = TokenValidator::builder(self.provider.issuer(), self.client(None))
+            .audience("backend")
+            .build()
+            .unwrap();
+        let service = TokenValidatorLayer::new(validator).layer(service_fn(
+            async |request: Request<Full<Bytes>>| {
+                let identity = request.extensions().get::<Identity>().unwrap();
+                let said = identity.claims()["cnf"].to_string();
+                Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(said))))
+            },
+        ));
+        MutualTlsServer::start_with(&self.authority, false, move |mut request: Request<_>| {
+            let peer = request.extensions_mut().remove::<Peer>().unwrap();
+            let mut request = request.map(|_| Full::<Bytes>::default());
+            if let Some(certificate) = &peer.certificate {
+                let certificate = ClientCertificate::from_der(certificate);
+                request.extensions_mut().insert(certificate);
+            }
+            let service = service.clone();
+            async move { service.oneshot(request).await.unwrap().map(server_body) }
+        })
+        .await
+    }
+}
+
+fn source(pair: &Pair) -> CertificateSource {
+    CertificateSource::pem(&pair.0, &Secret::new(&*pair.1).unwrap()).unwrap()
+}
+
+/// A certificate that nobody vouches for, and its key as a JWK.
+fn self_signed() -> (Pair, Value) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let parameters = rcgen::CertificateParams::new(["gateway".to_owned()]).unwrap();
+    let certificate = parameters.self_signed(&key).unwrap();
+    let der = certificate.der();
+    // An uncompressed point: 4, x and y.
+    let (x, y) = key.public_key_raw()[1..].split_at(32);
+    let jwk = json!({
+        "kty": "EC",
+        "crv": "P-256",
+        "x": URL_SAFE_NO_PAD.encode(x),
+        "y": URL_SAFE_NO_PAD.encode(y),
+        "x5c": [STANDARD.encode(der)],
+        "x5t#S256": thumbprint(der),
+    });
+    let pem = |label: &str, der: &[u8]| {
+        let body = STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+    };
+    let pair = (
+        pem("CERTIFICATE", der),
+        pem("PRIVATE KEY", key.serialized_der()),
+    );
+    (pair, jwk)
+}
+
+/// The thumbprint in an access token, which is a JWT.
+fn bound_to(token: &str) -> String {
+    let claims = token.split('.').nth(1).unwrap();
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    claims["cnf"]["x5t#S256"].as_str().unwrap().to_owned()
+}
+
+async fn send(client: HttpsClient<Full<Bytes>>, uri: &str, token: &str) -> StatusCode {
+    let request = Request::get(uri)
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(Full::default())
+        .unwrap();
+    client.oneshot(request).await.unwrap().status()
+}
+
+#[tokio::test]
+async fn a_client_authenticates_with_its_certificate_and_its_tokens_are_bound_to_it() {
+    let Some(world) = World::start(false).await else {
+        return;
+    };
+    for (client_auth, pair) in [
+        (ClientAuth::tls_client_auth("gateway"), &world.gateway),
+        (ClientAuth::self_signed_tls_client_auth("own"), &world.own),
+        (
+            ClientAuth::basic("secret", Secret::new("a-secret").unwrap()),
+            &world.gateway,
+        ),
+    ] {
+        let endpoint = world.endpoint(client_auth, Some(&source(pair)));
+        let request = TokenRequest::client_credentials().resource(BACKEND);
+        let response = endpoint.request_token(request).await.unwrap();
+        let bound_to = bound_to(response.token().expose());
+        assert_eq!(bound_to, thumbprint_of_pem(&pair.0));
+    }
+}
+
+#[tokio::test]
+async fn a_client_with_another_certificate_or_none_is_the_operators_to_mend() {
+    let Some(world) = World::start(false).await else {
+        return;
+    };
+    let stranger = world.authority.issue("stranger");
+    let (unknown, _) = self_signed();
+    for (client_auth, pair) in [
+        (ClientAuth::tls_client_auth("gateway"), None),
+        (ClientAuth::tls_client_auth("gateway"), Some(&stranger)),
+        (ClientAuth::tls_client_auth("gateway"), Some(&world.own)),
+        (ClientAuth::self_signed_tls_client_auth("own"), None),
+        (
+            ClientAuth::self_signed_tls_client_auth("own"),
+            Some(&unknown),
+        ),
+    ] {
+        let certificate = pair.map(source);
+        let endpoint = world.endpoint(client_auth, certificate.as_ref());
+        let request = TokenRequest::client_credentials().resource(BACKEND);
+        let error = endpoint.request_token(request).await.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Configuration, "{error}");
+        assert_eq!(error.oauth_error(), Some("invalid_client"));
+    }
+}
+
+#[tokio::test]
+async fn a_bound_token_is_accepted_over_a_connection_with_its_certificate_and_no_other() {
+    let Some(world) = World::start(false).await else {
+        return;
+    };
+    let certificate = source(&world.gateway);
+    let backend = world.backend().await;
+    let client_auth = ClientAuth::tls_client_auth("gateway");
+    let endpoint = world.endpoint(client_auth, Some(&certificate));
+    let strategy = ClientCredentials::builder(endpoint.clone())
+        .resource(BACKEND)
+        .build()
+        .unwrap();
+    let origin = Origin::try_from(backend.uri("")).unwrap();
+    let stack = AuthLayer::new(origin, strategy).layer(world.client(Some(&certificate)));
+    let request = Request::get(backend.uri("/")).body(Full::default());
+    let response = stack.oneshot(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+
+    let request = TokenRequest::client_credentials().resource(BACKEND);
+    let response = endpoint.request_token(request).await.unwrap();
+    let token = response.token().expose();
+    let thief = source(&world.authority.issue("thief"));
+    // The same subject, from the same authority.
+    let namesake = source(&world.authority.issue("gateway"));
+    for (certificate, status) in [
+        (Some(&certificate), StatusCode::OK),
+        (Some(&thief), StatusCode::UNAUTHORIZED),
+        (Some(&namesake), StatusCode::UNAUTHORIZED),
+        (None, StatusCode::UNAUTHORIZED),
+    ] {
+        let client = world.client(certificate);
+        assert_eq!(send(client, &backend.uri("/"), token).await, status);
+    }
+}
+
+#[tokio::test]
+async fn an_opaque_token_is_bound_by_what_the_introspection_endpoint_says() {
+    let Some(world) = World::start(false).await else {
+        return;
+    };
+    let certificate = source(&world.gateway);
+    let client_auth = ClientAuth::tls_client_auth("gateway");
+    let client = world.client(Some(&certificate));
+    let settings = world.settings(OPAQUE);
+    let provider = OAuthProvider::builder(settings, client_auth.clone(), client.clone());
+    let tokens = log_in(&world, provider.build().unwrap()).await;
+    let token = tokens.token().access_token().expose();
+
+    let url = world.provider.introspection_endpoint();
+    let endpoint = IntrospectionEndpoint::builder(url, client.clone()).client_auth(client_auth);
+    let validator = TokenValidator::builder(world.provider.issuer(), client)
+        .audience(OPAQUE)
+        .introspection(endpoint.build().unwrap())
+        .build()
+        .unwrap();
+    let mut request = Request::get("/").body(()).unwrap();
+    let bearer = format!("Bearer {token}").parse().unwrap();
+    request.headers_mut().insert(header::AUTHORIZATION, bearer);
+    let error = validator.validate_request(&request).await.unwrap_err();
+    assert!(error.to_string().contains("`cnf`"), "{error}");
+
+    let der = STANDARD.decode(body_of(&world.gateway.0)).unwrap();
+    let certificate = ClientCertificate::from_der(&der);
+    request.extensions_mut().insert(certificate);
+    let identity = validator.validate_request(&request).await.unwrap();
+    assert_eq!(identity.subject(), "alice");
+    let confirmation = &identity.claims()["cnf"];
+    assert_eq!(confirmation["x5t#S256"], certificate.thumbprint());
+}
+
+fn body_of(pem: &str) -> String {
+    pem.lines().filter(|line| !line.starts_with('-')).collect()
+}
+
+/// Logs a user in, and returns the tokens.
+async fn log_in(world: &World, provider: OAuthProvider) -> ProviderTokens {
+    let flow = CodeFlow::new(provider, REDIRECT_URI, MemoryStore::new()).unwrap();
+    let started = flow.start(&HeaderMap::new(), None, "/").await.unwrap();
+    let location = started.headers()[header::LOCATION].to_str().unwrap();
+    let cookie = started.headers()[header::SET_COOKIE].to_str().unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    let back = world.provider.browse(location).await;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::COOKIE, cookie.parse().unwrap());
+    let finished = flow.finish(&back.parse().unwrap(), &headers, None).await;
+    finished.unwrap().tokens().clone()
+}
+
+#[tokio::test]
+async fn the_aliases_in_the_metadata_are_used_by_clients_that_present_a_certificate() {
+    let Some(world) = World::start(true).await else {
+        return;
+    };
+    let certificate = source(&world.gateway);
+    let secret = || ClientAuth::basic("secret", Secret::new("a-secret").unwrap());
+    let builder = |client_auth| {
+        let settings = world.settings(BACKEND);
+        OAuthProvider::builder(settings, client_auth, world.client(Some(&certificate)))
+    };
+    for builder in [
+        builder(ClientAuth::tls_client_auth("gateway")),
+        builder(secret()).certificate_bound_tokens(),
+    ] {
+        let provider = builder.build().unwrap();
+        let tokens = log_in(&world, provider.clone()).await;
+        let expected = thumbprint_of_pem(&world.gateway.0);
+        assert_eq!(bound_to(tokens.token().access_token().expose()), expected);
+
+        let Refreshed::Tokens(refreshed) =
+            provider.refresh(&tokens, SystemTime::now()).await.unwrap()
+        else {
+            panic!("no tokens");
+        };
+        assert_eq!(
+            bound_to(refreshed.token().access_token().expose()),
+            expected
+        );
+    }
+
+    // At the endpoint that asks for no certificate, there is nothing that the client could be known by.
+    let endpoint = world.endpoint(ClientAuth::tls_client_auth("gateway"), Some(&certificate));
+    let request = || TokenRequest::client_credentials().resource(BACKEND);
+    let error = endpoint.request_token(request()).await.unwrap_err();
+    assert_eq!(error.oauth_error(), Some("invalid_client"));
+    let url = world.provider.alias("/token");
+    let endpoint = TokenEndpoint::builder(url, world.client(Some(&certificate)))
+        .client_auth(ClientAuth::tls_client_auth("gateway"))
+        .build()
+        .unwrap();
+    endpoint.request_token(request()).await.unwrap();
+}
+
+/// Files of a certificate that is replaced while a stack is running.
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn of(pair: &Pair) -> Self {
+        let files = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        files.write(pair);
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, pair: &Pair) {
+        for (name, content) in [("tls.crt", &pair.0), ("tls.key", &pair.1)] {
+            fs::write(self.path("new"), content).unwrap();
+            fs::rename(self.path("new"), self.path(name)).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_certificate_means_new_tokens_and_new_connections_without_a_restart() {
+    let Some(world) = World::start(false).await else {
+        return;
+    };
+    let clock = Arc::new(ManualClock::new(SystemTime::now()));
+    let _default = DefaultClock::set(clock.clone());
+    let files = Files::of(&world.gateway);
+    let certificate =
+        CertificateSource::files(files.path("tls.crt"), files.path("tls.key")).unwrap();
+    let backend = world.backend().await;
+    let client_auth = ClientAuth::tls_client_auth("gateway");
+    let endpoint = world.endpoint(client_auth, Some(&certificate));
+    let strategy = ClientCredentials::builder(endpoint).resource(BACKEND);
+    let origin = Origin::try_from(backend.uri("")).unwrap();
+    let stack = AuthLayer::new(origin, strategy.build().unwrap())
+        .retry_rejected()
+        .layer(world.client(Some(&certificate)));
+    let confirmed = async || {
+        let request = Request::get(backend.uri("/")).body(Full::default());
+        let response = stack.clone().oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = http_body_util::BodyExt::collect(response.into_body()).await;
+        String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap()
+    };
+    let tokens = async || {
+        world
+            .provider
+            .count("grant.success", "client_credentials")
+            .await
+    };
+    for _ in 0..3 {
+        assert!(
+            confirmed()
+                .await
+                .contains(&thumbprint_of_pem(&world.gateway.0))
+        );
+    }
+    assert_eq!(tokens().await, 1);
+
+    let newer = world.authority.issue("gateway");
+    files.write(&newer);
+    let expected = thumbprint_of_pem(&newer.0);
+    let mut requests = 0;
+    loop {
+        clock.advance(Duration::from_secs(2));
+        if confirmed().await.contains(&expected) {
+            break;
+        }
+        requests += 1;
+        assert!(requests < 1000, "the new certificate is not presented");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for _ in 0..3 {
+        assert!(confirmed().await.contains(&expected));
+    }
+    assert_eq!(tokens().await, 2);
+}
+
+#[tokio::test]
+async fn two_endpoints_share_no_token_unless_they_present_the_same_certificate() {
+    let Some(world) = World::start(false).await else {
+        return;
+    };
+    let cache = CredentialCache::<IssuedToken>::builder().build().unwrap();
+    let backend = world.backend().await;
+    let namesake = world.authority.issue("gateway");
+    let [first, second] = [source(&world.gateway), source(&namesake)];
+    let call = async |certificate: &CertificateSource, is_told: bool| {
+        let client = world.client(Some(certificate));
+        let mut endpoint = TokenEndpoint::builder(world.provider.token_endpoint(), client.clone())
+            .client_auth(ClientAuth::tls_client_auth("gateway"));
+        if is_told {
+            endpoint = endpoint.client_certificate(certificate.clone());
+        }
+        let strategy = ClientCredentials::builder(endpoint.build().unwrap())
+            .resource(BACKEND)
+            .cache(cache.clone())
+            .build()
+            .unwrap();
+        let origin = Origin::try_from(backend.uri("")).unwrap();
+        let stack = AuthLayer::new(origin, strategy).layer(client);
+        let request = Request::get(backend.uri("/")).body(Full::default());
+        let response = stack.oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        world
+            .provider
+            .count("grant.success", "client_credentials")
+            .await
+    };
+    assert_eq!(call(&first, true).await, 1);
+    assert_eq!(call(&first, true).await, 1);
+    assert_eq!(call(&second, true).await, 2);
+    assert_eq!(call(&second, true).await, 2);
+    // Nobody says which certificate these two clients present.
+    assert_eq!(call(&first, false).await, 3);
+    assert_eq!(call(&second, false).await, 4);
+}
+
+#[tokio::test]
+async fn the_form_has_the_clients_id_and_no_secret_and_the_client_counts_as_confidential() {
+    let issuer = Issuer::start().await;
+    for client_auth in [
+        ClientAuth::tls_client_auth("gateway"),
+        ClientAuth::self_signed_tls_client_auth("gateway"),
+    ] {
+        let shown = format!("{client_auth:?}");
+        assert!(shown.contains("tls_client_auth"), "{shown}");
+        let endpoint = endpoint_builder(&issuer).client_auth(client_auth);
+        let endpoint = endpoint.build().unwrap();
+        endpoint
+            .request_token(TokenRequest::client_credentials())
+            .await
+            .unwrap();
+        let sent = issuer.requests().pop().unwrap();
+        assert_eq!(sent.all("client_id"), ["gateway"]);
+        for absent in ["client_secret", "client_assertion", "client_assertion_type"] {
+            assert!(sent.all(absent).is_empty(), "{absent}");
+        }
+        assert!(!sent.headers.contains_key(header::AUTHORIZATION));
+
+        let on_behalf_of = OnBehalfOf::builder(endpoint.clone()).scopes(["api"]);
+        on_behalf_of.build().unwrap();
+        ClientCredentials::builder(endpoint).build().unwrap();
+    }
+    let blank = endpoint_builder(&issuer).client_auth(ClientAuth::tls_client_auth(" "));
+    let error = blank.build().unwrap_err();
+    assert_eq!(
+        error.invalid_settings()[0].setting(),
+        "client_auth.client_id"
+    );
+}
+
+#[tokio::test]
+async fn an_alias_is_used_only_by_clients_with_a_certificate_and_checked_as_any_endpoint() {
+    let tls = || ClientAuth::tls_client_auth("gateway");
+    let public = || ClientAuth::none("gateway");
+    let (conventional, alias) = ("/token", "/mtls/token");
+    let at = |issuer: &str, path: &str| json!({ "token_endpoint": format!("{issuer}{path}") });
+    type Aliases<'a> = &'a dyn Fn(&str) -> Value;
+    let good: Aliases<'_> = &|issuer| at(issuer, alias);
+    let null: Aliases<'_> = &|_| Value::Null;
+    let none: Aliases<'_> = &|_| json!({ "revocation_endpoint": "https://idp.example.com/" });
+    let text: Aliases<'_> = &|issuer| json!(issuer);
+    let number: Aliases<'_> = &|_| json!({ "token_endpoint": 7 });
+    let plain: Aliases<'_> = &|_| json!({ "token_endpoint": "http://idp.example.com/token" });
+    let fragment: Aliases<'_> = &|issuer| at(issuer, "/mtls#token");
+    for (aliases, client_auth, expected) in [
+        (good, tls(), Some(alias)),
+        (good, public(), Some(conventional)),
+        (null, tls(), Some(conventional)),
+        (none, tls(), Some(conventional)),
+        (text, tls(), None),
+        (text, public(), Some(conventional)),
+        (number, tls(), None),
+        (number, public(), Some(conventional)),
+        (plain, tls(), None),
+        (plain, public(), Some(conventional)),
+        (fragment, tls(), None),
+    ] {
+        let server = IdentityProvider::start(P256).await;
+        let issuer = server.issuer();
+        let metadata = json!({
+            "issuer": issuer,
+            "jwks_uri": format!("{issuer}/keys"),
+            "authorization_endpoint": format!("{issuer}/authorize"),
+            "token_endpoint": format!("{issuer}{conventional}"),
+            "mtls_endpoint_aliases": aliases(&issuer),
+        });
+        server.script(OPENID, 200, metadata.to_string());
+        let tokens = json!({ "access_token": "new", "token_type": "Bearer" }).to_string();
+        for path in [conventional, alias] {
+            server.script(path, 200, tokens.clone());
+        }
+        let settings = ProviderSettings::discovered(&*issuer);
+        let provider = OAuthProvider::builder(settings, client_auth, http_client());
+        let token = UpstreamToken::new(AccessToken::new("old").unwrap());
+        let old = ProviderTokens::new(token, SystemTime::now())
+            .with_refresh_token(Secret::new("a-refresh-token").unwrap());
+        let refreshed = provider.build().unwrap().refresh(&old, SystemTime::now());
+        let refreshed = refreshed.await;
+        let metadata = aliases(&issuer);
+        match expected {
+            Some(path) => {
+                refreshed.unwrap();
+                assert_eq!(server.fetches(path), 1, "{metadata}");
+            }
+            None => {
+                let error = refreshed.unwrap_err();
+                assert_eq!(error.kind(), AuthErrorKind::Unavailable, "{metadata}");
+                assert_eq!(server.fetches(conventional), 0, "{metadata}");
+                assert_eq!(server.fetches(alias), 0, "{metadata}");
+            }
+        }
+    }
+}
