@@ -130,7 +130,7 @@
 //!
 //! | module | contents |
 //! | --- | --- |
-//! | [`incoming`] | The services and futures of the incoming layers, the builders of their parts, and [`McpRequest`](incoming::McpRequest), which answers an MCP client with what its user must do. |
+//! | [`incoming`] | The services and futures of the incoming layers, the builders of their parts, [`DpopPolicy`](incoming::DpopPolicy) for tokens that are bound to a key of the caller, and [`McpRequest`](incoming::McpRequest), which answers an MCP client with what its user must do. |
 //! | [`outgoing`] | The services and futures of the outgoing layers, and [`forward_mcp`](outgoing::forward_mcp), which makes an outgoing MCP request of an incoming one. |
 //! | [`strategy`] | The builders of the strategies, and [`Rejection`](strategy::Rejection), by which a strategy says what a response means for its credential, and [`WiderScope`](strategy::WiderScope), by which it is asked for more scope. [`Both`](strategy::Both) sends two credentials. |
 //! | [`oauth`] | Token requests and responses, [`ResourceMetadata`](oauth::ResourceMetadata), which says whose tokens a backend accepts, [`TokenType`](oauth::TokenType), [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication, [`SecretSource`](oauth::SecretSource) for secrets that are replaced, and [`SigningKeys`](oauth::SigningKeys). |

@@ -23,7 +23,8 @@ const OF_MCP: [(&str, &str); 10] = [
     ("mcp-param-tenant", "blue"),
 ];
 
-const OF_OTHERS: [&str; 14] = [
+const OF_OTHERS: [&str; 15] = [
+    "dpop",
     "host",
     "authorization",
     "proxy-authorization",

@@ -13,7 +13,8 @@ use tower_identity::{
     outgoing::HeaderForwardBuilder,
 };
 
-const RESTRICTED: [&str; 25] = [
+const RESTRICTED: [&str; 26] = [
+    "dpop",
     "expect",
     "via",
     "x-forwarded",

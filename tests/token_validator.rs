@@ -315,7 +315,7 @@ fn f71_a_token_that_is_bound_to_a_key_is_refused_unless_it_is_admitted_by_name()
     let bearer = builder().build().unwrap();
     let aware = builder().admit_bound_tokens().build().unwrap();
     for confirmation in [
-        json!({ "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" }),
+        json!({ "jwk": P256.public() }),
         json!({ "kid": "dfd1aa97-6d8d-4575-a0fe-34b96de2bfad" }),
         json!({}),
         Value::Null,

@@ -2,13 +2,16 @@ use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderName, HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use tower::BoxError;
 
 use super::{challenge::push_parameter, interaction::Interaction};
 use crate::origin::Origin;
+
+/// The header with the nonce for the next proof (RFC 9449 §8.1).
+pub(crate) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 /// The error of a request that could not be authenticated and was not sent.
 ///
@@ -47,6 +50,8 @@ struct Inner {
     challenge: Option<HeaderValue>,
     retry_after: Option<Duration>,
     description: Option<&'static str>,
+    code: Option<&'static str>,
+    dpop_nonce: Option<HeaderValue>,
     oauth_error: Option<String>,
     interaction: Option<Interaction>,
     source: Option<Arc<dyn Error + Send + Sync>>,
@@ -66,6 +71,8 @@ impl AuthError {
                 challenge: None,
                 retry_after: None,
                 description: None,
+                code: None,
+                dpop_nonce: None,
                 oauth_error: None,
                 interaction: None,
                 source: None,
@@ -108,6 +115,22 @@ impl AuthError {
     #[must_use]
     pub(crate) fn with_description(mut self, description: &'static str) -> Self {
         Arc::make_mut(&mut self.inner).description = Some(description);
+        self
+    }
+
+    /// Sets the `error` of the response, in place of the kind's own.
+    #[cfg(all(feature = "dpop", feature = "incoming"))]
+    #[must_use]
+    pub(crate) fn with_code(mut self, code: &'static str) -> Self {
+        Arc::make_mut(&mut self.inner).code = Some(code);
+        self
+    }
+
+    /// Sets the nonce that the response tells the caller (RFC 9449 §9).
+    #[cfg(all(feature = "dpop", feature = "incoming"))]
+    #[must_use]
+    pub(crate) fn with_dpop_nonce(mut self, nonce: HeaderValue) -> Self {
+        Arc::make_mut(&mut self.inner).dpop_nonce = Some(nonce);
         self
     }
 
@@ -245,6 +268,9 @@ impl AuthError {
                 challenge.unwrap_or_else(|| HeaderValue::from_static(default)),
             );
         }
+        if let Some(nonce) = &self.inner.dpop_nonce {
+            headers.insert(DPOP_NONCE, nonce.clone());
+        }
         if self.kind() == AuthErrorKind::Unavailable {
             headers.insert(RETRY_AFTER, whole_seconds(self.retry_after()).into());
         }
@@ -260,7 +286,7 @@ impl AuthError {
             .stronger_login()
             .unwrap_or((answer.code, answer.description));
         Answer {
-            code,
+            code: self.inner.code.unwrap_or(code),
             description: self.inner.description.unwrap_or(description),
             ..answer
         }

@@ -140,7 +140,7 @@
 //! For another protocol than MCP, copy the identity and the headers that the backend needs. Do not forward these:
 //!
 //! - `Host` names your gateway, so [`AuthLayer`](crate::AuthLayer) refuses the request.
-//! - `Authorization` holds the token that was meant for you. The validator removes it.
+//! - `Authorization` holds the token that was meant for you, and `DPoP` the proof for it. The validator removes both.
 //! - `Cookie` belongs to your gateway.
 //!
 //! # 3. One client for each backend, one service for each session

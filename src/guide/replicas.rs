@@ -68,12 +68,34 @@
 //! token is compared with the replica's own clock. Run NTP, because a replica whose clock is a minute behind sends
 //! expired tokens.
 //!
+//! # 5. Share the used DPoP proofs
+//!
+//! Where callers have tokens that are bound to their keys ([`DpopPolicy`](crate::incoming::DpopPolicy)), a proof that was
+//! used at one replica can be used once more at each other one, within the window of 60 s. Give the policy the same store:
+//!
+//! ```
+//! use tower_identity::{RedisStore, incoming::DpopPolicy, upstream::SealingKey};
+//!
+//! fn policy(store: RedisStore, nonces: SealingKey) -> DpopPolicy {
+//!     DpopPolicy::new()
+//!         .url("https://gateway.example.com")
+//!         .proof_store(store)
+//!         .nonces(nonces)
+//! }
+//! # let _ = policy;
+//! ```
+//!
+//! Each request with a proof is then one more call to Redis, and is answered with 503 while Redis cannot be reached. Nonces
+//! need no store, only the same key on each replica. The window of `iat` is by the clock of the replica, so keep the clocks
+//! within a few seconds.
+//!
 //! # State that each process has for itself
 //!
 //! | state | consequence |
 //! | --- | --- |
 //! | the contents of a [`CredentialCache`](crate::CredentialCache) (used by `TokenExchange` and the other strategies with issued tokens, and by `AwsSts`) | each replica asks the issuer once for each user, backend and lifetime |
 //! | the back-off after a failure | each replica finds out by itself that an issuer is down |
+//! | used [DPoP proofs](crate::incoming::DpopPolicy::proof_memory), without a store | a proof that was read on its way can be used once at each other replica |
 //! | the issuer's [keys](crate::TokenValidator#where-the-keys-come-from) | each replica fetches them |
 //! | [remembered tokens](crate::incoming::TokenValidatorBuilder::cache_tokens) | a revoked token stays valid until it expires on each replica that remembers it |
 //! | the identity that [`follow_requests`](crate::IdentityLayer::follow_requests) keeps, and your map of sessions | route a session to the replica that opened it, or open it again |

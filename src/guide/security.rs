@@ -25,6 +25,7 @@
 //! | --- | --- | --- |
 //! | the caller | a token that is forged, expired, for another audience or from another issuer | the [validation](crate::TokenValidator#what-is-checked) of the token |
 //! | | a second `Authorization` header, or another credential header | it is refused or removed when the request arrives, and the strategy replaces its header when the request leaves |
+//! | | a bound token of another user, or a proof that was used before or made for another server | the [checks](crate::incoming::DpopPolicy#what-is-checked) of the proof, where tokens are bound |
 //! | | a `Host` header or a URI that leads elsewhere | the origin is checked before a credential is obtained |
 //! | | a claim that contains an expression, a role or a session name | claims are only compared, checked or hashed as values |
 //! | | thousands of bad tokens | keys are fetched at most once in 10 s, and a refused user is not asked about again for 10 s |
@@ -156,6 +157,26 @@
 //! | A certificate that was replaced is presented without a restart | `client_certificates` | `a_replaced_file_takes_effect_without_a_restart_on_new_connections` |
 //! | … and a bad one is not | `client_certificates` | `while_a_replaced_file_is_bad_the_old_certificate_is_presented_and_the_operator_is_told_once` |
 //! | A certificate authenticates the client at the endpoint that asks for it alone | `mutual_tls` | `an_alias_is_used_only_by_clients_with_a_certificate_and_checked_as_any_endpoint` |
+//!
+//! ## Tokens that are bound to a key
+//!
+//! The party is a thief of an access token who does not have the caller's key (DPoP, RFC 9449), and may have read its
+//! proofs on the way. The settings are those of [`DpopPolicy`](crate::incoming::DpopPolicy#security).
+//!
+//! | promise | file | test |
+//! | --- | --- | --- |
+//! | A bound token is refused without a proof, in every configuration | `dpop_bound_tokens` | `f71_a_token_that_is_bound_to_a_key_is_refused_without_its_proof_in_every_configuration` |
+//! | … and with the proof of another key | `dpop_bound_tokens` | `a_stolen_token_is_refused_with_the_proof_of_another_key` |
+//! | … also where the token is remembered | `dpop_bound_tokens` | `the_proof_is_checked_for_each_request_also_where_the_token_is_remembered` |
+//! | A proof is accepted once | `dpop_bound_tokens` | `a_proof_is_accepted_once_within_the_window_and_not_at_all_after_it` |
+//! | … by all replicas that share a store | `dpop_bound_tokens` | `a_proof_is_accepted_once_by_all_replicas_that_share_a_store` |
+//! | … and none is accepted where it is not known whether it was used | `dpop_bound_tokens` | `a_store_that_cannot_tell_accepts_nothing_and_is_not_the_callers_fault` |
+//! | Many proofs push no earlier one out of the memory | `dpop_bound_tokens` | `a_memory_that_is_full_refuses_new_proofs_with_503_and_forgets_no_old_one` |
+//! | A proof for another server is refused, whatever the `Host` header says | `dpop_bound_tokens` | `the_url_is_a_setting_and_never_the_host_of_the_request` |
+//! | A proof that is wrong in any part is refused | `dpop_bound_tokens` | `a_proof_with_a_wrong_claim_is_refused` |
+//! | … and none causes a panic | `dpop_bound_tokens` | `no_change_of_a_member_panics_or_is_the_operators_fault` |
+//! | Nothing of a proof is logged | `dpop_bound_tokens` | `nothing_of_a_proof_is_logged_or_shown` |
+//! | A proof does not reach a backend | `dpop_bound_tokens` | `the_layer_passes_a_bound_token_on_without_its_proof` |
 //!
 //! ## Linking accounts
 //!

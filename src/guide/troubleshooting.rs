@@ -113,6 +113,10 @@
 //! | All users are rejected at once. | The issuer refused in words that the [table](crate::TokenEndpoint#refusals) does not know, or the form is wrong. [`AuthError::oauth_error`](crate::AuthError::oauth_error) has the code; [`refusal`](crate::oauth::TokenEndpointBuilder::refusal) sets its kind. |
 //! | Incoming: the token is bound to a certificate (`cnf`). | The server must hand over the certificate of the connection as [`ClientCertificate`](crate::incoming::ClientCertificate). |
 //! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). |
+//! | Incoming: a proof is for another URL, says its `htu`. | Give the policy the URL that callers use, with what a proxy or a nested router takes away from the path ([`DpopPolicy::url`](crate::incoming::DpopPolicy::url)). |
+//! | Incoming: a proof was not made just now, says its `iat`. | Run NTP at caller and gateway, or set a longer [`window`](crate::incoming::DpopPolicy::window). |
+//! | Incoming: a proof was used before. | The caller sends one proof twice, or a proxy repeats requests. Each attempt needs a new proof. |
+//! | Incoming: a token is bound to a key (`cnf`), and was presented without a proof. | The caller sends it as `Bearer`. It must use the scheme `DPoP`, and the validator needs a [policy](crate::incoming::TokenValidatorBuilder::dpop). |
 //! | AWS STS considers the user's token invalid or expired. | See [the answers of AWS STS](crate::AwsSts#answers-of-aws-sts). |
 //!
 //! # `InsufficientScope`

@@ -7,20 +7,23 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{Join, join};
 use http::{
-    HeaderMap, Request, Response, StatusCode,
-    header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, WWW_AUTHENTICATE},
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE},
 };
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
-    error::{AuthError, AuthErrorKind},
+    error::{AuthError, AuthErrorKind, DPOP_NONCE},
     identity::{Identity, SentNoToken},
     inner_service_accessors::inner_service_accessors,
+    oauth::challenge::Scheme,
     sent_or_refused::SentOrRefused,
 };
 
-use super::validator::{TokenValidator, rejected, validating::PendingValidation};
+use super::validator::{Checked, TokenValidator, rejected, validating::PendingValidation};
+
+const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// Validates the bearer token of each request and inserts the [`Identity`] into its extensions.
 ///
@@ -60,8 +63,9 @@ use super::validator::{TokenValidator, rejected, validating::PendingValidation};
 ///
 /// # Accepted requests
 ///
-/// A request needs exactly one `Authorization` header with the scheme `Bearer`, in upper or lower case (RFC 6750 §2.1).
-/// The layer does not look for tokens in the URL or in a form.
+/// A request needs exactly one `Authorization` header with the scheme `Bearer`, in upper or lower case (RFC 6750 §2.1), or
+/// with a [policy](super::TokenValidatorBuilder::dpop) the scheme `DPoP` and a proof (RFC 9449 §7.1). The layer does not
+/// look for tokens in the URL or in a form.
 ///
 /// A token that is bound to a client certificate is accepted over a connection with this certificate, which the server
 /// hands over as a [`ClientCertificate`](super::ClientCertificate) in the request's extensions.
@@ -77,6 +81,7 @@ use super::validator::{TokenValidator, rejected, validating::PendingValidation};
 /// | --- | --- |
 /// | no credentials, or credentials of another scheme | 401 and a challenge without an error code (RFC 6750 §3.1). [Anonymous requests](Self::allow_anonymous) can be allowed |
 /// | more than one `Authorization` header, or a token that the [`TokenValidator`] refuses | 401 and a challenge with `error="invalid_token"` and a description |
+/// | a token whose proof is refused, with a [policy](super::DpopPolicy#answers) | 401 and a `DPoP` challenge |
 /// | a token that cannot be checked, for example because the issuer is unreachable | 503 with `Retry-After` |
 ///
 /// The challenge is the `WWW-Authenticate` header. It has `realm`, `resource_metadata` (RFC 9728 §5.1) and `scope` where
@@ -90,7 +95,8 @@ use super::validator::{TokenValidator, rejected, validating::PendingValidation};
 /// # Security
 ///
 /// The layer removes the `Authorization` header from a request that passes, so that a proxy does not send the caller's
-/// token on by accident. [`Identity::token`] returns the token for strategies that need it.
+/// token on by accident. [`Identity::token`] returns the token for strategies that need it. It also removes the header
+/// `DPoP`, because the proof in it is for this request to this gateway.
 #[derive(Clone, Debug)]
 pub struct TokenValidatorLayer {
     gate: Gate,
@@ -185,9 +191,15 @@ where
                     outcome: SentOrRefused::sent(self.inner.call(request)),
                 },
                 validator: self.gate.validator.clone(),
+                used: Scheme::Bearer,
+                next_nonce: None,
             };
         }
-        let validating = self.gate.validator.validate_request(&request);
+        let Checked {
+            validating,
+            used,
+            next_nonce,
+        } = self.gate.validator.check(&request);
         let state = match validating.into_ready() {
             Ok(Ok(identity)) => {
                 self.gate.admission.admit(&mut request, identity);
@@ -215,6 +227,8 @@ where
         TokenValidatorFuture {
             state,
             validator: self.gate.validator.clone(),
+            used,
+            next_nonce,
         }
     }
 }
@@ -240,11 +254,17 @@ impl Admission {
         if !self.keeps_authorization {
             request.headers_mut().remove(AUTHORIZATION);
         }
+        // A proof is for this request to this gateway alone.
+        request.headers_mut().remove(DPOP);
         request.extensions_mut().insert(identity);
     }
 }
 
-pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
+/// The token of a request, with its scheme.
+pub(super) fn credentials(
+    headers: &HeaderMap,
+    accepts_dpop: bool,
+) -> Result<(Scheme, &str), AuthError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Err(match headers.get(ACCESS_CONTROL_REQUEST_METHOD) {
@@ -259,17 +279,21 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
         .to_str()
         .map_err(|_| rejected("the Authorization header is malformed"))?;
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
+    let scheme = if scheme.eq_ignore_ascii_case("bearer") {
+        Scheme::Bearer
+    } else if accepts_dpop && scheme.eq_ignore_ascii_case("dpop") {
+        Scheme::Dpop
+    } else {
         return Err(no_credentials());
-    }
+    };
     match token.trim_start_matches(' ') {
         "" => Err(rejected("the Authorization header has no token")),
-        token => Ok(token),
+        token => Ok((scheme, token)),
     }
 }
 
 /// Completes the challenge of a response that was made of an error without one.
-fn complete<B>(response: &mut Response<B>, validator: &TokenValidator) {
+fn complete<B>(response: &mut Response<B>, validator: &TokenValidator, used: Scheme) {
     let is_refusal = matches!(
         response.status(),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
@@ -280,12 +304,21 @@ fn complete<B>(response: &mut Response<B>, validator: &TokenValidator) {
     if let Some(error) = response.extensions().get::<AuthError>()
         && error.challenge().is_none()
     {
-        let error = validator.challenge(error.clone());
+        let error = validator.challenge_of(error.clone(), used);
         if let Some(challenge) = error.challenge() {
             let headers = response.headers_mut();
             headers.insert(WWW_AUTHENTICATE, challenge.clone());
         }
         response.extensions_mut().insert(error);
+    }
+}
+
+/// Tells the caller the nonce for its next proof. A response with a nonce should not be cached (RFC 9449 §8.2).
+fn add_nonce<B>(response: &mut Response<B>, nonce: Option<HeaderValue>) {
+    if let Some(nonce) = nonce {
+        let headers = response.headers_mut();
+        headers.insert(DPOP_NONCE, nonce);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }
 
@@ -320,6 +353,8 @@ pin_project! {
         #[pin]
         state: State<S, S::Future, B>,
         validator: TokenValidator,
+        used: Scheme,
+        next_nonce: Option<HeaderValue>,
     }
 }
 
@@ -365,11 +400,20 @@ where
                 StateProjection::Validated { outcome } => {
                     return Poll::Ready(match ready!(outcome.poll_outcome(cx)) {
                         Ok(Ok(mut response)) => {
-                            complete(&mut response, this.validator);
+                            complete(&mut response, this.validator, *this.used);
+                            if this.validator.accepts_dpop() {
+                                // A nonce of a backend is not for the caller.
+                                response.headers_mut().remove(DPOP_NONCE);
+                            }
+                            add_nonce(&mut response, this.next_nonce.take());
                             Ok(response)
                         }
                         Ok(Err(error)) => Err(error),
-                        Err(error) => Ok(error.to_response()),
+                        Err(error) => {
+                            let mut response = error.to_response();
+                            add_nonce(&mut response, this.next_nonce.take());
+                            Ok(response)
+                        }
                     });
                 }
             };

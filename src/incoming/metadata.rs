@@ -15,7 +15,7 @@ use http::{
     },
 };
 use http_body_util::Full;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tower::Service;
 
 use crate::oauth::http_client::parse_url;
@@ -44,12 +44,13 @@ struct Inner {
 }
 
 impl ProtectedResourceMetadata {
-    /// The error is a sentence whose subject is the resource's URL.
+    /// `more` are further members. The error is a sentence whose subject is the resource's URL.
     pub(super) fn new(
         resource: &str,
         insecure: bool,
         issuers: &[String],
         scopes: &[String],
+        more: Map<String, Value>,
     ) -> Result<Self, &'static str> {
         let (uri, origin) = parse_url(resource, insecure)?;
         let path = match uri.path() {
@@ -65,8 +66,11 @@ impl ProtectedResourceMetadata {
             "authorization_servers": issuers,
             "bearer_methods_supported": ["header"],
         });
-        if let (false, Some(document)) = (scopes.is_empty(), document.as_object_mut()) {
-            document.insert("scopes_supported".to_owned(), json!(scopes));
+        if let Some(document) = document.as_object_mut() {
+            if !scopes.is_empty() {
+                document.insert("scopes_supported".to_owned(), json!(scopes));
+            }
+            document.extend(more);
         }
         Ok(Self {
             inner: Arc::new(Inner {

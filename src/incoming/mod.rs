@@ -9,12 +9,14 @@
 //! [`BindSubject`](crate::BindSubject) keeps a session to the user who opened it, and
 //! [`delegation_chain`](crate::delegation_chain) reads who acts for the user.
 //!
-//! This module has their builders, services and futures, and [`ClientCertificate`], by which a server hands over the
-//! certificate of a connection.
+//! This module has their builders, services and futures, [`ClientCertificate`], by which a server hands over the
+//! certificate of a connection, and [`DpopPolicy`], by which tokens are accepted that are bound to a key of the caller.
 
 pub(crate) mod bind_subject;
 pub(crate) mod delegation;
 mod discovery;
+#[cfg(feature = "dpop")]
+pub(crate) mod dpop;
 pub(crate) mod introspection;
 pub(crate) mod issuer;
 mod issuer_keys;
@@ -27,6 +29,8 @@ mod shuttle_tests;
 pub(crate) mod validator;
 
 pub use bind_subject::{BindSubjectFuture, BindSubjectService};
+#[cfg(feature = "dpop")]
+pub use dpop::{DpopPolicy, ProofStore};
 pub use introspection::IntrospectionEndpointBuilder;
 pub use issuer::Issuer;
 pub use layer::{TokenValidatorFuture, TokenValidatorService};

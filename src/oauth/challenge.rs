@@ -2,12 +2,27 @@ use http::HeaderValue;
 
 use crate::error::{AuthError, AuthErrorKind, challenge::push_parameter};
 
-/// The `Bearer` challenge of this resource, which tells a refused caller how to get a token (RFC 6750 §3, RFC 9728
+/// The scheme that a token is presented under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "dpop"),
+    allow(dead_code, reason = "without it, no scheme but Bearer is read")
+)]
+pub(crate) enum Scheme {
+    /// RFC 6750.
+    Bearer,
+    /// RFC 9449 §7.1.
+    Dpop,
+}
+
+/// The challenges of this resource, which tell a refused caller how to get a token (RFC 6750 §3, RFC 9449 §7.1, RFC 9728
 /// §5.1).
 pub(crate) struct Challenge {
-    /// `Bearer realm="…"` and so on, without an error.
-    bare: String,
-    has_scope: bool,
+    /// `realm="…"` and so on, without an error.
+    parameters: Vec<(&'static str, String)>,
+    accepts_bearer: bool,
+    /// The algorithms of proofs, where tokens that are bound to a key are accepted.
+    algorithms: Option<String>,
 }
 
 impl Challenge {
@@ -15,47 +30,73 @@ impl Challenge {
     pub(crate) fn new(realm: &str, resource_metadata: Option<&str>, scopes: &[String]) -> Self {
         let scope = Some(scopes.join(" ")).filter(|scope| !scope.is_empty());
         let parameters = [
-            ("realm", Some(realm)),
-            ("resource_metadata", resource_metadata),
-            ("scope", scope.as_deref()),
+            ("realm", Some(realm.to_owned())),
+            ("resource_metadata", resource_metadata.map(str::to_owned)),
+            ("scope", scope),
         ];
-        let mut bare = "Bearer".to_owned();
-        for (name, value) in parameters {
-            if let Some(value) = value {
-                push_parameter(&mut bare, name, value);
-            }
-        }
+        let parameters = parameters.into_iter();
         Self {
-            bare,
-            has_scope: scope.is_some(),
+            parameters: parameters
+                .filter_map(|(name, value)| Some((name, value?)))
+                .collect(),
+            accepts_bearer: true,
+            algorithms: None,
         }
     }
 
-    /// Adds the challenge to an error whose response has one.
-    pub(crate) fn added_to(&self, error: AuthError) -> AuthError {
-        match self.header(&error) {
+    /// Adds the scheme `DPoP`, or replaces `Bearer` by it.
+    #[cfg(feature = "dpop")]
+    pub(crate) fn with_dpop(mut self, algorithms: String, is_required: bool) -> Self {
+        self.algorithms = Some(algorithms);
+        self.accepts_bearer = !is_required;
+        self
+    }
+
+    /// Adds the challenge to an error whose response has one. The error belongs to a token that was presented under this
+    /// scheme.
+    pub(crate) fn added_to(&self, error: AuthError, used: Scheme) -> AuthError {
+        match self.header(&error, used) {
             Some(challenge) => error.with_challenge(challenge),
             None => error,
         }
     }
 
-    fn header(&self, error: &AuthError) -> Option<HeaderValue> {
-        let mut challenge = self.bare.clone();
-        match error.kind() {
-            AuthErrorKind::MissingIdentity => {}
+    /// A caller that used `DPoP` is not told of `Bearer`, because many clients look at the first challenge alone. For all
+    /// others `Bearer` comes first, for the same reason.
+    fn header(&self, error: &AuthError, used: Scheme) -> Option<HeaderValue> {
+        let fault = match error.kind() {
+            AuthErrorKind::MissingIdentity => Vec::new(),
             AuthErrorKind::MissingToken
             | AuthErrorKind::Expired
             | AuthErrorKind::Rejected
-            | AuthErrorKind::InsufficientScope => {
-                for (name, value) in error.challenge_parameters() {
-                    // The scopes of this resource are there already, and a parameter comes once (RFC 9110 §11.2).
-                    if name != "scope" || !self.has_scope {
-                        push_parameter(&mut challenge, name, &value);
-                    }
-                }
-            }
+            | AuthErrorKind::InsufficientScope => error.challenge_parameters(),
             _ => return None,
+        };
+        let concerns_dpop =
+            self.algorithms.is_some() && (used == Scheme::Dpop || !self.accepts_bearer);
+        let mut challenges = Vec::new();
+        if !concerns_dpop {
+            challenges.push(self.challenge("Bearer", &fault));
         }
-        HeaderValue::try_from(challenge).ok()
+        if let Some(algorithms) = &self.algorithms {
+            let fault = if concerns_dpop { &fault[..] } else { &[] };
+            let mut challenge = self.challenge("DPoP", fault);
+            push_parameter(&mut challenge, "algs", algorithms);
+            challenges.push(challenge);
+        }
+        HeaderValue::try_from(challenges.join(", ")).ok()
+    }
+
+    fn challenge(&self, scheme: &str, fault: &[(&'static str, String)]) -> String {
+        let mut challenge = scheme.to_owned();
+        let has_scope = self.parameters.iter().any(|(name, _)| *name == "scope");
+        // A parameter comes once (RFC 9110 §11.2), and the scopes of this resource win.
+        let fault = fault
+            .iter()
+            .filter(|(name, _)| *name != "scope" || !has_scope);
+        for (name, value) in self.parameters.iter().chain(fault) {
+            push_parameter(&mut challenge, name, value);
+        }
+        challenge
     }
 }

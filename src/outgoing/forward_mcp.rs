@@ -22,8 +22,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// | `Mcp-Session-Id`, `Last-Event-ID` | the session and where its stream goes on, before 2026-07-28 |
 /// | any other whose name starts with `Mcp-` | |
 ///
-/// All others stay at the gateway, for example `Host`, `Cookie`, `Forwarded`, and `Authorization`, which holds the token
-/// that was meant for the gateway. Of the extensions, the [`Identity`], [`HealthCheck`] and [`CapturedHeaders`] go along.
+/// All others stay at the gateway, for example `Host`, `Cookie`, `Forwarded`, and `Authorization` and `DPoP`, which hold the
+/// token and the proof that were meant for the gateway. Of the extensions, the [`Identity`], [`HealthCheck`] and [`CapturedHeaders`] go along.
 ///
 /// ```
 /// use http::{Request, Uri};

@@ -70,7 +70,7 @@ const NAMED_TWICE: &str = "names a header that an earlier setting names, remove 
 /// These headers belong to the connection, the session or the credential. Configuring one is an error, and a captured
 /// one is dropped:
 ///
-/// - `authorization`, `cookie`, `host`, `content-length`, `expect`, `mcp-session-id`
+/// - `authorization`, `cookie`, `dpop`, `host`, `content-length`, `expect`, `mcp-session-id`
 /// - `forwarded`, `via`, `x-forwarded`, `x-forwarded-*`, `x-real-ip`
 /// - the hop-by-hop headers (RFC 9110 §7.6.1): `connection`, `http2-settings`, `keep-alive`, `proxy-authenticate`,
 ///   `proxy-authorization`, `proxy-connection`, `te`, `trailer`, `transfer-encoding`, `upgrade`
@@ -397,6 +397,7 @@ pub(crate) fn is_restricted(name: &HeaderName) -> bool {
             | "connection"
             | "content-length"
             | "cookie"
+            | "dpop"
             | "expect"
             | "forwarded"
             | "host"

@@ -37,7 +37,7 @@ pub use provider::{Provider, ProviderBuilder};
 pub use refresher::{RefreshTokenGrant, Refreshed, Refresher};
 #[cfg(feature = "redis")]
 pub use store::redis::RedisStoreBuilder;
-#[cfg(any(feature = "linking", feature = "redis"))]
+#[cfg(any(feature = "dpop", feature = "linking", feature = "redis"))]
 pub use store::sealing_key::SealingKey;
 pub use store::{
     Claim, Claimed, Lease, ProviderTokens, Settlement, StoredTokens, Version,

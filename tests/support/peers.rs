@@ -19,6 +19,8 @@ pub(crate) const MCP_CONFORMANCE: &str = "MCP's conformance suite";
 pub(crate) const MCP_EVERYTHING: &str = "MCP's server-everything";
 pub(crate) const MCP_TYPESCRIPT: &str = "MCP's TypeScript SDK";
 pub(crate) const MCP_PYTHON: &str = "MCP's Python SDK";
+pub(crate) const OAUTH4WEBAPI: &str = "oauth4webapi";
+pub(crate) const PYJWT: &str = "PyJWT";
 pub(crate) const CHROMIUM: &str = "chromedriver";
 
 /// The command that starts a peer. `None`, loudly, where the peer is not installed.
@@ -39,7 +41,9 @@ pub(crate) fn required(peer: &str) -> Option<Command> {
         ),
         CHROMIUM => (chromium(), "apt-get install chromium chromium-driver"),
         MCP_TYPESCRIPT => (mcp_typescript(), "tests/peers/install"),
-        MCP_PYTHON => (mcp_python(), "tests/peers/install"),
+        MCP_PYTHON => (mcp_python("client.py"), "tests/peers/install"),
+        PYJWT => (mcp_python("dpop.py"), "tests/peers/install"),
+        OAUTH4WEBAPI => (oauth4webapi(), "tests/peers/install"),
         _ => panic!("there is no peer {peer}"),
     };
     if command.is_none() {
@@ -82,6 +86,18 @@ fn oidc_provider() -> Option<Command> {
     Some(command)
 }
 
+fn oauth4webapi() -> Option<Command> {
+    let packages = installed("oidc-provider")?;
+    let package = packages.join("node_modules/oauth4webapi");
+    package.is_dir().then_some(())?;
+    let mut node = new_node()?;
+    node.current_dir(packages).arg(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/peers/oidc-provider/dpop_client.mjs"
+    ));
+    Some(node)
+}
+
 /// A script of Model Context Protocol's packages.
 fn of_mcp(script: &str) -> Option<Command> {
     let packages = installed("mcp")?.join("node_modules/@modelcontextprotocol");
@@ -104,14 +120,14 @@ fn mcp_typescript() -> Option<Command> {
     Some(node)
 }
 
-fn mcp_python() -> Option<Command> {
+/// A script with what MCP's Python SDK brings.
+fn mcp_python(script: &str) -> Option<Command> {
     let packages = installed("mcp")?.join("python");
     packages.is_dir().then_some(())?;
     let mut python = on_path("python3")?;
-    python.env("PYTHONPATH", packages).arg(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/peers/mcp/client.py"
-    ));
+    let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/mcp");
+    let script = Path::new(scripts).join(script);
+    python.env("PYTHONPATH", packages).arg(script);
     Some(python)
 }
 

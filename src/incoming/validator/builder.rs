@@ -1,5 +1,9 @@
 use std::{fmt, sync::Arc, time::Duration};
 
+use serde_json::{Map, Value};
+
+#[cfg(feature = "dpop")]
+use crate::incoming::dpop::{DpopPolicy, Verifier};
 use crate::{
     clock::{Clock, DefaultClock},
     error::{BuildError, Faults, challenge::is_sendable, one_of},
@@ -30,6 +34,8 @@ pub struct TokenValidatorBuilder {
     insecure: bool,
     admission: Admission,
     introspection: Option<IntrospectionEndpoint>,
+    #[cfg(feature = "dpop")]
+    dpop: Option<DpopPolicy>,
     cached_tokens: usize,
     upstream: Option<UpstreamTokens>,
     login_required: LoginRequired,
@@ -51,6 +57,8 @@ impl TokenValidatorBuilder {
                 wanted: Wanted::AccessToken,
             },
             introspection: None,
+            #[cfg(feature = "dpop")]
+            dpop: None,
             cached_tokens: 0,
             upstream: None,
             login_required: LoginRequired::Refused,
@@ -131,8 +139,9 @@ impl TokenValidatorBuilder {
     /// Admits tokens that are bound to a key of the caller in a way that the validator does not check (the claim `cnf`, RFC
     /// 7800). By default they are refused.
     ///
-    /// It does not concern tokens that are bound to a certificate (`x5t#S256`, RFC 8705). They always need the
-    /// [certificate](crate::incoming::ClientCertificate) of their connection.
+    /// It does not concern tokens that are bound to a certificate (`x5t#S256`, RFC 8705) or to a key by its thumbprint
+    /// (`jkt`, RFC 9449). They always need the [certificate](crate::incoming::ClientCertificate) of their connection, or a
+    /// proof ([`dpop`](Self::dpop)).
     ///
     /// # Security
     ///
@@ -140,6 +149,17 @@ impl TokenValidatorBuilder {
     /// one that was not bound.
     pub fn admit_bound_tokens(mut self) -> Self {
         self.admission.bound_tokens = true;
+        self
+    }
+
+    /// Accepts tokens that are bound to a key of the caller (DPoP, RFC 9449), with a proof for each request. By default they
+    /// are refused.
+    ///
+    /// Needs the feature `dpop`.
+    #[cfg(feature = "dpop")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "dpop")))]
+    pub fn dpop(mut self, policy: DpopPolicy) -> Self {
+        self.dpop = Some(policy);
         self
     }
 
@@ -240,13 +260,28 @@ impl TokenValidatorBuilder {
     /// - `resource` is not an absolute `https` URL (or `http` on loopback) without a fragment.
     /// - `scopes` has a scope that is not one word (RFC 6749 §3.3).
     /// - `realm`, which by default is the first audience, has a character that a header cannot have.
+    /// - A setting of the [`dpop`](Self::dpop) policy, for example `dpop.url`, which is missing where there is no `resource`.
     pub fn build(self) -> Result<TokenValidator, BuildError> {
         let mut faults = Faults::new("TokenValidator");
-        let metadata = self.check(&mut faults);
+        #[cfg(feature = "dpop")]
+        let dpop = self
+            .dpop
+            .as_ref()
+            .and_then(|policy| policy.build(self.resource.as_deref(), self.insecure, &mut faults));
+        #[cfg(feature = "dpop")]
+        let more = dpop.as_ref().map(Verifier::metadata).unwrap_or_default();
+        #[cfg(not(feature = "dpop"))]
+        let more = Map::new();
+        let metadata = self.check(&mut faults, more);
         let audiences = self.issuer.audiences().to_vec();
         let realm = faults.or(self.realm.as_ref().or(audiences.first()).cloned())?;
         let metadata_url = metadata.as_ref().map(ProtectedResourceMetadata::url);
         let challenge = Challenge::new(&realm, metadata_url, &self.scopes);
+        #[cfg(feature = "dpop")]
+        let challenge = match &dpop {
+            Some(dpop) => challenge.with_dpop(dpop.algorithms().join(" "), dpop.is_required()),
+            None => challenge,
+        };
         let issuers = std::iter::once(self.issuer)
             .chain(self.added)
             .map(|issuer| issuer.trust(&audiences, self.insecure, &self.clock))
@@ -259,6 +294,8 @@ impl TokenValidatorBuilder {
                 introspection: self
                     .introspection
                     .map(|endpoint| Introspection::new(endpoint, Arc::clone(&self.clock))),
+                #[cfg(feature = "dpop")]
+                dpop,
                 validated_tokens: Some(self.cached_tokens)
                     .filter(|capacity| *capacity > 0)
                     .map(ValidatedTokens::new),
@@ -271,7 +308,12 @@ impl TokenValidatorBuilder {
         })
     }
 
-    fn check(&self, faults: &mut Faults) -> Option<ProtectedResourceMetadata> {
+    /// `more` are further members of the metadata.
+    fn check(
+        &self,
+        faults: &mut Faults,
+        more: Map<String, Value>,
+    ) -> Option<ProtectedResourceMetadata> {
         self.check_issuers(faults);
         let audiences = self.issuer.audiences();
         match (&self.realm, audiences.first()) {
@@ -287,7 +329,7 @@ impl TokenValidatorBuilder {
         let issuers = std::iter::once(&self.issuer).chain(&self.added);
         let servers: Vec<_> = issuers.flat_map(|issuer| issuer.id().servers()).collect();
         let metadata =
-            ProtectedResourceMetadata::new(resource, self.insecure, &servers, &self.scopes);
+            ProtectedResourceMetadata::new(resource, self.insecure, &servers, &self.scopes, more);
         let metadata = faults.take("resource", metadata)?;
         if !is_sendable(metadata.url()) {
             faults.add("resource", NOT_SENDABLE);

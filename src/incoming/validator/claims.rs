@@ -11,7 +11,7 @@ use crate::{
 };
 
 use super::{
-    certificate_binding::CertificateBinding,
+    bindings::Bindings,
     rejected,
     token_kind::{self, Wanted},
 };
@@ -43,10 +43,10 @@ pub(super) struct Vouched<'a> {
     pub(super) reading: Reading,
 }
 
-/// An accepted token, the certificate that it is bound to, and its end.
+/// An accepted token, what it is bound to, and its end.
 pub(super) struct Accepted {
     pub(super) identity: Identity,
-    pub(super) certificate: Option<CertificateBinding>,
+    pub(super) bindings: Bindings,
     pub(super) expires_at: Option<SystemTime>,
 }
 
@@ -74,37 +74,13 @@ impl Admission {
         check_audience(&claims, trusted)?;
         let expires_at = self.check_times(&claims, source, now)?;
         token_kind::check(&claims, source, self.wanted)?;
-        let certificate = self.certificate_of(&claims)?;
+        let bindings = Bindings::read(&claims, self.bound_tokens)?;
         delegation::actors(&claims).map_err(rejected)?;
         Ok(Accepted {
             identity: identity(issuer, claims, token, reading)?,
-            certificate,
+            bindings,
             expires_at,
         })
-    }
-
-    /// The certificate that the token is bound to, which is compared for each request. Other confirmations (RFC 7800) are
-    /// not checked here.
-    fn certificate_of(
-        &self,
-        claims: &Map<String, Value>,
-    ) -> Result<Option<CertificateBinding>, AuthError> {
-        let Some(confirmation) = claims.get("cnf") else {
-            return Ok(None);
-        };
-        let members = confirmation.as_object();
-        let certificate = match members {
-            Some(members) => CertificateBinding::read(members)?,
-            None => None,
-        };
-        let is_alone = members.is_some_and(|members| members.len() == 1);
-        let is_all_checked = certificate.is_some() && is_alone;
-        if !is_all_checked && !self.bound_tokens {
-            return Err(rejected(
-                "the token is bound to a key (`cnf`), and it is not checked here whether the caller has it",
-            ));
-        }
-        Ok(certificate)
     }
 
     /// When the token ends, if it says so and a clock can tell.

@@ -1,3 +1,4 @@
+mod bindings;
 pub(crate) mod builder;
 pub(crate) mod certificate_binding;
 mod claims;
@@ -10,7 +11,7 @@ pub(crate) mod validating;
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use serde_json::{Map, Value};
@@ -21,20 +22,22 @@ use crate::{
     clock::Clock,
     error::{AuthError, AuthErrorKind},
     identity::{Identity, Reading},
-    oauth::challenge::Challenge,
+    oauth::challenge::{Challenge, Scheme},
     secret::AccessToken,
     upstream::{TokenOwner, upstream_tokens::UpstreamTokens},
 };
 
+#[cfg(feature = "dpop")]
+use super::dpop::{Presentation, Use, Verified, Verifier};
 use super::{
     issuer::{Issuer, TrustedIssuer},
     key_set::{KeySet, Verification},
-    layer::bearer,
+    layer::credentials,
     metadata::ProtectedResourceMetadata,
 };
 
+use bindings::Presented;
 use builder::TokenValidatorBuilder;
-use certificate_binding::ClientCertificate;
 use claims::{Accepted, Admission, Source, Vouched, issued_at, text};
 use introspection::Introspection;
 use jwt::Jwt;
@@ -52,7 +55,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 ///
 /// ```no_run
 /// # use bytes::Bytes;
-/// # use http::{Request, Response};
+/// # use http::{HeaderValue, Request, Response};
 /// # use http_body_util::Full;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// use tower::ServiceBuilder;
@@ -97,8 +100,9 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// | `exp` | present, and in the future |
 /// | `nbf`, `iat` | in the past, if present |
 /// | `sub` | present, and not blank |
-/// | `token_type`, `token_use`, `typ` (as claims) | not the name of another kind of token, such as `refresh_token` or `id` |
+/// | `token_type`, `token_use`, `typ` (as claims) | not the name of another kind of token, such as `refresh_token` or `id`. `DPoP` only with `cnf.jkt` |
 /// | `cnf` with `x5t#S256` | the thumbprint of the [certificate](super::ClientCertificate) that the connection was made with (RFC 8705 §3), in every configuration |
+/// | `cnf` with `jkt` | the thumbprint of the key that the caller proves to have, in every configuration. Without a [policy](TokenValidatorBuilder::dpop) such a token is refused (RFC 9449 §6) |
 /// | `cnf` with anything else | none, unless [bound tokens are admitted](TokenValidatorBuilder::admit_bound_tokens) (RFC 7800) |
 /// | `act` | if present, at most 8 nested objects ([`delegation_chain`](crate::delegation_chain)) |
 ///
@@ -121,6 +125,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// | --- | --- | --- |
 /// | the token has expired | `Expired` | 401 `invalid_token` |
 /// | any other fault of the token | `Rejected` | 401 `invalid_token` |
+/// | a fault of the proof, with a [policy](TokenValidatorBuilder::dpop) | `Rejected` | 401 `invalid_dpop_proof` or `use_dpop_nonce` |
 /// | an upstream provider needs a new login | `Rejected` | 401 `invalid_token`, unless [such callers pass](TokenValidatorBuilder::admit_without_upstream_login) |
 /// | the issuer or the store of upstream tokens cannot be reached, or sends an unusable answer | `Unavailable` | 503 |
 /// | the token names an unknown key, and the issuer was asked for its keys too often to be asked now | `Unavailable` | 503, with the time until it can be asked |
@@ -181,6 +186,8 @@ struct Inner {
     issuers: Vec<TrustedIssuer>,
     admission: Admission,
     introspection: Option<Introspection>,
+    #[cfg(feature = "dpop")]
+    dpop: Option<Verifier>,
     validated_tokens: Option<ValidatedTokens>,
     upstream: Option<UpstreamTokens>,
     login_required: LoginRequired,
@@ -215,8 +222,8 @@ impl TokenValidator {
 
     /// Validates a token, given without its scheme, and returns the identity of its caller.
     ///
-    /// A token that is bound to a certificate is refused. [`validate_request`](Self::validate_request) accepts it over the
-    /// right connection.
+    /// A token that is bound to a key or to a certificate is refused. [`validate_request`](Self::validate_request) accepts
+    /// it with its proof, or over the right connection.
     ///
     /// If the outcome is known at once, the future is ready and needs no allocation.
     ///
@@ -228,14 +235,14 @@ impl TokenValidator {
     ///
     /// If keys or an introspection response are awaited outside of a Tokio runtime with time enabled.
     pub fn validate(&self, token: &str) -> Validating {
-        self.validate_presented(token, None)
+        self.validate_presented(token, Presented::default())
     }
 
-    /// Validates the bearer token of a request, as [`TokenValidatorLayer`](crate::TokenValidatorLayer) does. It changes
+    /// Validates the token of a request, as [`TokenValidatorLayer`](crate::TokenValidatorLayer) does. It changes
     /// nothing in the request.
     ///
     /// A token that is bound to a certificate is compared with the [`ClientCertificate`](super::ClientCertificate) in the
-    /// request's extensions.
+    /// request's extensions. One that is bound to a key needs a proof for this request, which is then used up.
     ///
     /// # Errors
     ///
@@ -245,26 +252,86 @@ impl TokenValidator {
     ///
     /// As [`validate`](Self::validate).
     pub fn validate_request<B>(&self, request: &Request<B>) -> Validating {
-        match bearer(request.headers()) {
-            Ok(token) => self.validate_presented(token, request.extensions().get().copied()),
-            Err(error) => Validating::ready(Err(self.inner.refused(error))),
+        self.check(request).validating
+    }
+
+    /// The validation of a request, and what its response needs.
+    pub(super) fn check<B>(&self, request: &Request<B>) -> Checked {
+        let credentials = credentials(request.headers(), self.accepts_dpop());
+        let (used, token) = match credentials {
+            Ok(credentials) => credentials,
+            Err(error) => return self.refuse(error, Scheme::Bearer),
+        };
+        let presented = Presented::over(request.extensions().get().copied());
+        match used {
+            Scheme::Bearer => Checked {
+                validating: self.validate_presented(token, presented),
+                used,
+                next_nonce: None,
+            },
+            Scheme::Dpop => self.check_proof(request, token, presented),
         }
     }
 
-    fn validate_presented(
-        &self,
-        token: &str,
-        certificate: Option<ClientCertificate>,
-    ) -> Validating {
+    #[cfg(feature = "dpop")]
+    fn check_proof<B>(&self, request: &Request<B>, token: &str, presented: Presented) -> Checked {
+        let used = Scheme::Dpop;
+        let Some(verifier) = &self.inner.dpop else {
+            return self.refuse(not_active(), used);
+        };
+        let presentation = Presentation {
+            method: request.method(),
+            path: request.uri().path(),
+            headers: request.headers(),
+            token,
+        };
+        match verifier.verify(&presentation, self.inner.clock.now()) {
+            Ok(Verified { proof, next_nonce }) => {
+                let presented = presented.with_proof(proof);
+                Checked {
+                    validating: self.validate_presented(token, presented),
+                    used,
+                    next_nonce,
+                }
+            }
+            Err(error) => self.refuse(error, used),
+        }
+    }
+
+    #[cfg(not(feature = "dpop"))]
+    fn check_proof<B>(&self, _: &Request<B>, _: &str, _: Presented) -> Checked {
+        self.refuse(not_active(), Scheme::Bearer)
+    }
+
+    /// Whether tokens under the scheme `DPoP` are looked at.
+    pub(super) fn accepts_dpop(&self) -> bool {
+        #[cfg(feature = "dpop")]
+        return self.inner.dpop.is_some();
+        #[cfg(not(feature = "dpop"))]
+        false
+    }
+
+    fn refuse(&self, error: AuthError, used: Scheme) -> Checked {
+        Checked {
+            validating: Validating::ready(Err(self.inner.refused(error, used))),
+            used,
+            next_nonce: None,
+        }
+    }
+
+    fn validate_presented(&self, token: &str, presented: Presented) -> Validating {
+        if let Err(error) = self.inner.check_policy(&presented) {
+            return Validating::ready(Err(self.inner.refused(error, presented.scheme())));
+        }
         match self.inner.validate_now(token) {
-            Some(outcome) => self.inner.conclude(outcome, certificate),
+            Some(outcome) => self.inner.conclude(outcome, presented),
             None => {
                 let inner = Arc::clone(&self.inner);
                 let token = Zeroizing::new(token.to_owned());
                 let reading = Reading::now();
                 Validating::pending(async move {
                     let outcome = inner.validate_waiting(&token, reading).await;
-                    inner.conclude(outcome, certificate).await
+                    inner.conclude(outcome, presented).await
                 })
             }
         }
@@ -298,10 +365,15 @@ impl TokenValidator {
     /// ```
     #[must_use]
     pub fn challenge(&self, error: AuthError) -> AuthError {
+        self.challenge_of(error, Scheme::Bearer)
+    }
+
+    /// The same, for a caller that used this scheme.
+    pub(super) fn challenge_of(&self, error: AuthError, used: Scheme) -> AuthError {
         if error.challenge().is_some() {
             return error;
         }
-        self.inner.challenge.added_to(error)
+        self.inner.challenge.added_to(error, used)
     }
 
     /// The metadata service for the configured [`resource`](TokenValidatorBuilder::resource), if there is one.
@@ -453,13 +525,13 @@ impl Inner {
         let accepted = self.admission.accept(vouched, self.clock.now())?;
         let Accepted {
             identity,
-            certificate,
+            bindings,
             expires_at,
         } = accepted;
         let validated = Validated {
             owner: self.owner(&identity, session)?,
             identity,
-            certificate,
+            bindings,
         };
         if let (Some(tokens), Some(expires_at)) = (&self.validated_tokens, expires_at) {
             tokens.keep(&validated, expires_at, &*self.clock);
@@ -496,32 +568,68 @@ impl Inner {
         }
     }
 
-    /// Checks what this caller proves, which no other caller and no remembered token can do for it. Adds the upstream tokens
-    /// where there are any to load, else the challenge where one is due.
+    /// A token without a proof is not looked at where each has to have one.
+    fn check_policy(&self, _presented: &Presented) -> Result<(), AuthError> {
+        #[cfg(feature = "dpop")]
+        if let Some(dpop) = &self.dpop
+            && dpop.is_required()
+            && _presented.proof().is_none()
+        {
+            return Err(rejected(
+                "a token that is bound to a key is needed, with the scheme DPoP and a proof",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks what this caller proves, which no other caller and no remembered token can do for it. Then adds the upstream
+    /// tokens where there are any to load, else the challenge where one is due.
     fn conclude(
         self: &Arc<Self>,
         outcome: Result<Validated, AuthError>,
-        certificate: Option<ClientCertificate>,
+        presented: Presented,
     ) -> Validating {
-        let outcome = outcome.and_then(|validated| {
-            if let Some(bound_to) = &validated.certificate {
-                bound_to.check(certificate.as_ref())?;
-            }
+        let used = presented.scheme();
+        let checked = outcome.and_then(|validated| {
+            presented.check(&validated.bindings)?;
             Ok(validated)
         });
+        let validated = match checked {
+            Ok(validated) => validated,
+            Err(error) => return Validating::ready(Err(self.refused(error, used))),
+        };
+        #[cfg(feature = "dpop")]
+        if let (Some(dpop), Some(proof)) = (&self.dpop, presented.proof()) {
+            match dpop.use_once(proof, self.clock.now()) {
+                Use::First => {}
+                Use::Refused(error) => {
+                    return Validating::ready(Err(self.refused(error, used)));
+                }
+                Use::Pending(noting) => {
+                    let inner = Arc::clone(self);
+                    return Validating::pending(async move {
+                        match noting.await {
+                            Ok(()) => inner.add_upstream(validated, used).await,
+                            Err(error) => Err(inner.refused(error, used)),
+                        }
+                    });
+                }
+            }
+        }
+        self.add_upstream(validated, used)
+    }
+
+    fn add_upstream(self: &Arc<Self>, validated: Validated, used: Scheme) -> Validating {
         let Validated {
             identity, owner, ..
-        } = match outcome {
-            Ok(validated) => validated,
-            Err(error) => return Validating::ready(Err(self.refused(error))),
-        };
+        } = validated;
         let Some(owner) = owner else {
             return Validating::ready(Ok(identity));
         };
         let inner = Arc::clone(self);
         Validating::pending(async move {
             let outcome = inner.with_upstream(identity, &owner).await;
-            outcome.map_err(|error| inner.refused(error))
+            outcome.map_err(|error| inner.refused(error, used))
         })
     }
 
@@ -556,10 +664,19 @@ impl Inner {
         })
     }
 
-    fn refused(&self, error: AuthError) -> AuthError {
+    fn refused(&self, error: AuthError, used: Scheme) -> AuthError {
         tracing::debug!(kind = ?error.kind(), %error, "a caller was refused");
-        self.challenge.added_to(error)
+        self.challenge.added_to(error, used)
     }
+}
+
+/// A validation, and what the response to its request needs.
+pub(super) struct Checked {
+    pub(super) validating: Validating,
+    /// The scheme that the caller used.
+    pub(super) used: Scheme,
+    /// The nonce that the caller should use from now on.
+    pub(super) next_nonce: Option<HeaderValue>,
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -57,6 +57,10 @@ pub(super) fn check(
     source: Source,
     wanted: Wanted,
 ) -> Result<(), AuthError> {
+    // Whether the caller has the key is checked for each request.
+    let is_bound_to_key = claims
+        .get("cnf")
+        .is_some_and(|cnf| cnf.get("jkt").is_some());
     for name in MEMBERS {
         let Some(kind) = claims.get(name) else {
             continue;
@@ -67,6 +71,7 @@ pub(super) fn check(
         };
         let passes = match (wanted, source) {
             (Wanted::IdToken, _) => is_among(&ID_TOKEN),
+            (Wanted::AccessToken, _) if is_bound_to_key && is_among(&["dpop"]) => true,
             (Wanted::AccessToken, Source::Introspection) => is_among(&ACCESS_TOKEN),
             (Wanted::AccessToken, Source::Signature) => !is_among(&OTHER_TOKEN),
         };

@@ -8,14 +8,14 @@ use quick_cache::sync::Cache;
 
 use crate::{clock::Clock, identity::Identity, secret::AccessToken, upstream::TokenOwner};
 
-use super::certificate_binding::CertificateBinding;
+use super::bindings::Bindings;
 
 /// The outcome for a valid token, whoever presents it.
 #[derive(Clone)]
 pub(super) struct Validated {
     pub(super) identity: Identity,
-    /// The certificate that the caller must have presented.
-    pub(super) certificate: Option<CertificateBinding>,
+    /// What the caller must prove.
+    pub(super) bindings: Bindings,
     /// The owner of the upstream tokens that the request gets, if any.
     pub(super) owner: Option<TokenOwner>,
 }

@@ -4,7 +4,7 @@ pub(crate) mod memory;
 pub(crate) mod redis;
 #[cfg(feature = "redis")]
 mod sealing;
-#[cfg(any(feature = "linking", feature = "redis"))]
+#[cfg(any(feature = "dpop", feature = "linking", feature = "redis"))]
 pub(crate) mod sealing_key;
 mod tokens;
 

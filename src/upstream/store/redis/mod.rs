@@ -75,6 +75,7 @@ const RUN_ONCE_FOR: Duration = Duration::from_secs(60);
 /// | prefix, `{`, the user key, `}:sessions` | a sorted set: the user's sessions, by when they end |
 /// | prefix, `{`, the user key, `}:run:`, a random number | a mark that a login or logout was stored, so that it is not stored again. It lasts for a minute |
 /// | prefix, `used:`, the hash of a redirect's state | a hash, for some minutes: the redirect was [used](UpstreamTokenStore::use_once) |
+/// | prefix, `used:`, the hash of a DPoP proof's key and `jti` | a hash, for some minutes: the proof was used |
 ///
 /// The keys of user and session are SHA-256 sums in Base64, so that Redis has no issuer,
 /// no subject and no session's id. The braces are a hash tag: a cluster keeps all keys

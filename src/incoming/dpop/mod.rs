@@ -1,0 +1,16 @@
+//! Tokens that are bound to a key of the caller (DPoP, RFC 9449): the proof that each request has the key.
+
+mod memory;
+mod nonces;
+pub(crate) mod policy;
+mod proof;
+mod proof_key;
+mod public_url;
+mod replay;
+mod verifier;
+
+pub use policy::DpopPolicy;
+pub(super) use proof::Proof;
+pub use replay::ProofStore;
+pub(super) use replay::Use;
+pub(super) use verifier::{Presentation, Verified, Verifier};

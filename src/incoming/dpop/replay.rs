@@ -1,0 +1,185 @@
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    oauth::http_client::BoxFuture,
+    runtime::{Unfinished, bounded},
+    upstream::UpstreamFuture,
+};
+
+use super::{
+    memory::{Memorized, ProofMemory},
+    proof::Proof,
+    verifier::bad_proof,
+};
+
+/// A store that does not answer within this time is not waited for.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// By how much the clocks of the replicas that share a store may differ.
+const CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
+
+/// Remembers the DPoP proofs that were used, for all replicas that share it (RFC 9449 §11.1).
+///
+/// Needs the features `dpop` and `incoming`.
+///
+/// [`RedisStore`](crate::RedisStore) is one (feature `redis`). Implement the trait for another database:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_identity::{
+///     AuthError, AuthErrorKind,
+///     incoming::ProofStore,
+///     upstream::UpstreamFuture,
+/// };
+///
+/// # #[derive(Debug)]
+/// # struct Database;
+/// # impl Database {
+/// #     async fn insert_new(&self, _: &[u8], _: Duration) -> std::io::Result<bool> { Ok(true) }
+/// # }
+/// #[derive(Debug)]
+/// struct Proofs {
+///     database: Database,
+/// }
+///
+/// impl ProofStore for Proofs {
+///     fn use_once<'a>(
+///         &'a self,
+///         proof: [u8; 32],
+///         time: Duration,
+///     ) -> UpstreamFuture<'a, bool> {
+///         Box::pin(async move {
+///             let inserted = self.database.insert_new(&proof, time).await;
+///             inserted.map_err(|error| {
+///                 let message = "the store of DPoP proofs cannot be asked";
+///                 AuthError::new(AuthErrorKind::Unavailable, message)
+///                     .with_source(error)
+///             })
+///         })
+///     }
+/// }
+/// ```
+pub trait ProofStore: fmt::Debug + Send + Sync {
+    /// Notes that a proof was used, and remembers it for `time`. Returns `false` if it was noted before.
+    ///
+    /// `proof` is a SHA-256 sum of the proof's key and its `jti`. Of several calls with the same one, on any replica, one
+    /// gets `true`: compare and write in one step.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](AuthErrorKind::Unavailable) or [`Configuration`](AuthErrorKind::Configuration) if it is not known
+    /// whether the proof was used. The request is then refused with 503 or 500. A call that panics, or takes longer than 10
+    /// s, counts as `Unavailable`.
+    fn use_once<'a>(&'a self, proof: [u8; 32], time: Duration) -> UpstreamFuture<'a, bool>;
+}
+
+impl<S: ProofStore + ?Sized> ProofStore for Arc<S> {
+    fn use_once<'a>(&'a self, proof: [u8; 32], time: Duration) -> UpstreamFuture<'a, bool> {
+        (**self).use_once(proof, time)
+    }
+}
+
+#[cfg(feature = "redis")]
+impl ProofStore for crate::RedisStore {
+    fn use_once<'a>(&'a self, proof: [u8; 32], time: Duration) -> UpstreamFuture<'a, bool> {
+        Box::pin(async move {
+            // By it the store knows a call that is made once more because its answer was lost.
+            let mut attempt = [0; 16];
+            getrandom::fill(&mut attempt).map_err(|error| {
+                let message =
+                    "the operating system has no random numbers, so no DPoP proof can be noted";
+                AuthError::new(AuthErrorKind::Configuration, message).with_source(error)
+            })?;
+            let attempt = u128::from_be_bytes(attempt);
+            crate::UpstreamTokenStore::use_once(self, proof, attempt, time).await
+        })
+    }
+}
+
+/// Where used proofs are remembered.
+#[derive(Clone, Debug)]
+pub(super) enum Replay {
+    Memory(Arc<ProofMemory>),
+    Store(Arc<dyn ProofStore>),
+}
+
+/// The use of a proof.
+pub(in crate::incoming) enum Use {
+    First,
+    Refused(AuthError),
+    /// The store is being asked.
+    Pending(BoxFuture<Result<(), AuthError>>),
+}
+
+impl Replay {
+    /// Notes the use of a proof that is accepted for `window` from when it was made.
+    pub(super) fn note(&self, proof: &Proof, now: SystemTime, window: Duration) -> Use {
+        match self {
+            Self::Memory(memory) => {
+                let (issued_at, now) = (milliseconds(proof.issued_at), milliseconds(now));
+                match memory.note(&proof.id, issued_at, now, window) {
+                    Memorized::New => Use::First,
+                    Memorized::Seen => Use::Refused(used_before()),
+                    Memorized::Full => Use::Refused(full()),
+                }
+            }
+            Self::Store(store) => {
+                let accepted_until = proof.issued_at.checked_add(window);
+                let left = accepted_until.and_then(|until| until.duration_since(now).ok());
+                let time = left.unwrap_or_default() + CLOCK_DIFFERENCE;
+                let (store, id) = (Arc::clone(store), proof.id);
+                Use::Pending(Box::pin(async move {
+                    let noted = bounded(TIME_LIMIT, async move { store.use_once(id, time).await });
+                    match noted.await {
+                        Ok(Ok(true)) => Ok(()),
+                        Ok(Ok(false)) => Err(used_before()),
+                        Ok(Err(error)) => Err(unavailable(error)),
+                        Err(Unfinished::Panicked) => Err(no_answer("panicked")),
+                        Err(Unfinished::Late) => Err(no_answer("did not answer within 10 s")),
+                    }
+                }))
+            }
+        }
+    }
+}
+
+fn milliseconds(time: SystemTime) -> u64 {
+    let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cold]
+fn used_before() -> AuthError {
+    bad_proof("the proof was used before")
+}
+
+/// The caller did nothing wrong, and another login does not help.
+#[cold]
+fn unavailable(error: AuthError) -> AuthError {
+    match error.kind() {
+        AuthErrorKind::Unavailable | AuthErrorKind::Configuration => error,
+        _ => no_answer("failed").with_source(error),
+    }
+}
+
+#[cold]
+fn no_answer(fault: &str) -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Unavailable,
+        format!(
+            "the store of DPoP proofs {fault}, so it is not known whether a proof was used before"
+        ),
+    )
+}
+
+#[cold]
+fn full() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Unavailable,
+        "the memory of DPoP proofs is full; limit the rate of requests, or set a larger `proof_memory`",
+    )
+}
