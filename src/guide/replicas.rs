@@ -89,6 +89,23 @@
 //! need no store, only the same key on each replica. The window of `iat` is by the clock of the replica, so keep the clocks
 //! within a few seconds.
 //!
+//! # 6. Share the key that tokens are bound to
+//!
+//! Skip this unless a provider [binds tokens to a key](crate::oauth::TokenEndpointBuilder::dpop) (DPoP). The store keeps
+//! the thumbprint of the key beside the tokens, and never the key. A replica that has another key can neither use nor
+//! refresh these tokens, so the user must link the account again. It leaves the stored tokens as they are.
+//!
+//! | key | replicas | after a restart | if it is stolen, it is of use with stolen tokens of |
+//! | --- | --- | --- | --- |
+//! | [generated](crate::oauth::DpopKey::generate) | each has another one: only for tokens that are not shared, such as those of [`ClientCredentials`](crate::ClientCredentials) | tokens that are bound to it are of no use | one process |
+//! | [from a PEM](crate::oauth::DpopKey::from_pem) | share the PEM | the same | all users |
+//! | [elsewhere](crate::oauth::DpopKey::with_signer), in a KMS or an HSM | share the signer, and each proof costs a call | the same | nobody, because it cannot be copied |
+//! | [per user](crate::oauth::DpopKeys::per_user) | share a secret | the same | all users by the secret, one user by one key |
+//!
+//! A shared key protects a token that leaks from a log, a backend or the provider. It does not protect against a party
+//! that reads both the store's sealing key and the key for DPoP, so keep them in the same place as other secrets. To
+//! replace a shared key or secret, replace it everywhere at once. The users then link their accounts again.
+//!
 //! # State that each process has for itself
 //!
 //! | state | consequence |
@@ -101,4 +118,5 @@
 //! | the identity that [`follow_requests`](crate::IdentityLayer::follow_requests) keeps, and your map of sessions | route a session to the replica that opened it, or open it again |
 //! | the [client certificate](crate::client::hyper::CertificateSource), and tokens that are bound to it | each replica reads its own files. Upstream tokens in Redis that a provider bound to a certificate (RFC 8705) are good for replicas with this certificate alone: give all replicas the same one |
 //! | a replaced [configuration](crate::config::LiveOutgoingAuth) | replace it on each replica |
+//! | the nonces of servers that ask for one (DPoP) | each replica makes one more request for its first nonce |
 //! | spans and metrics | add them up |

@@ -131,6 +131,7 @@
 //! | … also by a configuration that is replaced | `config_workload` | `a_key_is_rotated_by_replacing_the_configuration` |
 //! | A token that is bound to a key (DPoP) is of no use with another key, and neither are its code and its refresh token | `dpop_token_endpoint` | `a_code_and_its_refresh_tokens_are_of_use_with_the_key_that_they_are_bound_to_alone` |
 //! | … and a bearer token in its place is refused, unless that is allowed | `dpop_token_endpoint` | `a_token_of_a_provider_that_does_not_know_dpop_is_refused_unless_it_is_allowed` |
+//! | … and tokens whose key is gone are neither sent nor removed | `dpop_upstream` | `tokens_whose_key_is_gone_ask_for_a_login_and_are_neither_sent_nor_removed` |
 //! | … and each user of each issuer has another key | `dpop_keys` | `each_user_of_each_issuer_has_another_key_and_each_secret_other_keys` |
 //! | … and a hostile nonce is neither sent, nor kept, nor logged | `dpop_token_endpoint` | `a_hostile_nonce_is_neither_sent_nor_logged_nor_kept` |
 //! | … and no key is in `Debug` output | `dpop_keys` | `no_key_material_is_in_debug` |
@@ -198,6 +199,7 @@
 //! | A changed `state` does not open at all | `linking_security` | `a_state_that_was_changed_in_any_place_is_refused` |
 //! | Open redirect: `return_to` is a path of this host | `linking_security` | `no_redirect_leaves_this_host_except_to_the_provider` |
 //! | Code injection: a code of another login lacks the code verifier of this one | `linking_security` | `a_code_of_another_authorization_request_is_not_accepted` |
+//! | A stolen code, where tokens are bound to a key (`dpop_jkt`), is of no use with another key | `dpop_upstream` | `a_code_is_of_no_use_to_a_replica_with_another_key` |
 //! | PKCE downgrade: S256 is always sent, and a provider that says it lacks it is not asked | `linking_security` | `each_request_has_an_s256_challenge_and_nothing_turns_that_off` |
 //! | A provider that answers with another user's ID token, or another kind of token | `linking_security` | `an_id_token_that_is_not_of_this_login_links_nothing` |
 //! | Cookies of other hosts of the domain: `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax`, no `Domain` | `linking_security` | `the_cookie_cannot_be_set_by_another_host_nor_read_by_a_script` |

@@ -47,6 +47,9 @@ pub(crate) struct AuthorizationServer {
     pub(crate) refuses_s256: bool,
     /// Whether it reads Client ID Metadata Documents.
     pub(crate) reads_client_documents: bool,
+    /// The algorithms that it accepts in DPoP proofs, if it says (RFC 9449 §5.1).
+    #[cfg(feature = "dpop")]
+    pub(crate) dpop_algorithms: Option<Vec<String>>,
 }
 
 /// The URLs that lead to a key set.
@@ -186,6 +189,14 @@ impl Discovery {
                 .to_string(),
             names_itself: metadata.get(NAMES_ITSELF) == Some(&Value::Bool(true)),
             reads_client_documents: metadata.get(READS_DOCUMENTS) == Some(&Value::Bool(true)),
+            #[cfg(feature = "dpop")]
+            dpop_algorithms: metadata
+                .get("dpop_signing_alg_values_supported")
+                .and_then(Value::as_array)
+                .map(|names| {
+                    let names = names.iter().filter_map(Value::as_str);
+                    names.map(str::to_owned).collect()
+                }),
             refuses_s256: methods.is_some_and(|methods| !methods.iter().any(|each| each == "S256")),
         })
     }

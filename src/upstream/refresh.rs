@@ -211,7 +211,7 @@ impl Refresh {
     /// Asks the provider, and renews the lease until it answers.
     async fn spend(&self, lease: &Lease) -> Result<Refreshed, AuthError> {
         let refresher = &self.provider.refresher;
-        let refreshing = refresher.refresh(self.stored.tokens(), self.now());
+        let refreshing = refresher.refresh_for(&self.owner, self.stored.tokens(), self.now());
         let refreshing = pin!(within(REFRESH_LIMIT, refreshing));
         let renewing = pin!(self.renew(lease));
         match select(refreshing, renewing).await {

@@ -15,7 +15,11 @@ use crate::{
     upstream::{UpstreamFuture, store::ProviderTokens},
 };
 
-use super::upstream_tokens::UNKNOWN_LIFETIME;
+use super::{
+    bound_key::{self, Key, Keys},
+    owner::TokenOwner,
+    upstream_tokens::UNKNOWN_LIFETIME,
+};
 
 /// Refreshes a provider's tokens.
 ///
@@ -76,6 +80,32 @@ pub trait Refresher: fmt::Debug + Send + Sync {
         tokens: &ProviderTokens,
         now: SystemTime,
     ) -> UpstreamFuture<'static, Refreshed>;
+
+    /// As [`refresh`](Self::refresh), for the tokens of `owner`. [`UpstreamTokens`](crate::UpstreamTokens) calls it. By
+    /// default it calls `refresh`.
+    ///
+    /// Implement it where the refresh depends on the user, for example by a key of each user (DPoP).
+    ///
+    /// # Errors
+    ///
+    /// As [`refresh`](Self::refresh).
+    fn refresh_for(
+        &self,
+        owner: &TokenOwner,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, Refreshed> {
+        let _ = owner;
+        self.refresh(tokens, now)
+    }
+
+    /// Returns `false` if these tokens are [bound to a key](crate::UpstreamToken::dpop_thumbprint) that is not here. They
+    /// are then neither used nor refreshed, and the user must log in again. They stay stored, because another replica may
+    /// have the key. By default it returns `true`.
+    fn can_use(&self, owner: &TokenOwner, tokens: &ProviderTokens) -> bool {
+        let _ = (owner, tokens);
+        true
+    }
 }
 
 /// The outcome of a [refresh](Refresher::refresh).
@@ -116,6 +146,10 @@ impl From<ProviderTokens> for Refreshed {
 /// refused here, for example because `token_type` is missing. The new refresh token is
 /// kept in this case.
 ///
+/// At an endpoint with [keys](crate::oauth::TokenEndpointBuilder::dpop), tokens are refreshed with the key that they are
+/// bound to (DPoP), and tokens without a key with that of their user. Tokens whose key is not there
+/// [cannot be used](Refresher::can_use).
+///
 /// [`UpstreamTokens`](crate::UpstreamTokens) has an example.
 #[derive(Clone, Debug)]
 pub struct RefreshTokenGrant {
@@ -144,27 +178,64 @@ impl RefreshTokenGrant {
     }
 }
 
+impl RefreshTokenGrant {
+    #[cfg(feature = "dpop")]
+    fn keys(&self) -> Option<&Keys> {
+        self.endpoint.dpop_keys()
+    }
+
+    #[cfg(not(feature = "dpop"))]
+    fn keys(&self) -> Option<&Keys> {
+        None
+    }
+
+    fn refresh_with(
+        &self,
+        owner: Option<&TokenOwner>,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, Refreshed> {
+        let key = bound_key::of_tokens(self.keys(), owner, tokens);
+        let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
+        let request = TokenRequest::refresh_token(refresh_token).scopes(&self.scopes);
+        let endpoint = self.endpoint.clone();
+        Box::pin(async move { refresh_at(&endpoint, request, key?, now).await })
+    }
+}
+
 impl Refresher for RefreshTokenGrant {
     fn refresh(
         &self,
         tokens: &ProviderTokens,
         now: SystemTime,
     ) -> UpstreamFuture<'static, Refreshed> {
-        let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
-        let request = TokenRequest::refresh_token(refresh_token).scopes(&self.scopes);
-        let endpoint = self.endpoint.clone();
-        Box::pin(async move { refresh_at(&endpoint, request, now).await })
+        self.refresh_with(None, tokens, now)
+    }
+
+    fn refresh_for(
+        &self,
+        owner: &TokenOwner,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, Refreshed> {
+        self.refresh_with(Some(owner), tokens, now)
+    }
+
+    fn can_use(&self, owner: &TokenOwner, tokens: &ProviderTokens) -> bool {
+        bound_key::is_here(self.keys(), owner, tokens)
     }
 }
 
 pub(super) async fn refresh_at(
     endpoint: &TokenEndpoint,
     request: TokenRequest,
+    key: Option<Key>,
     now: SystemTime,
 ) -> Result<Refreshed, AuthError> {
+    let request = bound_key::prove(request, key.as_ref());
     match endpoint.refresh(request).await {
         Ok(response) => {
-            let tokens = tokens_of(&response, now, Some(UNKNOWN_LIFETIME));
+            let tokens = tokens_of(&response, key.as_ref(), now, Some(UNKNOWN_LIFETIME));
             Ok(Refreshed::Tokens(tokens))
         }
         Err(RefusedRefresh {
@@ -178,9 +249,10 @@ pub(super) async fn refresh_at(
     }
 }
 
-/// The tokens of a response. An access token whose lifetime is not given lasts for `unknown`, or until it is refused.
+/// The tokens of a response to a request with this key. An access token whose lifetime is not given lasts for `unknown`, or until it is refused.
 pub(super) fn tokens_of(
     response: &TokenResponse,
+    key: Option<&Key>,
     now: SystemTime,
     unknown: Option<Duration>,
 ) -> ProviderTokens {
@@ -192,6 +264,9 @@ pub(super) fn tokens_of(
     };
     if let Some(expires_at) = lifetime.and_then(|lifetime| now.checked_add(lifetime)) {
         token = token.with_expires_at(expires_at);
+    }
+    if let Some(key) = key.filter(|_| response.is_dpop_bound()) {
+        token = token.with_dpop_thumbprint(bound_key::thumbprint(key));
     }
     if let Some(id_token) = response.id_token() {
         token = token.with_id_token(id_token.clone());

@@ -99,6 +99,7 @@ const MAX_SUCCESSORS: usize = 3;
 /// | in the mandatory window | waits for the refresh, and gets the old tokens if it fails |
 /// | expired | waits for the refresh |
 /// | expired and without a refresh token, or missing and not [optional](super::ProviderBuilder::optional) | finds the provider in [`login_required`](LoadedTokens::login_required) |
+/// | bound to a key that is not here (DPoP) | finds the provider in `login_required`. The tokens stay stored, and are not sent |
 /// | expired, and the provider refused the refresh token (`invalid_grant`) | finds the provider in `login_required`, and the tokens are removed |
 /// | expired, and the refresh failed in another way | finds the error in [`failed`](LoadedTokens::failed). Other providers are not affected |
 ///
@@ -252,6 +253,9 @@ impl UpstreamTokens {
         let stored = stored.remove(provider);
         let stored = stored.filter(|stored| is_of(stored, owner, provider));
         let mut stored = stored.ok_or_else(log_in_again)?;
+        if !configured.refresher.can_use(owner, stored.tokens()) {
+            return Err(key_is_gone());
+        }
         // A refresh that could not be stored yet.
         if let Some(key) = refresh_key(owner, configured, &stored)
             && let Ok(Some(newer)) = inner.refreshes.lookup(&key, None)
@@ -355,6 +359,10 @@ impl Inner {
                 }
                 continue;
             };
+            if !provider.refresher.can_use(owner, stored.tokens()) {
+                tokens.add(name.clone(), Err(key_is_gone()));
+                continue;
+            }
             let mut tokens = Held {
                 provider,
                 stored,
@@ -545,6 +553,15 @@ fn too_fast() -> AuthError {
     AuthError::new(
         AuthErrorKind::Unavailable,
         "the upstream provider's tokens expire faster than they are refreshed; check its clock and ours",
+    )
+}
+
+#[cold]
+fn key_is_gone() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Rejected,
+        "the user's tokens are bound to a key that is not here (DPoP); have the user log in again, and give all replicas \
+         the same keys",
     )
 }
 

@@ -145,6 +145,11 @@ impl DpopKey {
         &self.inner
     }
 
+    #[cfg(feature = "linking")]
+    pub(super) fn algorithm(&self) -> SigningAlgorithm {
+        self.inner.pair.algorithm()
+    }
+
     pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
         scope.field("dpop key", self.thumbprint())
     }

@@ -146,6 +146,29 @@ impl DpopKeys {
         self.derived([b"user", issuer.as_bytes(), subject.as_bytes()])
     }
 
+    /// Finds the key with this thumbprint: that of the user, or of a login that began before it was known who the user is.
+    pub(crate) fn find(
+        &self,
+        issuer: Option<&str>,
+        subject: &str,
+        thumbprint: &str,
+    ) -> Result<Option<DpopKey>, AuthError> {
+        let key = self.key_of_user(issuer, subject)?;
+        if key.thumbprint() == thumbprint {
+            return Ok(Some(key));
+        }
+        let key = self.key(None)?;
+        Ok((key.thumbprint() == thumbprint).then_some(key))
+    }
+
+    #[cfg(feature = "linking")]
+    pub(crate) fn algorithm(&self) -> crate::oauth::signing::SigningAlgorithm {
+        match &self.source {
+            Source::One(key) => key.algorithm(),
+            Source::PerUser { .. } => crate::oauth::signing::SigningAlgorithm::Es256,
+        }
+    }
+
     /// Whether each user has another key, so that it belongs to the cache key of their tokens.
     #[allow(dead_code, reason = "the strategies ask it")]
     pub(crate) fn are_per_user(&self) -> bool {

@@ -21,6 +21,7 @@ use crate::{
     },
     upstream::{
         OAuthProvider, ProviderTokens, SealingKey, TokenOwner, UpstreamFuture,
+        bound_key::Key,
         oauth_provider::{Answered, Ask},
         store::UpstreamTokenStore,
     },
@@ -214,6 +215,7 @@ impl CodeFlow {
     ) -> CodeFlowFuture<Response<Full<Bytes>>> {
         let inner = Arc::clone(&self.inner);
         let secret = secret_of(headers).map(str::to_owned);
+        let key = inner.provider.key(user);
         let user = bytes_of(user);
         let return_to = if is_local_path(return_to) {
             return_to
@@ -221,7 +223,7 @@ impl CodeFlow {
             "/"
         };
         let return_to = return_to.to_owned();
-        CodeFlowFuture::new(async move { inner.start(secret, user, &return_to).await })
+        CodeFlowFuture::new(async move { inner.start(secret, user, key?, &return_to).await })
     }
 
     /// Takes the browser's request for the redirect URI, and exchanges the code in it.
@@ -238,8 +240,9 @@ impl CodeFlow {
         let inner = Arc::clone(&self.inner);
         let answer = AuthorizationResponse::read(uri.query().unwrap_or_default());
         let secret = secret_of(headers).map(str::to_owned);
+        let key = inner.provider.key(user);
         let user = bytes_of(user);
-        CodeFlowFuture::new(async move { inner.finish(answer?, secret, user).await })
+        CodeFlowFuture::new(async move { inner.finish(answer?, secret, user, key?).await })
     }
 }
 
@@ -256,6 +259,7 @@ impl Inner {
         &self,
         secret: Option<String>,
         user: [u8; 32],
+        key: Option<Key>,
         return_to: &str,
     ) -> Result<Response<Full<Bytes>>, LinkError> {
         let secret = match secret {
@@ -263,14 +267,15 @@ impl Inner {
             None => new_secret()?,
         };
         let state = State::new(self.clock.now(), user, return_to).map_err(no_random)?;
-        let key = self.keys.first().ok_or(LinkErrorKind::Configuration)?;
-        let sealed = state.seal(&self.place(&secret), key)?;
+        let sealing_key = self.keys.first().ok_or(LinkErrorKind::Configuration)?;
+        let sealed = state.seal(&self.place(&secret), sealing_key)?;
         let (code_challenge, nonce) = (state.code_challenge(), state.nonce());
         let ask = Ask {
             redirect_uri: &self.redirect_uri,
             state: &sealed,
             code_challenge: &code_challenge,
             nonce: &nonce,
+            key: key.as_ref(),
         };
         let location = self.provider.authorization_url(&ask).await?;
         let cookie = cookie(&secret, LIFETIME.as_secs()).ok_or(LinkErrorKind::Configuration)?;
@@ -284,11 +289,12 @@ impl Inner {
         answer: AuthorizationResponse,
         secret: Option<String>,
         user: [u8; 32],
+        key: Option<Key>,
     ) -> Result<Finished, LinkError> {
         let secret = secret.ok_or(LinkErrorKind::OtherBrowser)?;
         let state = State::open(&answer.state, &self.place(&secret), &self.keys);
         let state = state.ok_or(LinkErrorKind::OtherBrowser)?;
-        let finished = self.answered(&answer, &state, user).await;
+        let finished = self.answered(&answer, &state, user, key).await;
         finished.map_err(|error| error.returning_to(&state.return_to))
     }
 
@@ -297,6 +303,7 @@ impl Inner {
         answer: &AuthorizationResponse,
         state: &State,
         user: [u8; 32],
+        key: Option<Key>,
     ) -> Result<Finished, LinkError> {
         let now = self.clock.now();
         // A clock may differ from that of the replica where it began.
@@ -319,6 +326,7 @@ impl Inner {
             code: answer.code()?,
             code_verifier: &code_verifier,
             redirect_uri: &self.redirect_uri,
+            key: key.as_ref(),
         };
         let tokens = self.provider.exchange(&answered, now).await?;
         let nonce = state.nonce();

@@ -1,5 +1,7 @@
 use std::{fmt, sync::Arc};
 
+#[cfg(feature = "dpop")]
+use crate::oauth::DpopKeys;
 use crate::{
     clock::{Clock, DefaultClock},
     error::{BuildError, Faults},
@@ -12,7 +14,7 @@ use crate::{
 
 use super::{
     Inner, OAuthProvider,
-    server::{Endpoints, Server, Source, endpoint},
+    server::{Binding, Endpoints, Server, Source, endpoint},
     settings::{Place, ProviderSettings},
 };
 
@@ -28,6 +30,7 @@ pub struct OAuthProviderBuilder {
     client_is_registered: bool,
     insecure: bool,
     clock: Arc<dyn Clock>,
+    binding: Binding,
 }
 
 impl OAuthProviderBuilder {
@@ -44,6 +47,7 @@ impl OAuthProviderBuilder {
             client_is_registered: false,
             insecure: false,
             clock: DefaultClock::get(),
+            binding: Binding::default(),
         }
     }
 
@@ -54,6 +58,58 @@ impl OAuthProviderBuilder {
     /// [`ClientAuth::tls_client_auth`] and [`ClientAuth::self_signed_tls_client_auth`] it always is.
     pub fn certificate_bound_tokens(mut self) -> Self {
         self.presents_certificate = true;
+        self
+    }
+
+    /// Binds the users' tokens to a key (DPoP, RFC 9449), so that whoever steals one cannot use it.
+    ///
+    /// Needs the feature `dpop`.
+    ///
+    /// The authorization request names the key (`dpop_jkt`), and the code and each refresh token are presented with a proof
+    /// of it. A key for each user ([`DpopKeys::per_user`](crate::oauth::DpopKeys::per_user)) is that of the user who starts
+    /// the link. A bearer token is refused, see [`allow_bearer_tokens`](Self::allow_bearer_tokens).
+    ///
+    /// Where the provider's metadata has `dpop_signing_alg_values_supported` without the algorithm of the key, a link or a
+    /// refresh fails with [`Configuration`](crate::AuthErrorKind::Configuration).
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use http_body_util::Full;
+    /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// use tower_identity::{
+    ///     ClientAuth, Secret,
+    ///     oauth::DpopKeys,
+    ///     upstream::{OAuthProvider, ProviderSettings},
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    /// # let secret = Secret::new("q3t6w9z$C&F)J@NcRfUjXn2r5u7x!A%D")?;
+    /// // All replicas have the same secret, so they have the same keys.
+    /// let keys = DpopKeys::per_user(&secret)?;
+    /// let issuer = "https://login.tracker.example.com";
+    /// let settings = ProviderSettings::discovered(issuer);
+    /// let tracker =
+    ///     OAuthProvider::builder(settings, ClientAuth::none("gateway"), client)
+    ///         .dpop(keys)
+    ///         .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "dpop")]
+    pub fn dpop(mut self, keys: impl Into<DpopKeys>) -> Self {
+        self.binding.keys = Some(keys.into());
+        self
+    }
+
+    /// Accepts tokens that are not bound to a key beside those that are, for a provider that does not know
+    /// [DPoP](Self::dpop) yet. Without `dpop` this changes nothing.
+    ///
+    /// Needs the feature `dpop`.
+    #[cfg(feature = "dpop")]
+    pub fn allow_bearer_tokens(mut self) -> Self {
+        self.binding.allows_bearer_tokens = true;
         self
     }
 
@@ -104,6 +160,7 @@ impl OAuthProviderBuilder {
             inner: Arc::new(Inner {
                 settings: self.settings,
                 client_auth: self.client_auth,
+                keys: self.binding.keys,
                 endpoints,
                 id_tokens,
             }),
@@ -147,6 +204,7 @@ impl OAuthProviderBuilder {
                     &self.client_auth,
                     self.insecure,
                     &self.clock,
+                    &self.binding,
                 );
                 // Each of its faults has been found already.
                 let server = Server {
@@ -177,6 +235,7 @@ impl OAuthProviderBuilder {
                     client_is_registered: self.client_is_registered,
                     insecure: self.insecure,
                     clock: Arc::clone(&self.clock),
+                    binding: self.binding.clone(),
                 }))
             }
         }

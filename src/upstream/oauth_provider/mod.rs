@@ -20,7 +20,8 @@ use crate::{
 };
 
 use super::{
-    ProviderTokens, Refreshed, Refresher, UpstreamFuture,
+    ProviderTokens, Refreshed, Refresher, TokenOwner, UpstreamFuture,
+    bound_key::{self, Key, Keys},
     provider::{Provider, ProviderBuilder},
     refresher::{refresh_at, tokens_of},
 };
@@ -69,6 +70,7 @@ pub struct OAuthProvider {
 struct Inner {
     settings: ProviderSettings,
     client_auth: ClientAuth,
+    keys: Option<Keys>,
     endpoints: Endpoints,
     id_tokens: Option<TokenValidator>,
 }
@@ -79,6 +81,8 @@ pub(super) struct Ask<'a> {
     pub(super) state: &'a str,
     pub(super) code_challenge: &'a str,
     pub(super) nonce: &'a str,
+    /// The key that the code is bound to.
+    pub(super) key: Option<&'a Key>,
 }
 
 /// A code, and the authorization request that it answers.
@@ -86,6 +90,7 @@ pub(super) struct Answered<'a> {
     pub(super) code: &'a str,
     pub(super) code_verifier: &'a str,
     pub(super) redirect_uri: &'a str,
+    pub(super) key: Option<&'a Key>,
 }
 
 impl OAuthProvider {
@@ -138,6 +143,9 @@ impl OAuthProvider {
         if let Some(resource) = &settings.resource {
             query.append_pair("resource", resource);
         }
+        if let Some(key) = ask.key {
+            query.append_pair("dpop_jkt", bound_key::thumbprint(key));
+        }
         query.extend_pairs(&settings.parameters);
         let separator = if server.authorization.contains('?') {
             '&'
@@ -179,11 +187,14 @@ impl OAuthProvider {
         let request = TokenRequest::authorization_code(answered.code)
             .parameter("code_verifier", answered.code_verifier)
             .parameter("redirect_uri", answered.redirect_uri);
-        let response = server
-            .token
-            .request_token(self.for_resource(request))
-            .await?;
-        Ok(tokens_of(&response, now, None))
+        let request = bound_key::prove(self.for_resource(request), answered.key);
+        let response = server.token.request_token(request).await?;
+        Ok(tokens_of(&response, answered.key, now, None))
+    }
+
+    /// The key that the tokens of a login are bound to, if they are.
+    pub(super) fn key(&self, user: Option<&TokenOwner>) -> Result<Option<Key>, AuthError> {
+        bound_key::for_login(self.inner.keys.as_ref(), user)
     }
 
     pub(super) fn client_id(&self) -> &str {
@@ -215,19 +226,45 @@ impl OAuthProvider {
     }
 }
 
+impl OAuthProvider {
+    fn refresh_with(
+        &self,
+        owner: Option<&TokenOwner>,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, Refreshed> {
+        let key = bound_key::of_tokens(self.inner.keys.as_ref(), owner, tokens);
+        let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
+        let request = self.for_resource(TokenRequest::refresh_token(refresh_token));
+        let provider = self.clone();
+        Box::pin(async move {
+            let key = key?;
+            let server = provider.server().await?;
+            refresh_at(&server.token, request, key, now).await
+        })
+    }
+}
+
 impl Refresher for OAuthProvider {
     fn refresh(
         &self,
         tokens: &ProviderTokens,
         now: SystemTime,
     ) -> UpstreamFuture<'static, Refreshed> {
-        let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
-        let request = self.for_resource(TokenRequest::refresh_token(refresh_token));
-        let provider = self.clone();
-        Box::pin(async move {
-            let server = provider.server().await?;
-            refresh_at(&server.token, request, now).await
-        })
+        self.refresh_with(None, tokens, now)
+    }
+
+    fn refresh_for(
+        &self,
+        owner: &TokenOwner,
+        tokens: &ProviderTokens,
+        now: SystemTime,
+    ) -> UpstreamFuture<'static, Refreshed> {
+        self.refresh_with(Some(owner), tokens, now)
+    }
+
+    fn can_use(&self, owner: &TokenOwner, tokens: &ProviderTokens) -> bool {
+        bound_key::is_here(self.inner.keys.as_ref(), owner, tokens)
     }
 }
 

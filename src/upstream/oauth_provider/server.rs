@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-use super::{document_url::document_path, settings::ProviderSettings};
+use super::{super::bound_key::Keys, document_url::document_path, settings::ProviderSettings};
 
 const METADATA_AGE: Duration = Duration::from_secs(3600);
 
@@ -70,6 +70,46 @@ pub(super) struct Source {
     pub(super) client_is_registered: bool,
     pub(super) insecure: bool,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) binding: Binding,
+}
+
+/// Whether the provider's tokens are bound to a key.
+#[derive(Clone, Default)]
+pub(super) struct Binding {
+    pub(super) keys: Option<Keys>,
+    #[cfg(feature = "dpop")]
+    pub(super) allows_bearer_tokens: bool,
+}
+
+#[cfg(feature = "dpop")]
+impl Binding {
+    fn bind(&self, builder: TokenEndpointBuilder) -> TokenEndpointBuilder {
+        match &self.keys {
+            Some(keys) if self.allows_bearer_tokens => {
+                builder.dpop(keys.clone()).allow_bearer_tokens()
+            }
+            Some(keys) => builder.dpop(keys.clone()),
+            None => builder,
+        }
+    }
+
+    /// Fails where the provider says that it does not accept the proofs of the keys.
+    fn check(&self, algorithms: Option<&[String]>) -> Result<(), AuthError> {
+        let (Some(keys), Some(algorithms)) = (&self.keys, algorithms) else {
+            return Ok(());
+        };
+        let algorithm = keys.algorithm().name();
+        if algorithms.iter().any(|supported| supported == algorithm) {
+            return Ok(());
+        }
+        Err(AuthError::new(
+            AuthErrorKind::Configuration,
+            format!(
+                "the provider's metadata does not have {algorithm}, the algorithm of the DPoP key, in \
+                 `dpop_signing_alg_values_supported`; use a key with another algorithm"
+            ),
+        ))
+    }
 }
 
 /// The endpoints of a provider.
@@ -96,6 +136,8 @@ impl Source {
                  (`client_id_metadata_document_supported`); register a client there",
             ));
         }
+        #[cfg(feature = "dpop")]
+        self.binding.check(read.dpop_algorithms.as_deref())?;
         let token = TokenEndpoint::of_client(read.token_endpoint, self.client.clone());
         let token = endpoint(
             token,
@@ -103,6 +145,7 @@ impl Source {
             &self.client_auth,
             self.insecure,
             &self.clock,
+            &self.binding,
         );
         Ok(Server {
             authorization: read.authorization_endpoint,
@@ -121,11 +164,16 @@ pub(super) fn endpoint(
     client_auth: &ClientAuth,
     insecure: bool,
     clock: &Arc<dyn Clock>,
+    binding: &Binding,
 ) -> Result<TokenEndpoint, BuildError> {
     let builder = builder
         .client_auth(client_auth.clone())
         .dialect(settings.dialect)
         .clock(Arc::clone(clock));
+    #[cfg(feature = "dpop")]
+    let builder = binding.bind(builder);
+    #[cfg(not(feature = "dpop"))]
+    let _ = binding.keys;
     let builder = if insecure {
         builder.insecure()
     } else {

@@ -13,11 +13,12 @@ use crate::{
 const LONGEST: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// Parameters that the authorization code flow sets itself.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 12] = [
     "client_id",
     "client_secret",
     "code_challenge",
     "code_challenge_method",
+    "dpop_jkt",
     "nonce",
     "redirect_uri",
     "request",

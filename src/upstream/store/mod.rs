@@ -97,6 +97,9 @@ pub use tokens::{ProviderTokens, StoredTokens, Version};
 /// [`TokenOwner::user_key`]. It needs neither the issuer, nor the subject, nor the
 /// session's id.
 ///
+/// A store that writes tokens in its own format must write [all their
+/// parts](crate::UpstreamToken), also the thumbprint of the key that they are bound to.
+///
 /// # Security
 ///
 /// A store that finds tokens by less than the owner's key, for example by the session's

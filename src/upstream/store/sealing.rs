@@ -65,19 +65,22 @@ pub(super) fn open(
 
 fn encode(tokens: &ProviderTokens) -> Wiped<Vec<u8>> {
     let token = tokens.token();
+    // Rows without a thumbprint are as they were before there was one.
     let texts = [
-        token.access_token().expose(),
-        token.id_token().map_or("", Secret::expose),
-        tokens.refresh_token().map_or("", Secret::expose),
+        Some(token.access_token().expose()),
+        Some(token.id_token().map_or("", Secret::expose)),
+        Some(tokens.refresh_token().map_or("", Secret::expose)),
+        token.dpop_thumbprint(),
     ];
+    let texts = || texts.iter().flatten();
     let times = [Some(tokens.issued_at()), token.expires_at()];
-    let length = texts.iter().map(|text| 4 + text.len()).sum::<usize>() + 8 * times.len();
+    let length = texts().map(|text| 4 + text.len()).sum::<usize>() + 8 * times.len();
     // Large enough at once: what a `Vec` leaves behind when it grows is not wiped.
     let mut bytes = Wiped::new(Vec::with_capacity(length));
     for time in times {
         bytes.extend(time.map_or(UNKNOWN_TIME, since_epoch).to_be_bytes());
     }
-    for text in texts {
+    for text in texts() {
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
         bytes.extend(length.to_be_bytes());
         bytes.extend(text.as_bytes());
@@ -92,10 +95,18 @@ fn decode(bytes: &[u8]) -> Option<ProviderTokens> {
     let access_token = AccessToken::from_text(take_text(&mut rest)?).ok()?;
     let id_token = take_text(&mut rest)?;
     let refresh_token = take_text(&mut rest)?;
+    let thumbprint = if rest.is_empty() {
+        None
+    } else {
+        Some(take_text(&mut rest)?)
+    };
 
     let mut token = UpstreamToken::new(access_token);
     if let Some(expires_at) = expires_at {
         token = token.with_expires_at(expires_at);
+    }
+    if let Some(thumbprint) = thumbprint {
+        token = token.with_dpop_thumbprint(thumbprint);
     }
     if let Ok(id_token) = Secret::new(id_token) {
         token = token.with_id_token(id_token);
@@ -148,6 +159,38 @@ mod tests {
             .with_refresh_token(Secret::new("refresh").unwrap());
         let encoded = encode(&tokens);
         assert_eq!(encoded.capacity(), encoded.len());
+    }
+
+    #[test]
+    fn a_row_from_before_there_was_a_thumbprint_is_read_and_written_as_it_was() {
+        let old = [
+            &1_750_000_000_123_u64.to_be_bytes()[..],
+            &UNKNOWN_TIME.to_be_bytes(),
+            &6_u32.to_be_bytes(),
+            b"access",
+            &0_u32.to_be_bytes(),
+            &7_u32.to_be_bytes(),
+            b"refresh",
+        ];
+        let old = old.concat();
+        let tokens = decode(&old).unwrap();
+        assert_eq!(tokens.token().dpop_thumbprint(), None);
+        assert_eq!(*encode(&tokens), old);
+    }
+
+    #[test]
+    fn a_row_has_the_thumbprint_of_the_key_that_its_tokens_are_bound_to() {
+        let token = UpstreamToken::new(AccessToken::new("access").unwrap());
+        let token = token.with_dpop_thumbprint("thumbprint");
+        let encoded = encode(&ProviderTokens::new(token, SystemTime::UNIX_EPOCH));
+        assert_eq!(encoded.capacity(), encoded.len());
+        let tokens = decode(&encoded).unwrap();
+        assert_eq!(tokens.token().dpop_thumbprint(), Some("thumbprint"));
+        for length in 1..=4 + "thumbprint".len() {
+            let is_whole = length == 4 + "thumbprint".len();
+            let cut = decode(&encoded[..encoded.len() - length]);
+            assert_eq!(cut.is_some(), is_whole, "cut by {length}");
+        }
     }
 
     #[test]

@@ -1,0 +1,105 @@
+//! The key that a user's tokens are bound to (DPoP, RFC 9449).
+
+#[cfg(feature = "dpop")]
+pub(super) use crate::oauth::{DpopKey as Key, DpopKeys as Keys};
+#[cfg(not(feature = "dpop"))]
+pub(super) use std::convert::Infallible as Key;
+#[cfg(not(feature = "dpop"))]
+pub(super) use std::convert::Infallible as Keys;
+
+use crate::{
+    error::{AuthError, AuthErrorKind},
+    oauth::request::TokenRequest,
+};
+
+use super::{owner::TokenOwner, store::ProviderTokens};
+
+/// The key for a new login of `owner`, or for a login that will say who the user is.
+#[cfg(feature = "dpop")]
+pub(super) fn for_login(
+    keys: Option<&Keys>,
+    owner: Option<&TokenOwner>,
+) -> Result<Option<Key>, AuthError> {
+    let Some(keys) = keys else {
+        return Ok(None);
+    };
+    let key = match owner {
+        Some(owner) => keys.key_of_user(Some(owner.issuer()), owner.subject()),
+        None => keys.key(None),
+    };
+    key.map(Some)
+}
+
+/// The key that these tokens are bound to. For tokens without a key it is the one for a new login.
+#[cfg(feature = "dpop")]
+pub(super) fn of_tokens(
+    keys: Option<&Keys>,
+    owner: Option<&TokenOwner>,
+    tokens: &ProviderTokens,
+) -> Result<Option<Key>, AuthError> {
+    let Some(thumbprint) = tokens.token().dpop_thumbprint() else {
+        return for_login(keys, owner);
+    };
+    let key = match (keys, owner) {
+        (Some(keys), Some(owner)) => {
+            keys.find(Some(owner.issuer()), owner.subject(), thumbprint)?
+        }
+        (Some(keys), None) => Some(keys.key(None)?).filter(|key| key.thumbprint() == thumbprint),
+        (None, _) => None,
+    };
+    key.map(Some).ok_or_else(key_is_gone)
+}
+
+#[cfg(not(feature = "dpop"))]
+#[cfg(feature = "linking")]
+pub(super) fn for_login(
+    _: Option<&Keys>,
+    _: Option<&TokenOwner>,
+) -> Result<Option<Key>, AuthError> {
+    Ok(None)
+}
+
+#[cfg(not(feature = "dpop"))]
+pub(super) fn of_tokens(
+    _: Option<&Keys>,
+    _: Option<&TokenOwner>,
+    tokens: &ProviderTokens,
+) -> Result<Option<Key>, AuthError> {
+    match tokens.token().dpop_thumbprint() {
+        Some(_) => Err(key_is_gone()),
+        None => Ok(None),
+    }
+}
+
+/// Whether these tokens can be used here: they are bound to no key, or to one that is here.
+pub(super) fn is_here(keys: Option<&Keys>, owner: &TokenOwner, tokens: &ProviderTokens) -> bool {
+    tokens.token().dpop_thumbprint().is_none() || of_tokens(keys, Some(owner), tokens).is_ok()
+}
+
+/// Adds the key to a request that presents a code or a refresh token.
+pub(super) fn prove(request: TokenRequest, key: Option<&Key>) -> TokenRequest {
+    match key {
+        #[cfg(feature = "dpop")]
+        Some(key) => request.dpop_key(key.clone()),
+        #[cfg(not(feature = "dpop"))]
+        Some(never) => match *never {},
+        None => request,
+    }
+}
+
+pub(super) fn thumbprint(key: &Key) -> &str {
+    #[cfg(feature = "dpop")]
+    return key.thumbprint();
+    #[cfg(not(feature = "dpop"))]
+    match *key {}
+}
+
+/// It is not the user's login that failed here, so the tokens stay for the replica that has the key.
+#[cold]
+fn key_is_gone() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Configuration,
+        "the user's tokens are bound to a key that is not here (DPoP), so they were not presented; give all replicas the \
+         same keys",
+    )
+}
