@@ -75,7 +75,7 @@ struct Session {
 }
 
 /// The name of the backend, and the `Mcp-Session-Id` that it gave.
-type SessionKey = (String, HeaderValue);
+type SessionKey = (Arc<str>, HeaderValue);
 
 pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 pub(crate) const MAX_SESSIONS: u64 = 16_384;
@@ -205,7 +205,7 @@ impl Gateway {
             let path = format!("/{name}");
             let called = any(answer)
                 .layer(TokenValidatorLayer::new(backend.validator.clone()))
-                .with_state((self.clone(), name.clone()));
+                .with_state((self.clone(), Arc::from(&**name)));
             router = router.route(&path, called);
             if let Some(metadata) = backend.validator.resource_metadata() {
                 router = router.route_service(metadata.path(), metadata.clone());
@@ -215,29 +215,32 @@ impl Gateway {
     }
 
     /// Forwards the request of an authenticated caller, in the session that it names or in a new one.
+    ///
+    /// `shows_urls` is set to what the session's client can do.
     async fn forward(
         &self,
-        name: &str,
+        name: Arc<str>,
         request: http::Request<Message>,
-        call: &mut Option<McpRequest>,
+        message: &[u8],
+        shows_urls: &mut Option<bool>,
     ) -> Result<Response, BoxError> {
-        let Some(backend) = self.backends.get(name) else {
+        let Some(backend) = self.backends.get(&*name) else {
             return Ok(StatusCode::NOT_FOUND.into_response());
         };
         let Some(id) = request.headers().get(SESSION_ID) else {
-            let session = backend.open(&request, call.as_ref())?;
+            let session = backend.open(&request, message)?;
             let request = forward_mcp(request, backend.url.clone());
             let response = session.service.clone().oneshot(request).await?;
             if let Some(id) = response.headers().get(SESSION_ID) {
-                self.sessions.insert((name.to_owned(), id.clone()), session);
+                self.sessions.insert((name, id.clone()), session);
             }
             return relayed(response.map(Body::new));
         };
-        let key = (name.to_owned(), id.clone());
+        let key = (name, id.clone());
         let Some(session) = self.sessions.get(&key) else {
             return Ok(StatusCode::NOT_FOUND.into_response());
         };
-        *call = call.take().map(|call| call.in_session(session.shows_urls));
+        *shows_urls = Some(session.shows_urls);
         let closes = request.method() == Method::DELETE;
         let response = session
             .service
@@ -256,7 +259,7 @@ impl Gateway {
             let (name, id) = &*key;
             let mut request = http::Request::new(Message::default());
             *request.method_mut() = Method::DELETE;
-            *request.uri_mut() = self.backends.get(name)?.url.clone();
+            *request.uri_mut() = self.backends.get(&**name)?.url.clone();
             request.headers_mut().insert(SESSION_ID, id.clone());
             Some(time::timeout(GRACE, session.service.oneshot(request)))
         });
@@ -280,11 +283,7 @@ fn origin_of(url: &Uri) -> Result<Origin, BoxError> {
 
 impl Backend {
     /// A session with the identity of the request that opens it.
-    fn open(
-        &self,
-        request: &http::Request<Message>,
-        call: Option<&McpRequest>,
-    ) -> Result<Session, AuthError> {
+    fn open(&self, request: &http::Request<Message>, message: &[u8]) -> Result<Session, AuthError> {
         let Some(identity) = request.extensions().get::<Identity>() else {
             let fault = "a session needs a user, and nobody validated the caller";
             return Err(AuthError::new(AuthErrorKind::MissingIdentity, fault));
@@ -295,7 +294,7 @@ impl Backend {
         let bound = BindSubject::to(identity.clone());
         Ok(Session {
             service: captured.layer(bound.layer(self.client.clone())),
-            shows_urls: call.is_some_and(McpRequest::shows_urls),
+            shows_urls: McpRequest::read(message).is_some_and(|call| call.shows_urls()),
         })
     }
 }
@@ -303,22 +302,26 @@ impl Backend {
 /// Answers the caller. An error goes to the log, and the answer shows nothing of it but what the user must do, as MCP says
 /// it. `TokenValidatorLayer` adds to a refusal where the caller can log in.
 async fn answer(
-    State((gateway, backend)): State<(Arc<Gateway>, String)>,
+    State((gateway, backend)): State<(Arc<Gateway>, Arc<str>)>,
     request: Request,
 ) -> Response {
     let (head, body) = request.into_parts();
     let Ok(message) = to_bytes(body, MAX_MESSAGE).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
-    let mut call = McpRequest::read(&message);
-    let request = http::Request::from_parts(head, Message::new(message));
-    let forwarded = gateway.forward(&backend, request, &mut call).await;
-    forwarded.unwrap_or_else(|error| {
+    let request = http::Request::from_parts(head, Message::new(message.clone()));
+    let mut shows_urls = None;
+    let forwarded = gateway.forward(backend, request, &message, &mut shows_urls);
+    forwarded.await.unwrap_or_else(|error| {
         tracing::info!(error = &*error as &dyn Error, "a request failed");
-        match (AuthError::find_in(&*error), call) {
-            (Some(error), Some(call)) => call.answer(error),
-            (Some(error), None) => error.to_response(),
-            (None, _) => StatusCode::BAD_GATEWAY.into_response(),
+        let Some(error) = AuthError::find_in(&*error) else {
+            return StatusCode::BAD_GATEWAY.into_response();
+        };
+        // Only now, because most calls succeed.
+        match (McpRequest::read(&message), shows_urls) {
+            (Some(call), Some(shows_urls)) => call.in_session(shows_urls).answer(error),
+            (Some(call), None) => call.answer(error),
+            (None, _) => error.to_response(),
         }
     })
 }

@@ -353,7 +353,7 @@ impl Inner {
         let mut held = Vec::with_capacity(stored.len());
         let mut waiting = Vec::new();
         for (name, provider) in &self.providers {
-            let Some(stored) = stored.remove(name) else {
+            let Some((name, stored)) = stored.remove_entry(name) else {
                 if !provider.optional {
                     tokens.add(name.clone(), Err(log_in_again()));
                 }
@@ -364,6 +364,7 @@ impl Inner {
                 continue;
             }
             let mut tokens = Held {
+                name,
                 provider,
                 stored,
                 renewing: None,
@@ -384,18 +385,19 @@ impl Inner {
             }
             let refreshing = waiting.drain(..).map(|tokens: Held<'_>| {
                 let fresh = self.fresh(owner, tokens.provider, tokens.stored);
-                fresh.map(move |outcome| (tokens.provider, outcome))
+                fresh.map(move |outcome| (tokens.name, tokens.provider, outcome))
             });
             let refreshed = join_all(refreshing).await;
             now = self.clock.now();
-            for (provider, outcome) in refreshed {
+            for (name, provider, outcome) in refreshed {
                 match outcome {
                     Ok(stored) => held.push(Held {
+                        name,
                         provider,
                         stored,
                         renewing: None,
                     }),
-                    Err(error) => tokens.add(provider.name.clone(), Err(error)),
+                    Err(error) => tokens.add(name, Err(error)),
                 }
             }
             for tokens in &mut held {
@@ -404,13 +406,10 @@ impl Inner {
             waiting.extend(held.extract_if(.., |tokens| tokens.is_over(asked_at, now)));
         }
         for tokens_over in waiting {
-            tokens.add(tokens_over.provider.name.clone(), Err(too_fast()));
+            tokens.add(tokens_over.name, Err(too_fast()));
         }
-        for Held {
-            provider, stored, ..
-        } in held
-        {
-            tokens.add(provider.name.clone(), Ok(stored));
+        for Held { name, stored, .. } in held {
+            tokens.add(name, Ok(stored));
         }
         for (name, stored) in stored {
             let expires_at = stored.tokens().token().expires_at();
@@ -498,6 +497,7 @@ impl Inner {
 
 /// Tokens of a provider that are handed out, unless they expire before.
 struct Held<'a> {
+    name: String,
     provider: &'a Arc<Provider>,
     stored: StoredTokens,
     /// The refresh in the background.
