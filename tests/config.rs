@@ -1578,7 +1578,13 @@ fn the_schema_knows_the_members_that_are_read_and_no_others() {
                 }
                 // Or the client authenticates with a file.
                 if let Some(client) = variable.strip_suffix("SecretEnv") {
-                    let file = ["SecretFile", "AssertionFile", "AssertionType", "Key"];
+                    let file = [
+                        "SecretFile",
+                        "AssertionFile",
+                        "AssertionType",
+                        "Key",
+                        "Certificate",
+                    ];
                     expected.extend(file.map(|key| format!("{client}{key}")));
                 }
             }

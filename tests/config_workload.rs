@@ -73,6 +73,7 @@ fn resources() -> Resources<Body> {
         "UNSET" => None,
         _ => Some(SECRET.to_owned()),
     });
+    let builder = builder.client_certificate("gateway", http_client());
     builder.build().unwrap()
 }
 
@@ -742,7 +743,37 @@ fn each_fault_names_the_key() {
         ),
         (key("algorithm: RS256, keyFile: DIR/rsa.pem, kid: x"), "clientCredentials.clientKey.kid", "unknown key"),
         (key("algorithm: RS256, keyFile: DIR/rsa.pem, keyId: ''"), "clientCredentials.clientKey.keyId", "is empty"),
-        (plain(&format!("{url}, clientId: g")), "clientCredentials.clientSecret", "`clientAssertionFile` or `clientKey`"),
+        (plain(&format!("{url}, clientId: g")), "clientCredentials.clientSecret", "`clientKey` or `clientCertificate`"),
+        (
+            plain(&format!("{url}, clientId: g, clientCertificate: {{name: vault}}")),
+            "clientCredentials.clientCertificate.name",
+            "is the name of no client with a certificate",
+        ),
+        (
+            plain(&format!("{url}, clientId: g, clientCertificate: {{method: private_key_jwt}}")),
+            "clientCredentials.clientCertificate.method",
+            "is neither `tls_client_auth` nor",
+        ),
+        (
+            plain(&format!("{url}, clientId: g, clientCertificate: {{certificateFile: /tls.crt}}")),
+            "clientCredentials.clientCertificate.certificateFile",
+            "unknown key",
+        ),
+        (
+            exchange("clientId: g, clientCertificate: gateway"),
+            "tokenExchange.clientCertificate",
+            "expected a map",
+        ),
+        (
+            plain(&format!("{url}, clientId: g, clientSecret: s, clientCertificate: {{}}")),
+            "clientCredentials.clientCertificate",
+            "is there beside `clientSecret`",
+        ),
+        (
+            plain(&format!("{url}, clientCertificate: {{}}")),
+            "clientCredentials.clientId",
+            "there is a secret that goes with it: `clientCertificate`",
+        ),
         (plain("workloadTokenFile: DIR/workload.jwt"), "clientCredentials.tokenUrl", "is missing"),
         (plain(&format!("{url}, workloadTokenFile: w")), "clientCredentials.workloadTokenFile", "not the absolute path"),
         (
@@ -1028,6 +1059,7 @@ fn the_schema_has_every_key_and_no_others() {
         "clientAssertionFile",
         "clientAssertionType",
         "clientKey",
+        "clientCertificate",
     ];
     for (name, expected) in [
         (
@@ -1060,6 +1092,10 @@ fn the_schema_has_every_key_and_no_others() {
             ),
         ),
         ("BothConfig", keys(&backends["two"]["both"], &[])),
+        (
+            "ClientCertificateConfig",
+            keys(&json!({}), &["name", "method"]),
+        ),
     ] {
         assert_eq!(properties(name), expected, "{name}");
     }

@@ -34,8 +34,9 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CredentialCache,
     DefaultClock, Identity, IntrospectionEndpoint, ManualClock, MemoryStore, OnBehalfOf, Origin,
-    Secret, TokenEndpoint, TokenValidator, TokenValidatorLayer, UpstreamToken,
+    OutgoingAuthConfig, Secret, TokenEndpoint, TokenValidator, TokenValidatorLayer, UpstreamToken,
     client::hyper::{CertificateSource, HttpsClient},
+    config::Resources,
     incoming::ClientCertificate,
     oauth::TokenRequest,
     strategy::IssuedToken,
@@ -609,4 +610,77 @@ async fn an_alias_is_used_only_by_clients_with_a_certificate_and_checked_as_any_
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_configuration_names_the_client_with_the_certificate_and_how_it_is_known() {
+    let Some(world) = World::start(false).await else {
+        return;
+    };
+    let [gateway, own] = [&world.gateway, &world.own].map(source);
+    let backend = world.backend().await;
+    let resources = Resources::<Full<Bytes>>::builder(world.client(Some(&gateway)))
+        .client_certificate("gateway", world.client(Some(&gateway)))
+        .client_certificate("own", world.client(Some(&own)))
+        .client_certificate_source("own", own.clone())
+        .build()
+        .unwrap();
+    let entry = |client: &str, certificate: Value| {
+        json!({
+            "type": "client_credentials",
+            "clientCredentials": {
+                "tokenUrl": world.provider.token_endpoint(),
+                "clientId": client,
+                "clientCertificate": certificate,
+                "resource": BACKEND,
+            },
+        })
+    };
+    let config = json!({
+        "backends": {
+            "named": entry("gateway", json!({ "name": "gateway" })),
+            "own": entry(
+                "own",
+                json!({ "name": "own", "method": "self_signed_tls_client_auth" }),
+            ),
+            "default": entry("gateway", json!({ "method": "tls_client_auth" })),
+        },
+    });
+    let config: OutgoingAuthConfig = serde_json::from_value(config).unwrap();
+    let origin = Origin::try_from(backend.uri("")).unwrap();
+    // The second round is the configuration after a reload: the tokens of the first serve it.
+    for _ in 0..2 {
+        for (name, certificate, status) in [
+            ("named", Some(&gateway), StatusCode::OK),
+            ("default", Some(&gateway), StatusCode::OK),
+            // The backend takes certificates of the authority alone.
+            ("own", None, StatusCode::UNAUTHORIZED),
+        ] {
+            let layer = config.layer_for(name, origin.clone(), &resources).unwrap();
+            let client = layer.layer(world.client(certificate));
+            let request = Request::get(backend.uri("/")).body(Full::default());
+            let response = client.oneshot(request.unwrap()).await.unwrap();
+            assert_eq!(response.status(), status, "{name}");
+        }
+    }
+    let provider = &world.provider;
+    let issued = provider.count("grant.success", "client_credentials").await;
+    assert_eq!(issued, 3);
+
+    let twice = Resources::<Full<Bytes>>::builder(world.client(None))
+        .client_certificate("gateway", world.client(Some(&gateway)))
+        .client_certificate("gateway", world.client(Some(&gateway)))
+        .client_certificate(" ", world.client(Some(&gateway)))
+        .client_certificate_source("nobody", gateway);
+    let error = twice.build().unwrap_err();
+    let settings = error.invalid_settings().iter();
+    let settings: Vec<_> = settings.map(|invalid| invalid.setting()).collect();
+    assert_eq!(
+        settings,
+        [
+            "client_certificate[1]",
+            "client_certificate[2]",
+            "client_certificate_source[0]"
+        ]
+    );
 }

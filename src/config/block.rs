@@ -18,6 +18,7 @@ use crate::{
 
 use super::{
     backend::BackendAuthConfig,
+    client_certificate::ClientCertificateConfig,
     client_key::ClientKeyConfig,
     error::{Section, SectionFaults},
     file_path::FilePath,
@@ -31,6 +32,7 @@ enum ClientCredential {
     Assertion(fn(String, SecretSource) -> ClientAuth, SecretSource),
     #[cfg(feature = "private-key-jwt")]
     Key(crate::oauth::PrivateKeyJwt),
+    Certificate(fn(String) -> ClientAuth),
 }
 
 /// The block of one backend while its strategy is built. It collects the faults.
@@ -53,6 +55,7 @@ pub(super) struct ClientKeys<'a> {
     pub(super) assertion_file: (&'static str, &'a Option<FilePath>),
     pub(super) assertion_type: (&'static str, &'a Option<String>),
     pub(super) key: (&'static str, &'a Option<ClientKeyConfig>),
+    pub(super) certificate: (&'static str, &'a Option<ClientCertificateConfig>),
     /// How a client with a secret authenticates.
     pub(super) with_secret: fn(String, SecretSource) -> ClientAuth,
 }
@@ -68,6 +71,7 @@ macro_rules! client_keys {
             assertion_file: ("clientAssertionFile", &$block.client_assertion_file),
             assertion_type: ("clientAssertionType", &$block.client_assertion_type),
             key: ("clientKey", &$block.client_key),
+            certificate: ("clientCertificate", &$block.client_certificate),
             with_secret: $with_secret,
         }
     };
@@ -81,6 +85,7 @@ impl ClientKeys<'_> {
             || self.secret_file.1.is_some()
             || self.assertion_file.1.is_some()
             || self.key.1.is_some()
+            || self.certificate.1.is_some()
     }
 }
 
@@ -91,7 +96,11 @@ impl<B> Block<'_, B> {
         insecure: bool,
         client: &ClientKeys<'_>,
     ) -> Result<TokenEndpoint, BuildError> {
-        let mut endpoint = self.resources.token_endpoint(url);
+        let certificate = client.certificate.1.as_ref();
+        let mut endpoint = match certificate.and_then(|certificate| certificate.name.as_ref()) {
+            Some(name) => self.resources.mtls_token_endpoint(name, url),
+            None => self.resources.token_endpoint(url),
+        };
         if insecure {
             endpoint = endpoint.insecure();
         }
@@ -111,6 +120,7 @@ impl<B> Block<'_, B> {
                 (client.secret_file.0, client.secret_file.1.is_some()),
                 (client.assertion_file.0, client.assertion_file.1.is_some()),
                 (client.key.0, client.key.1.is_some()),
+                (client.certificate.0, client.certificate.1.is_some()),
             ];
             if let Some((key, _)) = present.into_iter().rev().find(|(_, is_there)| *is_there) {
                 self.fault(
@@ -125,6 +135,7 @@ impl<B> Block<'_, B> {
             Some(ClientCredential::Assertion(make, assertion)) => make(id.clone(), assertion),
             #[cfg(feature = "private-key-jwt")]
             Some(ClientCredential::Key(key)) => ClientAuth::private_key_jwt(id, key),
+            Some(ClientCredential::Certificate(make)) => make(id.clone()),
             None => ClientAuth::none(id),
         })
     }
@@ -150,6 +161,7 @@ impl<B> Block<'_, B> {
             (client.secret_file.0, client.secret_file.1.is_some()),
             (client.assertion_file.0, client.assertion_file.1.is_some()),
             (client.key.0, client.key.1.is_some()),
+            (client.certificate.0, client.certificate.1.is_some()),
         ] {
             match first {
                 Some(first) if is_there => {
@@ -183,8 +195,17 @@ impl<B> Block<'_, B> {
         match (secret, assertion) {
             (Some(secret), _) => Some(ClientCredential::Secret(secret)),
             (None, Some(assertion)) => Some(ClientCredential::Assertion(make, assertion)),
-            (None, None) => self.key_of_client(client),
+            (None, None) => match self.key_of_client(client) {
+                Some(key) => Some(key),
+                None => self.certificate_of_client(client),
+            },
         }
+    }
+
+    fn certificate_of_client(&mut self, client: &ClientKeys<'_>) -> Option<ClientCredential> {
+        let (at, config) = client.certificate;
+        let make = self.client_with_certificate(at, config.as_ref()?)?;
+        Some(ClientCredential::Certificate(make))
     }
 
     #[cfg(feature = "private-key-jwt")]
@@ -283,9 +304,12 @@ impl<B> Block<'_, B> {
         if !client.has_credential() {
             let (env, file) = (client.secret_env.0, client.secret_file.0);
             let (assertion, key) = (client.assertion_file.0, client.key.0);
+            let certificate = client.certificate.0;
             self.fault(
                 client.secret.0,
-                format!("is missing; give it, `{env}`, `{file}`, `{assertion}` or `{key}`"),
+                format!(
+                    "is missing; give it, `{env}`, `{file}`, `{assertion}`, `{key}` or `{certificate}`"
+                ),
             );
             let (id_key, id) = client.id;
             self.need(id_key, id.as_deref().unwrap_or_default());

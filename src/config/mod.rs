@@ -10,6 +10,7 @@
 
 pub(crate) mod backend;
 mod block;
+mod client_certificate;
 mod client_key;
 mod document;
 pub(crate) mod error;
@@ -28,6 +29,7 @@ mod sts_resources;
 mod variable_name;
 mod vmcp;
 
+pub use client_certificate::ClientCertificateConfig;
 pub use client_key::ClientKeyConfig;
 pub use error::{ConfigError, ConfigFault};
 pub use file_path::FilePath;

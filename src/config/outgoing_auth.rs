@@ -84,7 +84,7 @@ use super::{
 /// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
 ///
 /// These keys of several blocks are keys of this crate: `…ClientSecretFile`, `…ClientAssertionFile`,
-/// `…ClientAssertionType` and `…ClientKey`, beside each `…ClientSecretEnv`, `headerName` and `headerPrefix` in each block whose strategy
+/// `…ClientAssertionType`, `…ClientKey` and `…ClientCertificate`, beside each `…ClientSecretEnv`, `headerName` and `headerPrefix` in each block whose strategy
 /// sends a token, and `stepUpScopes`, the ceiling of [step-up](AuthLayer#step-up), in `tokenExchange`, `clientCredentials`, `obo` and `xaa`.
 /// Step-up takes effect after [`retry_rejected`](AuthLayer::retry_rejected).
 ///
@@ -96,9 +96,12 @@ use super::{
 ///
 /// # Credentials without a stored secret
 ///
-/// A client authenticates with a secret, with a JWT that the platform issues (`clientAssertionFile`), or with a private key
-/// ([`clientKey`](crate::config::ClientKeyConfig)), in each block that has a client. A key in a KMS or an HSM is named by
-/// `clientKey.signer`, see [`ResourcesBuilder::signer`](crate::config::ResourcesBuilder::signer).
+/// A client authenticates with a secret, with a JWT that the platform issues (`clientAssertionFile`), with a private key
+/// ([`clientKey`](crate::config::ClientKeyConfig)), or with the certificate of its TLS connection
+/// ([`clientCertificate`](crate::config::ClientCertificateConfig)), in each block that has a client. A key in a KMS or an HSM
+/// is named by `clientKey.signer`, see [`ResourcesBuilder::signer`](crate::config::ResourcesBuilder::signer). An HTTP client
+/// with a certificate is named by `clientCertificate.name`, see
+/// [`ResourcesBuilder::client_certificate`](crate::config::ResourcesBuilder::client_certificate).
 ///
 /// ```yaml
 /// backends:
@@ -125,6 +128,13 @@ use super::{
 ///       tokenUrl: https://auth.example.com/token
 ///       workloadTokenFile: /var/run/secrets/tokens/gateway
 ///       resource: https://mcp.example.com
+///   ledger: # a certificate of the application's HTTP client, and no secret
+///     type: token_exchange
+///     tokenExchange:
+///       tokenUrl: https://mtls.idp.example.com/token
+///       clientId: gateway
+///       clientCertificate: { name: gateway }
+///       audience: ledger
 ///   internal: # a backend that trusts this gateway
 ///     type: signed_identity
 ///     signedIdentity:

@@ -14,20 +14,28 @@ use crate::{
     clock::{Clock, DefaultClock},
     credential::cache::CredentialCache,
     error::{BuildError, Faults},
-    oauth::token_endpoint::builder::TokenEndpointBuilder,
+    oauth::{
+        http_client::HttpClient,
+        token_endpoint::{TokenEndpoint, builder::TokenEndpointBuilder},
+    },
     secret::{Secret, has_placeholder},
     strategy::{issued::IssuedToken, strategy::Strategy},
 };
 
-use super::backend::is_built_in;
 #[cfg(feature = "private-key-jwt")]
 use super::signing_resources::SigningResources;
 #[cfg(feature = "aws-sts")]
 use super::sts_resources::{StsResources, StsSettings};
+use super::{
+    backend::is_built_in,
+    client_certificate::{self, Presenting},
+};
+#[cfg(feature = "hyper")]
+use crate::client::hyper::CertificateSource;
 #[cfg(feature = "private-key-jwt")]
 use crate::oauth::signing::{JwtSigner, Signer};
 #[cfg(feature = "incoming")]
-use crate::{oauth::http_client::HttpClient, upstream::upstream_tokens::UpstreamTokens};
+use crate::upstream::upstream_tokens::UpstreamTokens;
 
 /// Holds what strategies need besides their configuration: the client for token endpoints and AWS STS, the environment,
 /// and the caches that they share.
@@ -57,7 +65,10 @@ pub struct Resources<B> {
 }
 
 struct Inner<B> {
-    token_endpoint: Box<dyn Fn(&str) -> TokenEndpointBuilder + Send + Sync>,
+    /// Reaches the token endpoints.
+    client: HttpClient,
+    /// Reaches those at which a certificate has to be presented.
+    presenting: BTreeMap<String, Presenting>,
     #[cfg(feature = "aws-sts")]
     sts: StsResources,
     environment: Environment,
@@ -68,8 +79,6 @@ struct Inner<B> {
     upstream_providers: Option<Vec<String>>,
     #[cfg(feature = "incoming")]
     upstream_tokens: Option<UpstreamTokens>,
-    #[cfg(feature = "incoming")]
-    client: HttpClient,
     #[cfg(feature = "private-key-jwt")]
     signing: SigningResources,
 }
@@ -94,9 +103,10 @@ impl<B> Resources<B> {
         ResourcesBuilder {
             #[cfg(feature = "aws-sts")]
             sts: StsSettings::new(client.clone()),
-            #[cfg(feature = "incoming")]
-            client: HttpClient::new(client.clone()),
-            token_endpoint: Box::new(move |url| crate::TokenEndpoint::builder(url, client.clone())),
+            client: HttpClient::new(client),
+            presenting: Vec::new(),
+            #[cfg(feature = "hyper")]
+            certificates: Vec::new(),
             environment: Box::new(|variable| std::env::var(variable).ok()),
             allows_placeholders: false,
             clock: DefaultClock::get(),
@@ -111,7 +121,19 @@ impl<B> Resources<B> {
     }
 
     pub(super) fn token_endpoint(&self, url: &str) -> TokenEndpointBuilder {
-        (self.inner.token_endpoint)(url).clock(self.clock())
+        TokenEndpoint::of_client(url, self.inner.client.clone()).clock(self.clock())
+    }
+
+    /// A token endpoint to which the client of this name presents its certificate.
+    pub(super) fn mtls_token_endpoint(&self, name: &str, url: &str) -> TokenEndpointBuilder {
+        match self.presenting(name) {
+            Some(presenting) => presenting.token_endpoint(url).clock(self.clock()),
+            None => self.token_endpoint(url),
+        }
+    }
+
+    pub(super) fn presenting(&self, name: &str) -> Option<&Presenting> {
+        self.inner.presenting.get(name)
     }
 
     #[cfg(feature = "aws-sts")]
@@ -191,7 +213,10 @@ impl<B> fmt::Debug for Resources<B> {
 /// Needs the feature `config`.
 #[must_use = "nothing is checked before `build`"]
 pub struct ResourcesBuilder<B> {
-    token_endpoint: Box<dyn Fn(&str) -> TokenEndpointBuilder + Send + Sync>,
+    client: HttpClient,
+    presenting: Vec<(String, Presenting)>,
+    #[cfg(feature = "hyper")]
+    certificates: Vec<(String, CertificateSource)>,
     #[cfg(feature = "aws-sts")]
     pub(super) sts: StsSettings,
     environment: Environment,
@@ -204,8 +229,6 @@ pub struct ResourcesBuilder<B> {
     upstream_providers: Option<Vec<String>>,
     #[cfg(feature = "incoming")]
     upstream_tokens: Option<UpstreamTokens>,
-    #[cfg(feature = "incoming")]
-    client: HttpClient,
 }
 
 impl<B> ResourcesBuilder<B> {
@@ -228,6 +251,63 @@ impl<B> ResourcesBuilder<B> {
     {
         let signer = Signer::new(Arc::new(signer));
         self.signers.push((name.into(), signer));
+        self
+    }
+
+    /// Registers an HTTP client that presents a certificate, for each block whose `clientCertificate` has its name as `name`.
+    ///
+    /// The block then says how the client is registered at the endpoint. The URL of the endpoint in the block is the one in
+    /// `mtls_endpoint_aliases` of the issuer's metadata, if there is one (RFC 8705 §5).
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http_body_util::Full;
+    /// use tower::BoxError;
+    /// use tower_identity::{
+    ///     client::hyper::{CertificateSource, HttpsClient, https_client},
+    ///     config::Resources,
+    /// };
+    ///
+    /// fn resources(
+    ///     certificate: CertificateSource,
+    /// ) -> Result<Resources<Full<Bytes>>, BoxError> {
+    ///     let client = HttpsClient::builder()
+    ///         .client_certificate(certificate.clone())
+    ///         .build()?;
+    ///     let resources = Resources::builder(https_client()?)
+    ///         .client_certificate("gateway", client)
+    ///         .client_certificate_source("gateway", certificate)
+    ///         .build()?;
+    ///     Ok(resources)
+    /// }
+    /// # let _ = resources;
+    /// ```
+    pub fn client_certificate<S, ResBody>(mut self, name: impl Into<String>, client: S) -> Self
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<ResBody>>,
+        S: Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        ResBody: Body + Send + 'static,
+        ResBody::Data: Send,
+        ResBody::Error: Into<BoxError>,
+    {
+        let client = Presenting::new(HttpClient::new(client));
+        self.presenting.push((name.into(), client));
+        self
+    }
+
+    /// Says which certificate the client of this name presents, so that tokens are kept apart by it, as
+    /// [`TokenEndpointBuilder::client_certificate`](crate::oauth::TokenEndpointBuilder::client_certificate) does.
+    ///
+    /// Needs the feature `hyper`.
+    #[cfg(feature = "hyper")]
+    pub fn client_certificate_source(
+        mut self,
+        name: impl Into<String>,
+        certificate: CertificateSource,
+    ) -> Self {
+        self.certificates.push((name.into(), certificate));
         self
     }
 
@@ -314,6 +394,8 @@ impl<B> ResourcesBuilder<B> {
     /// - `strategy[0]` has a name that is blank, is a `type` that this crate has a strategy for, or was given to an
     ///   earlier strategy. The number counts the calls of [`strategy`](Self::strategy) from 0.
     /// - `signer[0]` (with the feature `private-key-jwt`) has a name that is blank, or was given to an earlier signer.
+    /// - `client_certificate[0]` has a name that is blank, or was given to an earlier client.
+    /// - `client_certificate_source[0]` (with the feature `hyper`) has the name of no such client.
     /// - `upstream_providers[0]` is blank, or the same as an earlier name. The number counts from 0.
     /// - `sts_endpoint` (with the feature `aws-sts`) is not an absolute `https` URL (or `http` on loopback).
     pub fn build(self) -> Result<Resources<B>, BuildError> {
@@ -333,6 +415,12 @@ impl<B> ResourcesBuilder<B> {
                 faults.add(format!("strategy[{index}]"), fault);
             }
         }
+        let presenting = client_certificate::checked(
+            self.presenting,
+            #[cfg(feature = "hyper")]
+            self.certificates,
+            &mut faults,
+        );
         #[cfg(feature = "private-key-jwt")]
         let signers = checked_signers(self.signers, &mut faults);
         check_providers(
@@ -347,7 +435,8 @@ impl<B> ResourcesBuilder<B> {
             .unwrap_or_else(|| CredentialCache::builder().clock(self.clock.clone()).make());
         Ok(Resources {
             inner: Arc::new(Inner {
-                token_endpoint: self.token_endpoint,
+                client: self.client,
+                presenting,
                 #[cfg(feature = "aws-sts")]
                 sts: self.sts.make(&self.clock),
                 #[cfg(feature = "private-key-jwt")]
@@ -360,8 +449,6 @@ impl<B> ResourcesBuilder<B> {
                 upstream_providers: self.upstream_providers,
                 #[cfg(feature = "incoming")]
                 upstream_tokens: self.upstream_tokens,
-                #[cfg(feature = "incoming")]
-                client: self.client,
             }),
         })
     }

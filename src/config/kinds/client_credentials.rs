@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, client_keys},
+        client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
@@ -29,7 +30,7 @@ keys! {
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientId" => client_id: Option<String>,
         /// The client's secret, sent with HTTP Basic. The client needs one of this, `clientSecretEnv`, `clientSecretFile`,
-        /// `clientAssertionFile` and `clientKey`.
+        /// `clientAssertionFile`, `clientKey` and `clientCertificate`.
         #[serde(
             skip_serializing_if = "Option::is_none",
             serialize_with = "write_redacted"
@@ -52,6 +53,10 @@ keys! {
         /// The private key with which the client authenticates in place of a secret.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientKey" => client_key: Option<ClientKeyConfig>,
+        /// The certificate with which the client authenticates in place of a secret. The application's HTTP client presents
+        /// it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientCertificate" => client_certificate: Option<ClientCertificateConfig>,
         /// The absolute path of the file that has the JWT of the workload, which is presented as the grant itself. It is
         /// read again when it changes. By default the grant is that of client credentials.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,6 +163,7 @@ const CLIENT_KEYS: &[&str] = &[
     "clientSecretFile",
     "clientAssertionFile",
     "clientKey.",
+    "clientCertificate.",
     "clientId",
     "workloadTokenFile",
 ];

@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, ClientKeys},
+        client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
@@ -53,6 +54,10 @@ keys! {
         /// The private key with which the client authenticates in place of a secret at the identity provider.
         #[serde(skip_serializing_if = "Option::is_none")]
         "idpClientKey" => idp_client_key: Option<ClientKeyConfig>,
+        /// The certificate with which the client authenticates in place of a secret at the identity provider. The application's HTTP client presents
+        /// it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "idpClientCertificate" => idp_client_certificate: Option<ClientCertificateConfig>,
         /// The URL of the token endpoint of the backend's authorization server: https, or http on loopback.
         "targetTokenUrl" => target_token_url: String,
         /// Allows plain http for `targetTokenUrl` on any host. It is meant for a trusted network.
@@ -86,6 +91,10 @@ keys! {
         /// The private key with which the client authenticates in place of a secret at the authorization server.
         #[serde(skip_serializing_if = "Option::is_none")]
         "targetClientKey" => target_client_key: Option<ClientKeyConfig>,
+        /// The certificate with which the client authenticates in place of a secret at the authorization server. The application's HTTP client presents
+        /// it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "targetClientCertificate" => target_client_certificate: Option<ClientCertificateConfig>,
         /// The issuer identifier of the authorization server, character by character.
         "targetAudience" => target_audience: String,
         /// The address of the backend, an absolute URI (RFC 8707).
@@ -186,6 +195,7 @@ impl Kind for CrossAppAccessConfig {
             assertion_file: ("idpClientAssertionFile", &self.idp_client_assertion_file),
             assertion_type: ("idpClientAssertionType", &self.idp_client_assertion_type),
             key: ("idpClientKey", &self.idp_client_key),
+            certificate: ("idpClientCertificate", &self.idp_client_certificate),
             with_secret: ClientAuth::basic,
         };
         let target_client = ClientKeys {
@@ -202,6 +212,7 @@ impl Kind for CrossAppAccessConfig {
                 &self.target_client_assertion_type,
             ),
             key: ("targetClientKey", &self.target_client_key),
+            certificate: ("targetClientCertificate", &self.target_client_certificate),
             with_secret: ClientAuth::basic,
         };
         let insecure = self.insecure_target_token_url;

@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, client_keys},
+        client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
@@ -32,7 +33,7 @@ keys! {
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientId" => client_id: Option<String>,
         /// The client's secret, sent in the form. Either this, `clientSecretEnv`, `clientSecretFile`,
-        /// `clientAssertionFile` or `clientKey` is required.
+        /// `clientAssertionFile`, `clientKey` or `clientCertificate` is required.
         #[serde(
             skip_serializing_if = "Option::is_none",
             serialize_with = "write_redacted"
@@ -55,6 +56,10 @@ keys! {
         /// The private key with which the client authenticates in place of a secret.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientKey" => client_key: Option<ClientKeyConfig>,
+        /// The certificate with which the client authenticates in place of a secret. The application's HTTP client presents
+        /// it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientCertificate" => client_certificate: Option<ClientCertificateConfig>,
         /// The scope of the token when `scopes` is empty.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
@@ -168,6 +173,7 @@ impl Kind for OnBehalfOfConfig {
                         "clientSecretFile",
                         "clientAssertionFile",
                         "clientKey.",
+                        "clientCertificate.",
                         "clientId",
                     ],
                 ),

@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::{Block, client_keys},
+        client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
@@ -50,6 +51,10 @@ keys! {
         /// The private key with which the client authenticates in place of a secret.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientKey" => client_key: Option<ClientKeyConfig>,
+        /// The certificate with which the client authenticates in place of a secret. The application's HTTP client presents
+        /// it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "clientCertificate" => client_certificate: Option<ClientCertificateConfig>,
         /// The name of the service that the token is for.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
