@@ -112,6 +112,7 @@
 //! | F69-renewed | … and a refresh that ended meanwhile is not used | `upstream_tokens` | `f69_what_was_refreshed_while_another_provider_was_waited_for_is_taken` |
 //! | F70 | one token with an unknown key makes good tokens of a new key look bad | `issuer_keys` | `f70_a_token_that_was_not_checked_is_never_called_bad_but_asked_to_wait` |
 //! | F71 | a token that is bound in a way that is not understood (`cnf`) is accepted from anybody | `token_validator` | `f71_a_token_that_is_bound_to_a_key_is_refused_unless_it_is_admitted_by_name` |
+//! | F71-certificate | … a token that is bound to a certificate is accepted over a connection with any | `certificate_bound_tokens` | `f71_a_bound_token_without_its_certificate_is_refused_in_every_configuration` |
 //! | F71-dpop | … a token that is bound to a key is accepted without a proof | `dpop_bound_tokens` | `f71_a_token_that_is_bound_to_a_key_is_refused_without_its_proof_in_every_configuration` |
 //! | F71-refresh | … a refresh token that passes introspection | `token_validator` | `f71_what_introspection_does_not_call_an_access_token_is_refused` |
 //! | F71-crit | … a header with `crit: null` | `token_validator` | `f71_a_crit_is_refused_whatever_is_in_it` |
