@@ -90,17 +90,18 @@
 //!
 //! ```
 //! use bytes::Bytes;
+//! use http::{Request, StatusCode};
 //! use http_body_util::Full;
-//! use tower::{BoxError, Layer};
+//! use tower::{BoxError, Layer, ServiceExt};
 //! use tower_identity::{
-//!     AuthLayer, ClientAuth, Origin, TokenEndpoint, TokenExchange,
+//!     AuthLayer, ClientAuth, Identity, Origin, TokenEndpoint, TokenExchange,
 //!     client::hyper::{CertificateSource, HttpsClient},
-//!     outgoing::AuthService,
 //! };
 //!
-//! type Backend = AuthService<HttpsClient<Full<Bytes>>, TokenExchange>;
-//!
-//! fn backend(certificate: &CertificateSource) -> Result<Backend, BoxError> {
+//! async fn call(
+//!     certificate: &CertificateSource,
+//!     identity: Identity,
+//! ) -> Result<StatusCode, BoxError> {
 //!     let client = || {
 //!         HttpsClient::<Full<Bytes>>::builder()
 //!             .client_certificate(certificate.clone())
@@ -115,10 +116,17 @@
 //!         .audience("mcp-backend")
 //!         .build()?;
 //!     let origin = Origin::try_from("https://mcp.example.com")?;
-//!     let auth = AuthLayer::new(origin, strategy).retry_rejected();
-//!     Ok(auth.layer(client()?))
+//!     // Build the stack once, and clone it for each call.
+//!     let backend = AuthLayer::new(origin, strategy)
+//!         .retry_rejected()
+//!         .layer(client()?);
+//!
+//!     let mut request =
+//!         Request::get("https://mcp.example.com/").body(Full::default())?;
+//!     request.extensions_mut().insert(identity);
+//!     Ok(backend.oneshot(request).await?.status())
 //! }
-//! # let _ = backend;
+//! # let _ = call;
 //! ```
 //!
 //! A certificate-bound token is a bearer token that is good only over a connection with its certificate. The strategies
