@@ -82,6 +82,7 @@ impl Said {
             "media_type": media_type.filter(|_| !is_page),
             "cache": header(CACHE_CONTROL).filter(|_| !is_page),
             "challenge": challenge,
+            "has_nonce": self.headers.contains_key("dpop-nonce"),
             "error": json["error"],
             "members": members(&json),
             "token_type": json["token_type"],
@@ -158,7 +159,20 @@ impl Side {
     }
 
     async fn post(&self, path: &str, client: &As<'_>, parameters: &[(&str, &str)]) -> Said {
+        self.post_with(path, client, parameters, None).await
+    }
+
+    async fn post_with(
+        &self,
+        path: &str,
+        client: &As<'_>,
+        parameters: &[(&str, &str)],
+        proof: Option<String>,
+    ) -> Said {
         let mut request = Request::post(path).header(CONTENT_TYPE, FORM);
+        if let Some(proof) = proof {
+            request = request.header("dpop", proof);
+        }
         let mut parameters = parameters.to_vec();
         let assertion;
         match client {
@@ -309,7 +323,13 @@ fn authorization<'a>(scope: &'a str, resource: &'a str) -> Vec<(&'a str, &'a str
 
 /// Both, with the same clients and the same resource. `None`, loudly, where oidc-provider is not installed.
 async fn both() -> Option<[Side; 2]> {
+    let algorithms = ["ES256", "ES384", "EdDSA", "RS256", "PS256"];
+    both_with(json!({ "nonces": false, "algorithms": algorithms })).await
+}
+
+async fn both_with(dpop: Value) -> Option<[Side; 2]> {
     let theirs = OidcProvider::start(json!({
+        "dpop": dpop,
         "clients": [
             { "client_id": "browser", "token_endpoint_auth_method": "none" },
             { "client_id": CONFIDENTIAL, "client_secret": SECRET },
@@ -821,4 +841,280 @@ async fn introspection_and_revocation_say_the_same_of_the_same_tokens() {
 async fn introspect_at(side: &Side, token: &str) -> Said {
     side.post("/token/introspection", &CLIENT, &[("token", token)])
         .await
+}
+
+/// What is changed in a good DPoP proof for the token endpoint.
+#[cfg(feature = "dpop")]
+struct Proof {
+    key: support::key_pair::KeyPair,
+    header: Value,
+    claims: Value,
+    id: String,
+}
+
+#[cfg(feature = "dpop")]
+impl Proof {
+    fn of(key: support::key_pair::KeyPair) -> Self {
+        let id = format!("{:?}", std::time::Instant::now());
+        let (header, claims) = (json!({}), json!({}));
+        Self {
+            key,
+            header,
+            claims,
+            id,
+        }
+    }
+
+    fn with(key: support::key_pair::KeyPair, header: Value, claims: Value) -> Self {
+        Self {
+            header,
+            claims,
+            ..Self::of(key)
+        }
+    }
+
+    fn sign(&self, side: &Side) -> String {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let mut jwk = self.key.public();
+        for name in ["kid", "use", "alg"] {
+            jwk.as_object_mut().unwrap().remove(name);
+        }
+        let mut header = json!({ "typ": "dpop+jwt", "alg": self.key.header()["alg"], "jwk": jwk });
+        let mut claims = json!({
+            "jti": self.id, "htm": "POST", "htu": format!("{}/token", side.issuer()),
+            "iat": now.unwrap().as_secs(),
+        });
+        for (part, changes) in [(&mut header, &self.header), (&mut claims, &self.claims)] {
+            let part = part.as_object_mut().unwrap();
+            part.extend(changes.as_object().unwrap().clone());
+            part.retain(|_, value| !value.is_null());
+        }
+        self.key.sign(&header, &claims)
+    }
+}
+
+#[cfg(feature = "dpop")]
+#[tokio::test]
+async fn a_proof_binds_the_same_tokens_and_is_refused_for_the_same_reasons() {
+    let Some(sides) = both().await else {
+        return;
+    };
+    for resource in [API, ""] {
+        let parameters = [("grant_type", "client_credentials"), ("resource", resource)];
+        let ask = async |side: &Side| {
+            let proof = Proof::of(P256).sign(side);
+            side.post_with("/token", &CLIENT, &parameters, Some(proof))
+                .await
+        };
+        let answers = same(&sides, &format!("a token for {resource:?}"), ask).await;
+        assert_eq!(answers[0].json()["token_type"], "DPoP");
+        if resource.is_empty() {
+            let tokens = answers.map(|said| said.text("access_token"));
+            let of = |side: &Side| &tokens[usize::from(matches!(side, Side::Theirs(..)))];
+            let ask = async |side: &Side| {
+                let parameters = [("token", of(side).as_str())];
+                side.post("/token/introspection", &CLIENT, &parameters)
+                    .await
+            };
+            let [ours, theirs] = same(&sides, "introspection", ask).await;
+            assert_eq!(ours.json()["cnf"], theirs.json()["cnf"]);
+            assert_eq!(ours.json()["token_type"], "DPoP");
+        }
+    }
+    let header = |header: Value| Proof::with(P256, header, json!({}));
+    let claims = |claims: Value| Proof::with(P256, json!({}), claims);
+    for (what, proof) in [
+        ("another type", header(json!({ "typ": "JWT" }))),
+        ("no key", header(json!({ "jwk": null }))),
+        ("another's key", header(json!({ "jwk": ED25519.public() }))),
+        ("another method", claims(json!({ "htm": "GET" }))),
+        (
+            "another address",
+            claims(json!({ "htu": "https://a.example.com/token" })),
+        ),
+        ("no address", claims(json!({ "htu": null }))),
+        ("no id", claims(json!({ "jti": null }))),
+        ("no time", claims(json!({ "iat": null }))),
+        ("another time", claims(json!({ "iat": 1_700_000_000 }))),
+        ("a nonce that is no text", claims(json!({ "nonce": 1 }))),
+    ] {
+        let parameters = [("grant_type", "client_credentials")];
+        let ask = async |side: &Side| {
+            let proof = Some(proof.sign(side));
+            side.post_with("/token", &CLIENT, &parameters, proof).await
+        };
+        let [ours, _] = same(&sides, what, ask).await;
+        assert_eq!(ours.json()["error"], "invalid_dpop_proof", "{what}");
+    }
+    let twice = async |side: &Side| {
+        let parameters = [("grant_type", "client_credentials")];
+        let proof = Proof::of(P256).sign(side);
+        side.post_with("/token", &CLIENT, &parameters, Some(proof.clone()))
+            .await;
+        side.post_with("/token", &CLIENT, &parameters, Some(proof))
+            .await
+    };
+    let [ours, _] = same(&sides, "the same proof twice", twice).await;
+    assert_eq!(ours.json()["error"], "invalid_grant");
+}
+
+/// The thumbprint of the key of the tests.
+#[cfg(feature = "dpop")]
+fn thumbprint() -> String {
+    let pem = Secret::new(P256.pem).unwrap();
+    let key = tower_identity::oauth::DpopKey::from_pem(SigningAlgorithm::Es256, &pem);
+    key.unwrap().thumbprint().to_owned()
+}
+
+#[cfg(feature = "dpop")]
+#[tokio::test]
+async fn a_code_and_a_refresh_token_are_bound_to_the_same_keys() {
+    let Some(sides) = both().await else {
+        return;
+    };
+    let keys = [None, Some(P256), Some(ED25519)];
+    for bound_code in [false, true] {
+        for redeemed_with in keys {
+            let thumbprint = thumbprint();
+            let log_in = async |side: &Side| {
+                let mut asked = authorization("openid read", API);
+                if bound_code {
+                    asked.push(("dpop_jkt", &thumbprint));
+                }
+                let back = side.browse(&asked).await;
+                let (_, code) = back.iter().find(|(name, _)| name == "code").unwrap();
+                let parameters = [
+                    ("grant_type", "authorization_code"),
+                    ("redirect_uri", CALLBACK),
+                    ("code", code),
+                    ("code_verifier", VERIFIER),
+                ];
+                let proof = redeemed_with.map(|key| Proof::of(key).sign(side));
+                let client = As::Public("browser");
+                side.post_with("/token", &client, &parameters, proof).await
+            };
+            let what = format!("a code, bound: {bound_code}, with {redeemed_with:?}");
+            let answers = same(&sides, &what, log_in).await;
+            let is_good = !bound_code || redeemed_with == Some(P256);
+            assert_eq!(answers[0].status == StatusCode::OK, is_good, "{what}");
+            if !is_good {
+                continue;
+            }
+            let mut tokens = answers.map(|said| said.text("refresh_token"));
+            // The good one last, because the old token is spent then.
+            let mut order = keys.to_vec();
+            order.sort_by_key(|key| *key == redeemed_with);
+            for refreshed_with in order {
+                let of = |side: &Side| &tokens[usize::from(matches!(side, Side::Theirs(..)))];
+                let refresh = async |side: &Side| {
+                    let parameters = [("grant_type", "refresh_token"), ("refresh_token", of(side))];
+                    let proof = refreshed_with.map(|key| Proof::of(key).sign(side));
+                    let client = As::Public("browser");
+                    side.post_with("/token", &client, &parameters, proof).await
+                };
+                let what = format!("{what}, refreshed with {refreshed_with:?}");
+                let answers = same(&sides, &what, refresh).await;
+                let is_good = redeemed_with.is_none() || refreshed_with == redeemed_with;
+                assert_eq!(answers[0].status == StatusCode::OK, is_good, "{what}");
+                if is_good {
+                    tokens = answers.map(|said| said.text("refresh_token"));
+                }
+                if redeemed_with.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(feature = "dpop")]
+#[tokio::test]
+async fn a_nonce_is_asked_for_in_the_same_way() {
+    let Some(sides) = both_with(json!({ "nonce": true })).await else {
+        return;
+    };
+    if let Side::Ours(issuer) = &sides[0] {
+        issuer.require_dpop_nonce();
+    }
+    let parameters = [("grant_type", "client_credentials"), ("resource", API)];
+    let ask = async |side: &Side, nonce: Value| {
+        let proof = Proof::with(P256, json!({}), json!({ "nonce": nonce })).sign(side);
+        side.post_with("/token", &CLIENT, &parameters, Some(proof))
+            .await
+    };
+    let without = async |side: &Side| ask(side, Value::Null).await;
+    let answers = same(&sides, "no nonce", without).await;
+    assert_eq!(answers[0].json()["error"], "use_dpop_nonce");
+    let wrong = async |side: &Side| ask(side, json!("wrong")).await;
+    same(&sides, "a wrong nonce", wrong).await;
+    let nonces = answers.map(|said| said.headers["dpop-nonce"].to_str().unwrap().to_owned());
+    let of = |side: &Side| &nonces[usize::from(matches!(side, Side::Theirs(..)))];
+    let right = async |side: &Side| ask(side, json!(of(side))).await;
+    let [ours, _] = same(&sides, "the nonce", right).await;
+    assert_eq!(ours.json()["token_type"], "DPoP");
+}
+
+#[cfg(feature = "dpop")]
+#[tokio::test]
+async fn a_protected_backend_takes_a_bound_token_with_a_proof_of_its_key_alone() {
+    use sha2::{Digest, Sha256};
+    use tower_identity::{
+        TokenEndpoint,
+        oauth::{DpopKey, TokenRequest},
+        testing::TestBackend,
+    };
+
+    let issuer = TestIssuer::new("https://idp.example.com");
+    let backend = TestBackend::new("https://api.example.com").protected_by(&issuer, API);
+    let pem = Secret::new(P256.pem).unwrap();
+    let endpoint = TokenEndpoint::builder(issuer.token_endpoint(), issuer.clone())
+        .client_auth(ClientAuth::none("gateway"))
+        .dpop(DpopKey::from_pem(SigningAlgorithm::Es256, &pem).unwrap())
+        .build()
+        .unwrap();
+    let token = async || {
+        let request = TokenRequest::client_credentials().resource(API);
+        let response = endpoint.request_token(request).await.unwrap();
+        response.token().expose().to_owned()
+    };
+    let side = Side::Ours(issuer.clone());
+    let (bound, another) = (token().await, token().await);
+    let plain = issuer.token("alice").audience(API).sign();
+    let ath = |token: &str| {
+        let hash = Sha256::digest(token);
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(hash)
+    };
+    for (scheme, token, key, method, proven, admitted) in [
+        ("DPoP", &bound, Some(P256), "GET", &bound, true),
+        ("dpop", &bound, Some(P256), "GET", &bound, true),
+        ("DPoP", &bound, Some(ED25519), "GET", &bound, false),
+        ("DPoP", &bound, Some(P256), "POST", &bound, false),
+        ("DPoP", &bound, Some(P256), "GET", &another, false),
+        ("DPoP", &bound, None, "GET", &bound, false),
+        ("Bearer", &bound, Some(P256), "GET", &bound, false),
+        ("Bearer", &bound, None, "GET", &bound, false),
+        ("DPoP", &plain, Some(P256), "GET", &plain, false),
+        ("Bearer", &plain, None, "GET", &plain, true),
+    ] {
+        let claims = json!({
+            "htm": method,
+            "htu": "https://api.example.com/items",
+            "ath": ath(proven),
+        });
+        let mut request = Request::get("https://api.example.com/items?page=1")
+            .header(AUTHORIZATION, format!("{scheme} {token}"));
+        if let Some(key) = key {
+            let proof = Proof::with(key, json!({}), claims).sign(&side);
+            request = request.header("dpop", proof);
+        }
+        let request = request.body(Full::<Bytes>::default()).unwrap();
+        let response = backend.clone().oneshot(request).await.unwrap();
+        let what = format!("{scheme}, a proof of {key:?} for {method}");
+        assert_eq!(response.status() == StatusCode::OK, admitted, "{what}");
+        if !admitted {
+            let challenge = &response.headers()[WWW_AUTHENTICATE];
+            let challenge = challenge.to_str().unwrap();
+            assert!(challenge.starts_with(&format!("{scheme} ")), "{what}");
+        }
+    }
 }

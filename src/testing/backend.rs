@@ -14,7 +14,12 @@ use tower::{BoxError, Service};
 
 use crate::Origin;
 
-use super::{Answer, AnswerFuture, ReceivedRequest, TestIssuer, origin_of};
+#[cfg(feature = "dpop")]
+use crate::incoming::dpop::ClientRequest;
+
+use super::{
+    Answer, AnswerFuture, ReceivedRequest, TestIssuer, issuer::token::bound_to, origin_of,
+};
 
 /// A backend in the test's process, as a Tower service, which keeps the requests that it is sent.
 ///
@@ -62,6 +67,8 @@ type Answering = dyn Fn(&ReceivedRequest) -> Answer + Send + Sync;
 /// The issuer whose tokens the backend takes.
 #[derive(Clone)]
 struct Guard {
+    #[cfg(feature = "dpop")]
+    origin: Origin,
     issuer: TestIssuer,
     audience: Arc<str>,
 }
@@ -92,12 +99,15 @@ impl TestBackend {
     /// Answers 401 to requests without a good bearer token of this issuer.
     ///
     /// A token is good if [`TestIssuer::claims`] knows it at that time: it is not expired, not revoked, and of this issuer.
-    /// A token with the claim `aud` must be for `audience`. An opaque token without that claim is accepted.
+    /// A token with the claim `aud` must be for `audience`. An opaque token without that claim is accepted. A token that is
+    /// bound to a key must come as `Authorization: DPoP` with a proof of the key (feature `dpop`).
     ///
     /// `audience` is compared as it is written, so a `/` at the end makes a difference.
     #[must_use]
     pub fn protected_by(mut self, issuer: &TestIssuer, audience: &str) -> Self {
         self.guard = Some(Guard {
+            #[cfg(feature = "dpop")]
+            origin: self.origin.clone(),
             issuer: issuer.clone(),
             audience: audience.into(),
         });
@@ -176,7 +186,7 @@ impl TestBackend {
         }
         match &self.guard {
             Some(guard) if request.headers.get("authorization").is_none() => guard.challenge(),
-            Some(guard) if !guard.admits(&request) => Answer::unauthorized(),
+            Some(guard) if !guard.admits(&request) => refusal_of(&request),
             _ => (self.answer)(&request),
         }
     }
@@ -184,6 +194,19 @@ impl TestBackend {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// In the scheme that the request has (RFC 6750 §3.1, RFC 9449 §7.1).
+fn refusal_of(request: &ReceivedRequest) -> Answer {
+    let is_dpop = request.headers.get("authorization").is_some_and(|value| {
+        let scheme = value.as_bytes().get(..5);
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"DPoP "))
+    });
+    if !is_dpop {
+        return Answer::unauthorized();
+    }
+    let challenge = HeaderValue::from_static(r#"DPoP error="invalid_token""#);
+    Answer::new(401).set(WWW_AUTHENTICATE, challenge)
 }
 
 impl Guard {
@@ -201,15 +224,41 @@ impl Guard {
         let Some((scheme, token)) = token else {
             return false;
         };
-        let claims = self.issuer.claims(token);
-        scheme.eq_ignore_ascii_case("Bearer")
-            && claims.is_some_and(|claims| match claims.get("aud") {
-                None => true,
-                Some(Value::Array(audiences)) => {
-                    audiences.iter().any(|audience| audience == &*self.audience)
-                }
-                Some(audience) => audience == &*self.audience,
-            })
+        let Some(claims) = self.issuer.claims(token) else {
+            return false;
+        };
+        let is_for_this = match claims.get("aud") {
+            None => true,
+            Some(Value::Array(audiences)) => {
+                audiences.iter().any(|audience| audience == &*self.audience)
+            }
+            Some(audience) => audience == &*self.audience,
+        };
+        let is_own = match bound_to(&claims) {
+            // Whoever has stolen it sends it so, too.
+            Some(_) if scheme.eq_ignore_ascii_case("Bearer") => false,
+            Some(key) => self.proves(request, scheme, token, key),
+            None => scheme.eq_ignore_ascii_case("Bearer") && !claims.contains_key("cnf"),
+        };
+        is_for_this && is_own
+    }
+
+    #[cfg(feature = "dpop")]
+    fn proves(&self, request: &ReceivedRequest, scheme: &str, token: &str, key: &str) -> bool {
+        let expected = ClientRequest {
+            headers: &request.headers,
+            method: &request.method,
+            url: &self.origin.to_string(),
+            path: request.uri.path(),
+            token: Some(token),
+        };
+        let proof = expected.check(self.issuer.now());
+        scheme.eq_ignore_ascii_case("DPoP") && proof.is_ok_and(|proof| proof.thumbprint == key)
+    }
+
+    #[cfg(not(feature = "dpop"))]
+    fn proves(&self, _: &ReceivedRequest, _: &str, _: &str, _: &str) -> bool {
+        false
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod memory;
 mod nonces;
+#[cfg(feature = "testing")]
+mod of_client;
 pub(crate) mod policy;
 mod proof;
 mod proof_key;
@@ -9,6 +11,8 @@ mod public_url;
 mod replay;
 mod verifier;
 
+#[cfg(feature = "testing")]
+pub(crate) use of_client::{ALGORITHMS, ClientRequest};
 pub use policy::DpopPolicy;
 pub(super) use proof::Proof;
 pub use replay::ProofStore;

@@ -84,7 +84,7 @@ impl Verifier {
             window: self.window,
             method: presented.method,
             path: presented.path,
-            token: presented.token,
+            token: Some(presented.token),
             now,
         };
         let (proof, nonce) = expected.check(proof).map_err(bad_proof)?;

@@ -117,6 +117,7 @@ impl TestIssuer {
             scope: form.get("scope").map(str::to_owned),
             resource: form.get("resource").map(str::to_owned),
             nonce: form.get("nonce").map(str::to_owned),
+            dpop_jkt: form.get("dpop_jkt").map(str::to_owned),
             is_revoked: false,
         };
         Ok(self.code_for(grant, redirect_uri, challenge))

@@ -9,7 +9,7 @@ use super::{
     super::Answer,
     TestIssuer,
     state::{ANY_CLIENT, Grant, Kind},
-    token::{is_jwt, random_text},
+    token::{bind, bound_to, is_jwt, random_text},
 };
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -22,6 +22,8 @@ const ID_JAG: &str = "urn:ietf:params:oauth:token-type:id-jag";
 /// The parameters of a request. An empty one counts as absent (RFC 6749 §3.2).
 pub(super) struct Form {
     pairs: Vec<(String, String)>,
+    /// The key of the request's DPoP proof.
+    key: Option<String>,
 }
 
 impl Form {
@@ -29,7 +31,10 @@ impl Form {
     pub(super) fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let pairs = form_urlencoded::parse(body).into_owned();
         let pairs: Vec<_> = pairs.filter(|(_, value)| !value.is_empty()).collect();
-        let mut form = Self { pairs: Vec::new() };
+        let mut form = Self {
+            pairs: Vec::new(),
+            key: None,
+        };
         for (name, value) in pairs {
             let is_target = ["audience", "resource"].contains(&&*name);
             if !is_target && form.get(&name).is_some() {
@@ -39,6 +44,12 @@ impl Form {
             form.pairs.push((name, value));
         }
         Ok(form)
+    }
+
+    #[cfg(feature = "dpop")]
+    pub(super) fn proven(mut self, key: Option<String>) -> Self {
+        self.key = key;
+        self
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
@@ -65,6 +76,7 @@ pub(super) struct Refusal {
     description: &'static str,
     parameter: Option<&'static str>,
     scope: Option<String>,
+    nonce: Option<String>,
     /// The client tried HTTP Basic, and gets a challenge.
     pub(super) is_basic: bool,
 }
@@ -77,8 +89,16 @@ impl Refusal {
             description,
             parameter: None,
             scope: None,
+            nonce: None,
             is_basic: false,
         }
+    }
+
+    /// A nonce for the next DPoP proof.
+    #[cfg(feature = "dpop")]
+    pub(super) fn with_nonce(mut self, nonce: String) -> Self {
+        self.nonce = Some(nonce);
+        self
     }
 
     fn of(mut self, parameter: &'static str) -> Self {
@@ -103,7 +123,10 @@ impl Refusal {
         if let Some(scope) = &self.scope {
             add(&mut body, "scope", scope.as_str().into());
         }
-        let answer = Answer::json(self.status, &body);
+        let mut answer = Answer::json(self.status, &body);
+        if let Some(nonce) = &self.nonce {
+            answer = answer.header("dpop-nonce", nonce);
+        }
         let challenge = format!(
             r#"Basic realm="{realm}", error="{}", error_description="{description}""#,
             self.code
@@ -158,13 +181,14 @@ impl TestIssuer {
             if !is_proven || !is_redirected || code.expires_at <= now {
                 return Err(invalid_grant());
             }
-            let client_id = state.grants.get(grant).map(|grant| grant.client_id.clone());
-            if client_id.flatten().as_deref() != Some(client) {
+            let granted = state.grants.get(grant).ok_or_else(invalid_grant)?;
+            let is_bound_to_another = granted.dpop_jkt.is_some() && granted.dpop_jkt != form.key;
+            if granted.client_id.as_deref() != Some(client) || is_bound_to_another {
                 return Err(invalid_grant());
             }
             grant
         };
-        Ok(self.answer_of_login(grant, client))
+        Ok(self.answer_of_login(grant, client, form))
     }
 
     fn refresh(&self, client: &str, form: &Form) -> Result<Value, Refusal> {
@@ -179,6 +203,7 @@ impl TestIssuer {
                 return Err(invalid_grant());
             };
             let was_spent = kept.is_spent;
+            let bound_to = bound_to(&kept.claims).map(str::to_owned);
             let granted = state.grants.get(grant);
             if granted.is_none_or(|grant| grant.is_revoked || grant.is_of_another(client)) {
                 return Err(invalid_grant());
@@ -186,6 +211,9 @@ impl TestIssuer {
             if was_spent {
                 // RFC 9700 §4.14.2.
                 state.revoke_grant(Some(grant));
+                return Err(invalid_grant());
+            }
+            if bound_to.is_some() && bound_to != form.key {
                 return Err(invalid_grant());
             }
             if let (Some(scope), Some(grant)) = (form.get("scope"), state.grants.get(grant)) {
@@ -200,7 +228,7 @@ impl TestIssuer {
             }
             grant
         };
-        Ok(self.answer_of_login(grant, client))
+        Ok(self.answer_of_login(grant, client, form))
     }
 
     fn issue_to_client(&self, client: &str, form: &Form) -> Result<Value, Refusal> {
@@ -211,8 +239,7 @@ impl TestIssuer {
         if target.is_none() {
             claims.remove("sub");
         }
-        let token = self.access_token(claims, target, scope, None);
-        Ok(self.answer_with(&token, scope))
+        Ok(self.answer_of_grant(claims, target, scope, form))
     }
 
     /// RFC 8693 §2.1. A token that is not accepted is an invalid request (§2.2.2).
@@ -247,8 +274,7 @@ impl TestIssuer {
         if let Some(actors) = actors {
             claims.insert("act".to_owned(), actors);
         }
-        let token = self.access_token(claims, target, scope, None);
-        let mut answer = self.answer_with(&token, scope);
+        let mut answer = self.answer_of_grant(claims, target, scope, form);
         add(&mut answer, "issued_token_type", requested.into());
         Ok(answer)
     }
@@ -270,7 +296,7 @@ impl TestIssuer {
             }
         }
         let assertion = self.sign("oauth-id-jag+jwt", Map::new(), claims);
-        let mut answer = self.answer_with(&assertion, form.get("scope"));
+        let mut answer = self.answer_with(&assertion, form.get("scope"), false);
         add(&mut answer, "issued_token_type", ID_JAG.into());
         add(&mut answer, "token_type", "N_A".into());
         Ok(answer)
@@ -302,8 +328,7 @@ impl TestIssuer {
         };
         let scope = form.get("scope").or(asserted("scope"));
         let claims = self.new_claims(subject_of(&holder), client);
-        let token = self.access_token(claims, target, scope, None);
-        Ok(self.answer_with(&token, scope))
+        Ok(self.answer_of_grant(claims, target, scope, form))
     }
 
     fn holder(&self, token: &str, token_type: &str, client: &str) -> Option<Map<String, Value>> {
@@ -346,11 +371,13 @@ impl TestIssuer {
     }
 
     /// New tokens of a login. The old refresh token is spent.
-    pub(super) fn issue(&self, index: usize, client: &str) -> Issued {
+    pub(super) fn issue(&self, index: usize, client: &str, form: Option<&Form>) -> Issued {
+        let key = form.and_then(|form| form.key.as_deref());
         let grant = self.state().grants.get(index).cloned();
         let grant = grant.expect("a login is not forgotten");
         let scope = grant.scope.as_deref();
-        let claims = self.new_claims(&grant.subject, client);
+        let mut claims = self.new_claims(&grant.subject, client);
+        bind(&mut claims, key);
         let access_token = self.access_token(
             claims,
             grant.resource.clone(),
@@ -360,6 +387,8 @@ impl TestIssuer {
 
         let mut claims = self.new_claims(&grant.subject, client);
         add_scope(&mut claims, scope);
+        // Only the key proves that a public client is the same one (RFC 9449 §5).
+        bind(&mut claims, key.filter(|_| self.is_public(client)));
         let refresh_token = self.keep(Kind::Refresh, claims, Some(index));
         Issued {
             access_token,
@@ -383,11 +412,12 @@ impl TestIssuer {
         Some(self.sign("JWT", header, claims))
     }
 
-    fn answer_of_login(&self, grant: usize, client: &str) -> Value {
-        let issued = self.issue(grant, client);
+    fn answer_of_login(&self, grant: usize, client: &str, form: &Form) -> Value {
+        let issued = self.issue(grant, client, Some(form));
         let grant = self.state().grants.get(grant).cloned();
         let scope = grant.and_then(|grant| grant.access_scope());
-        let mut answer = self.answer_with(&issued.access_token, scope.as_deref());
+        let is_bound = form.key.is_some();
+        let mut answer = self.answer_with(&issued.access_token, scope.as_deref(), is_bound);
         add(&mut answer, "refresh_token", issued.refresh_token.into());
         if let Some(id_token) = issued.id_token {
             add(&mut answer, "id_token", id_token.into());
@@ -413,12 +443,31 @@ impl TestIssuer {
         }
     }
 
-    fn answer_with(&self, token: &str, scope: Option<&str>) -> Value {
+    /// The answer to a grant without a login.
+    fn answer_of_grant(
+        &self,
+        mut claims: Map<String, Value>,
+        target: Option<String>,
+        scope: Option<&str>,
+        form: &Form,
+    ) -> Value {
+        bind(&mut claims, form.key.as_deref());
+        let token = self.access_token(claims, target, scope, None);
+        self.answer_with(&token, scope, form.key.is_some())
+    }
+
+    fn is_public(&self, client: &str) -> bool {
+        let clients = &self.state().clients;
+        let mut clients = clients.iter().filter(|known| known.client_id() == client);
+        clients.all(|known| !known.is_confidential())
+    }
+
+    fn answer_with(&self, token: &str, scope: Option<&str>, is_bound: bool) -> Value {
         let lifetime = self.state().lifetime.as_secs();
         let mut answer = json!({
             "access_token": token,
             "expires_in": lifetime,
-            "token_type": "Bearer",
+            "token_type": token_type(is_bound),
         });
         if let Some(scope) = scope {
             add(&mut answer, "scope", scope.into());
@@ -443,6 +492,10 @@ impl TestIssuer {
     }
 }
 
+pub(super) fn token_type(is_bound: bool) -> &'static str {
+    if is_bound { "DPoP" } else { "Bearer" }
+}
+
 fn subject_of(claims: &Map<String, Value>) -> &str {
     let subject = claims.get("sub").and_then(Value::as_str);
     subject.unwrap_or_default()
@@ -460,7 +513,7 @@ fn add(answer: &mut Value, name: &str, value: Value) {
     }
 }
 
-fn invalid_grant() -> Refusal {
+pub(super) fn invalid_grant() -> Refusal {
     Refusal::new(400, "invalid_grant", "grant request is invalid")
 }
 

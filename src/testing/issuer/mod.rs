@@ -19,6 +19,8 @@ use super::{Answer, ReceivedRequest, origin_of};
 
 mod authorize;
 mod clients;
+#[cfg(feature = "dpop")]
+mod dpop;
 mod grants;
 mod routes;
 mod state;
@@ -66,6 +68,8 @@ pub(super) mod token;
 /// | `/token/revocation` | revokes a token (RFC 7009) |
 ///
 /// - A token for a `resource` or an `audience` is a signed JWT with this `aud`. One for none of them is opaque.
+/// - A token that is requested with a DPoP proof (feature `dpop`) is bound to its key (`cnf.jkt`), and so are a code with
+///   `dpop_jkt`, and the refresh tokens of a public client.
 /// - A refresh token is replaced at each use. If an old one is used again, all tokens of that login are revoked.
 /// - Each endpoint asks for client authentication. Every client and every resource is admitted, until the first one is
 ///   [registered](Self::register) or [known](Self::know_resource).
@@ -249,9 +253,10 @@ impl TestIssuer {
             scope: Some("openid".to_owned()),
             resource: audience.into().map(str::to_owned),
             nonce: None,
+            dpop_jkt: None,
             is_revoked: false,
         });
-        let issued = self.issue(grant, ANY_CLIENT);
+        let issued = self.issue(grant, ANY_CLIENT, None);
         let (now, lifetime) = (self.now(), self.state().lifetime);
         let mut token =
             UpstreamToken::new(access_token(issued.access_token)).with_expires_at(now + lifetime);
@@ -366,7 +371,7 @@ impl TestIssuer {
         format!("{}{path}", self.url.trim_end_matches('/'))
     }
 
-    fn now(&self) -> SystemTime {
+    pub(super) fn now(&self) -> SystemTime {
         let clock = self.state().clock.clone();
         clock.now()
     }

@@ -15,7 +15,7 @@ use tower::{BoxError, Service};
 use super::{
     super::{Answer, AnswerFuture, ReceivedRequest},
     TestIssuer,
-    grants::{Form, Refusal},
+    grants::{Form, Refusal, token_type},
     state::Kind,
     token::is_jwt,
 };
@@ -112,7 +112,8 @@ impl TestIssuer {
     }
 
     fn metadata(&self) -> Value {
-        json!({
+        #[cfg_attr(not(feature = "dpop"), allow(unused_mut))]
+        let mut metadata = json!({
             "issuer": self.url(),
             "authorization_endpoint": self.endpoint(AUTHORIZATION_ENDPOINT),
             "token_endpoint": self.endpoint(TOKEN),
@@ -135,7 +136,15 @@ impl TestIssuer {
             "token_endpoint_auth_signing_alg_values_supported": ["RS256", "PS256", "ES256", "EdDSA"],
             "code_challenge_methods_supported": ["S256"],
             "authorization_response_iss_parameter_supported": true,
-        })
+        });
+        #[cfg(feature = "dpop")]
+        if let Some(members) = metadata.as_object_mut() {
+            let algorithms = crate::incoming::dpop::ALGORITHMS;
+            let algorithms = algorithms.map(|algorithm| algorithm.name());
+            let name = "dpop_signing_alg_values_supported";
+            members.insert(name.to_owned(), json!(algorithms));
+        }
+        metadata
     }
 
     fn published_keys(&self) -> Answer {
@@ -177,7 +186,8 @@ impl TestIssuer {
         claims.remove("jti");
         claims.insert("active".to_owned(), true.into());
         if !is_refresh {
-            claims.insert("token_type".to_owned(), "Bearer".into());
+            let token_type = token_type(claims.contains_key("cnf"));
+            claims.insert("token_type".to_owned(), token_type.into());
         }
         Ok(claims.into())
     }
@@ -216,6 +226,8 @@ impl TestIssuer {
     async fn issued(&self, request: &ReceivedRequest) -> Result<Value, Refusal> {
         let form = form(request)?;
         let client = self.client_of(request, &form).await?;
+        #[cfg(feature = "dpop")]
+        let form = form.proven(self.proven_key(request)?);
         self.issue_for(&client, &form)
     }
 

@@ -38,6 +38,11 @@ pub(super) struct State {
     pub(super) revoked: HashSet<String>,
     pub(super) next: BTreeMap<String, VecDeque<Answer>>,
     pub(super) is_down: bool,
+    /// Proofs must have it, if there is one.
+    #[cfg(feature = "dpop")]
+    pub(super) dpop_nonce: Option<String>,
+    #[cfg(feature = "dpop")]
+    pub(super) used_proofs: HashSet<[u8; 32]>,
     pub(super) requests: Vec<ReceivedRequest>,
 }
 
@@ -65,6 +70,8 @@ pub(super) struct Grant {
     pub(super) scope: Option<String>,
     pub(super) resource: Option<String>,
     pub(super) nonce: Option<String>,
+    /// The key that the code is bound to (RFC 9449 §10).
+    pub(super) dpop_jkt: Option<String>,
     pub(super) is_revoked: bool,
 }
 
@@ -111,6 +118,10 @@ impl State {
             revoked: HashSet::new(),
             next: BTreeMap::new(),
             is_down: false,
+            #[cfg(feature = "dpop")]
+            dpop_nonce: None,
+            #[cfg(feature = "dpop")]
+            used_proofs: HashSet::new(),
             requests: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use futures_util::FutureExt;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{
     KeySet, Secret,
@@ -212,4 +212,16 @@ fn pkcs8(private: &[u8; 32]) -> String {
         "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
         lines.join("\n")
     )
+}
+
+/// Binds a token to a key (RFC 9449 §6.1).
+pub(super) fn bind(claims: &mut Map<String, Value>, key: Option<&str>) {
+    if let Some(key) = key {
+        claims.insert("cnf".to_owned(), json!({ "jkt": key }));
+    }
+}
+
+/// The key that a token is bound to.
+pub(in crate::testing) fn bound_to(claims: &Map<String, Value>) -> Option<&str> {
+    claims.get("cnf")?.get("jkt")?.as_str()
 }
