@@ -59,7 +59,9 @@ impl JwtSigner for Hsm {
 
 fn elsewhere(algorithm: SigningAlgorithm, key: KeyPair, name: &str) -> DpopKey {
     let hsm = Hsm(key, name.parse().unwrap());
-    DpopKey::with_signer(algorithm, hsm, &key.public().to_string()).unwrap()
+    let mut public = key.public();
+    public["alg"] = json!(name);
+    DpopKey::with_signer(algorithm, hsm, &public.to_string()).unwrap()
 }
 
 #[tokio::test]
@@ -206,6 +208,7 @@ async fn a_signer_with_another_key_than_the_public_one_is_told_and_nothing_is_se
         };
         // For RSA the other padding, for the other curves a key whose coordinate is changed.
         let mut jwk = key.public();
+        jwk["alg"] = json!(name);
         let mut signs_as: jsonwebtoken::Algorithm = name.parse().unwrap();
         match (name, public) {
             ("RS256", _) => signs_as = jsonwebtoken::Algorithm::PS256,
@@ -253,6 +256,8 @@ fn a_public_key_that_is_none_of_the_algorithm_or_has_a_private_part_is_refused()
         (SigningAlgorithm::Rs256, with(RSA, "qi", json!("secret"))),
         (SigningAlgorithm::Rs256, with(RSA, "n", json!("AQAB"))),
         (SigningAlgorithm::Rs256, with(RSA, "e", json!(""))),
+        (SigningAlgorithm::Ps256, with(RSA, "alg", json!("RS256"))),
+        (SigningAlgorithm::Es256, with(P256, "use", json!("enc"))),
         (
             SigningAlgorithm::Rs256,
             with(RSA, "n", json!(URL_SAFE_NO_PAD.encode(padded))),

@@ -49,39 +49,6 @@ impl PublicKey {
         })
     }
 
-    /// Reads a public JWK (RFC 7518 §6, RFC 8037 §2). Returns `None` if it is no key of the algorithm.
-    #[cfg(feature = "dpop")]
-    pub(crate) fn of_jwk(algorithm: SigningAlgorithm, jwk: &Map<String, Value>) -> Option<Self> {
-        let text = |name: &str| jwk.get(name)?.as_str();
-        let bytes = |name: &str| URL_SAFE_NO_PAD.decode(text(name)?).ok();
-        let of_length = |name: &str, length| bytes(name).filter(|bytes| bytes.len() == length);
-        let ec = |curve, length| {
-            Some(Self::Ec {
-                curve: (text("kty") == Some("EC") && text("crv") == Some(curve))
-                    .then_some(curve)?,
-                x: of_length("x", length)?,
-                y: of_length("y", length)?,
-            })
-        };
-        match algorithm {
-            SigningAlgorithm::Es256 => ec("P-256", 32),
-            SigningAlgorithm::Es384 => ec("P-384", 48),
-            SigningAlgorithm::EdDsa => {
-                (text("kty") == Some("OKP") && text("crv") == Some("Ed25519")).then_some(Self::Ed {
-                    x: of_length("x", 32)?,
-                })
-            }
-            SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => {
-                // A number has no leading zero (RFC 7518 §6.3.1), or the key would have another thumbprint elsewhere.
-                let number = |name: &str| bytes(name).filter(|bytes| bytes.first() != Some(&0));
-                // 2,048 to 8,192 bits, as a signer's signatures may have.
-                let n = number("n").filter(|n| (256..=1024).contains(&n.len()))?;
-                let e = number("e").filter(|e| (1..=8).contains(&e.len()))?;
-                (text("kty") == Some("RSA")).then_some(Self::Rsa { n, e })
-            }
-        }
-    }
-
     /// Returns `true` if a certificate (in DER) is of this key. A key is a random number of at least 256 bits, so it is in
     /// no other certificate.
     pub(crate) fn is_in(&self, certificate: &[u8]) -> bool {

@@ -6,7 +6,6 @@ mod nonces;
 mod of_client;
 pub(crate) mod policy;
 mod proof;
-mod proof_key;
 mod public_url;
 mod replay;
 mod verifier;

@@ -5,9 +5,13 @@ use http::{HeaderMap, HeaderName, Method};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::oauth::{SigningAlgorithm, unverified_jwt::numeric_date};
+use crate::oauth::{
+    SigningAlgorithm,
+    dpop::proof_key::{ProofKey, Unfit},
+    unverified_jwt::numeric_date,
+};
 
-use super::{proof_key::ProofKey, public_url::PublicUrl};
+use super::public_url::PublicUrl;
 
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 /// The longest proof. One with a key of 4,096 bits has some 2 KiB.
@@ -101,7 +105,12 @@ impl Expected<'_> {
         let algorithm = algorithms.find(|algorithm| Some(algorithm.name()) == name);
         let algorithm = algorithm.ok_or("the proof's `alg` is not accepted")?;
         match header.get("jwk") {
-            Some(Value::Object(jwk)) => ProofKey::read(*algorithm, jwk),
+            Some(Value::Object(jwk)) => {
+                ProofKey::read(*algorithm, jwk).map_err(|unfit| match unfit {
+                    Unfit::HasPrivatePart => "the proof's `jwk` has a private part",
+                    Unfit::Other => "the proof's `jwk` is not a public key of its algorithm",
+                })
+            }
             _ => Err("the proof has no `jwk`"),
         }
     }

@@ -9,13 +9,15 @@ use crate::{
     error::{BuildError, Faults},
     oauth::{
         private_key_jwt::{Random, operating_system},
-        public_key::PublicKey,
         signing::{JwtSigner, Signer, SigningAlgorithm, SigningKey},
     },
     secret::Secret,
 };
 
-use super::key_pair::{KeyPair, generated};
+use super::{
+    key_pair::{KeyPair, generated},
+    proof_key::{ProofKey, Unfit},
+};
 
 /// A key that tokens are bound to (DPoP, RFC 9449). A stolen token is of no use without the key.
 ///
@@ -69,7 +71,7 @@ impl DpopKey {
         Ok(Self::of_pair(pair))
     }
 
-    /// Reads the private key in `pem` (PKCS#8, or PKCS#1 for RSA).
+    /// Reads the private key in `pem` (PKCS#8, or PKCS#1 for RSA with 2,048 to 4,096 bits).
     ///
     /// # Errors
     ///
@@ -77,12 +79,14 @@ impl DpopKey {
     pub fn from_pem(algorithm: SigningAlgorithm, pem: &Secret) -> Result<Self, BuildError> {
         let mut faults = Faults::new("DpopKey");
         let key = faults.take("pem", SigningKey::read(algorithm, pem));
-        let pair = key.as_ref().and_then(KeyPair::local);
+        let pair = key.as_ref().map(KeyPair::local);
+        let pair = pair.and_then(|pair| faults.take("pem", pair.ok_or(UNUSABLE)));
         Ok(Self::of_pair(faults.or(pair)?))
     }
 
     /// Uses a private key that is not in this process. `public_jwk` is its public part (a JWK, RFC 7517), for example
-    /// `{"kty":"EC","crv":"P-256","x":"…","y":"…"}`. Other members are ignored.
+    /// `{"kty":"EC","crv":"P-256","x":"…","y":"…"}`. An RSA key has 2,048 to 4,096 bits. `alg` and `use` must fit where they
+    /// are, and other members are ignored.
     ///
     /// Each proof then waits for the signer, see [`JwtSigner`]. A signature that does not fit the public key is
     /// [`Configuration`](crate::AuthErrorKind::Configuration): the signer has another key.
@@ -164,17 +168,19 @@ impl fmt::Debug for DpopKey {
     }
 }
 
-fn public_key(algorithm: SigningAlgorithm, jwk: &str) -> Result<PublicKey, &'static str> {
-    const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
-
+fn public_key(algorithm: SigningAlgorithm, jwk: &str) -> Result<ProofKey, &'static str> {
     let jwk: Map<String, Value> =
         serde_json::from_str(jwk).map_err(|_| "is not a JWK, give its members as a JSON object")?;
-    if PRIVATE.iter().any(|name| jwk.contains_key(*name)) {
-        return Err("has a private part, give the public one alone");
-    }
-    PublicKey::of_jwk(algorithm, &jwk)
-        .ok_or("is not a public key of the algorithm, check `kty`, `crv` and the coordinates")
+    ProofKey::read(algorithm, &jwk).map_err(|unfit| match unfit {
+        Unfit::HasPrivatePart => "has a private part, give the public one alone",
+        Unfit::Other => {
+            "is not a public key of the algorithm, check `kty`, `crv`, `alg`, `use` and the coordinates"
+        }
+    })
 }
+
+const UNUSABLE: &str =
+    "has a key that servers refuse in proofs: one for RSA has 2,048 to 4,096 bits";
 
 #[cold]
 fn fault(setting: &'static str, message: &'static str) -> BuildError {

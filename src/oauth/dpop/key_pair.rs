@@ -4,15 +4,11 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa,
     signature::{
-        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED,
-        ECDSA_P384_SHA384_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
-        RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RSA_PSS_2048_8192_SHA256, RSA_PSS_SHA256,
-        RsaEncoding, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
+        Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding,
     },
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::{
     error::{AuthError, AuthErrorKind},
@@ -21,6 +17,8 @@ use crate::{
         signing::{SigningAlgorithm, SigningKey},
     },
 };
+
+use super::proof_key::ProofKey;
 
 /// The first byte of a point that is written as x and y (SEC 1 §2.3.3).
 const UNCOMPRESSED: u8 = 4;
@@ -44,7 +42,7 @@ pub(super) enum Private {
 /// A private key that is not in this process, and its public part.
 pub(super) struct Elsewhere {
     key: SigningKey,
-    public: PublicKey,
+    public: ProofKey,
 }
 
 /// Generates a key for ES256. Returns `None` if there are no random numbers.
@@ -76,7 +74,7 @@ impl KeyPair {
                 Private::Rsa(rsa::KeyPair::from_der(bytes).ok()?, &RSA_PSS_SHA256)
             }
         };
-        Some(Self::new(algorithm, private, &public))
+        Self::new(algorithm, private, &public)
     }
 
     /// Wraps a key pair on P-256.
@@ -90,31 +88,35 @@ impl KeyPair {
             x: x.to_vec(),
             y: y.to_vec(),
         };
-        Some(Self::new(
-            SigningAlgorithm::Es256,
-            Private::Ecdsa(pair),
-            &public,
-        ))
+        Self::new(SigningAlgorithm::Es256, Private::Ecdsa(pair), &public)
     }
 
-    pub(super) fn elsewhere(key: SigningKey, public: PublicKey) -> Self {
-        let (algorithm, jwk) = (key.algorithm(), public.jwk());
-        let private = Private::Elsewhere(Arc::new(Elsewhere { key, public }));
-        Self::of_jwk(algorithm, private, &jwk)
+    pub(super) fn elsewhere(key: SigningKey, public: ProofKey) -> Self {
+        let algorithm = key.algorithm();
+        let elsewhere = Arc::new(Elsewhere { key, public });
+        Self::with(
+            algorithm,
+            Private::Elsewhere(Arc::clone(&elsewhere)),
+            &elsewhere.public,
+        )
     }
 
-    fn new(algorithm: SigningAlgorithm, private: Private, public: &PublicKey) -> Self {
-        Self::of_jwk(algorithm, private, &public.jwk())
+    fn new(algorithm: SigningAlgorithm, private: Private, public: &PublicKey) -> Option<Self> {
+        let public = ProofKey::read(algorithm, &public.jwk()).ok()?;
+        Some(Self::with(algorithm, private, &public))
     }
 
-    fn of_jwk(algorithm: SigningAlgorithm, private: Private, jwk: &Map<String, Value>) -> Self {
-        let thumbprint = thumbprint_of(jwk);
-        let header = json!({ "typ": "dpop+jwt", "alg": algorithm.name(), "jwk": jwk });
+    fn with(algorithm: SigningAlgorithm, private: Private, public: &ProofKey) -> Self {
+        let header = format!(
+            r#"{{"typ":"dpop+jwt","alg":"{}","jwk":{}}}"#,
+            algorithm.name(),
+            public.as_json()
+        );
         Self {
             algorithm,
             private,
-            header: URL_SAFE_NO_PAD.encode(header.to_string()),
-            thumbprint,
+            header: URL_SAFE_NO_PAD.encode(header),
+            thumbprint: URL_SAFE_NO_PAD.encode(public.thumbprint()),
         }
     }
 
@@ -178,12 +180,7 @@ impl Elsewhere {
     /// Signs a message, and checks that the signer has the key of the public part.
     pub(super) async fn sign(&self, message: &str) -> Result<Vec<u8>, AuthError> {
         let signature = self.key.sign(message).await?;
-        if is_signed(
-            self.key.algorithm(),
-            &self.public,
-            message.as_bytes(),
-            &signature,
-        ) {
+        if self.public.verifies(message.as_bytes(), &signature) {
             return Ok(signature);
         }
         Err(AuthError::new(
@@ -192,46 +189,4 @@ impl Elsewhere {
              JWK of the key that signs",
         ))
     }
-}
-
-fn is_signed(
-    algorithm: SigningAlgorithm,
-    public: &PublicKey,
-    message: &[u8],
-    signature: &[u8],
-) -> bool {
-    let verify = |with: &'static dyn VerificationAlgorithm, parts: &[&[u8]]| {
-        UnparsedPublicKey::new(with, parts.concat()).verify(message, signature)
-    };
-    let verified = match public {
-        PublicKey::Rsa { n, e } => {
-            let with = match algorithm {
-                SigningAlgorithm::Ps256 => &RSA_PSS_2048_8192_SHA256,
-                _ => &RSA_PKCS1_2048_8192_SHA256,
-            };
-            RsaPublicKeyComponents { n, e }.verify(with, message, signature)
-        }
-        PublicKey::Ec { x, y, .. } => {
-            let with = match algorithm {
-                SigningAlgorithm::Es384 => &ECDSA_P384_SHA384_FIXED,
-                _ => &ECDSA_P256_SHA256_FIXED,
-            };
-            verify(with, &[&[UNCOMPRESSED], x, y])
-        }
-        PublicKey::Ed { x } => verify(&ED25519, &[x]),
-    };
-    verified.is_ok()
-}
-
-/// The thumbprint of a public key that has only the members that define it (RFC 7638 §3).
-fn thumbprint_of(jwk: &Map<String, Value>) -> String {
-    let mut members: Vec<_> = jwk.iter().collect();
-    // A map of `serde_json` is only sorted while no other crate enables `preserve_order`.
-    members.sort_by_key(|(name, _)| *name);
-    let members: Vec<_> = members
-        .iter()
-        .map(|(name, value)| format!("{}:{value}", Value::from(name.as_str())))
-        .collect();
-    let canonical = format!("{{{}}}", members.join(","));
-    URL_SAFE_NO_PAD.encode(Sha256::digest(canonical))
 }

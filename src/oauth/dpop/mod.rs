@@ -5,3 +5,4 @@ mod key_pair;
 pub(crate) mod keys;
 pub(crate) mod nonce;
 pub(crate) mod proof;
+pub(crate) mod proof_key;

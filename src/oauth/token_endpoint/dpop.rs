@@ -52,7 +52,6 @@ impl Binding {
 
 impl TokenEndpoint {
     /// The keys that its tokens are bound to, if they are.
-    #[allow(dead_code, reason = "the strategies ask for them")]
     pub(crate) fn dpop_keys(&self) -> Option<&DpopKeys> {
         Some(&self.inner.binding.as_ref()?.keys)
     }

@@ -15,11 +15,19 @@ const RSA_MODULUS: std::ops::RangeInclusive<usize> = 256..=512;
 const LONGEST_RSA_EXPONENT: usize = 4;
 
 /// The public key in the header of a proof (RFC 7517).
-pub(super) struct ProofKey {
+pub(crate) struct ProofKey {
     algorithm: SigningAlgorithm,
     key: Key,
     /// The members that the thumbprint is made of (RFC 7638 §3).
     canonical: String,
+}
+
+/// Why a JWK is no key of a proof.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Unfit {
+    HasPrivatePart,
+    /// It is of another algorithm, or malformed.
+    Other,
 }
 
 enum Key {
@@ -33,15 +41,13 @@ enum Key {
 }
 
 impl ProofKey {
-    /// Reads a key that can be one of the algorithm. A fault is a sentence whose subject is the proof.
-    pub(super) fn read(
+    /// Reads a key that can be one of the algorithm.
+    pub(crate) fn read(
         algorithm: SigningAlgorithm,
         jwk: &Map<String, Value>,
-    ) -> Result<Self, &'static str> {
-        const OTHER: &str = "the proof's `jwk` is not a public key of its algorithm";
-
+    ) -> Result<Self, Unfit> {
         if PRIVATE.iter().any(|name| jwk.contains_key(*name)) {
-            return Err("the proof's `jwk` has a private part");
+            return Err(Unfit::HasPrivatePart);
         }
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
         let is_for = |name: &str, wanted: &[&str]| match jwk.get(name) {
@@ -53,7 +59,7 @@ impl ProofKey {
             _ => &[algorithm.name()][..],
         };
         if !is_for("alg", names) || !is_for("use", &["sig"]) {
-            return Err(OTHER);
+            return Err(Unfit::Other);
         }
         // A text with padding, or with bits that do not count, is refused: one key has one thumbprint.
         let octets = |name: &str| URL_SAFE_NO_PAD.decode(text(name)?).ok();
@@ -88,7 +94,7 @@ impl ProofKey {
                 })
             }
         };
-        let (key, canonical) = read.ok_or(OTHER)?;
+        let (key, canonical) = read.ok_or(Unfit::Other)?;
         Ok(Self {
             algorithm,
             key,
@@ -96,8 +102,13 @@ impl ProofKey {
         })
     }
 
+    /// The key as JSON, with the members that define it alone.
+    pub(crate) fn as_json(&self) -> &str {
+        &self.canonical
+    }
+
     /// Verifies with aws-lc directly, so that the provider of `jsonwebtoken` is neither used nor fixed.
-    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let verified = match &self.key {
             Key::Ec(point) => {
                 let algorithm = match self.algorithm {
@@ -119,7 +130,7 @@ impl ProofKey {
     }
 
     /// The thumbprint with SHA-256 (RFC 7638), which `cnf.jkt` has.
-    pub(super) fn thumbprint(&self) -> [u8; 32] {
+    pub(crate) fn thumbprint(&self) -> [u8; 32] {
         Sha256::digest(&self.canonical).into()
     }
 }
