@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use axum::{Router, routing::get};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -935,9 +936,10 @@ fn a_policy_that_protects_nothing_is_not_built() {
 fn a_proof_is_accepted_once_within_the_window_and_not_at_all_after_it() {
     let token = bound_to(P256);
     let clock = clock();
+    // A small memory has one part, so that each proof has it looked through.
     let validator = builder()
         .clock(clock.clone())
-        .dpop(policy())
+        .dpop(policy().proof_memory(100))
         .build()
         .unwrap();
     let proof = Proof::new(P256, &token);
@@ -1429,6 +1431,55 @@ async fn a_nonce_that_nears_its_end_is_followed_by_the_next_one_also_in_good_res
     // A bearer has no use for one.
     let (_, headers, _) = answer(&validator, request("Bearer", &unbound(), &[])).await;
     assert!(!headers.contains_key("dpop-nonce"));
+}
+
+#[tokio::test]
+async fn the_part_of_the_path_that_a_nested_router_takes_away_is_in_the_url() {
+    let token = bound_to(P256);
+    let nested = |policy: DpopPolicy| {
+        let layer = TokenValidatorLayer::new(validator(policy));
+        let inner = Router::new().route("/mcp", get(async || "served"));
+        Router::new().nest("/api", inner.layer(layer))
+    };
+    let prefixed = DpopPolicy::new().url("https://gateway.example.com/api");
+    for (policy, status) in [(prefixed, 200), (policy(), 401)] {
+        let proof = Proof::new(P256, &token).claim("htu", "https://gateway.example.com/api/mcp");
+        let mut request = dpop(&token, &proof).map(|()| axum::body::Body::empty());
+        *request.uri_mut() = "/api/mcp?query=1".parse().unwrap();
+        let response = nested(policy).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status);
+    }
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn a_handler_that_needs_an_identity_asks_for_it_with_the_same_challenge() {
+    for (policy, challenge) in [
+        (
+            policy(),
+            r#"Bearer realm="https://gateway.example.com", DPoP realm="https://gateway.example.com", algs="ES256 EdDSA""#,
+        ),
+        (
+            policy().require(),
+            r#"DPoP realm="https://gateway.example.com", algs="ES256 EdDSA""#,
+        ),
+    ] {
+        let layer = TokenValidatorLayer::new(validator(policy)).allow_anonymous();
+        let handler = get(async |caller: Identity| caller.subject().to_owned());
+        let router = Router::new().route("/mcp", handler).layer(layer);
+        let anonymous = Request::get("/mcp")
+            .body(axum::body::Body::empty())
+            .unwrap();
+        let response = router.clone().oneshot(anonymous).await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
+
+        let token = bound_to(P256);
+        let proven = dpop(&token, &Proof::new(P256, &token));
+        let proven = proven.map(|()| axum::body::Body::empty());
+        let response = router.oneshot(proven).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
 }
 
 #[tokio::test]

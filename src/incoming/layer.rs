@@ -120,7 +120,8 @@ impl TokenValidatorLayer {
     ///
     /// # Security
     ///
-    /// A service beneath that forwards the request also forwards the caller's token, unless it removes the header.
+    /// A service beneath that forwards the request also forwards the caller's token, unless it removes the header. The
+    /// header `DPoP` is removed in any case.
     #[must_use]
     pub fn keep_authorization(mut self) -> Self {
         self.gate.admission.keeps_authorization = true;

@@ -146,6 +146,14 @@ mod tests {
     }
 
     #[test]
+    fn a_new_proof_of_a_slow_clock_passes_although_older_ones_were_looked_through() {
+        let memory = ProofMemory::new(100);
+        assert_eq!(memory.note(&id(1), NOW, NOW, WINDOW), Memorized::New);
+        let (slow, now) = (NOW - 19_000, NOW + 40_000);
+        assert_eq!(memory.note(&id(2), slow, now, WINDOW), Memorized::New);
+    }
+
+    #[test]
     fn the_memory_never_holds_more_than_it_may_and_nothing_is_pushed_out() {
         for capacity in [1, 10, 5000] {
             let memory = ProofMemory::new(capacity);

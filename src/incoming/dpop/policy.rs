@@ -101,7 +101,8 @@ const PROOFS: usize = 1 << 18;
 /// - Where the clock is set back, proofs that are not newer than a forgotten one are refused, until the clock has caught up.
 /// - A proof does not cover the body and the headers of the request, nor its query.
 /// - The caller of this gateway proves the possession of its key to this gateway alone. The layer removes the header
-///   `DPoP` from requests that pass, and backends see the gateway's own credentials.
+///   `DPoP` from requests that pass. The caller's own token ([`Identity::token`](crate::Identity::token)) is of no use as a
+///   bearer token elsewhere, and no strategy sends it as one. [`TokenExchange`](crate::TokenExchange) gets another for it.
 #[derive(Clone)]
 #[must_use = "a policy does nothing unless a validator has it"]
 pub struct DpopPolicy {

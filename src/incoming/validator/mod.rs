@@ -242,7 +242,8 @@ impl TokenValidator {
     /// nothing in the request.
     ///
     /// A token that is bound to a certificate is compared with the [`ClientCertificate`](super::ClientCertificate) in the
-    /// request's extensions. One that is bound to a key needs a proof for this request, which is then used up.
+    /// request's extensions. One that is bound to a key needs a proof for this request, which is then used up. Only the layer
+    /// tells the caller its next nonce with a good response.
     ///
     /// # Errors
     ///
