@@ -13,12 +13,14 @@ use http::Uri;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::{
-    dpop::{Asked, URL, part, proof_for, verified},
+    dpop::{Asked, URL, json_answer, part, proof_for, verified},
     key_pair::{ED25519, KeyPair, P256, P384, RSA},
 };
 use tower_identity::{
-    AuthErrorKind, Identity, ManualClock, Secret, TokenEndpoint,
-    oauth::{DpopKey, DpopKeys, JwtSigner, SigningAlgorithm, SigningFuture, TokenRequest},
+    AuthErrorKind, ClientAuth, Identity, ManualClock, Secret, TokenEndpoint,
+    oauth::{
+        DpopKey, DpopKeys, JwtSigner, Lifetime, SigningAlgorithm, SigningFuture, TokenRequest,
+    },
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -128,7 +130,7 @@ fn thumbprints_are_those_of_the_rfcs() {
         "crv": "Ed25519",
         "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
     });
-    let rfc_9449 = part(PROOF_OF_RFC_9449, 0)["jwk"].take();
+    let rfc_9449 = part(&proof_of_rfc_9449(), 0)["jwk"].take();
     for (algorithm, jwk, thumbprint) in [
         (
             SigningAlgorithm::Rs256,
@@ -152,8 +154,15 @@ fn thumbprints_are_those_of_the_rfcs() {
     }
 }
 
-/// RFC 9449 §4.1.
-const PROOF_OF_RFC_9449: &str = include_str!("data/rfc9449_proof.txt").trim_ascii();
+fn rfc_9449() -> Value {
+    serde_json::from_str(include_str!("data/rfc9449.json")).unwrap()
+}
+
+/// The proof of RFC 9449 §4.1.
+fn proof_of_rfc_9449() -> String {
+    let proof = rfc_9449()["token_request_with_code"]["dpop"].take();
+    proof.as_str().unwrap().to_owned()
+}
 
 /// Signs what it is asked to with the signature of another message, and keeps the message.
 struct Recorder(Arc<Mutex<Vec<u8>>>);
@@ -161,8 +170,10 @@ struct Recorder(Arc<Mutex<Vec<u8>>>);
 impl JwtSigner for Recorder {
     fn sign<'a>(&'a self, message: &'a [u8]) -> SigningFuture<'a> {
         *self.0.lock().unwrap() = message.to_vec();
-        let (_, signature) = PROOF_OF_RFC_9449.rsplit_once('.').unwrap();
-        Box::pin(async move { Ok(URL_SAFE_NO_PAD.decode(signature)?) })
+        let proof = proof_of_rfc_9449();
+        let (_, signature) = proof.rsplit_once('.').unwrap();
+        let signature = URL_SAFE_NO_PAD.decode(signature);
+        Box::pin(async move { Ok(signature?) })
     }
 }
 
@@ -170,7 +181,7 @@ impl JwtSigner for Recorder {
 #[tokio::test]
 async fn the_proof_of_rfc_9449_section_4_1_is_made_with_the_same_members() {
     let message = Arc::default();
-    let public = part(PROOF_OF_RFC_9449, 0)["jwk"].take().to_string();
+    let public = part(&proof_of_rfc_9449(), 0)["jwk"].take().to_string();
     let clock = ManualClock::new(UNIX_EPOCH + Duration::from_secs(1_562_262_616));
     let signer = Recorder(Arc::clone(&message));
     let key = DpopKey::with_signer(SigningAlgorithm::Es256, signer, &public).unwrap();
@@ -185,16 +196,80 @@ async fn the_proof_of_rfc_9449_section_4_1_is_made_with_the_same_members() {
     assert!(asked.requests().is_empty());
 
     let message = String::from_utf8(message.lock().unwrap().clone()).unwrap();
-    assert_eq!(part(&message, 0), part(PROOF_OF_RFC_9449, 0));
+    assert_eq!(part(&message, 0), part(&proof_of_rfc_9449(), 0));
     let mut claims = part(&message, 1);
-    let mut theirs = part(PROOF_OF_RFC_9449, 1);
+    let mut theirs = part(&proof_of_rfc_9449(), 1);
     claims["jti"].take();
     theirs["jti"].take();
     assert_eq!(claims, theirs);
-    if let Some(verified) = verified(&[PROOF_OF_RFC_9449.to_owned()]) {
-        assert_eq!(
-            verified[0]["thumbprint"],
-            "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+}
+
+/// The parameters of a form, in any order.
+fn parameters(form: &[u8]) -> BTreeSet<(String, String)> {
+    form_urlencoded::parse(form).into_owned().collect()
+}
+
+#[tokio::test]
+async fn the_token_requests_of_rfc_9449_section_5_go_over_the_wire_and_its_answer_is_understood() {
+    let rfc = rfc_9449();
+    let asked = Asked::default();
+    let endpoint = asked
+        .endpoint("https://server.example.com/token")
+        .client_auth(ClientAuth::none("s6BhdRkqt"))
+        .dpop(DpopKey::generate().unwrap())
+        .build()
+        .unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let [with_code, with_refresh_token] = [
+        "token_request_with_code",
+        "token_request_with_refresh_token",
+    ]
+    .map(|name| &rfc[name]);
+    let form = |request: &Value| parameters(text(&request["form"]).as_bytes());
+    let of_code = form(with_code);
+    let parameter = |name: &str| {
+        let mut parameters = of_code.iter();
+        &parameters.find(|(key, _)| key == name).unwrap().1
+    };
+    let request = TokenRequest::authorization_code(parameter("code"))
+        .parameter("redirect_uri", parameter("redirect_uri"))
+        .parameter("code_verifier", parameter("code_verifier"));
+    asked.answer(json_answer(200, &rfc["token_response"]));
+    let response = endpoint.request_token(request).await.unwrap();
+    assert!(response.is_dpop_bound());
+    assert_eq!(
+        response.token().expose(),
+        rfc["token_response"]["access_token"]
+    );
+    assert_eq!(
+        response.lifetime(),
+        Lifetime::For(Duration::from_secs(2_677))
+    );
+    let refresh_token = response.refresh_token().unwrap().expose();
+    let request = TokenRequest::refresh_token(refresh_token);
+    endpoint.request_token(request).await.unwrap();
+
+    let (requests, proofs) = (asked.requests(), asked.proofs());
+    for (index, theirs) in [with_code, with_refresh_token].into_iter().enumerate() {
+        assert_eq!(parameters(requests[index].body()), form(theirs));
+        let (ours, theirs) = (&proofs[index], text(&theirs["dpop"]));
+        for member in ["typ", "alg"] {
+            assert_eq!(part(ours, 0)[member], part(&theirs, 0)[member]);
+        }
+        let names = |claims: Value| -> BTreeSet<String> {
+            claims.as_object().unwrap().keys().cloned().collect()
+        };
+        assert_eq!(names(part(ours, 1)), names(part(&theirs, 1)));
+        for member in ["htm", "htu"] {
+            assert_eq!(part(ours, 1)[member], part(&theirs, 1)[member]);
+        }
+    }
+    let theirs = [with_code, with_refresh_token].map(|request| text(&request["dpop"]));
+    if let Some(verified) = verified(&theirs) {
+        assert!(
+            verified
+                .iter()
+                .all(|proof| proof["thumbprint"] == rfc["thumbprint"])
         );
     }
 }

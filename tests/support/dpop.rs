@@ -94,7 +94,7 @@ pub(crate) fn refused(status: u16, code: &str, nonces: &[&[u8]]) -> Answer {
     answer
 }
 
-fn json_answer(status: u16, body: &Value) -> Answer {
+pub(crate) fn json_answer(status: u16, body: &Value) -> Answer {
     Response::builder()
         .status(status)
         .header("content-type", "application/json")
