@@ -2,7 +2,7 @@
 //!
 //! `layers_hit` is a request through `IdentityLayer`, `AuthLayer` and `TokenExchange`; `minimum` is what somebody would
 //! write by hand: a look-up in a bare `quick_cache`, one clock read, and the header inserted. `cache_hit`, `quick_cache`
-//! and `moka` are the look-up alone. The rows `hot_user` and `hot_key` have one user, whose token all threads send.
+//! and `moka` are the look-up alone, and `clock_reads` the two clock reads of a hit. The rows `hot_user` and `hot_key` have one user, whose token all threads send.
 //! `statement_hit` (feature `private-key-jwt`) is `layers_hit` with `SignedIdentity`. Ratios of medians from one run are what counts. `rejected_1k`
 //! is 1,000 calls in a row that the backend rejects, and asserts that they cost the issuer at most one request in 10 s.
 //! It also prints how long 10,000 callers wait for one exchange. What an entry takes in memory is a test (`tests/allocation.rs`).
@@ -34,8 +34,8 @@ use http_body_util::Full;
 use tokio::runtime::Runtime;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_identity::{
-    AccessToken, AuthLayer, CredentialCache, DefaultClock, Identity, IdentityLayer, ManualClock,
-    Origin, Strategy, TokenEndpoint, TokenExchange,
+    AccessToken, AuthLayer, Clock, CredentialCache, DefaultClock, Identity, IdentityLayer,
+    ManualClock, Origin, Strategy, SystemClock, TokenEndpoint, TokenExchange,
     credential::{CacheKey, CacheScope, Fingerprint, Obtained},
 };
 
@@ -375,6 +375,10 @@ fn look_ups(group: &mut BenchmarkGroup<'_, WallTime>, identities: &[Identity]) {
     look_ups_on_all_threads(group, "hot_key_all_threads", &keys, |_| hit(&hot));
     look_ups_on_one_thread(group, "quick_cache_1_thread", &keys, |key| {
         quick_cache.get(key).unwrap()
+    });
+    let clock = SystemClock;
+    look_ups_on_one_thread(group, "clock_reads_1_thread", &keys, |_| {
+        (clock.now(), clock.monotonic())
     });
     look_ups_on_one_thread(group, "moka_1_thread", &keys, |key| moka.get(key).unwrap());
 }
