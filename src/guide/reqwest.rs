@@ -89,17 +89,19 @@
 //!
 //! ```ignore
 //! let certificate = CertificateSource::files("tls.crt", "tls.key")?;
-//! let tls = rustls::ClientConfig::builder()
+//! let mut tls = rustls::ClientConfig::builder()
 //!     .with_root_certificates(roots)
 //!     .with_client_cert_resolver(certificate.resolver());
+//! tls.resumption = rustls::client::Resumption::disabled();
 //! let builder = reqwest::Client::builder()
 //!     .tls_backend_preconfigured(tls)
 //!     .pool_max_idle_per_host(0);
 //! let service = ReqwestService::<Full<Bytes>>::new(builder)?;
 //! ```
 //!
-//! reqwest does not know that the certificate was replaced, and keeps its connections. Without idle connections, each
-//! HTTP/1.1 request presents the current certificate, for the price of a handshake. The [hyper
+//! reqwest does not know that the certificate was replaced. It keeps its connections, and resumes sessions in which the
+//! old one was presented. Without idle connections and resumption, each HTTP/1.1 request presents the current certificate,
+//! for the price of a whole handshake. The [hyper
 //! client](crate::guide::hyper#5-present-a-client-certificate) needs no such setting.
 //!
 //! # What changes

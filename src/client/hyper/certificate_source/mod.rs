@@ -199,20 +199,28 @@ impl CertificateSource {
     /// Returns this source as what rustls asks for the certificate, for clients that are built without this crate.
     ///
     /// The files are looked at again for a new connection, at most once a second, on the thread that connects. The client
-    /// may keep connections that presented an older certificate.
+    /// may keep connections that presented an older certificate. A session that is resumed counts for the server as one
+    /// with the certificate that it began with, so switch resumption off:
     ///
     /// ```
-    /// use std::sync::Arc;
-    ///
-    /// use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+    /// use tokio_rustls::rustls::{
+    ///     ClientConfig, RootCertStore, client::Resumption,
+    /// };
     /// use tower_identity::client::hyper::CertificateSource;
     ///
-    /// fn tls(roots: RootCertStore, certificate: &CertificateSource) -> ClientConfig {
-    ///     ClientConfig::builder()
+    /// fn tls(
+    ///     roots: RootCertStore,
+    ///     certificate: &CertificateSource,
+    /// ) -> ClientConfig {
+    ///     let mut tls = ClientConfig::builder()
     ///         .with_root_certificates(roots)
-    ///         .with_client_cert_resolver(certificate.resolver())
+    ///         .with_client_cert_resolver(certificate.resolver());
+    ///     tls.resumption = Resumption::disabled();
+    ///     tls
     /// }
     /// ```
+    ///
+    /// [`HttpsClient`](super::HttpsClient) does all of this by itself.
     ///
     /// The trait is one of rustls 0.23. A release of this crate that moves to another version of rustls changes it.
     pub fn resolver(&self) -> Arc<dyn ResolvesClientCert> {
