@@ -619,12 +619,16 @@ async fn a_configuration_names_the_client_with_the_certificate_and_how_it_is_kno
     };
     let [gateway, own] = [&world.gateway, &world.own].map(source);
     let backend = world.backend().await;
-    let resources = Resources::<Full<Bytes>>::builder(world.client(Some(&gateway)))
-        .client_certificate("gateway", world.client(Some(&gateway)))
-        .client_certificate("own", world.client(Some(&own)))
-        .client_certificate_source("own", own.clone())
-        .build()
-        .unwrap();
+    let cache = CredentialCache::<IssuedToken>::builder().build().unwrap();
+    let resources = || {
+        Resources::<Full<Bytes>>::builder(world.client(Some(&gateway)))
+            .client_certificate("gateway", world.client(Some(&gateway)))
+            .client_certificate("own", world.client(Some(&own)))
+            .client_certificate_source("own", own.clone())
+            .token_cache(cache.clone())
+            .build()
+            .unwrap()
+    };
     let entry = |client: &str, certificate: Value| {
         json!({
             "type": "client_credentials",
@@ -648,24 +652,30 @@ async fn a_configuration_names_the_client_with_the_certificate_and_how_it_is_kno
     });
     let config: OutgoingAuthConfig = serde_json::from_value(config).unwrap();
     let origin = Origin::try_from(backend.uri("")).unwrap();
-    // The second round is the configuration after a reload: the tokens of the first serve it.
-    for _ in 0..2 {
+    let (first, another) = (resources(), resources());
+    let provider = &world.provider;
+    for (resources, issued) in [
+        (&first, 3),
+        // The configuration after a reload: the tokens of the first serve it.
+        (&first, 3),
+        // Only of one of these clients is it known that it presents the same certificate.
+        (&another, 5),
+    ] {
         for (name, certificate, status) in [
             ("named", Some(&gateway), StatusCode::OK),
             ("default", Some(&gateway), StatusCode::OK),
             // The backend takes certificates of the authority alone.
             ("own", None, StatusCode::UNAUTHORIZED),
         ] {
-            let layer = config.layer_for(name, origin.clone(), &resources).unwrap();
+            let layer = config.layer_for(name, origin.clone(), resources).unwrap();
             let client = layer.layer(world.client(certificate));
             let request = Request::get(backend.uri("/")).body(Full::default());
             let response = client.oneshot(request.unwrap()).await.unwrap();
             assert_eq!(response.status(), status, "{name}");
         }
+        let so_far = provider.count("grant.success", "client_credentials").await;
+        assert_eq!(so_far, issued);
     }
-    let provider = &world.provider;
-    let issued = provider.count("grant.success", "client_credentials").await;
-    assert_eq!(issued, 3);
 
     let twice = Resources::<Full<Bytes>>::builder(world.client(None))
         .client_certificate("gateway", world.client(Some(&gateway)))
