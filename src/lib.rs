@@ -138,7 +138,7 @@
 //! | [`upstream`] | [`Provider`](upstream::Provider), [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`SealingKey`](upstream::SealingKey), [`OAuthProvider`](upstream::OAuthProvider) with [`ProviderSettings`](upstream::ProviderSettings), and the types that are needed to write a store or a refresher. |
 //! | [`upstream::linking`] | [`CodeFlow`](upstream::linking::CodeFlow), the authorization code flow for a login to your application, [`ClientMetadata`](upstream::linking::ClientMetadata), the document by which providers know the application, and [`LinkError`](upstream::linking::LinkError). |
 //! | [`config`] | [`Resources`](config::Resources), the blocks for each kind of backend, [`VmcpConfig`](config::VmcpConfig), the whole file of a ToolHive vMCP, and [`LiveOutgoingAuth`](config::LiveOutgoingAuth), which is replaced while requests are running. |
-//! | [`client`] | Adapters for [`hyper`](client::hyper), [`reqwest`](client::reqwest) and [`rmcp`](client::rmcp), which also turns an error into MCP's own form. |
+//! | [`client`] | Adapters for [`hyper`](client::hyper), where [`CertificateSource`](client::hyper::CertificateSource) supplies a client certificate, [`reqwest`](client::reqwest) and [`rmcp`](client::rmcp), which also turns an error into MCP's own form. |
 //! | [`telemetry`] | The names of spans, events and metrics. |
 //! | [`testing`] | An issuer, a backend and a network in the process, for tests of your application. |
 //!
