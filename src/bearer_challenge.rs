@@ -1,6 +1,7 @@
 use http::{HeaderMap, header::WWW_AUTHENTICATE};
 
-/// The parameters that this crate knows of a `Bearer` challenge (RFC 6750 §3, RFC 9728 §5.1).
+/// The parameters that this crate knows of a `Bearer` challenge (RFC 6750 §3, RFC 9728 §5.1), or of one for tokens that are
+/// bound to a key (`DPoP`, RFC 9449 §7.1).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct BearerChallenge {
     pub(crate) error: Option<String>,
@@ -11,35 +12,38 @@ pub(crate) struct BearerChallenge {
 impl BearerChallenge {
     /// Reads the challenges of a response (RFC 9110 §11.6.1): several in one header, or in several headers, of any scheme.
     ///
-    /// Of several `Bearer` challenges, the first one with an error counts, and if none has one, the first one. Commas may
-    /// be missing. A parameter that is not readable is left out, and of two with the same name the first one counts.
+    /// One with an error counts before one without, then `Bearer` before `DPoP`, then the first. Commas may be missing. A
+    /// parameter that is not readable is left out, and of two with the same name the first one counts.
     pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
-        let mut challenges = headers
+        let mut challenges: Vec<_> = headers
             .get_all(WWW_AUTHENTICATE)
             .iter()
-            .flat_map(|value| Self::read_all(value.as_bytes()));
-        let first = challenges.next()?;
-        if first.error.is_some() {
-            return Some(first);
-        }
-        let with_error = challenges.find(|challenge| challenge.error.is_some());
-        Some(with_error.unwrap_or(first))
+            .flat_map(|value| Self::read_all(value.as_bytes()))
+            .collect();
+        challenges.sort_by_key(|(scheme, challenge)| (challenge.error.is_none(), *scheme));
+        let (_, first) = challenges.into_iter().next()?;
+        Some(first)
     }
 
-    fn read_all(header: &[u8]) -> Vec<Self> {
+    /// Whether the error is about the proof, and not about the token (RFC 9449 §7.1 and §9).
+    pub(crate) fn is_about_proof(&self) -> bool {
+        let error = self.error.as_deref();
+        matches!(error, Some("use_dpop_nonce" | "invalid_dpop_proof"))
+    }
+
+    fn read_all(header: &[u8]) -> Vec<(Scheme, Self)> {
         let mut challenges = Vec::new();
-        let mut is_bearer = false;
+        let mut is_known = false;
         let mut rest = header;
         while let Some(part) = next_part(&mut rest) {
             match part {
                 Part::Scheme(scheme) => {
-                    is_bearer = scheme.eq_ignore_ascii_case(b"bearer");
-                    if is_bearer {
-                        challenges.push(Self::default());
-                    }
+                    let scheme = Scheme::of(scheme);
+                    is_known = scheme.is_some();
+                    challenges.extend(scheme.map(|scheme| (scheme, Self::default())));
                 }
                 Part::Parameter(name, value) => {
-                    if is_bearer && let Some(challenge) = challenges.last_mut() {
+                    if is_known && let Some((_, challenge)) = challenges.last_mut() {
                         challenge.set(name, value);
                     }
                 }
@@ -64,6 +68,24 @@ impl BearerChallenge {
             && value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         {
             *slot = Some(value);
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Scheme {
+    Bearer,
+    Dpop,
+}
+
+impl Scheme {
+    fn of(name: &[u8]) -> Option<Self> {
+        if name.eq_ignore_ascii_case(b"bearer") {
+            Some(Self::Bearer)
+        } else if name.eq_ignore_ascii_case(b"dpop") {
+            Some(Self::Dpop)
+        } else {
+            None
         }
     }
 }
@@ -208,6 +230,39 @@ mod tests {
             assert_eq!(scope(challenge), None, "{challenge}");
         }
         assert_eq!(read(&[r#"Basic scope="x""#]), None);
+    }
+
+    #[test]
+    fn a_dpop_challenge_counts_where_no_bearer_challenge_says_more() {
+        let error = |challenge: &str| read(&[challenge]).unwrap().error;
+        for challenge in [
+            r#"DPoP error="invalid_token", algs="ES256""#,
+            r#"dpop algs="ES256", error="invalid_token""#,
+            r#"Bearer, DPoP error="invalid_token""#,
+            r#"Bearer realm="x", DPoP algs="ES256" error="invalid_token""#,
+            r#"DPoP error="use_dpop_nonce", Bearer error="invalid_token""#,
+        ] {
+            assert_eq!(
+                error(challenge).as_deref(),
+                Some("invalid_token"),
+                "{challenge}"
+            );
+        }
+        let scope = r#"DPoP error="insufficient_scope", scope="a b", algs="ES256""#;
+        assert_eq!(self::scope(scope).as_deref(), Some("a b"));
+        assert_eq!(
+            self::scope(r#"DPoP algs="ES256", scope="a""#).as_deref(),
+            Some("a")
+        );
+        for (code, is_about_proof) in [
+            ("use_dpop_nonce", true),
+            ("invalid_dpop_proof", true),
+            ("invalid_token", false),
+        ] {
+            let challenge = read(&[&format!(r#"DPoP error="{code}""#)]).unwrap();
+            assert_eq!(challenge.is_about_proof(), is_about_proof, "{code}");
+        }
+        assert!(!read(&["DPoP"]).unwrap().is_about_proof());
     }
 
     #[test]

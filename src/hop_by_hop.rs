@@ -28,6 +28,8 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
 pub(crate) struct NotableHeaders {
     pub(crate) has_host: bool,
     has_hops_or_trailers: bool,
+    /// The request has a DPoP proof (RFC 9449 §4.1).
+    has_proof: bool,
 }
 
 impl NotableHeaders {
@@ -43,6 +45,12 @@ impl NotableHeaders {
         found
     }
 
+    /// Whether some of the headers may have to be removed.
+    #[inline]
+    pub(crate) fn are_to_change(self) -> bool {
+        self.has_hops_or_trailers | self.has_proof
+    }
+
     /// As [`remove_hop_by_hop`], for the headers that this was found of.
     #[inline]
     pub(crate) fn remove_hop_by_hop(self, headers: &mut HeaderMap) -> bool {
@@ -52,6 +60,7 @@ impl NotableHeaders {
     fn note(&mut self, name: &str) {
         match name {
             "host" => self.has_host = true,
+            "dpop" => self.has_proof = true,
             "connection" | "http2-settings" | "keep-alive" | "proxy-authenticate"
             | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade" => {
                 self.has_hops_or_trailers = true;
@@ -67,7 +76,7 @@ fn may_be_one(name: &str) -> bool {
     matches!(name.len(), 2 | 4 | 7 | 10 | 14 | 16 | 17 | 18)
         && matches!(
             name.as_bytes(),
-            [b'c' | b'h' | b'k' | b'p' | b't' | b'u', ..]
+            [b'c' | b'd' | b'h' | b'k' | b'p' | b't' | b'u', ..]
         )
 }
 

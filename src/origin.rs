@@ -46,6 +46,8 @@ struct Inner {
     port: u16,
     /// The authority as clients write it: without the default port.
     authority: String,
+    /// The whole, as `Display` writes it.
+    text: String,
 }
 
 impl Origin {
@@ -75,6 +77,11 @@ impl Origin {
     /// Returns the port, or the scheme's default port if none was given.
     pub fn port(&self) -> u16 {
         self.inner.port
+    }
+
+    #[cfg(feature = "dpop")]
+    pub(crate) fn as_str(&self) -> &str {
+        &self.inner.text
     }
 
     fn parse(text: &str) -> Result<Self, InvalidOrigin> {
@@ -114,8 +121,10 @@ impl Origin {
         } else {
             format!("{host}:{port}")
         };
+        let scheme = if is_https { HTTPS } else { HTTP };
         Ok(Self {
             inner: Arc::new(Inner {
+                text: format!("{scheme}://{authority}"),
                 is_https,
                 host,
                 port,
@@ -163,7 +172,7 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme(), self.inner.authority)
+        f.write_str(&self.inner.text)
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use support::{
@@ -321,7 +321,7 @@ async fn call(validator: &TokenValidator, caller: &str) -> Result<String, (AuthE
     let identity = identity.map_err(|error| step(&error))?;
     let backend = service_fn(async |request: Request<()>| {
         let token = request.headers()["authorization"].to_str().unwrap();
-        Ok::<_, Infallible>(token.to_owned())
+        Ok::<_, Infallible>(Response::new(token.to_owned()))
     });
     let inject = UpstreamInject::new("idp").unwrap();
     let origin = Origin::try_from(BACKEND).unwrap();
@@ -331,7 +331,9 @@ async fn call(validator: &TokenValidator, caller: &str) -> Result<String, (AuthE
         .layer(backend)
         .oneshot(request)
         .await;
-    answer.map_err(|error| step(AuthError::find_in(&*error).unwrap()))
+    answer
+        .map(Response::into_body)
+        .map_err(|error| step(AuthError::find_in(&*error).unwrap()))
 }
 
 #[tokio::test]

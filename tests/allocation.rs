@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use support::recording::{identity, request};
 use tower::{Service, ServiceBuilder};
 use tower_identity::{
@@ -23,37 +23,38 @@ use tower_identity::{
 struct Mirror;
 
 impl Service<Request<String>> for Mirror {
-    type Response = Request<String>;
+    type Response = Response<Request<String>>;
     type Error = Infallible;
-    type Future = Ready<Result<Request<String>, Infallible>>;
+    type Future = Ready<Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<String>) -> Self::Future {
-        ready(Ok(request))
+        ready(Ok(Response::new(request)))
     }
 }
 
 /// How many allocations one call makes, when everything that is made once has been made.
 fn allocations<S>(mut service: S, mut prepare: impl FnMut() -> Request<String>) -> u64
 where
-    S: Service<Request<String>, Response = Request<String>>,
+    S: Service<Request<String>, Response = Response<Request<String>>>,
 {
     let mut call = |request| service.call(request).now_or_never().unwrap().ok().unwrap();
     call(prepare());
     let request = prepare();
     let mut answered = None;
     let counted = allocation_counter::measure(|| answered = Some(call(request)));
-    assert_eq!(answered.unwrap().headers()["authorization"], "Bearer gho_1");
+    let request = answered.unwrap().into_body();
+    assert_eq!(request.headers()["authorization"], "Bearer gho_1");
     counted.count_total
 }
 
 fn stack<A: Strategy<String> + Clone>(
     identity: IdentityLayer,
     strategy: A,
-) -> impl Service<Request<String>, Response = Request<String>> {
+) -> impl Service<Request<String>, Response = Response<Request<String>>> {
     let origin = Origin::try_from("https://mcp.example.com").unwrap();
     ServiceBuilder::new()
         .layer(identity)
@@ -108,7 +109,7 @@ fn a_token_in_another_header_costs_an_allocation_only_where_its_value_is_another
         let request = prepare();
         let mut answered = None;
         let counted = allocation_counter::measure(|| answered = Some(call(request)));
-        assert_eq!(answered.unwrap().headers()[header], value);
+        assert_eq!(answered.unwrap().into_body().headers()[header], value);
         assert_eq!(counted.count_total, allowed, "{header}: {prefix}");
     }
 }
@@ -161,7 +162,7 @@ fn forwarded_headers_cost_no_allocation_where_the_map_has_room() {
 #[test]
 fn a_remembered_token_costs_what_the_extensions_cost_and_nothing_else() {
     use bytes::Bytes;
-    use http::{HeaderValue, Response, header::AUTHORIZATION};
+    use http::{HeaderValue, header::AUTHORIZATION};
     use http_body_util::Full;
     use serde_json::json;
     use support::identity_provider::{AUDIENCE, P256, some_day};
@@ -206,7 +207,6 @@ fn a_remembered_token_costs_what_the_extensions_cost_and_nothing_else() {
 #[cfg(feature = "token-exchange")]
 mod exchanged {
     use bytes::Bytes;
-    use http::Response;
     use http_body_util::Full;
     use tokio::runtime::Runtime;
     use tower::service_fn;
@@ -292,6 +292,75 @@ mod exchanged {
         let per_entry = filled.bytes_current / USERS as i64;
         assert!(per_entry > LENGTH as i64, "{per_entry}: nothing was kept");
         assert!(per_entry <= (LENGTH + 512) as i64, "{per_entry}");
+    }
+}
+
+/// The signature by the library, the claims, and the JWT with its owner.
+#[cfg(feature = "dpop")]
+#[test]
+fn a_cached_token_that_is_bound_to_a_key_costs_the_allocations_of_its_proof_and_no_others() {
+    use aws_lc_rs::{
+        rand::SystemRandom,
+        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+    };
+    use http_body_util::Full;
+    use support::{authenticated::Authenticated, dpop::Asked};
+    use tower_identity::{
+        AccessToken, Secret, TokenExchange,
+        oauth::{DpopKey, DpopKeys},
+    };
+
+    let user = Identity::builder("user-1")
+        .token(AccessToken::new("callers-own").unwrap())
+        .build()
+        .unwrap();
+    let prepare = || {
+        let mut request = with_header(Some(user.clone()));
+        request.headers_mut().reserve(8);
+        request
+    };
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let sign = || pair.sign(&SystemRandom::new(), &[b'a'; 480]).unwrap();
+    sign();
+    // The library's number is not always the same.
+    let signatures = (0..100).map(|_| {
+        let counted = allocation_counter::measure(|| {
+            let _ = sign();
+        });
+        counted.count_total
+    });
+    let signature = signatures.max().unwrap();
+    let per_user = Secret::new("0123456789abcdef0123456789abcdef").unwrap();
+    for keys in [
+        DpopKeys::from(DpopKey::generate().unwrap()),
+        DpopKeys::per_user(&per_user).unwrap(),
+    ] {
+        let asked = Asked::default();
+        let answer = serde_json::json!({ "access_token": "bound", "token_type": "DPoP",
+            "issued_token_type": "urn:ietf:params:oauth:token-type:access_token" });
+        let response = Response::builder().header("content-type", "application/json");
+        asked.answer(response.body(Full::from(answer.to_string())).unwrap());
+        let endpoint = asked.endpoint(support::dpop::URL).dpop(keys).build();
+        let strategy = TokenExchange::builder(endpoint.unwrap()).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(async { drop(strategy.authenticated(prepare()).await.unwrap()) });
+        let mut service = stack(IdentityLayer::new(None), strategy);
+        let mut call = |request| service.call(request).now_or_never().unwrap().ok().unwrap();
+        call(prepare());
+        let request = prepare();
+        let mut answered = None;
+        let counted = allocation_counter::measure(|| answered = Some(call(request)));
+        let request = answered.unwrap().into_body();
+        assert_eq!(request.headers()["authorization"], "DPoP bound");
+        assert!(request.headers().contains_key("dpop"));
+        assert!(
+            counted.count_total <= signature + 3,
+            "{} with the {signature} of a signature",
+            counted.count_total
+        );
     }
 }
 

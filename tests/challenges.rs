@@ -3,8 +3,11 @@
 use http::{HeaderValue, Response, header::WWW_AUTHENTICATE, response::Parts};
 use tower_identity::strategy::Rejection;
 
-/// Each asks for the scope `files:read files:write` with the scheme `Bearer`.
-const ASKING: [&[&str]; 9] = [
+/// Each asks for the scope `files:read files:write` with the scheme `Bearer`, or with `DPoP` if no `Bearer` challenge has an
+/// error.
+const ASKING: [&[&str]; 11] = [
+    &[r#"DPoP algs="ES256", error="insufficient_scope", scope="files:read files:write""#],
+    &[r#"Bearer scope="x", DPoP error="insufficient_scope", scope="files:read files:write""#],
     &[r#"Bearer error="insufficient_scope", scope="files:read files:write""#],
     &[r#"bearer scope="files:read files:write", Error=insufficient_scope"#],
     &[r#"Bearer realm="mcp" error="insufficient_scope" scope="files:read files:write""#],
@@ -31,7 +34,7 @@ const ASKING: [&[&str]; 9] = [
 /// These ask for no scope.
 const NOT_ASKING: [&str; 7] = [
     r#"Basic error="insufficient_scope", scope="files:read""#,
-    r#"DPoP error="insufficient_scope", scope="files:read""#,
+    r#"Digest error="insufficient_scope", scope="files:read""#,
     r#"Bearer error="invalid_token", error_description="not insufficient_scope, scope=x""#,
     r#"Bearer realm="x", Basic error="insufficient_scope", scope="x""#,
     r#"Bearer error="insufficient_scopes""#,

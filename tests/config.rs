@@ -1568,6 +1568,9 @@ fn the_schema_knows_the_members_that_are_read_and_no_others() {
             if name == "awsSts" {
                 expected.extend(["requiredSessionTags", "sessionPolicyClaim"].map(String::from));
             }
+            if name == "upstreamInject" {
+                expected.insert("dpop".to_owned());
+            }
             if name == "tokenExchange" {
                 expected.extend(["resource", "grantType", "parameters"].map(String::from));
             }
@@ -1586,6 +1589,12 @@ fn the_schema_knows_the_members_that_are_read_and_no_others() {
                         "Certificate",
                     ];
                     expected.extend(file.map(|key| format!("{client}{key}")));
+                    // And its tokens may be bound to a key.
+                    let dpop = match client.strip_suffix("Client") {
+                        Some(at) => format!("{at}Dpop"),
+                        None => "dpop".to_owned(),
+                    };
+                    expected.insert(dpop);
                 }
             }
             assert_eq!(

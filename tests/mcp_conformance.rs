@@ -3,6 +3,7 @@
 //! The suite (npm's `@modelcontextprotocol/conformance`) starts a server for each scenario, and runs this file again as the
 //! client that it judges.
 #![cfg(all(
+    feature = "dpop",
     feature = "hyper",
     feature = "linking",
     feature = "private-key-jwt",
@@ -54,7 +55,7 @@ use tower_identity::{
         hyper::https_client,
         rmcp::{SendAs, TowerHttpClient},
     },
-    oauth::{PrivateKeyJwt, ResourceMetadata, SigningAlgorithm},
+    oauth::{DpopKey, DpopKeys, PrivateKeyJwt, ResourceMetadata, SigningAlgorithm},
     upstream::{
         OAuthProvider, ProviderSettings,
         linking::{CodeFlow, LinkError},
@@ -71,7 +72,6 @@ enum Verdict {
     NotOurs(&'static str),
 }
 
-const DPOP: &str = "the crate has no sender-constrained tokens yet";
 const SKILLS: &str = "about the files of skills that a host loads, and the SDK is no host";
 
 /// Every client scenario of the suite.
@@ -111,8 +111,8 @@ const SCENARIOS: [(&str, Verdict); 48] = [
     ("auth/client-credentials-jwt", Passes),
     ("auth/client-credentials-basic", Passes),
     ("auth/enterprise-managed-authorization", Passes),
-    ("auth/dpop", NotOurs(DPOP)),
-    ("auth/dpop-nonce", NotOurs(DPOP)),
+    ("auth/dpop", Passes),
+    ("auth/dpop-nonce", Passes),
     ("auth/wif-jwt-bearer", Passes),
     ("sep-2322-client-request-state", Passes),
     ("http-standard-headers", Passes),
@@ -283,7 +283,11 @@ async fn the_client() {
         "auth/client-credentials-jwt" => client_credentials(&url, &context, true).await,
         "auth/wif-jwt-bearer" => workload(&url, &context).await,
         "auth/enterprise-managed-authorization" => cross_app_access(&url, &context).await,
-        name if name.starts_with("auth/") => as_user(&url, &context).await,
+        "auth/dpop" | "auth/dpop-nonce" => {
+            let key = DpopKey::generate().unwrap();
+            as_user(&url, &context, Some(key.into())).await
+        }
+        name if name.starts_with("auth/") => as_user(&url, &context, None).await,
         _ => without_credentials(&url, &context).await,
     };
     done.unwrap();
@@ -404,12 +408,18 @@ async fn cross_app_access(url: &str, context: &Value) -> Result<(), BoxError> {
 }
 
 /// A user who logs in with the scope that the server asks for, and once more where it needs more, or another login.
-async fn as_user(url: &str, context: &Value) -> Result<(), BoxError> {
-    let mut server = Server::of(url, context).await?;
+/// With keys, their tokens are bound to them.
+async fn as_user(url: &str, context: &Value, keys: Option<DpopKeys>) -> Result<(), BoxError> {
+    let mut server = Server::of(url, context, keys.clone()).await?;
     let mut scopes = server.scopes.clone();
     let mut user = server.log_in(&scopes).await?;
     let mut log_ins = 1;
-    let session = open(url, UpstreamInject::new("server")?, Some(user.clone())).await?;
+    let strategy = UpstreamInject::new("server")?;
+    let strategy = match &keys {
+        Some(keys) => strategy.dpop(keys.clone()),
+        None => strategy,
+    };
+    let session = open(url, strategy, Some(user.clone())).await?;
     let mut tools = Vec::new();
     loop {
         let result = match tools.first() {
@@ -438,7 +448,7 @@ async fn as_user(url: &str, context: &Value) -> Result<(), BoxError> {
                 match required_scope(&error) {
                     Some(needed) => scopes.extend(needed.split(' ').map(str::to_owned)),
                     None if error.auth_challenge().is_some() => {
-                        server = Server::of(url, context).await?;
+                        server = Server::of(url, context, keys.clone()).await?;
                     }
                     None => return Err(error.into()),
                 }
@@ -489,7 +499,8 @@ where
     A: Strategy<Full<Bytes>> + Clone + 'static,
 {
     let origin = Origin::try_from(url.strip_suffix("/mcp").unwrap_or(url))?;
-    let stack = AuthLayer::new(origin, strategy).layer(https_client::<Full<Bytes>>()?);
+    let layer = AuthLayer::new(origin, strategy).retry_rejected();
+    let stack = layer.layer(https_client::<Full<Bytes>>()?);
     let identity = match user {
         Some(user) => IdentityLayer::new(user).follow_requests(),
         None => IdentityLayer::health_check(),
@@ -542,11 +553,12 @@ struct Server {
     scopes: Vec<String>,
     provider: ProviderSettings,
     client: ClientAuth,
+    keys: Option<DpopKeys>,
 }
 
 impl Server {
     /// Registers with the authorization server, unless the suite did.
-    async fn of(url: &str, context: &Value) -> Result<Self, BoxError> {
+    async fn of(url: &str, context: &Value, keys: Option<DpopKeys>) -> Result<Self, BoxError> {
         let refusal = challenge(url).await;
         let metadata = ResourceMetadata::fetch(url, &refusal, https_client()?).await;
         let (provider, issuer, scopes) = match &metadata {
@@ -561,7 +573,8 @@ impl Server {
             Err(error) if error.to_string().contains("has none") => {
                 let issuer = url.strip_suffix("/mcp").unwrap_or(url).to_owned();
                 let mut provider = ProviderSettings::discovered(&issuer);
-                if let Err(error) = authorization(&provider, ClientAuth::none("nobody")).await {
+                let nobody = ClientAuth::none("nobody");
+                if let Err(error) = authorization(&provider, nobody, None).await {
                     if !error
                         .auth_error()
                         .is_some_and(|error| error.to_string().contains("404"))
@@ -576,7 +589,7 @@ impl Server {
             Err(error) => return Err(error.clone().into()),
         };
         // Nobody registers with an authorization server that has the metadata of another.
-        authorization(&provider, ClientAuth::none("nobody")).await?;
+        authorization(&provider, ClientAuth::none("nobody"), None).await?;
         let client = match context["client_id"].as_str() {
             Some(id) => ClientAuth::basic(id, Secret::new(text(context, "client_secret"))?),
             None => register(&issuer).await?,
@@ -585,12 +598,14 @@ impl Server {
             scopes: scopes.to_vec(),
             provider,
             client,
+            keys,
         })
     }
 
     async fn log_in(&self, scopes: &[String]) -> Result<Identity, BoxError> {
         let provider = self.provider.clone().scopes(scopes.to_vec());
-        let (flow, to_provider) = authorization(&provider, self.client.clone()).await?;
+        let (flow, to_provider) =
+            authorization(&provider, self.client.clone(), self.keys.clone()).await?;
         let cookie = to_provider.headers()[SET_COOKIE].to_str()?;
         let cookie = cookie.split(';').next().unwrap_or_default().parse()?;
         let (_, headers, _) =
@@ -607,9 +622,14 @@ impl Server {
 async fn authorization(
     provider: &ProviderSettings,
     client: ClientAuth,
+    keys: Option<DpopKeys>,
 ) -> Result<(CodeFlow, Response<Full<Bytes>>), LinkError> {
     let http = https_client::<Full<Bytes>>().unwrap();
     let provider = OAuthProvider::builder(provider.clone(), client, http);
+    let provider = match keys {
+        Some(keys) => provider.dpop(keys),
+        None => provider,
+    };
     let provider = provider.build().unwrap();
     let flow = CodeFlow::new(provider, REDIRECT_URI, MemoryStore::new()).unwrap();
     let to_provider = flow.start(&HeaderMap::new(), None, "/").await?;

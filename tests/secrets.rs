@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use support::{
     log::Log,
     recording::{RecordingService, request, request_to},
@@ -88,7 +88,7 @@ fn f33_no_value_shows_a_secret_in_its_debug() {
                 .clone(),
         )
         .with_retry_after(Duration::from_secs(7));
-    let backend = service_fn(async |_: Request<String>| Ok::<_, BoxError>(()));
+    let backend = service_fn(async |_: Request<String>| Ok::<_, BoxError>(Response::new(())));
     let sending = AuthLayer::new(origin(), inject.clone())
         .layer(backend)
         .call(request(Method::POST, user()));
@@ -296,11 +296,19 @@ async fn f33_no_client_beneath_logs_a_secret_at_trace() {
         BoxCloneService::new(
             https_client()
                 .unwrap()
-                .map_response(drop)
+                .map_response(|response: Response<_>| response.map(drop))
                 .map_err(BoxError::from),
         ),
-        BoxCloneService::new(http2.map_response(drop).map_err(BoxError::from)),
-        BoxCloneService::new(reqwest.map_response(drop).map_err(BoxError::from)),
+        BoxCloneService::new(
+            http2
+                .map_response(|response: Response<_>| response.map(drop))
+                .map_err(BoxError::from),
+        ),
+        BoxCloneService::new(
+            reqwest
+                .map_response(|response: Response<_>| response.map(drop))
+                .map_err(BoxError::from),
+        ),
     ];
     let forward = HeaderForwardLayer::builder(server.origin())
         .header("x-static", secret("static"))

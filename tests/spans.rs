@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use http::Method;
+use http::{Method, Response};
 use support::{
     issuer::Issuer,
     recording::{identity, request},
@@ -76,11 +76,12 @@ async fn the_span_has_ended_before_the_request_is_sent() {
     let client = AuthLayer::new(origin, UpstreamInject::new("github").unwrap()).layer(
         tower::service_fn(move |_| {
             let ended = spans.named("authenticate").len();
-            async move { Ok::<_, tower::BoxError>(ended) }
+            async move { Ok::<_, tower::BoxError>(Response::new(ended)) }
         }),
     );
     let request = request(Method::POST, identity("user-1", "gho_1"));
-    assert_eq!(client.oneshot(request).await.unwrap(), 1);
+    let response = client.oneshot(request).await.unwrap();
+    assert_eq!(response.into_body(), 1);
 }
 
 #[tokio::test]

@@ -863,8 +863,8 @@ async fn f29_whose_fault_it_is_shows_in_the_status_and_nothing_else_does() {
         (
             token(json!({ "access_token": "1f4a", "token_type": "DPoP",
             "issued_token_type": TokenType::AccessToken.urn() })),
-            AuthErrorKind::Unavailable,
-            503,
+            AuthErrorKind::Configuration,
+            500,
         ),
         (
             token(json!({ "access_token": "1f4a", "token_type": "N_A",

@@ -10,7 +10,7 @@ use crate::{
         client_auth::ClientAuth,
         request::{NOT_A_SCOPE, is_scope},
         secret_source::SecretSource,
-        token_endpoint::TokenEndpoint,
+        token_endpoint::{TokenEndpoint, builder::TokenEndpointBuilder},
     },
     secret::{PLACEHOLDER, Secret, check_client_secret},
     strategy::strategy::Strategy,
@@ -20,6 +20,7 @@ use super::{
     backend::BackendAuthConfig,
     client_certificate::ClientCertificateConfig,
     client_key::ClientKeyConfig,
+    dpop::DpopConfig,
     error::{Section, SectionFaults},
     file_path::FilePath,
     resources::Resources,
@@ -46,7 +47,7 @@ pub(super) struct Block<'a, B> {
 /// `[` stands for all in its block or list.
 pub(super) type KeysOfSettings<'a> = [(&'a str, &'a [&'a str])];
 
-/// The keys that say who the client of a token endpoint is.
+/// The keys that say who the client of a token endpoint is, and which key its tokens are bound to.
 pub(super) struct ClientKeys<'a> {
     pub(super) id: (&'static str, &'a Option<String>),
     pub(super) secret: (&'static str, &'a Option<Secret>),
@@ -56,6 +57,7 @@ pub(super) struct ClientKeys<'a> {
     pub(super) assertion_type: (&'static str, &'a Option<String>),
     pub(super) key: (&'static str, &'a Option<ClientKeyConfig>),
     pub(super) certificate: (&'static str, &'a Option<ClientCertificateConfig>),
+    pub(super) dpop: (&'static str, &'a Option<DpopConfig>),
     /// How a client with a secret authenticates.
     pub(super) with_secret: fn(String, SecretSource) -> ClientAuth,
 }
@@ -72,6 +74,7 @@ macro_rules! client_keys {
             assertion_type: ("clientAssertionType", &$block.client_assertion_type),
             key: ("clientKey", &$block.client_key),
             certificate: ("clientCertificate", &$block.client_certificate),
+            dpop: ("dpop", &$block.dpop),
             with_secret: $with_secret,
         }
     };
@@ -107,7 +110,44 @@ impl<B> Block<'_, B> {
         if let Some(client_auth) = self.client_auth(client) {
             endpoint = endpoint.client_auth(client_auth);
         }
+        if let (at, Some(config)) = client.dpop {
+            endpoint = self.bind(endpoint, at, config);
+        }
         endpoint.build()
+    }
+
+    /// Has the tokens of the endpoint bound to the key whose block is at `at`.
+    #[cfg(feature = "dpop")]
+    fn bind(
+        &mut self,
+        endpoint: TokenEndpointBuilder,
+        at: &str,
+        config: &DpopConfig,
+    ) -> TokenEndpointBuilder {
+        let Some(keys) = self.dpop_keys(at, config) else {
+            return endpoint;
+        };
+        let endpoint = endpoint.dpop(keys);
+        match config.allow_bearer_tokens {
+            true => endpoint.allow_bearer_tokens(),
+            false => endpoint,
+        }
+    }
+
+    #[cfg(not(feature = "dpop"))]
+    fn bind(
+        &mut self,
+        endpoint: TokenEndpointBuilder,
+        at: &str,
+        _: &DpopConfig,
+    ) -> TokenEndpointBuilder {
+        self.fault_of_dpop(at);
+        endpoint
+    }
+
+    #[cfg(not(feature = "dpop"))]
+    pub(super) fn fault_of_dpop(&mut self, at: &str) {
+        self.fault(at, "needs the feature `dpop` of the crate `tower-identity`");
     }
 
     fn client_auth(&mut self, client: &ClientKeys<'_>) -> Option<ClientAuth> {

@@ -13,6 +13,9 @@ mod block;
 mod client_certificate;
 mod client_key;
 mod document;
+mod dpop;
+#[cfg(feature = "dpop")]
+mod dpop_resources;
 pub(crate) mod error;
 mod file_path;
 mod kind;
@@ -31,6 +34,7 @@ mod vmcp;
 
 pub use client_certificate::ClientCertificateConfig;
 pub use client_key::ClientKeyConfig;
+pub use dpop::DpopConfig;
 pub use error::{ConfigError, ConfigFault};
 pub use file_path::FilePath;
 pub use kinds::{

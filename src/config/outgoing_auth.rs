@@ -85,7 +85,7 @@ use super::{
 ///
 /// These keys of several blocks are keys of this crate: `…ClientSecretFile`, `…ClientAssertionFile`,
 /// `…ClientAssertionType`, `…ClientKey` and `…ClientCertificate`, beside each `…ClientSecretEnv`, `headerName` and `headerPrefix` in each block whose strategy
-/// sends a token, and `stepUpScopes`, the ceiling of [step-up](AuthLayer#step-up), in `tokenExchange`, `clientCredentials`, `obo` and `xaa`.
+/// sends a token, `dpop` in each block that has tokens issued, and `stepUpScopes`, the ceiling of [step-up](AuthLayer#step-up), in `tokenExchange`, `clientCredentials`, `obo` and `xaa`.
 /// Step-up takes effect after [`retry_rejected`](AuthLayer::retry_rejected).
 ///
 /// An empty string is an error, and does not count as a missing key. A number or a boolean is not a string: quote it. A
@@ -161,6 +161,41 @@ use super::{
 ///
 /// Serve the keys of `signed_identity` with `OutgoingAuthConfig::jwks`, or with `LiveOutgoingAuth::jwks` if the
 /// configuration may be replaced.
+///
+/// # Tokens bound to a key
+///
+/// The key [`dpop`](crate::config::DpopConfig) binds the tokens of a block to a key, so that nobody else can use them (DPoP,
+/// RFC 9449). It needs the feature `dpop`. The blocks `tokenExchange`, `clientCredentials`, `obo` and `upstreamInject` have
+/// it, and `xaa` has `idpDpop` and `targetDpop`. Each backend then gets a [proof](AuthLayer#tokens-bound-to-a-key) with each
+/// request:
+///
+/// ```yaml
+/// backends:
+///   github: # a key that is generated
+///     type: token_exchange
+///     tokenExchange:
+///       tokenUrl: https://idp.example.com/token
+///       dpop: {}
+///   mail: # a key for each user, the same on each replica
+///     type: token_exchange
+///     tokenExchange:
+///       tokenUrl: https://idp.example.com/token
+///       dpop: { perUserSecretFile: /run/secrets/dpop-users }
+///   tools: # one key, and bearer tokens until the issuer knows DPoP
+///     type: client_credentials
+///     clientCredentials:
+///       tokenUrl: https://idp.example.com/token
+///       clientId: gateway
+///       clientSecretEnv: GATEWAY_SECRET
+///       dpop:
+///         keyFile: /run/secrets/dpop.pem
+///         algorithm: ES256
+///         allowBearerTokens: true
+/// ```
+///
+/// All blocks with a generated key share it. It ends with the [`Resources`], and outlives a configuration that is replaced.
+/// A file is read once, so another key needs another file. With `upstreamInject`, the application gives the same keys to
+/// the provider.
 ///
 /// # Errors are reported together
 ///

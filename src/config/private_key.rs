@@ -141,7 +141,7 @@ impl<B> Block<'_, B> {
     }
 
     /// The content of the file, which is read now.
-    fn content(&mut self, key: &str, path: &FilePath) -> Option<Secret> {
+    pub(super) fn content(&mut self, key: &str, path: &FilePath) -> Option<Secret> {
         let content = read(Path::new(path.as_str()));
         content.map_err(|fault| self.fault(key, fault)).ok()
     }

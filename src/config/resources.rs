@@ -22,6 +22,8 @@ use crate::{
     strategy::{issued::IssuedToken, strategy::Strategy},
 };
 
+#[cfg(feature = "dpop")]
+use super::dpop_resources::DpopResources;
 #[cfg(feature = "private-key-jwt")]
 use super::signing_resources::SigningResources;
 #[cfg(feature = "aws-sts")]
@@ -81,6 +83,8 @@ struct Inner<B> {
     upstream_tokens: Option<UpstreamTokens>,
     #[cfg(feature = "private-key-jwt")]
     signing: SigningResources,
+    #[cfg(feature = "dpop")]
+    dpop: DpopResources,
 }
 
 type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -148,6 +152,11 @@ impl<B> Resources<B> {
     #[cfg(feature = "private-key-jwt")]
     pub(super) fn signing(&self) -> &SigningResources {
         &self.inner.signing
+    }
+
+    #[cfg(feature = "dpop")]
+    pub(super) fn dpop(&self) -> &DpopResources {
+        &self.inner.dpop
     }
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
@@ -441,6 +450,8 @@ impl<B> ResourcesBuilder<B> {
                 sts: self.sts.make(&self.clock),
                 #[cfg(feature = "private-key-jwt")]
                 signing: SigningResources::new(&self.clock, signers),
+                #[cfg(feature = "dpop")]
+                dpop: DpopResources::default(),
                 environment: self.environment,
                 allows_placeholders: self.allows_placeholders,
                 clock: self.clock,

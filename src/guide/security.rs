@@ -134,6 +134,12 @@
 //! | … and tokens whose key is gone are neither sent nor removed | `dpop_upstream` | `tokens_whose_key_is_gone_ask_for_a_login_and_are_neither_sent_nor_removed` |
 //! | … and each user of each issuer has another key | `dpop_keys` | `each_user_of_each_issuer_has_another_key_and_each_secret_other_keys` |
 //! | … and a hostile nonce is neither sent, nor kept, nor logged | `dpop_token_endpoint` | `a_hostile_nonce_is_neither_sent_nor_logged_nor_kept` |
+//! | … and each request has a fresh proof of its method, its place and its token | `dpop_requests` | `each_request_has_a_fresh_proof_of_its_method_its_place_and_its_token` |
+//! | … which backends of others verify | `dpop_backends` | `a_provider_tells_about_each_user_with_their_bound_token_and_the_proof_of_their_key` |
+//! | … and without a proof nothing is sent | `dpop_requests` | `without_a_proof_nothing_is_sent` |
+//! | … and a bound token does not leave as a bearer token | `dpop_requests` | `an_upstream_token_that_is_bound_to_a_key_is_sent_with_it_or_not_at_all` |
+//! | … and users with one subject token do not share one | `dpop_requests` | `two_users_with_one_subject_token_do_not_share_a_token_that_is_bound_to_a_key` |
+//! | … and the proof of a caller does not leave beside another token | `dpop_requests` | `a_callers_proof_never_leaves_beside_a_token_of_the_strategy` |
 //! | … and no key is in `Debug` output | `dpop_keys` | `no_key_material_is_in_debug` |
 //! | A claim as a parameter changes no other parameter | `exchange_parameters` | `a_hostile_claim_changes_no_other_parameter` |
 //! | … and users whose claims differ share no token | `exchange_parameters` | `tokens_are_kept_apart_by_the_values_of_claims_and_by_constants` |

@@ -41,7 +41,19 @@ use crate::error::AuthError;
 #[must_use = "it says whether the request may be sent"]
 pub struct Authenticating<B> {
     state: State<B>,
+    /// The key that the token is bound to.
+    key: Option<BoundKey>,
 }
+
+/// The key that a token is bound to. Without the feature `dpop` no token is bound to one.
+#[cfg(feature = "dpop")]
+pub(crate) type BoundKey = crate::oauth::DpopKey;
+#[cfg(not(feature = "dpop"))]
+pub(crate) type BoundKey = std::convert::Infallible;
+
+/// Stands in the extensions of a request whose token is bound to the key, from its strategy to the layer.
+#[derive(Clone)]
+pub(crate) struct BoundTo(pub(crate) BoundKey);
 
 pub(crate) enum State<B> {
     Done,
@@ -59,7 +71,7 @@ impl<B> Authenticating<B> {
     /// Creates the result for a request that has its credential, or needs none.
     #[inline]
     pub fn done() -> Self {
-        Self { state: State::Done }
+        State::Done.into()
     }
 
     /// Creates the result for a credential that takes a while. `obtain` takes the request, and gives it back with its
@@ -72,35 +84,81 @@ impl<B> Authenticating<B> {
         R: Future<Output = Result<Request<B>, AuthError>> + Send + 'static,
     {
         let obtain: Continuation<B> = Box::new(|request| Box::pin(obtain(request)));
-        Self {
-            state: State::Pending(obtain),
-        }
+        State::Pending(obtain).into()
+    }
+
+    /// Says that the token on the request is bound to this key (DPoP, RFC 9449), or the one that is being obtained.
+    ///
+    /// Needs the feature `dpop`.
+    ///
+    /// The strategy sends `Authorization: DPoP …` and no proof, because [`AuthLayer`](crate::AuthLayer) makes one for each
+    /// request that it sends. If the request has another `Authorization`, for example with a bearer token, the key is not
+    /// used.
+    ///
+    /// ```
+    /// use http::{HeaderValue, Request, header::AUTHORIZATION};
+    /// use tower_identity::{Authenticating, Strategy, oauth::DpopKey};
+    ///
+    /// struct Bound {
+    ///     authorization: HeaderValue,
+    ///     key: DpopKey,
+    /// }
+    ///
+    /// impl<B> Strategy<B> for Bound {
+    ///     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
+    ///         let authorization = self.authorization.clone();
+    ///         request.headers_mut().insert(AUTHORIZATION, authorization);
+    ///         Authenticating::done().bound_to(self.key.clone())
+    ///     }
+    /// }
+    /// ```
+    #[cfg(feature = "dpop")]
+    pub fn bound_to(self, key: crate::oauth::DpopKey) -> Self {
+        self.with_key(Some(key))
+    }
+
+    /// Does this if there is a key.
+    #[inline]
+    pub(crate) fn with_key(self, key: Option<BoundKey>) -> Self {
+        Self { key, ..self }
     }
 
     /// Waits until the credential is on `request`, which must be the one that was passed to `authenticate`.
+    ///
+    /// If the token is bound to a key, the key is then in the extensions of the request. So a strategy that wraps another
+    /// passes it on to the layer.
     ///
     /// # Errors
     ///
     /// Returns the error with which the strategy refused the request. The request is dropped.
     pub async fn complete(self, request: Request<B>) -> Result<Request<B>, AuthError> {
-        match self.state {
-            State::Done => Ok(request),
-            State::Refused(error) => Err(error),
-            State::Pending(obtain) => obtain(request).await,
+        let mut request = match self.state {
+            State::Done => request,
+            State::Refused(error) => return Err(error),
+            State::Pending(obtain) => obtain(request).await?,
+        };
+        if let Some(key) = self.key {
+            request.extensions_mut().insert(BoundTo(key));
         }
+        Ok(request)
     }
 
     #[inline]
-    pub(crate) fn into_state(self) -> State<B> {
-        self.state
+    pub(crate) fn into_parts(self) -> (State<B>, Option<BoundKey>) {
+        (self.state, self.key)
     }
 }
 
 impl<B> From<AuthError> for Authenticating<B> {
     fn from(error: AuthError) -> Self {
-        Self {
-            state: State::Refused(error),
-        }
+        State::Refused(error).into()
+    }
+}
+
+impl<B> From<State<B>> for Authenticating<B> {
+    #[inline]
+    fn from(state: State<B>) -> Self {
+        Self { state, key: None }
     }
 }
 

@@ -40,8 +40,12 @@ where
     T: Strategy<B> + Clone + 'static,
 {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
-        let first = match self.0.authenticate(request).into_state() {
-            State::Done => return self.1.authenticate(request),
+        let (first, key) = self.0.authenticate(request).into_parts();
+        let first = match first {
+            State::Done => {
+                let (second, other_key) = self.1.authenticate(request).into_parts();
+                return Authenticating::from(second).with_key(other_key.or(key));
+            }
             State::Refused(error) => return error.into(),
             State::Pending(first) => first,
         };
@@ -50,6 +54,7 @@ where
             let mut request = first(request).await?;
             second.authenticate(&mut request).complete(request).await
         })
+        .with_key(key)
     }
 
     fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {

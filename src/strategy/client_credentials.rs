@@ -173,7 +173,8 @@ impl ClientCredentialsBuilder {
         self
     }
 
-    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`.
+    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`, and `Authorization: DPoP …` for a
+    /// token that is [bound to a key](crate::AuthLayer#tokens-bound-to-a-key), which has no other.
     pub fn placement(mut self, placement: Placement) -> Self {
         self.tokens.placement = placement;
         self
@@ -204,10 +205,12 @@ impl ClientCredentialsBuilder {
     /// - `audience` is blank.
     /// - `resource` is not an absolute URI, or has a fragment.
     /// - `scopes` has a scope that is not one word, or was set twice.
+    /// - `placement` is another than `Authorization: Bearer`, and the endpoint binds its tokens to a key (`dpop`).
     pub fn build(self) -> Result<ClientCredentials, BuildError> {
         let mut faults = Faults::new("ClientCredentials");
         self.tokens.target.check(&mut faults);
         let endpoint = faults.take_built("endpoint", self.endpoint);
+        self.tokens.check_placement(endpoint.as_ref(), &mut faults);
         match &self.workload_token {
             Some(token) => token.check("workload_token", Expected::Jwt, &mut faults),
             None => need_confidential_client(endpoint.as_ref(), "the grant", &mut faults),

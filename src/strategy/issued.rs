@@ -24,12 +24,13 @@ use crate::{
 };
 
 use super::{
-    authenticating::Authenticating,
+    authenticating::{Authenticating, BoundKey},
     parameters::{FromClaims, Parameters},
     placement::Placement,
-    rejection::Rejection,
+    rejection::{Rejection, is_about_proof},
     subject::{Actor, Subject, UserToken},
     target::Target,
+    token_keys::{DPOP_SCHEME, TokenKeys},
     wider_scope::WiderScope,
 };
 
@@ -51,6 +52,8 @@ pub struct IssuedToken {
     value: HeaderValue,
     /// Its scopes, if the issuer named them and no configuration does.
     scope: Option<Arc<str>>,
+    /// The key that it is bound to, if it is.
+    key: Option<BoundKey>,
 }
 
 impl fmt::Debug for IssuedToken {
@@ -71,6 +74,8 @@ pub(super) struct IssuedTokens {
     placement: Placement,
     /// The scopes that each token has at least, by the configuration. If there are none, those that the issuer names.
     scopes: Vec<String>,
+    /// The keys that the tokens are bound to, if they are.
+    pub(super) keys: TokenKeys,
 }
 
 /// The party that the tokens are issued for.
@@ -86,12 +91,16 @@ pub(super) enum Holder {
 
 /// The user's tokens to send with a token request. It has none if the token is for the client.
 pub(super) struct Party<'a> {
+    /// The user, if the token is for one.
+    pub(super) user: Option<&'a Identity>,
     pub(super) subject: Option<UserToken<'a>>,
     pub(super) actor: Option<UserToken<'a>>,
     /// The values that the user's claims give for parameters.
     pub(super) from_claims: Option<Box<FromClaims>>,
     /// The scopes that a backend asked for, and those that the token had before.
     pub(super) wider: Option<&'a WiderScope>,
+    /// The key that the token shall be bound to.
+    pub(super) bound_to: Option<BoundKey>,
 }
 
 impl IssuedTokens {
@@ -112,10 +121,10 @@ impl IssuedTokens {
         };
         let key = self.key(&party);
         match self.cache.lookup(&key, party.expires_at()) {
-            Ok(Some(token)) => {
-                let was_sent_before = self.placement.put_on(request.headers_mut(), token.value);
+            Ok(Some(IssuedToken { value, key, .. })) => {
+                let was_sent_before = self.placement.put_on(request.headers_mut(), value);
                 if !was_sent_before {
-                    return Authenticating::done();
+                    return Authenticating::done().with_key(key);
                 }
             }
             Ok(None) => {}
@@ -140,15 +149,27 @@ impl IssuedTokens {
             Ok(None) => return Authenticating::done(),
             Err(error) => return self.holder.name_provider(error).into(),
         };
+        let key = match self.keys.key_for(party.user) {
+            Ok(key) => key,
+            Err(error) => return error.into(),
+        };
+        let party = Party {
+            bound_to: key.clone(),
+            ..party
+        };
         let obtaining = self.cache.replace(
             self.key(&party),
             party.decoded_expires_at(),
             |token| self.placement.is_on(request.headers(), &token.value),
             || {
                 let answer = ask(&party);
-                let (skew, placement) = (self.skew, self.placement.clone());
-                let keeps_scope = self.scopes.is_empty();
-                async move { obtained(answer.await?, skew, &placement, keeps_scope) }
+                let kept = Kept {
+                    skew: self.skew,
+                    placement: self.placement.clone(),
+                    keeps_scope: self.scopes.is_empty(),
+                    key: party.bound_to.clone(),
+                };
+                async move { kept.obtained(answer.await?) }
             },
         );
         let (holder, placement) = (self.holder.clone(), self.placement.clone());
@@ -161,16 +182,18 @@ impl IssuedTokens {
                 Err(error) => Err(holder.name_provider(error)),
             }
         })
+        .with_key(key)
     }
 
     /// Has the token that was rejected refreshed, unless it has been replaced since.
     pub(super) fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
+        if response.status != StatusCode::UNAUTHORIZED || is_about_proof(response) {
+            return Rejection::of(response);
+        }
         let party = match self.holder.find(&sent.extensions) {
-            Ok(Some(party)) if response.status == StatusCode::UNAUTHORIZED => party,
-            Err(_) if response.status == StatusCode::UNAUTHORIZED => {
-                return Rejection::NothingHelps;
-            }
-            _ => return Rejection::of(response),
+            Ok(Some(party)) => party,
+            Ok(None) => return Rejection::of(response),
+            Err(_) => return Rejection::NothingHelps,
         };
         let is_rejected = |token: &IssuedToken| self.placement.is_on(&sent.headers, &token.value);
         match self.cache.reject(&self.key(&party), is_rejected) {
@@ -182,6 +205,7 @@ impl IssuedTokens {
     /// The request without the user's tokens, with the scopes that the backend asked for, and with the parameters.
     pub(super) fn request_for(&self, party: &Party<'_>) -> TokenRequest {
         let request = with_scopes(self.request.clone(), party.wider);
+        let request = bind(request, party.bound_to.as_ref());
         match &self.holder {
             Holder::User { parameters, .. } => {
                 parameters.add_to(request, party.from_claims.as_deref())
@@ -206,6 +230,7 @@ impl IssuedTokens {
         let scope = scopes
             .iter()
             .fold(scope, |scope, more| scope.field("wider scope", more));
+        let scope = self.keys.describe_user(scope, party.user);
         match &party.from_claims {
             Some(values) => party.key(values.describe(scope)),
             None => party.key(scope),
@@ -246,10 +271,12 @@ impl Holder {
         } = self
         else {
             return Ok(Some(Party {
+                user: None,
                 subject: None,
                 actor: None,
                 from_claims: None,
                 wider: extensions.get::<WiderScope>(),
+                bound_to: None,
             }));
         };
         let identity = extensions.get::<Identity>();
@@ -258,6 +285,7 @@ impl Holder {
         }
         let identity = identity.ok_or_else(no_identity)?;
         Ok(Some(Party {
+            user: Some(identity),
             subject: Some(subject.find(identity)?),
             actor: match actor {
                 Some(actor) => Some(actor.find(identity)?),
@@ -265,6 +293,7 @@ impl Holder {
             },
             from_claims: parameters.find(identity)?,
             wider: WiderScope::beside(extensions),
+            bound_to: None,
         }))
     }
 
@@ -341,6 +370,7 @@ impl IssuedTokensBuilder {
         let scopes = self.target.scopes.as_slice().to_vec();
         let request = self.target.add_to(request);
         let scope = request.describe(endpoint.describe(scope));
+        let keys = TokenKeys::of(&endpoint);
         let scope = match self.skew.is_zero() {
             true => scope,
             false => scope.field("cache skew", self.skew.as_nanos().to_be_bytes()),
@@ -356,6 +386,18 @@ impl IssuedTokensBuilder {
             skew: self.skew,
             placement: self.placement,
             scopes,
+            keys,
+        }
+    }
+
+    /// Reports a placement in which a token that is bound to a key cannot be sent (RFC 9449 §7.1).
+    pub(super) fn check_placement(&self, issuer: Option<&TokenEndpoint>, faults: &mut Faults) {
+        if issuer.is_some_and(TokenKeys::are_of) && !self.placement.is_bearer() {
+            faults.add(
+                "placement",
+                "is another than `Authorization: Bearer`, and the tokens are bound to a key (`dpop`), so they are sent as \
+                 `Authorization: DPoP`; leave one of the settings out",
+            );
         }
     }
 }
@@ -381,26 +423,49 @@ pub(super) fn with_scopes(request: TokenRequest, wider: Option<&WiderScope>) -> 
     }
 }
 
-fn obtained(
-    response: TokenResponse,
+/// Has the token bound to the key.
+pub(super) fn bind(request: TokenRequest, key: Option<&BoundKey>) -> TokenRequest {
+    match key {
+        #[cfg(feature = "dpop")]
+        Some(key) => request.dpop_key(key.clone()),
+        #[cfg(not(feature = "dpop"))]
+        Some(key) => match *key {},
+        None => request,
+    }
+}
+
+/// How an issued token is kept.
+struct Kept {
     skew: Duration,
-    placement: &Placement,
+    placement: Placement,
     keeps_scope: bool,
-) -> Result<Obtained<IssuedToken>, AuthError> {
-    let value = placement.value(response.token()).map_err(|error| {
-        AuthError::new(
-            AuthErrorKind::Unavailable,
-            "the issued token cannot be sent in its header",
-        )
-        .with_source(error)
-    })?;
-    let scope = response.scope().filter(|_| keeps_scope).map(Arc::from);
-    let token = Obtained::new(IssuedToken { value, scope }).cloned_under_lock();
-    Ok(match response.lifetime() {
-        Lifetime::Unknown => token,
-        Lifetime::Spent => token.expires_in(Duration::ZERO),
-        Lifetime::For(lifetime) => token.expires_in(lifetime.saturating_sub(skew)),
-    })
+    key: Option<BoundKey>,
+}
+
+impl Kept {
+    fn obtained(self, response: TokenResponse) -> Result<Obtained<IssuedToken>, AuthError> {
+        let key = self.key.filter(|_| response.is_dpop_bound());
+        let token = response.token();
+        let value = match key {
+            Some(_) => token.header_value(DPOP_SCHEME),
+            None => self.placement.value(token),
+        };
+        let value = value.map_err(|error| {
+            AuthError::new(
+                AuthErrorKind::Unavailable,
+                "the issued token cannot be sent in its header",
+            )
+            .with_source(error)
+        })?;
+        let scope = response.scope().filter(|_| self.keeps_scope);
+        let scope = scope.map(Arc::from);
+        let token = Obtained::new(IssuedToken { value, scope, key }).cloned_under_lock();
+        Ok(match response.lifetime() {
+            Lifetime::Unknown => token,
+            Lifetime::Spent => token.expires_in(Duration::ZERO),
+            Lifetime::For(lifetime) => token.expires_in(lifetime.saturating_sub(self.skew)),
+        })
+    }
 }
 
 #[cold]

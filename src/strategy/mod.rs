@@ -20,6 +20,8 @@
 //! backend rejected if the layer has [`retry_rejected`](crate::AuthLayer::retry_rejected). `AwsSts` needs the feature
 //! `aws-sts`, `SignedIdentity` needs `private-key-jwt`, and the four between them need `token-exchange`.
 //!
+//! A token can be [bound to a key](crate::AuthLayer#tokens-bound-to-a-key), with the feature `dpop`.
+//!
 //! [`Placement`](crate::Placement) says in which header a strategy sends its token, and [`Both`] sends two credentials.
 //!
 //! To write another strategy, use [`strategy_fn`](crate::strategy_fn), or implement the
@@ -55,6 +57,8 @@ pub(crate) mod subject;
 mod target;
 #[cfg(feature = "token-exchange")]
 pub(crate) mod token_exchange;
+#[cfg(feature = "token-exchange")]
+mod token_keys;
 pub(crate) mod unauthenticated;
 pub(crate) mod upstream_inject;
 pub(crate) mod wider_scope;

@@ -145,7 +145,8 @@ impl OnBehalfOfBuilder {
         self
     }
 
-    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`.
+    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`, and `Authorization: DPoP …` for a
+    /// token that is [bound to a key](crate::AuthLayer#tokens-bound-to-a-key), which has no other.
     pub fn placement(mut self, placement: Placement) -> Self {
         self.tokens.placement = placement;
         self
@@ -173,11 +174,13 @@ impl OnBehalfOfBuilder {
     /// - `endpoint.client_auth` has neither a secret nor a key.
     /// - `scopes` is missing, has a scope that is not one word, or was set twice.
     /// - `subject` is an ID token, or `subject.provider`, the name of an upstream provider, is blank.
+    /// - `placement` is another than `Authorization: Bearer`, and the endpoint binds its tokens to a key (`dpop`).
     pub fn build(self) -> Result<OnBehalfOf, BuildError> {
         let mut faults = Faults::new("OnBehalfOf");
         self.check(&mut faults);
         let endpoint = faults.take_built("endpoint", self.endpoint);
         need_confidential_client(endpoint.as_ref(), "the on-behalf-of flow", &mut faults);
+        self.tokens.check_placement(endpoint.as_ref(), &mut faults);
         let tokens = self.tokens.make(
             faults.or(endpoint)?,
             TokenRequest::jwt_bearer().parameter("requested_token_use", "on_behalf_of"),

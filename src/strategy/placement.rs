@@ -99,6 +99,12 @@ impl Placement {
         Ok(self)
     }
 
+    /// Whether it is `Authorization: Bearer …`.
+    #[cfg(feature = "token-exchange")]
+    pub(crate) fn is_bearer(&self) -> bool {
+        self.is_authorization && self.prefix.is_none()
+    }
+
     /// Returns the value of the header for this token.
     #[inline]
     pub(crate) fn value(&self, token: &AccessToken) -> Result<HeaderValue, InvalidSecret> {

@@ -26,12 +26,14 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// Reads the response as RFC 6750 §3.1 describes it, for a strategy that has no other credential to send.
+    /// Reads the response as RFC 6750 §3.1 and RFC 9449 §7.1 describe it, for a strategy that has no other credential to
+    /// send.
     ///
     /// | response | result |
     /// | --- | --- |
-    /// | 401 | [`NothingHelps`](Self::NothingHelps) |
-    /// | 403 with the error `insufficient_scope` in a `Bearer` challenge | [`MoreScope`](Self::MoreScope) |
+    /// | 401 with the error `invalid_dpop_proof` or `use_dpop_nonce` in its challenge, which are about the proof and not about the credential | [`NotRejected`](Self::NotRejected) |
+    /// | any other 401 | [`NothingHelps`](Self::NothingHelps) |
+    /// | 403 with the error `insufficient_scope` in a `Bearer` or `DPoP` challenge | [`MoreScope`](Self::MoreScope) |
     /// | any other | [`NotRejected`](Self::NotRejected) |
     ///
     /// ```
@@ -44,11 +46,17 @@ impl Rejection {
     /// ```
     pub fn of(response: &Parts) -> Self {
         match response.status {
+            StatusCode::UNAUTHORIZED if is_about_proof(response) => Self::NotRejected,
             StatusCode::UNAUTHORIZED => Self::NothingHelps,
             StatusCode::FORBIDDEN if asks_for_scope(response) => Self::MoreScope,
             _ => Self::NotRejected,
         }
     }
+}
+
+/// Whether the response is about the proof of possession alone, so that another credential would not help.
+pub(super) fn is_about_proof(response: &Parts) -> bool {
+    BearerChallenge::read(&response.headers).is_some_and(|challenge| challenge.is_about_proof())
 }
 
 fn asks_for_scope(response: &Parts) -> bool {

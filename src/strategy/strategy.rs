@@ -61,6 +61,8 @@ use super::{authenticating::Authenticating, rejection::Rejection};
 /// - If it acts for a user, it lets a [`HealthCheck`](crate::HealthCheck) pass without a credential.
 /// - It does not change the URI and `Host`, because they were checked before.
 /// - It marks header values sensitive, and puts no secret into a URL or an error.
+/// - It makes no proof for a token that is bound to a key. It names the key (`Authenticating::bound_to`, with the feature
+///   `dpop`).
 /// - It obtains credentials in a separate task, for example with `CredentialCache`, so that a cancelled caller does not
 ///   cancel the request that others wait for.
 #[diagnostic::on_unimplemented(

@@ -283,7 +283,8 @@ impl TokenExchangeBuilder {
         self
     }
 
-    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`.
+    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`, and `Authorization: DPoP …` for a
+    /// token that is [bound to a key](crate::AuthLayer#tokens-bound-to-a-key), which has no other.
     pub fn placement(mut self, placement: Placement) -> Self {
         self.tokens.placement = placement;
         self
@@ -317,10 +318,12 @@ impl TokenExchangeBuilder {
     ///   `parameter[0].claim` is empty. The number counts the calls of both setters from 0.
     /// - `subject` or `actor` has a type that is not an absolute URI.
     /// - `subject.provider` or `actor.provider`, the name of an upstream provider, is blank.
+    /// - `placement` is another than `Authorization: Bearer`, and the endpoint binds its tokens to a key (`dpop`).
     pub fn build(self) -> Result<TokenExchange, BuildError> {
         let mut faults = Faults::new("TokenExchange");
         self.check(&mut faults);
         let endpoint = faults.take_built("endpoint", self.endpoint);
+        self.tokens.check_placement(endpoint.as_ref(), &mut faults);
         let endpoint = faults.or(endpoint)?;
 
         let probes = endpoint

@@ -1,15 +1,22 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use http::Request;
+use http::{HeaderValue, Request};
 
 use crate::{
     clock::{Clock, DefaultClock},
     error::{AuthError, AuthErrorKind, BuildError, Faults, Interaction},
     identity::Identity,
     outgoing::identity::HealthCheck,
+    secret::{AccessToken, InvalidSecret},
 };
 
-use super::{authenticating::Authenticating, placement::Placement, strategy::Strategy};
+#[cfg(feature = "dpop")]
+use super::token_keys::DPOP_SCHEME;
+use super::{
+    authenticating::{Authenticating, BoundKey},
+    placement::Placement,
+    strategy::Strategy,
+};
 
 /// Sends the user's access token of one upstream provider, by default as the bearer token (RFC 6750 §2.1).
 ///
@@ -22,11 +29,15 @@ use super::{authenticating::Authenticating, placement::Placement, strategy::Stra
 /// - [`MissingToken`](AuthErrorKind::MissingToken): the identity has no token of this provider. The
 ///   [`Interaction`] is to link an account.
 /// - [`Expired`](AuthErrorKind::Expired): the token is known to have expired. A token with an unknown expiry is sent.
+/// - [`Configuration`](AuthErrorKind::Configuration): the token is bound to a key (DPoP, RFC 9449), and the strategy has
+///   [no keys](Self::dpop), or another [placement](Self::placement). Such a token is not sent as a bearer token.
 #[derive(Clone)]
 pub struct UpstreamInject {
     provider: Arc<str>,
     clock: Arc<dyn Clock>,
     placement: Placement,
+    #[cfg(feature = "dpop")]
+    keys: Option<crate::oauth::DpopKeys>,
 }
 
 impl UpstreamInject {
@@ -44,7 +55,33 @@ impl UpstreamInject {
             provider: provider.into(),
             clock: DefaultClock::get(),
             placement: Placement::bearer(),
+            #[cfg(feature = "dpop")]
+            keys: None,
         })
+    }
+
+    /// Sends tokens that are bound to one of these keys as `Authorization: DPoP …` (RFC 9449 §7.1), and
+    /// [`AuthLayer`](crate::AuthLayer) proves that it has the key. They are the keys of the token endpoint that issued the
+    /// tokens. Bearer tokens are sent as without keys.
+    ///
+    /// Needs the feature `dpop`.
+    ///
+    /// A token whose key is gone is refused with [`MissingToken`](AuthErrorKind::MissingToken), and the [`Interaction`] is to
+    /// link the account again. The value is put together for each request, which costs two allocations.
+    ///
+    /// ```
+    /// use tower_identity::{Secret, UpstreamInject, oauth::DpopKeys};
+    ///
+    /// # let secret = Secret::new("q3t6w9z$C&F)J@NcRfUjXn2r5u7x!A%D").unwrap();
+    /// let keys = DpopKeys::per_user(&secret)?;
+    /// let strategy = UpstreamInject::new("example")?.dpop(keys);
+    /// # Ok::<(), tower_identity::BuildError>(())
+    /// ```
+    #[cfg(feature = "dpop")]
+    #[must_use]
+    pub fn dpop(mut self, keys: impl Into<crate::oauth::DpopKeys>) -> Self {
+        self.keys = Some(keys.into());
+        self
     }
 
     /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`. For an example see
@@ -62,6 +99,77 @@ impl UpstreamInject {
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
+    }
+
+    #[cfg(all(feature = "config", feature = "dpop"))]
+    pub(crate) fn has_other_placement(&self) -> bool {
+        !self.placement.is_bearer()
+    }
+
+    /// Returns the value of `Authorization` for a token that is bound to the key with this thumbprint, and the key.
+    #[cfg(feature = "dpop")]
+    fn bound(
+        &self,
+        identity: &Identity,
+        token: &AccessToken,
+        thumbprint: &str,
+    ) -> Result<(HeaderValue, BoundKey), AuthError> {
+        let keys = self.keys.as_ref().ok_or_else(|| self.no_keys())?;
+        if !self.placement.is_bearer() {
+            return Err(self.error(
+                AuthErrorKind::Configuration,
+                "the user's upstream token is bound to a key (DPoP) and was not sent, because the placement is another \
+                 than `Authorization`; leave the placement out",
+            ));
+        }
+        let found = keys.find(identity.issuer(), identity.subject(), thumbprint)?;
+        let key = found.ok_or_else(|| self.key_is_gone(identity))?;
+        let value = token.header_value(DPOP_SCHEME);
+        let value = value.map_err(|error| self.unsendable(error))?;
+        Ok((value, key))
+    }
+
+    #[cfg(not(feature = "dpop"))]
+    #[cold]
+    fn bound(
+        &self,
+        _: &Identity,
+        _: &AccessToken,
+        _: &str,
+    ) -> Result<(HeaderValue, BoundKey), AuthError> {
+        Err(self.no_keys())
+    }
+
+    #[cold]
+    fn no_keys(&self) -> AuthError {
+        self.error(
+            AuthErrorKind::Configuration,
+            "the user's upstream token is bound to a key (DPoP) and was not sent, because the strategy has no keys; give \
+             it those of the token endpoint (`UpstreamInject::dpop`, with the feature `dpop`)",
+        )
+    }
+
+    #[cfg(feature = "dpop")]
+    #[cold]
+    fn key_is_gone(&self, identity: &Identity) -> AuthError {
+        self.error(
+            AuthErrorKind::MissingToken,
+            "the user's upstream token is bound to a key (DPoP) that is gone, so it is of no use; have them link their \
+             account again, and keep the key or its secret for the next time",
+        )
+        .with_interaction(Interaction::link_account(
+            &*self.provider,
+            identity.link_url(&self.provider),
+        ))
+    }
+
+    #[cold]
+    fn unsendable(&self, error: InvalidSecret) -> AuthError {
+        self.error(
+            AuthErrorKind::Configuration,
+            "the user's upstream token cannot be sent in this header",
+        )
+        .with_source(error)
     }
 
     #[cold]
@@ -110,18 +218,21 @@ impl<B> Strategy<B> for UpstreamInject {
                 )
                 .into();
         }
+        if let Some(thumbprint) = token.dpop_thumbprint() {
+            return match self.bound(identity, token.access_token(), thumbprint) {
+                Ok((value, key)) => {
+                    self.placement.set(request.headers_mut(), value);
+                    Authenticating::done().with_key(Some(key))
+                }
+                Err(error) => error.into(),
+            };
+        }
         match self.placement.value(token.access_token()) {
             Ok(value) => {
                 self.placement.set(request.headers_mut(), value);
                 Authenticating::done()
             }
-            Err(error) => self
-                .error(
-                    AuthErrorKind::Configuration,
-                    "the user's upstream token cannot be sent in this header",
-                )
-                .with_source(error)
-                .into(),
+            Err(error) => self.unsendable(error).into(),
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 pub(crate) const OIDC_PROVIDER: &str = "oidc-provider";
+pub(crate) const RESOURCE_SERVER: &str = "a resource server over oauth4webapi";
 pub(crate) const REDIS: &str = "redis-server";
 pub(crate) const REDIS_6_2: &str = "redis-server 6.2";
 pub(crate) const MOTO: &str = "moto_server";
@@ -30,7 +31,14 @@ pub(crate) const CHROMIUM: &str = "chromedriver";
 /// Where it is not installed and the environment variable `CI` is set.
 pub(crate) fn required(peer: &str) -> Option<Command> {
     let (command, install) = match peer {
-        OIDC_PROVIDER => (oidc_provider(), "tests/peers/install"),
+        OIDC_PROVIDER => (
+            with_node("oidc-provider", "provider.mjs"),
+            "tests/peers/install",
+        ),
+        RESOURCE_SERVER => (
+            with_node("oauth4webapi", "resource_server.mjs"),
+            "tests/peers/install",
+        ),
         REDIS => (on_path(REDIS), "apt-get install redis-server"),
         REDIS_6_2 => (redis_6_2(), "tests/peers/install"),
         MOTO => (on_path(MOTO), "pip install 'moto[server]'"),
@@ -72,17 +80,17 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-fn oidc_provider() -> Option<Command> {
+/// A script of `tests/peers/oidc-provider`, if the package that it uses is there.
+fn with_node(package: &str, script: &str) -> Option<Command> {
     let packages = installed("oidc-provider")?;
     packages
-        .join("node_modules/oidc-provider")
+        .join("node_modules")
+        .join(package)
         .is_dir()
         .then_some(())?;
     let mut command = on_path("node")?;
-    command.current_dir(packages).arg(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/peers/oidc-provider/provider.mjs"
-    ));
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/oidc-provider");
+    command.current_dir(packages).arg(scripts.join(script));
     Some(command)
 }
 

@@ -9,6 +9,7 @@ use crate::{
         block::{Block, client_keys},
         client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
+        dpop::DpopConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
@@ -57,6 +58,9 @@ keys! {
         /// it.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientCertificate" => client_certificate: Option<ClientCertificateConfig>,
+        /// The key that the tokens are bound to. By default to none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "dpop" => dpop: Option<DpopConfig>,
         /// The absolute path of the file that has the JWT of the workload, which is presented as the grant itself. It is
         /// read again when it changes. By default the grant is that of client credentials.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,6 +149,7 @@ impl Kind for ClientCredentialsConfig {
             strategy.build(),
             &[
                 ("endpoint.url", &["tokenUrl"]),
+                ("placement", &["headerName"]),
                 ("endpoint.client_auth.client_id", &["clientId"]),
                 ("endpoint.client_auth", CLIENT_KEYS),
                 ("workload_token", &["workloadTokenFile"]),

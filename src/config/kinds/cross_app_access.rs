@@ -9,6 +9,7 @@ use crate::{
         block::{Block, ClientKeys},
         client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
+        dpop::DpopConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
@@ -58,6 +59,10 @@ keys! {
         /// it.
         #[serde(skip_serializing_if = "Option::is_none")]
         "idpClientCertificate" => idp_client_certificate: Option<ClientCertificateConfig>,
+        /// The key that assertions are bound to. By default to none. It is the same as in
+        /// `targetDpop`, because an assertion is presented with the key that it is bound to.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "idpDpop" => idp_dpop: Option<DpopConfig>,
         /// The URL of the token endpoint of the backend's authorization server: https, or http on loopback.
         "targetTokenUrl" => target_token_url: String,
         /// Allows plain http for `targetTokenUrl` on any host. It is meant for a trusted network.
@@ -95,6 +100,9 @@ keys! {
         /// it.
         #[serde(skip_serializing_if = "Option::is_none")]
         "targetClientCertificate" => target_client_certificate: Option<ClientCertificateConfig>,
+        /// The key that the tokens are bound to. By default to none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "targetDpop" => target_dpop: Option<DpopConfig>,
         /// The issuer identifier of the authorization server, character by character.
         "targetAudience" => target_audience: String,
         /// The address of the backend, an absolute URI (RFC 8707).
@@ -196,6 +204,7 @@ impl Kind for CrossAppAccessConfig {
             assertion_type: ("idpClientAssertionType", &self.idp_client_assertion_type),
             key: ("idpClientKey", &self.idp_client_key),
             certificate: ("idpClientCertificate", &self.idp_client_certificate),
+            dpop: ("idpDpop", &self.idp_dpop),
             with_secret: ClientAuth::basic,
         };
         let target_client = ClientKeys {
@@ -213,6 +222,7 @@ impl Kind for CrossAppAccessConfig {
             ),
             key: ("targetClientKey", &self.target_client_key),
             certificate: ("targetClientCertificate", &self.target_client_certificate),
+            dpop: ("targetDpop", &self.target_dpop),
             with_secret: ClientAuth::basic,
         };
         let insecure = self.insecure_target_token_url;
@@ -261,6 +271,7 @@ impl Kind for CrossAppAccessConfig {
                     "authorization_server.client_auth.client_id",
                     &["targetClientId"],
                 ),
+                ("placement", &["headerName"]),
                 ("audience", &["targetAudience"]),
                 ("resource", &["targetResource"]),
                 ("issuer", &["idpIssuer"]),

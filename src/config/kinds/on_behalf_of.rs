@@ -9,6 +9,7 @@ use crate::{
         block::{Block, client_keys},
         client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
+        dpop::DpopConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
@@ -60,6 +61,9 @@ keys! {
         /// it.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientCertificate" => client_certificate: Option<ClientCertificateConfig>,
+        /// The key that the tokens are bound to. By default to none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "dpop" => dpop: Option<DpopConfig>,
         /// The scope of the token when `scopes` is empty.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
@@ -164,6 +168,7 @@ impl Kind for OnBehalfOfConfig {
             strategy.build(),
             &[
                 ("endpoint.url", &["tokenUrl"]),
+                ("placement", &["headerName"]),
                 ("endpoint.client_auth.client_id", &["clientId"]),
                 (
                     "endpoint.client_auth",

@@ -9,6 +9,7 @@ use crate::{
         block::{Block, client_keys},
         client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
+        dpop::DpopConfig,
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
@@ -55,6 +56,9 @@ keys! {
         /// it.
         #[serde(skip_serializing_if = "Option::is_none")]
         "clientCertificate" => client_certificate: Option<ClientCertificateConfig>,
+        /// The key that the tokens are bound to. By default to none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "dpop" => dpop: Option<DpopConfig>,
         /// The name of the service that the token is for.
         #[serde(skip_serializing_if = "Option::is_none")]
         "audience" => audience: Option<String>,
@@ -255,6 +259,7 @@ impl Kind for TokenExchangeConfig {
             strategy.build(),
             &[
                 ("endpoint.url", &["tokenUrl"]),
+                ("placement", &["headerName"]),
                 ("endpoint.client_auth.client_id", &["clientId"]),
                 ("audience", &["audience"]),
                 ("resource", &["resource"]),

@@ -7,6 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::Block,
+        dpop::DpopConfig,
         kind::{Kind, keys},
     },
     strategy::{strategy::Strategy, upstream_inject::UpstreamInject},
@@ -19,6 +20,10 @@ keys! {
     pub struct UpstreamInjectConfig {
         /// The name of the upstream provider.
         "providerName" => provider_name: String,
+        /// The keys that the user's tokens are bound to, which the application gives the provider too. By default, a token
+        /// that is bound to a key is not sent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "dpop" => dpop: Option<DpopConfig>,
         /// The header that the token is sent in. By default `Authorization`, after `Bearer `.
         #[serde(skip_serializing_if = "Option::is_none")]
         "headerName" => header_name: Option<String>,
@@ -66,6 +71,52 @@ impl Kind for UpstreamInjectConfig {
         if let Some(placement) = placement {
             strategy = strategy.placement(placement);
         }
+        if let Some(config) = &self.dpop {
+            strategy = with_keys(strategy, block, config)?;
+        }
         Some(Arc::new(strategy.clock(block.resources.clock())))
     }
+}
+
+/// The strategy with the keys of the block `dpop`.
+#[cfg(feature = "dpop")]
+fn with_keys<B>(
+    strategy: UpstreamInject,
+    block: &mut Block<'_, B>,
+    config: &DpopConfig,
+) -> Option<UpstreamInject> {
+    if config.is_generated() {
+        block.fault(
+            "dpop",
+            "has no key, and the application has to give the same to the provider; give `dpop.perUserSecretFile`, or \
+             another",
+        );
+        return None;
+    }
+    if config.allow_bearer_tokens {
+        block.fault(
+            "dpop.allowBearerTokens",
+            "is of no use here, because the provider decides on the tokens; leave it out",
+        );
+        return None;
+    }
+    let keys = block.dpop_keys("dpop", config)?;
+    if strategy.has_other_placement() {
+        block.fault(
+            "headerName",
+            "is there beside `dpop`, and a token that is bound to a key is sent in `Authorization`; remove one of the two",
+        );
+        return None;
+    }
+    Some(strategy.dpop(keys))
+}
+
+#[cfg(not(feature = "dpop"))]
+fn with_keys<B>(
+    _: UpstreamInject,
+    block: &mut Block<'_, B>,
+    _: &DpopConfig,
+) -> Option<UpstreamInject> {
+    block.fault_of_dpop("dpop");
+    None
 }

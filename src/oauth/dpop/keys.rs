@@ -170,7 +170,6 @@ impl DpopKeys {
     }
 
     /// Whether each user has another key, so that it belongs to the cache key of their tokens.
-    #[allow(dead_code, reason = "the strategies ask it")]
     pub(crate) fn are_per_user(&self) -> bool {
         matches!(self.source, Source::PerUser { .. })
     }

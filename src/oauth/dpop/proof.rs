@@ -16,7 +16,6 @@ use super::{key::DpopKey, key_pair::Private};
 pub(crate) const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// The scheme of a token that is bound to a key, with its space (RFC 9449 §7.1).
-#[allow(dead_code, reason = "the layer sends it")]
 pub(crate) const DPOP_SCHEME: &str = "DPoP ";
 
 /// The request that a proof is for.

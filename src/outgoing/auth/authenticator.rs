@@ -12,7 +12,7 @@ use crate::{
     origin::Origin,
     outgoing::origin_guard::OriginGuard,
     strategy::{
-        authenticating::{Continuation, PendingRequest, State},
+        authenticating::{BoundKey, BoundTo, Continuation, PendingRequest, State},
         rejection::Rejection,
         strategy::Strategy,
         wider_scope::WiderScope,
@@ -21,7 +21,10 @@ use crate::{
     trailers::remove_trailers_of_credentials,
 };
 
-use super::step_up::{Ceiling, Operation, StepUp};
+use super::{
+    proof_of_possession::{self, CallersProof, Nonce, PendingProof, Proofs, Proving},
+    step_up::{Ceiling, Operation, StepUp},
+};
 
 /// Checks where requests go, has the strategy authenticate them, and counts them.
 #[derive(Clone)]
@@ -29,26 +32,69 @@ pub(super) struct Authenticator<A> {
     guard: OriginGuard,
     strategy: A,
     requests: Requests,
+    proofs: Proofs,
     step_up: Option<Arc<StepUp>>,
 }
 
 /// The outcome of one call of the strategy.
 pub(super) enum Authentication<B> {
     Done,
+    /// Done, with a proof.
+    Bound(Bound),
     Refused(AuthError),
     Pending(Pending<B>),
 }
 
-/// The work that obtains a credential, before it has the request.
+/// The key that the token of a request is bound to, and the nonce that the proof has.
+pub(super) struct Bound {
+    pub(super) key: BoundKey,
+    pub(super) nonce: Nonce,
+}
+
+/// The work that obtains a credential or its proof, before it has the request.
 pub(super) struct Pending<B> {
-    obtain: Continuation<B>,
+    work: Work<B>,
+    binding: Binding,
     observer: Observer,
 }
 
-/// A request whose credential is being obtained.
+enum Work<B> {
+    Credential(Continuation<B>),
+    Proof(PendingProof, Nonce),
+}
+
+/// A request whose credential or proof is being obtained.
 pub(super) struct Obtaining<B> {
-    request: PendingRequest<B>,
+    step: Step<B>,
+    binding: Binding,
     observer: Observer,
+}
+
+enum Step<B> {
+    Credential(PendingRequest<B>),
+    // It is boxed so that a credential that is being obtained takes less.
+    Proof(Box<Proven<B>>),
+}
+
+/// A request whose proof is being signed elsewhere.
+struct Proven<B> {
+    /// Until the proof is there.
+    request: Option<Request<B>>,
+    proof: PendingProof,
+    nonce: Option<Nonce>,
+}
+
+/// What the proof of a request takes.
+struct Binding {
+    key: Option<BoundKey>,
+    callers_proof: Option<CallersProof>,
+    proofs: Proofs,
+}
+
+/// A request with its credential.
+pub(super) struct Obtained<B> {
+    pub(super) request: Request<B>,
+    pub(super) bound: Option<Bound>,
 }
 
 /// Reports the outcome of an authentication that does not end at once.
@@ -75,6 +121,7 @@ impl<A> Authenticator<A> {
             guard: OriginGuard::new(origin),
             strategy,
             requests: Requests::default(),
+            proofs: Proofs::default(),
             step_up: None,
         }
     }
@@ -160,13 +207,32 @@ impl<A> Authenticator<A> {
             let span = AuthenticationSpan::new(backend, strategy);
             return Authentication::Refused(self.observer(strategy(), span).refused(error));
         }
-        let announces_trailers = notable.remove_hop_by_hop(request.headers_mut());
+        if notable.are_to_change() {
+            return self.authenticate_changed(request, notable);
+        }
+        self.ask_strategy(request, false)
+    }
+
+    #[inline]
+    fn ask_strategy<B>(
+        &self,
+        request: &mut Request<B>,
+        announces_trailers: bool,
+    ) -> Authentication<B>
+    where
+        A: Strategy<B>,
+    {
+        let backend = self.guard.origin();
+        let strategy = || self.strategy.name();
         let mut span = AuthenticationSpan::new(backend, strategy);
         let entered = span.enter();
-        let state = self.strategy.authenticate(request).into_state();
+        let (state, key) = self.strategy.authenticate(request).into_parts();
         drop(entered);
         match state {
             State::Done => {
+                if let Some(key) = key {
+                    return self.prove(key, request, self.observer(strategy(), span));
+                }
                 if announces_trailers {
                     remove_trailers_of_credentials(request.headers_mut());
                 }
@@ -178,10 +244,85 @@ impl<A> Authenticator<A> {
                 Authentication::Refused(self.observer(strategy(), span).refused(error))
             }
             State::Pending(obtain) => Authentication::Pending(Pending {
-                obtain,
+                work: Work::Credential(obtain),
+                binding: Binding {
+                    key,
+                    callers_proof: None,
+                    proofs: self.proofs.clone(),
+                },
                 observer: self.observer(strategy(), span),
             }),
         }
+    }
+
+    /// Removes the headers of the caller's connection, and does not let the proof of the caller leave beside a token of the
+    /// strategy.
+    #[cold]
+    fn authenticate_changed<B>(
+        &self,
+        request: &mut Request<B>,
+        notable: NotableHeaders,
+    ) -> Authentication<B>
+    where
+        A: Strategy<B>,
+    {
+        let announces_trailers = notable.remove_hop_by_hop(request.headers_mut());
+        let proof = CallersProof::on(request.headers());
+        let mut authentication = self.ask_strategy(request, announces_trailers);
+        match &mut authentication {
+            Authentication::Done => proof.remove_beside_another_token(request.headers_mut()),
+            Authentication::Pending(pending) => pending.binding.callers_proof = Some(proof),
+            Authentication::Bound(_) | Authentication::Refused(_) => {}
+        }
+        authentication
+    }
+
+    /// Makes the proof for a request whose token is bound to the key.
+    #[cold]
+    fn prove<B>(
+        &self,
+        key: BoundKey,
+        request: &mut Request<B>,
+        mut observer: Observer,
+    ) -> Authentication<B> {
+        let proving = self.proofs.prove(self.guard.origin(), &key, request);
+        let bound = match proving {
+            Proving::NotNeeded => None,
+            Proving::Made(proof, nonce) => {
+                proof_of_possession::put_on(request.headers_mut(), proof);
+                Some(Bound { key, nonce })
+            }
+            Proving::Refused(error) => return Authentication::Refused(observer.refused(error)),
+            Proving::Pending(proof, nonce) => {
+                return Authentication::Pending(Pending {
+                    work: Work::Proof(proof, nonce),
+                    binding: Binding {
+                        key: Some(key),
+                        callers_proof: None,
+                        proofs: self.proofs.clone(),
+                    },
+                    observer,
+                });
+            }
+        };
+        remove_trailers_of_credentials(request.headers_mut());
+        observer.end(&AUTHENTICATED);
+        bound.map_or(Authentication::Done, Authentication::Bound)
+    }
+
+    /// Makes another proof for a request that was sent, with the nonce that the backend wants.
+    pub(super) fn prove_again<B>(&self, key: BoundKey, sent: &mut Request<B>) -> Authentication<B>
+    where
+        A: Strategy<B>,
+    {
+        tracing::debug!(method = %sent.method(), "the backend wants a nonce: sending the request with it");
+        let strategy = || self.strategy.name();
+        let span = AuthenticationSpan::new(self.guard.origin(), strategy);
+        self.prove(key, sent, self.observer(strategy(), span))
+    }
+
+    pub(super) fn proofs(&self) -> &Proofs {
+        &self.proofs
     }
 
     #[cold]
@@ -235,28 +376,109 @@ impl<A> Authenticator<A> {
 impl<B> Pending<B> {
     pub(super) fn start(self, request: Request<B>) -> Obtaining<B> {
         Obtaining {
-            request: (self.obtain)(request),
+            step: match self.work {
+                Work::Credential(obtain) => Step::Credential(obtain(request)),
+                Work::Proof(proof, nonce) => Step::proof(request, proof, nonce),
+            },
+            binding: self.binding,
             observer: self.observer,
         }
     }
 }
 
+impl<B> Obtaining<B> {
+    pub(super) fn proofs(&self) -> &Proofs {
+        &self.binding.proofs
+    }
+}
+
 impl<B> Future for Obtaining<B> {
-    type Output = Result<Request<B>, AuthError>;
+    type Output = Result<Obtained<B>, AuthError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { request, observer } = &mut *self;
+        let Self {
+            step,
+            binding,
+            observer,
+        } = &mut *self;
         let entered = observer.span.enter();
-        let polled = request.as_mut().poll(cx);
+        let polled = step.poll(binding, &observer.backend, cx);
         drop(entered);
         Poll::Ready(match ready!(polled) {
-            Ok(mut request) => {
-                remove_trailers_of_credentials(request.headers_mut());
+            Ok(mut obtained) => {
+                remove_trailers_of_credentials(obtained.request.headers_mut());
                 observer.end(&AUTHENTICATED);
-                Ok(request)
+                Ok(obtained)
             }
             Err(error) => Err(observer.refused(error)),
         })
+    }
+}
+
+impl<B> Step<B> {
+    fn proof(request: Request<B>, proof: PendingProof, nonce: Nonce) -> Self {
+        Self::Proof(Box::new(Proven {
+            request: Some(request),
+            proof,
+            nonce: Some(nonce),
+        }))
+    }
+
+    fn poll(
+        &mut self,
+        binding: &mut Binding,
+        backend: &Origin,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Obtained<B>, AuthError>> {
+        loop {
+            *self = match self {
+                Self::Credential(request) => {
+                    let mut request = ready!(request.as_mut().poll(cx))?;
+                    let Some(key) = binding.key_for(&mut request) else {
+                        let bound = None;
+                        return Poll::Ready(Ok(Obtained { request, bound }));
+                    };
+                    match binding.proofs.prove(backend, &key, &request) {
+                        Proving::NotNeeded => {
+                            let bound = None;
+                            return Poll::Ready(Ok(Obtained { request, bound }));
+                        }
+                        Proving::Made(proof, nonce) => {
+                            proof_of_possession::put_on(request.headers_mut(), proof);
+                            let bound = Some(Bound { key, nonce });
+                            return Poll::Ready(Ok(Obtained { request, bound }));
+                        }
+                        Proving::Refused(error) => return Poll::Ready(Err(error)),
+                        Proving::Pending(proof, nonce) => {
+                            binding.key = Some(key);
+                            Self::proof(request, proof, nonce)
+                        }
+                    }
+                }
+                Self::Proof(proven) => {
+                    let proof = ready!(Pin::new(&mut proven.proof).poll(cx))?;
+                    let Some(mut request) = proven.request.take() else {
+                        return Poll::Pending;
+                    };
+                    proof_of_possession::put_on(request.headers_mut(), proof);
+                    let bound = binding.key.take().zip(proven.nonce.take());
+                    let bound = bound.map(|(key, nonce)| Bound { key, nonce });
+                    return Poll::Ready(Ok(Obtained { request, bound }));
+                }
+            };
+        }
+    }
+}
+
+impl Binding {
+    /// The key of a request that has its credential now: the one that a strategy within another left on it, or else the
+    /// one that the strategy named before.
+    fn key_for<B>(&mut self, request: &mut Request<B>) -> Option<BoundKey> {
+        if let Some(proof) = &self.callers_proof {
+            proof.remove_beside_another_token(request.headers_mut());
+        }
+        let left = request.extensions_mut().remove();
+        left.map(|BoundTo(key)| key).or_else(|| self.key.take())
     }
 }
 

@@ -4,13 +4,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::Request;
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use crate::{error::AuthError, sent_or_refused::SentOrRefused};
 
-use super::authenticator::Obtaining;
+use super::{
+    authenticator::{Obtained, Obtaining},
+    proof_of_possession::Learning,
+};
 
 pin_project! {
     /// The future of [`AuthService`](super::AuthService).
@@ -36,6 +39,8 @@ pin_project! {
         Decided {
             #[pin]
             outcome: SentOrRefused<F>,
+            // Where the request has a proof, for the nonce of the response.
+            learning: Option<Learning>,
         },
     }
 }
@@ -55,6 +60,16 @@ where
         Self {
             state: State::Decided {
                 outcome: SentOrRefused::sent(future),
+                learning: None,
+            },
+        }
+    }
+
+    pub(super) fn proven(future: S::Future, learning: Learning) -> Self {
+        Self {
+            state: State::Decided {
+                outcome: SentOrRefused::sent(future),
+                learning: Some(learning),
             },
         }
     }
@@ -71,14 +86,15 @@ where
         Self {
             state: State::Decided {
                 outcome: SentOrRefused::refused(error),
+                learning: None,
             },
         }
     }
 }
 
-impl<S, B> Future for AuthFuture<S, B>
+impl<S, B, ResBody> Future for AuthFuture<S, B>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>, Response = Response<ResBody>>,
     S::Error: Into<BoxError>,
 {
     type Output = Result<S::Response, BoxError>;
@@ -86,16 +102,20 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        if let StateProjection::Decided { outcome } = state.as_mut().project() {
-            return outcome.poll(cx);
+        if let StateProjection::Decided { outcome, learning } = state.as_mut().project() {
+            let polled = outcome.poll(cx);
+            if let Some(learning) = learning {
+                learn(learning, &polled);
+            }
+            return polled;
         }
         state.poll_obtaining(cx)
     }
 }
 
-impl<S, B> State<S, S::Future, B>
+impl<S, B, ResBody> State<S, S::Future, B>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>, Response = Response<ResBody>>,
     S::Error: Into<BoxError>,
 {
     fn poll_obtaining(
@@ -103,17 +123,35 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Response, BoxError>> {
         loop {
-            let outcome = match self.as_mut().project() {
+            let (outcome, learning) = match self.as_mut().project() {
                 StateProjection::Obtaining { call } => {
                     match ready!(Pin::new(&mut call.obtaining).poll(cx)) {
-                        Ok(request) => SentOrRefused::sent(call.inner.call(request)),
-                        Err(error) => SentOrRefused::refused(error),
+                        Ok(Obtained { request, bound }) => {
+                            let future = call.inner.call(request);
+                            let learning =
+                                bound.map(|bound| call.obtaining.proofs().learning(&bound.key));
+                            (SentOrRefused::sent(future), learning)
+                        }
+                        Err(error) => (SentOrRefused::refused(error), None),
                     }
                 }
-                StateProjection::Decided { outcome } => return outcome.poll(cx),
+                StateProjection::Decided { outcome, learning } => {
+                    let polled = outcome.poll(cx);
+                    if let Some(learning) = learning {
+                        learn(learning, &polled);
+                    }
+                    return polled;
+                }
             };
-            self.set(State::Decided { outcome });
+            self.set(State::Decided { outcome, learning });
         }
+    }
+}
+
+#[cold]
+fn learn<ResBody>(learning: &Learning, polled: &Poll<Result<Response<ResBody>, BoxError>>) {
+    if let Poll::Ready(Ok(response)) = polled {
+        learning.learn(response.headers());
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::Request;
+use http::{Request, Response};
 use tower::{BoxError, Layer, Service};
 
 use crate::{
@@ -74,6 +74,34 @@ use super::{
 /// HTTP/2 clients send all trailers of a body, announced or not. `HttpsClient` and `ReqwestService` leave these trailers
 /// out. If you pass the body of an incoming request to another client, remove them from it, for example with
 /// `http_body_util::BodyExt::map_frame`.
+///
+/// # Tokens bound to a key
+///
+/// A token may be bound to a key (DPoP, RFC 9449), so that it is of no use to a thief. The strategies have such tokens
+/// issued if their `TokenEndpoint` has `dpop` set, and [`UpstreamInject`](crate::UpstreamInject) sends those of the user
+/// with its `dpop`. They put `Authorization: DPoP …` onto the request. Your own strategy does so too, and names the key with
+/// `Authenticating::bound_to`. This needs the feature `dpop`.
+///
+/// The layer then adds a proof, the header `DPoP`, in place of one that the request had:
+///
+/// - `htm` is the method. `htu` is the origin of this layer and the path of the request, as both are sent (RFC 9449 §4.2).
+///   A request with a relative URI is proven for the same origin. So no layer below may change method, host or path. A
+///   redirect is followed above, and gets another proof. For a backend behind a reverse proxy, give the layer the URL that
+///   the backend knows itself by.
+/// - `ath` is the hash of the token, `jti` is random, and `iat` is the time of the key's
+///   [clock](crate::oauth::DpopKey::clock).
+/// - `nonce` is the newest that this backend sent, in any response to a proof. All clones of the layer share it.
+///
+/// The proof is made within the call. With a signer that is elsewhere, the request waits for it, as for a credential.
+///
+/// A backend that wants a nonce answers 401 with a header `DPoP-Nonce` and the error `use_dpop_nonce` (RFC 9449 §9). Without
+/// a retry the caller gets this response, and the next request has the nonce. With
+/// [`retry_rejected`](Self::retry_rejected) the request is sent once more with the same token and the nonce, unless the
+/// challenge has another error. That does not count as the retry of a rejected credential, which may follow. Where bodies
+/// are streams, [`retry_rejected_if_empty`](Self::retry_rejected_if_empty) does so for requests without a body.
+///
+/// A proof that the caller sent does not leave beside a token that the strategy put in place of the caller's, with or
+/// without the feature. A request whose `Authorization` stays the caller's keeps the caller's proof.
 ///
 /// # Readiness is held
 ///
@@ -170,8 +198,8 @@ use super::{
 ///
 /// # Step-up
 ///
-/// A backend may accept the credential, and ask for more scope for one operation: status 403 with a `Bearer` challenge
-/// whose `error` is `insufficient_scope` (RFC 6750 §3.1). By default the caller gets this response. With
+/// A backend may accept the credential, and ask for more scope for one operation: status 403 with a `Bearer` or `DPoP`
+/// challenge whose `error` is `insufficient_scope` (RFC 6750 §3.1). By default the caller gets this response. With
 /// [`step_up`](AuthLayer::step_up) and `retry_rejected`, the layer obtains a credential with the scopes that it had and
 /// those of the challenge, and sends the request once more:
 ///
@@ -254,6 +282,35 @@ impl<A> AuthLayer<A> {
             authenticator: self.authenticator,
             retry: RetryRejected::new(clone_body),
         }
+    }
+}
+
+impl<A> AuthLayer<A> {
+    /// Like [`retry_rejected`](Self::retry_rejected), for requests whose body is known to be empty
+    /// ([`is_end_stream`](http_body::Body::is_end_stream)). All others are sent once. No body is copied.
+    ///
+    /// Use it where bodies are streams, so that the first request without a body brings the nonce that [tokens bound to a
+    /// key](Self#tokens-bound-to-a-key) need. `hyper::body::Incoming` cannot be made empty. Put it into another body, for
+    /// example `http_body_util::combinators::BoxBody`.
+    ///
+    /// ```
+    /// # fn layer<A>(origin: tower_identity::Origin, strategy: A) {
+    /// use bytes::Bytes;
+    /// use http_body_util::combinators::BoxBody;
+    /// use tower_identity::{AuthLayer, outgoing::RetryRejected};
+    ///
+    /// type Body = BoxBody<Bytes, std::io::Error>;
+    ///
+    /// let layer: AuthLayer<A, RetryRejected<Body>> =
+    ///     AuthLayer::new(origin, strategy).retry_rejected_if_empty();
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn retry_rejected_if_empty<B>(self) -> AuthLayer<A, RetryRejected<B>>
+    where
+        B: http_body::Body + Default,
+    {
+        self.retry_rejected_with(|body: &B| body.is_end_stream().then(B::default))
     }
 }
 
@@ -341,9 +398,9 @@ impl<S: Clone, A, R> AuthService<S, A, R> {
     }
 }
 
-impl<S, A, B> Service<Request<B>> for AuthService<S, A>
+impl<S, A, B, ResBody> Service<Request<B>> for AuthService<S, A>
 where
-    S: Service<Request<B>> + Clone,
+    S: Service<Request<B>, Response = Response<ResBody>> + Clone,
     S::Error: Into<BoxError>,
     A: Strategy<B>,
 {
@@ -359,6 +416,10 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         match self.authenticator.authenticate(&mut request) {
             Authentication::Done => AuthFuture::sent(self.inner.call(request)),
+            Authentication::Bound(bound) => {
+                let learning = self.authenticator.proofs().learning(&bound.key);
+                AuthFuture::proven(self.inner.call(request), learning)
+            }
             Authentication::Refused(error) => {
                 self.give_readiness_back();
                 AuthFuture::refused(error)

@@ -4,6 +4,7 @@ mod authenticator;
 mod future;
 pub(crate) mod layer;
 mod peeked_body;
+mod proof_of_possession;
 mod retry;
 mod step_up;
 

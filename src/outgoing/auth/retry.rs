@@ -17,13 +17,15 @@ use crate::{
 };
 
 use super::{
-    authenticator::{Authentication, Authenticator, Obtaining, Widened},
+    authenticator::{Authentication, Authenticator, Bound, Obtained, Obtaining, Widened},
     layer::AuthService,
     peeked_body::{PeekedBody, Peeking},
+    proof_of_possession::wants_nonce,
     step_up::Operation,
 };
 
-/// An [`AuthLayer`](crate::AuthLayer) that sends a request once more when its credential is rejected.
+/// An [`AuthLayer`](crate::AuthLayer) that sends a request once more when its credential is rejected, or when its proof
+/// lacks the backend's nonce.
 ///
 /// `B` is the body of the requests.
 pub struct RetryRejected<B> {
@@ -87,13 +89,22 @@ where
         let mut calls = Calls {
             inner: self.take_ready(),
             authenticator: self.authenticator.clone(),
-            retry: Some(self.retry),
+            retry: self.retry,
+            may_retry: MayRetry {
+                with_nonce: true,
+                with_another_credential: true,
+            },
             sent: None,
+            bound: None,
             recalled,
             widened: None,
         };
         let state = match authentication {
             Authentication::Done => State::sent(calls.send(request)),
+            Authentication::Bound(bound) => {
+                calls.bound = Some(bound);
+                State::sent(calls.send(request))
+            }
             Authentication::Refused(error) => State::refused(error),
             Authentication::Pending(pending) => State::obtaining(pending.start(request), None),
         };
@@ -122,14 +133,22 @@ pin_project! {
 struct Calls<S, A, B> {
     inner: S,
     authenticator: Authenticator<A>,
-    /// Until a request was sent.
-    retry: Option<RetryRejected<B>>,
-    /// A copy of the first request, credential included, until it is sent again.
+    retry: RetryRejected<B>,
+    may_retry: MayRetry,
+    /// A copy of the request that was sent, credential included, if it may be sent again.
     sent: Option<(request::Parts, B)>,
+    /// The key of the token that was sent, if it has one.
+    bound: Option<Bound>,
     /// The operation, if it succeeded with more scope before.
     recalled: Option<Operation>,
     /// The scope that is being asked for, because the backend did.
     widened: Option<Widened>,
+}
+
+/// What has not been tried yet, each of which is tried once.
+struct MayRetry {
+    with_nonce: bool,
+    with_another_credential: bool,
 }
 
 impl<S, A, B> Calls<S, A, B>
@@ -138,8 +157,12 @@ where
     A: Strategy<B>,
 {
     fn send(&mut self, mut request: Request<B>) -> S::Future {
-        let retry = self.retry.take();
-        let clone = retry.and_then(|retry| retry.clone_request(&request));
+        let may_retry = &self.may_retry;
+        let is_copied =
+            may_retry.with_another_credential || (may_retry.with_nonce && self.bound.is_some());
+        let clone = is_copied
+            .then(|| self.retry.clone_request(&request))
+            .flatten();
         self.sent = clone.map(Request::into_parts);
         self.authenticator.hide_scope(&mut request);
         self.inner.call(request)
@@ -147,7 +170,12 @@ where
 
     /// Decides what follows a response.
     fn after<ResBody: Body>(&mut self, response: Response<ResBody>) -> Next<S::Future, B, ResBody> {
-        let is_asked_about = response.status().is_client_error();
+        let response = match self.after_proof(response) {
+            ControlFlow::Continue(response) => response,
+            ControlFlow::Break(next) => return next,
+        };
+        let is_asked_about =
+            response.status().is_client_error() && self.may_retry.with_another_credential;
         let Some((sent, _)) = self.sent.as_ref().filter(|_| is_asked_about) else {
             return ControlFlow::Break(response.map(PeekedBody::untouched));
         };
@@ -161,6 +189,33 @@ where
                 self.after_rejection(rejection, response)
             }
         }
+    }
+
+    /// Learns the nonce of a response to a proof. Breaks with what follows, if the request is to be sent once more with
+    /// it.
+    fn after_proof<ResBody: Body>(
+        &mut self,
+        response: Response<ResBody>,
+    ) -> ControlFlow<Next<S::Future, B, ResBody>, Response<ResBody>> {
+        let Some(bound) = self.bound.take() else {
+            return ControlFlow::Continue(response);
+        };
+        self.authenticator
+            .proofs()
+            .learning(&bound.key)
+            .learn(response.headers());
+        let (head, body) = response.into_parts();
+        let is_wanted = self.may_retry.with_nonce && wants_nonce(&bound.nonce, &head);
+        let response = Response::from_parts(head, body);
+        let Some((head, body)) = self.sent.take_if(|_| is_wanted) else {
+            return ControlFlow::Continue(response);
+        };
+        self.may_retry.with_nonce = false;
+        let mut request = Request::from_parts(head, body);
+        let proving = self.authenticator.prove_again(bound.key, &mut request);
+        ControlFlow::Break(
+            self.after_authentication(proving, request, || response.map(PeekedBody::untouched)),
+        )
     }
 
     /// Decides what follows a response of whose body the first bytes were read.
@@ -197,25 +252,42 @@ where
             }
             _ => return ControlFlow::Break(response),
         }
+        self.may_retry.with_another_credential = false;
         let mut request = Request::from_parts(head, body);
-        ControlFlow::Continue(match self.authenticator.authenticate(&mut request) {
+        let authentication = self.authenticator.authenticate(&mut request);
+        self.after_authentication(authentication, request, || response)
+    }
+
+    /// Has the request sent once more. `response` is the answer if that cannot be.
+    fn after_authentication<ResBody: Body>(
+        &mut self,
+        authentication: Authentication<B>,
+        request: Request<B>,
+        response: impl FnOnce() -> Response<PeekedBody<ResBody>>,
+    ) -> Next<S::Future, B, ResBody> {
+        ControlFlow::Continue(match authentication {
             Authentication::Done => {
-                self.obtained();
+                self.obtained(None);
+                State::authenticated(request)
+            }
+            Authentication::Bound(bound) => {
+                self.obtained(Some(bound));
                 State::authenticated(request)
             }
             Authentication::Refused(error) if self.keeps_rejection(&error) => {
-                return ControlFlow::Break(response);
+                return ControlFlow::Break(response());
             }
             Authentication::Refused(error) => State::refused(error),
             Authentication::Pending(pending) => {
-                State::obtaining(pending.start(request), Some(response))
+                State::obtaining(pending.start(request), Some(response()))
             }
         })
     }
 }
 
 impl<S, A, B> Calls<S, A, B> {
-    fn obtained(&mut self) {
+    fn obtained(&mut self, bound: Option<Bound>) {
+        self.bound = bound;
         if let Some(widened) = self.widened.take() {
             self.authenticator.remember(widened);
         }
@@ -339,8 +411,8 @@ where
                 StateProjection::Obtaining { waiting } => {
                     let obtained = ready!(Pin::new(&mut waiting.obtaining).poll(cx));
                     match (obtained, waiting.rejection.take()) {
-                        (Ok(request), _) => {
-                            calls.obtained();
+                        (Ok(Obtained { request, bound }), _) => {
+                            calls.obtained(bound);
                             ControlFlow::Continue(State::authenticated(request))
                         }
                         (Err(error), Some(response)) if calls.keeps_rejection(&error) => {

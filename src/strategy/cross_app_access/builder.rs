@@ -16,6 +16,7 @@ use crate::{
         placement::Placement,
         subject::Subject,
         target::Scopes,
+        token_keys::TokenKeys,
     },
 };
 
@@ -208,7 +209,8 @@ impl CrossAppAccessBuilder {
         self
     }
 
-    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`.
+    /// Sets the header that the token is sent in. The default is `Authorization: Bearer …`, and `Authorization: DPoP …` for a
+    /// token that is [bound to a key](crate::AuthLayer#tokens-bound-to-a-key), which has no other.
     pub fn placement(mut self, placement: Placement) -> Self {
         self.tokens.placement = placement;
         self
@@ -241,12 +243,16 @@ impl CrossAppAccessBuilder {
     /// - `assertion_type` is not an absolute URI, or the type of an access token or a refresh token.
     /// - `resource` is not an absolute URI, or has a fragment.
     /// - `scopes` or `authorization_server_scopes` has a scope that is not one word, or was set twice.
+    /// - `placement` is another than `Authorization: Bearer`, and the authorization server binds its tokens to a key
+    ///   (`dpop`).
     pub fn build(mut self) -> Result<CrossAppAccess, BuildError> {
         let mut faults = Faults::new("CrossAppAccess");
         self.check(&mut faults);
         let identity_provider = faults.take_built("identity_provider", self.identity_provider);
         let authorization_server =
             faults.take_built("authorization_server", self.authorization_server);
+        self.tokens
+            .check_placement(authorization_server.as_ref(), &mut faults);
         let ((identity_provider, authorization_server), audience) = faults.or(identity_provider
             .zip(authorization_server)
             .zip(self.audience))?;
@@ -293,15 +299,18 @@ impl CrossAppAccessBuilder {
         };
         let subject_type = subject.token_type().clone();
         let assertions = Assertions::new(self.tokens.clock.clone());
-        let tokens = self.tokens.make(
+        let assertion_keys = TokenKeys::of(&identity_provider);
+        let mut tokens = self.tokens.make(
             identity_provider,
             TokenRequest::token_exchange().requested_token_type(self.assertion_type),
             Holder::user(subject),
             scope,
         );
+        tokens.keys = TokenKeys::of(&authorization_server);
         Ok(CrossAppAccess {
             inner: Arc::new(Inner {
                 tokens,
+                assertion_keys,
                 authorization_server,
                 access_request,
                 authorization_server_scopes: self.authorization_server_scopes.as_slice().to_vec(),

@@ -24,11 +24,11 @@ use crate::{
 
 use super::{
     assertions::Assertions,
-    authenticating::Authenticating,
-    issued::{IssuedTokens, no_identity, with_scopes},
+    authenticating::{Authenticating, BoundKey},
+    issued::{IssuedTokens, Party, bind, no_identity, with_scopes},
     rejection::Rejection,
     strategy::Strategy,
-    subject::UserToken,
+    token_keys::TokenKeys,
     wider_scope::WiderScope,
 };
 
@@ -78,6 +78,12 @@ use expected_assertion::ExpectedAssertion;
 /// `aud`. Its `client_id` and `resource`, if present, must be those that were requested. The **signature is not
 /// verified**: the assertion comes directly from the identity provider, and the authorization server verifies it.
 ///
+/// # Tokens bound to a key
+///
+/// With `dpop` at the authorization server's endpoint, the access token is [bound to a
+/// key](crate::AuthLayer#tokens-bound-to-a-key). With `dpop` at the identity provider's, so is the assertion. Give both
+/// endpoints the same keys, because an assertion must be presented with the key that it is bound to.
+///
 /// # Errors
 ///
 /// The same as [`TokenExchange`](crate::TokenExchange#errors), for either endpoint. If the assertion fails a check, the
@@ -90,6 +96,8 @@ pub struct CrossAppAccess {
 struct Inner {
     /// The tokens, whose endpoint is the identity provider's.
     tokens: IssuedTokens,
+    /// The keys that assertions are bound to, if they are.
+    assertion_keys: TokenKeys,
     authorization_server: TokenEndpoint,
     /// The request to the authorization server without the assertion.
     access_request: TokenRequest,
@@ -111,6 +119,8 @@ struct RefreshTokens {
 /// All that a call needs of the user, and the scopes that the backend asked for.
 struct Asking {
     key: CacheKey,
+    /// The key that the token shall be bound to.
+    bound_to: Option<BoundKey>,
     wider: Option<WiderScope>,
     /// The issuer that the user's token names.
     issuer: Option<String>,
@@ -120,37 +130,38 @@ struct Asking {
 enum Presenting {
     /// The request to the identity provider with the user's token.
     Token(TokenRequest),
+    /// The owner of a refresh token, and the key that the assertion shall be bound to.
     #[cfg(feature = "incoming")]
-    RefreshTokenOf(TokenOwner),
+    RefreshTokenOf(TokenOwner, Option<BoundKey>),
 }
 
 impl Asking {
-    fn of(subject: &UserToken<'_>, wider: Option<&WiderScope>, inner: &Inner) -> Self {
-        let scopes = wider.map_or(&[][..], WiderScope::scopes);
+    fn of(party: &Party<'_>, inner: &Inner) -> Result<Self, AuthError> {
+        let subject = party.subject.as_ref().ok_or_else(no_identity)?;
+        let scopes = party.wider.map_or(&[][..], WiderScope::scopes);
         let scope = CacheScope::new("assertion");
         let scope = scopes
             .iter()
             .fold(scope, |scope, more| scope.field("wider scope", more));
-        let key = scope.key(subject.fingerprint());
-        let wider = wider.cloned();
+        let scope = inner.assertion_keys.describe_user(scope, party.user);
+        let assertion_key = inner.assertion_keys.key_for(party.user)?;
+        let asking = |issuer, presenting| Self {
+            key: scope.key(subject.fingerprint()),
+            bound_to: party.bound_to.clone(),
+            wider: party.wider.cloned(),
+            issuer,
+            subject: presenting,
+        };
         #[cfg(feature = "incoming")]
         if let Some(owner) = subject.owner() {
-            return Self {
-                key,
-                wider,
-                issuer: None,
-                subject: Presenting::RefreshTokenOf(owner.clone()),
-            };
+            let presenting = Presenting::RefreshTokenOf(owner.clone(), assertion_key);
+            return Ok(asking(None, presenting));
         }
         let jwt = UnverifiedJwt::decode(subject.expose());
-        let exchange = inner.assertion_request(wider.as_ref());
+        let exchange = inner.assertion_request(party.wider, assertion_key.as_ref());
         let exchange = exchange.subject_token(subject.expose(), inner.subject_type.clone());
-        Self {
-            key,
-            wider,
-            issuer: jwt.and_then(|jwt| jwt.issuer().map(str::to_owned)),
-            subject: Presenting::Token(exchange),
-        }
+        let issuer = jwt.and_then(|jwt| jwt.issuer().map(str::to_owned));
+        Ok(asking(issuer, Presenting::Token(exchange)))
     }
 }
 
@@ -158,7 +169,11 @@ impl Inner {
     /// Gets a token for the user's assertion: the one that is kept, or a new one.
     async fn token(&self, asking: Asking) -> Result<TokenResponse, AuthError> {
         if let Some(assertion) = self.assertions.find(&asking.key) {
-            match self.access(&assertion, asking.wider.as_ref()).await {
+            let wider = asking.wider.as_ref();
+            match self
+                .access(&assertion, wider, asking.bound_to.as_ref())
+                .await
+            {
                 // It may have been revoked, or may be used only once.
                 Err(error) if error.kind() == AuthErrorKind::Rejected => {
                     self.assertions.forget(&asking.key);
@@ -166,18 +181,22 @@ impl Inner {
                 answer => return answer,
             }
         }
-        let wider = asking.wider.clone();
+        let (wider, key) = (asking.wider.clone(), asking.bound_to.clone());
         let assertion = self.new_assertion(asking).await?;
-        self.access(&assertion, wider.as_ref()).await
+        self.access(&assertion, wider.as_ref(), key.as_ref()).await
     }
 
     /// The request to the identity provider. Scopes that only the second endpoint knows are not for it.
-    fn assertion_request(&self, wider: Option<&WiderScope>) -> TokenRequest {
+    fn assertion_request(
+        &self,
+        wider: Option<&WiderScope>,
+        key: Option<&BoundKey>,
+    ) -> TokenRequest {
         let more = match &*self.authorization_server_scopes {
             [] => wider.map(WiderScope::scopes),
             _ => wider.map(WiderScope::asked),
         };
-        let request = self.tokens.request.clone();
+        let request = bind(self.tokens.request.clone(), key);
         request.with_more_scopes(more.unwrap_or_default())
     }
 
@@ -185,8 +204,10 @@ impl Inner {
         &self,
         assertion: &Secret,
         wider: Option<&WiderScope>,
+        key: Option<&BoundKey>,
     ) -> Result<TokenResponse, AuthError> {
         let request = self.access_request.clone().assertion(assertion.expose());
+        let request = bind(request, key);
         // Without a scope the assertion decides.
         let wider = wider.filter(|_| !self.authorization_server_scopes.is_empty());
         let request = with_scopes(request, wider);
@@ -197,9 +218,10 @@ impl Inner {
         let answer = match asking.subject {
             Presenting::Token(exchange) => self.tokens.endpoint.request_assertion(exchange).await?,
             #[cfg(feature = "incoming")]
-            Presenting::RefreshTokenOf(owner) => {
+            Presenting::RefreshTokenOf(owner, key) => {
                 let wider = asking.wider.as_ref();
-                self.present_refresh_token(&owner, wider).await?
+                self.present_refresh_token(&owner, wider, key.as_ref())
+                    .await?
             }
         };
         let lifetime = answer.lifetime();
@@ -225,11 +247,12 @@ impl Inner {
         &self,
         owner: &TokenOwner,
         wider: Option<&WiderScope>,
+        key: Option<&BoundKey>,
     ) -> Result<TokenResponse<Secret>, AuthError> {
         let RefreshTokens { upstream, provider } =
             self.refresh_tokens.as_ref().ok_or_else(no_identity)?;
         let present = |refresh_token: Secret| async move {
-            let exchange = self.assertion_request(wider);
+            let exchange = self.assertion_request(wider, key);
             let exchange = exchange.subject_token(refresh_token.expose(), TokenType::RefreshToken);
             match self.tokens.endpoint.refresh_assertion(exchange).await {
                 Ok(answer) => Presented {
@@ -264,13 +287,9 @@ impl<B: Send + 'static> Strategy<B> for CrossAppAccess {
     fn authenticate(&self, request: &mut Request<B>) -> Authenticating<B> {
         let inner = &self.inner;
         inner.tokens.authenticate(request, |party| {
-            let subject = party.subject.as_ref();
-            let asking = subject.map(|subject| Asking::of(subject, party.wider, inner));
+            let asking = Asking::of(party, inner);
             let inner = Arc::clone(inner);
-            async move {
-                let asking = asking.ok_or_else(no_identity)?;
-                inner.token(asking).await
-            }
+            async move { inner.token(asking?).await }
         })
     }
 
