@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use support::{
@@ -17,9 +17,11 @@ use support::{
     oidc_provider::OidcProvider,
     redis::RedisServer,
 };
+use tower::{BoxError, Layer, ServiceExt, service_fn};
 use tower_identity::{
-    AccessToken, AccountLinking, ClientAuth, Interaction, ManualClock, MemoryStore, RedisStore,
-    Secret, UpstreamToken, UpstreamTokenStore, UpstreamTokens,
+    AccessToken, AccountLinking, AuthError, AuthErrorKind, AuthLayer, ClientAuth, CrossAppAccess,
+    Identity, Interaction, ManualClock, MemoryStore, Origin, RedisStore, Secret, UpstreamToken,
+    UpstreamTokenStore, UpstreamTokens,
     client::hyper::https_client,
     oauth::{DpopKey, DpopKeys, TokenEndpointBuilder},
     upstream::{
@@ -190,6 +192,65 @@ async fn a_refresh_token_that_the_provider_refuses_is_removed_as_any_other() {
     assert!(loaded.login_required().contains_key("idp"));
     assert!(store.load(&alice).await.unwrap().is_empty());
     assert_eq!(asked.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_is_exchanged_elsewhere_is_presented_with_its_own_key_or_not_at_all() {
+    let keys = per_user('0');
+    let of_alice = thumbprint_of(&keys, "alice");
+    let of_login = keys.key(None).unwrap().thumbprint().to_owned();
+    for (thumbprint, keys_there, is_sent) in [
+        (&of_alice, Some(per_user('0')), true),
+        (&of_login, Some(per_user('0')), true),
+        (&of_alice, Some(per_user('1')), false),
+        (&of_alice, None, false),
+    ] {
+        let (store, asked) = (Arc::new(MemoryStore::new()), Asked::default());
+        let alice = owner("alice");
+        let tokens = stored(Some(thumbprint), 3 * HOUR);
+        store.put(&alice, "idp", &tokens).await.unwrap();
+        let refresh = asked.endpoint(URL).dpop(keys.clone()).build().unwrap();
+        let provider = Provider::builder("idp", RefreshTokenGrant::new(refresh));
+        let providers = [provider.build().unwrap()];
+        let upstream = UpstreamTokens::new(Arc::clone(&store), providers).clock(clock());
+
+        let idp = asked.endpoint(URL);
+        let idp = match keys_there {
+            Some(keys) => idp.dpop(keys),
+            None => idp,
+        };
+        let server = Asked::default().endpoint("https://as.example.com/token");
+        let [idp, server] = [idp, server].map(|endpoint| endpoint.build().unwrap());
+        let strategy = CrossAppAccess::builder("idp", idp, server)
+            .audience("https://as.example.com")
+            .issuer("https://idp.example.com")
+            .refresh_token_of(upstream)
+            .build()
+            .unwrap();
+        let backend = service_fn(|_: Request<Full<Bytes>>| async {
+            Ok::<_, BoxError>(http::Response::new(Full::<Bytes>::default()))
+        });
+        let origin = Origin::try_from(BACKEND.trim_end_matches('/')).unwrap();
+        let client = AuthLayer::new(origin, strategy).layer(backend);
+        let mut request = Request::get(BACKEND).body(Full::default()).unwrap();
+        let token = UpstreamToken::new(AccessToken::new("old").unwrap());
+        let identity = Identity::builder("alice").issuer(USERS);
+        let identity = identity.upstream("idp", token).build().unwrap();
+        request.extensions_mut().insert(identity);
+        // What is issued is no assertion.
+        let error = client.oneshot(request).await.unwrap_err();
+        let error = AuthError::find_in(&*error).unwrap();
+        let kind = match is_sent {
+            true => AuthErrorKind::Unavailable,
+            false => AuthErrorKind::Configuration,
+        };
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(asked.requests().len(), usize::from(is_sent));
+        if let (true, Some(verified)) = (is_sent, verified(&asked.proofs())) {
+            assert_eq!(verified[0]["thumbprint"], **thumbprint);
+        }
+        assert!(store.load(&alice).await.unwrap().contains_key("idp"));
+    }
 }
 
 // With npm's oidc-provider.

@@ -1,22 +1,22 @@
 //! The key that a user's tokens are bound to (DPoP, RFC 9449).
 
 #[cfg(feature = "dpop")]
-pub(super) use crate::oauth::{DpopKey as Key, DpopKeys as Keys};
+pub(crate) use crate::oauth::{DpopKey as Key, DpopKeys as Keys};
 #[cfg(not(feature = "dpop"))]
-pub(super) use std::convert::Infallible as Key;
+pub(crate) use std::convert::Infallible as Key;
 #[cfg(not(feature = "dpop"))]
-pub(super) use std::convert::Infallible as Keys;
+pub(crate) use std::convert::Infallible as Keys;
 
 use crate::{
     error::{AuthError, AuthErrorKind},
-    oauth::request::TokenRequest,
+    oauth::{request::TokenRequest, token_endpoint::TokenEndpoint},
 };
 
 use super::{owner::TokenOwner, store::ProviderTokens};
 
 /// The key for a new login of `owner`, or for a login that will say who the user is.
 #[cfg(feature = "dpop")]
-pub(super) fn for_login(
+pub(crate) fn for_login(
     keys: Option<&Keys>,
     owner: Option<&TokenOwner>,
 ) -> Result<Option<Key>, AuthError> {
@@ -32,7 +32,7 @@ pub(super) fn for_login(
 
 /// The key that these tokens are bound to. For tokens without a key it is the one for a new login.
 #[cfg(feature = "dpop")]
-pub(super) fn of_tokens(
+pub(crate) fn of_tokens(
     keys: Option<&Keys>,
     owner: Option<&TokenOwner>,
     tokens: &ProviderTokens,
@@ -52,7 +52,7 @@ pub(super) fn of_tokens(
 
 #[cfg(not(feature = "dpop"))]
 #[cfg(feature = "linking")]
-pub(super) fn for_login(
+pub(crate) fn for_login(
     _: Option<&Keys>,
     _: Option<&TokenOwner>,
 ) -> Result<Option<Key>, AuthError> {
@@ -60,7 +60,7 @@ pub(super) fn for_login(
 }
 
 #[cfg(not(feature = "dpop"))]
-pub(super) fn of_tokens(
+pub(crate) fn of_tokens(
     _: Option<&Keys>,
     _: Option<&TokenOwner>,
     tokens: &ProviderTokens,
@@ -72,12 +72,23 @@ pub(super) fn of_tokens(
 }
 
 /// Whether these tokens can be used here: they are bound to no key, or to one that is here.
-pub(super) fn is_here(keys: Option<&Keys>, owner: &TokenOwner, tokens: &ProviderTokens) -> bool {
+pub(crate) fn is_here(keys: Option<&Keys>, owner: &TokenOwner, tokens: &ProviderTokens) -> bool {
     tokens.token().dpop_thumbprint().is_none() || of_tokens(keys, Some(owner), tokens).is_ok()
 }
 
+/// The keys of the endpoint where the tokens are refreshed.
+pub(crate) fn keys_of(endpoint: &TokenEndpoint) -> Option<&Keys> {
+    #[cfg(feature = "dpop")]
+    return endpoint.dpop_keys();
+    #[cfg(not(feature = "dpop"))]
+    {
+        let _ = endpoint;
+        None
+    }
+}
+
 /// Adds the key to a request that presents a code or a refresh token.
-pub(super) fn prove(request: TokenRequest, key: Option<&Key>) -> TokenRequest {
+pub(crate) fn prove(request: TokenRequest, key: Option<&Key>) -> TokenRequest {
     match key {
         #[cfg(feature = "dpop")]
         Some(key) => request.dpop_key(key.clone()),
@@ -87,7 +98,7 @@ pub(super) fn prove(request: TokenRequest, key: Option<&Key>) -> TokenRequest {
     }
 }
 
-pub(super) fn thumbprint(key: &Key) -> &str {
+pub(crate) fn thumbprint(key: &Key) -> &str {
     #[cfg(feature = "dpop")]
     return key.thumbprint();
     #[cfg(not(feature = "dpop"))]

@@ -15,7 +15,7 @@ use std::pin::Pin;
 
 use crate::error::AuthError;
 
-mod bound_key;
+pub(crate) mod bound_key;
 #[cfg(feature = "linking")]
 pub mod linking;
 mod loaded_tokens;

@@ -43,6 +43,15 @@ pub(crate) struct Presented<T> {
     pub(crate) successor: Option<Secret>,
 }
 
+impl<T> Presented<T> {
+    pub(crate) fn refused(error: AuthError) -> Self {
+        Self {
+            outcome: Err(error),
+            successor: None,
+        }
+    }
+}
+
 enum Right {
     Granted(Lease),
     Superseded(StoredTokens),
@@ -126,7 +135,7 @@ impl Refresh {
     /// A refusal does not remove the tokens, because it may concern only this use.
     pub(super) async fn present<T, F, R>(mut self, present: F) -> Result<T, AuthError>
     where
-        F: FnOnce(Secret) -> R,
+        F: FnOnce(ProviderTokens) -> R,
         R: Future<Output = Presented<T>>,
     {
         let lease = loop {
@@ -144,23 +153,18 @@ impl Refresh {
         };
         let tokens = self.stored.tokens();
         let presented = match tokens.refresh_token() {
-            Some(refresh_token) => {
-                let presenting = pin!(within(REFRESH_LIMIT, present(refresh_token.clone())));
+            Some(_) => {
+                let presenting = pin!(within(REFRESH_LIMIT, present(tokens.clone())));
                 let renewing = pin!(self.renew(&lease));
                 match select(presenting, renewing).await {
                     Either::Left((presented, _)) => presented,
                     Either::Right((never, _)) => match never {},
                 }
             }
-            None => Some(Presented {
-                outcome: Err(log_in_again()),
-                successor: None,
-            }),
+            None => Some(Presented::refused(log_in_again())),
         };
-        let Presented { outcome, successor } = presented.unwrap_or_else(|| Presented {
-            outcome: Err(no_answer()),
-            successor: None,
-        });
+        let presented = presented.unwrap_or_else(|| Presented::refused(no_answer()));
+        let Presented { outcome, successor } = presented;
         match successor {
             Some(successor) => {
                 let rest = ProviderTokens::new(tokens.token().clone(), tokens.issued_at());

@@ -179,14 +179,8 @@ impl RefreshTokenGrant {
 }
 
 impl RefreshTokenGrant {
-    #[cfg(feature = "dpop")]
     fn keys(&self) -> Option<&Keys> {
-        self.endpoint.dpop_keys()
-    }
-
-    #[cfg(not(feature = "dpop"))]
-    fn keys(&self) -> Option<&Keys> {
-        None
+        bound_key::keys_of(&self.endpoint)
     }
 
     fn refresh_with(

@@ -18,7 +18,6 @@ use crate::{
     },
     error::{AuthError, AuthErrorKind},
     identity::Links,
-    secret::Secret,
 };
 
 use super::{
@@ -26,7 +25,7 @@ use super::{
     owner::TokenOwner,
     provider::{Freshness, Provider, remaining},
     refresh::{Presented, Refresh},
-    store::{Claim, StoredTokens, UpstreamTokenStore},
+    store::{Claim, ProviderTokens, StoredTokens, UpstreamTokenStore},
 };
 
 /// How long this process remembers the tokens of a refresh that are stored: for requests that loaded the old ones before.
@@ -239,7 +238,7 @@ impl UpstreamTokens {
         present: F,
     ) -> Result<T, AuthError>
     where
-        F: FnOnce(Secret) -> R,
+        F: FnOnce(ProviderTokens) -> R,
         R: Future<Output = Presented<T>>,
     {
         let inner = &self.inner;

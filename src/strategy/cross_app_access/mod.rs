@@ -19,7 +19,10 @@ use crate::{
 #[cfg(feature = "incoming")]
 use crate::{
     oauth::token_endpoint::RefusedRefresh,
-    upstream::{owner::TokenOwner, refresh::Presented, upstream_tokens::UpstreamTokens},
+    upstream::{
+        bound_key, owner::TokenOwner, refresh::Presented, store::ProviderTokens,
+        upstream_tokens::UpstreamTokens,
+    },
 };
 
 use super::{
@@ -130,9 +133,9 @@ struct Asking {
 enum Presenting {
     /// The request to the identity provider with the user's token.
     Token(TokenRequest),
-    /// The owner of a refresh token, and the key that the assertion shall be bound to.
+    /// The owner of a refresh token, which is presented with the key that it is bound to.
     #[cfg(feature = "incoming")]
-    RefreshTokenOf(TokenOwner, Option<BoundKey>),
+    RefreshTokenOf(TokenOwner),
 }
 
 impl Asking {
@@ -144,7 +147,6 @@ impl Asking {
             .iter()
             .fold(scope, |scope, more| scope.field("wider scope", more));
         let scope = inner.assertion_keys.describe_user(scope, party.user);
-        let assertion_key = inner.assertion_keys.key_for(party.user)?;
         let asking = |issuer, presenting| Self {
             key: scope.key(subject.fingerprint()),
             bound_to: party.bound_to.clone(),
@@ -154,9 +156,10 @@ impl Asking {
         };
         #[cfg(feature = "incoming")]
         if let Some(owner) = subject.owner() {
-            let presenting = Presenting::RefreshTokenOf(owner.clone(), assertion_key);
+            let presenting = Presenting::RefreshTokenOf(owner.clone());
             return Ok(asking(None, presenting));
         }
+        let assertion_key = inner.assertion_keys.key_for(party.user)?;
         let jwt = UnverifiedJwt::decode(subject.expose());
         let exchange = inner.assertion_request(party.wider, assertion_key.as_ref());
         let exchange = exchange.subject_token(subject.expose(), inner.subject_type.clone());
@@ -218,10 +221,9 @@ impl Inner {
         let answer = match asking.subject {
             Presenting::Token(exchange) => self.tokens.endpoint.request_assertion(exchange).await?,
             #[cfg(feature = "incoming")]
-            Presenting::RefreshTokenOf(owner, key) => {
+            Presenting::RefreshTokenOf(owner) => {
                 let wider = asking.wider.as_ref();
-                self.present_refresh_token(&owner, wider, key.as_ref())
-                    .await?
+                self.present_refresh_token(&owner, wider).await?
             }
         };
         let lifetime = answer.lifetime();
@@ -247,14 +249,20 @@ impl Inner {
         &self,
         owner: &TokenOwner,
         wider: Option<&WiderScope>,
-        key: Option<&BoundKey>,
     ) -> Result<TokenResponse<Secret>, AuthError> {
         let RefreshTokens { upstream, provider } =
             self.refresh_tokens.as_ref().ok_or_else(no_identity)?;
-        let present = |refresh_token: Secret| async move {
-            let exchange = self.assertion_request(wider, key);
-            let exchange = exchange.subject_token(refresh_token.expose(), TokenType::RefreshToken);
-            match self.tokens.endpoint.refresh_assertion(exchange).await {
+        let endpoint = &self.tokens.endpoint;
+        let present = |tokens: ProviderTokens| async move {
+            let keys = bound_key::keys_of(endpoint);
+            let key = match bound_key::of_tokens(keys, Some(owner), &tokens) {
+                Ok(key) => key,
+                Err(error) => return Presented::refused(error),
+            };
+            let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
+            let exchange = self.assertion_request(wider, key.as_ref());
+            let exchange = exchange.subject_token(refresh_token, TokenType::RefreshToken);
+            match endpoint.refresh_assertion(exchange).await {
                 Ok(answer) => Presented {
                     successor: answer.refresh_token().cloned(),
                     outcome: Ok(answer),
