@@ -320,6 +320,63 @@ async fn a_user_links_an_account_without_a_browser() {
     }
 }
 
+#[cfg(all(feature = "dpop", feature = "linking"))]
+#[tokio::test]
+async fn a_linked_account_is_bound_to_a_key_from_the_link_to_the_backend() {
+    use http::header::{COOKIE, LOCATION, SET_COOKIE};
+    use tower_identity::{
+        AccountLinking, MemoryStore, UpstreamTokens,
+        oauth::DpopKeys,
+        upstream::{OAuthProvider, ProviderSettings, TokenOwner},
+    };
+
+    let (clock, _default) = clock();
+    let github = TestIssuer::new("https://github.example.com");
+    github.require_dpop_nonce();
+    let backend = TestBackend::new(API).protected_by(&github, API);
+    let secret = Secret::new("0123456789abcdef0123456789abcdef").unwrap();
+    let keys = DpopKeys::per_user(&secret).unwrap();
+    let settings = ProviderSettings::discovered(github.url()).resource(API);
+    let client = OAuthProvider::builder(settings, ClientAuth::none("gateway"), github.clone());
+    let client = client.dpop(keys.clone()).build().unwrap();
+    let provider = client.provider("github").build().unwrap();
+    let upstream = UpstreamTokens::new(MemoryStore::new(), [provider]);
+    let linking = AccountLinking::builder(GATEWAY, upstream.clone());
+    let linking = linking.build().unwrap();
+    let alice = identity("alice", []);
+    let mut start = request("https://gateway.example.com/link/github");
+    start.extensions_mut().insert(alice.clone());
+    let start = linking.clone().oneshot(start).await.unwrap();
+    let to = start.headers()[LOCATION].to_str().unwrap();
+    let mut back = request(&github.authorize(to, "alice-at-github"));
+    back.extensions_mut().insert(alice.clone());
+    let cookie = start.headers()[SET_COOKIE].to_str().unwrap();
+    let cookie = cookie.split(';').next().unwrap().parse().unwrap();
+    back.headers_mut().insert(COOKIE, cookie);
+    linking.oneshot(back).await.unwrap();
+
+    let strategy = UpstreamInject::new("github").unwrap().dpop(keys);
+    let owner = TokenOwner::of(&alice).unwrap();
+    let mut sent = Vec::new();
+    for _ in 0..3 {
+        let loaded = upstream.load(&owner).await.unwrap();
+        let token = loaded.tokens()["github"].clone();
+        assert!(token.dpop_thumbprint().is_some());
+        let user = Identity::builder("alice").issuer(alice.issuer().unwrap());
+        let user = user.upstream("github", token).build().unwrap();
+        assert_eq!(
+            send(strategy.clone(), &user, &backend).await,
+            StatusCode::OK
+        );
+        let request = backend.request();
+        sent.push(request.header("authorization").unwrap().to_owned());
+        clock.advance(HOUR);
+    }
+    sent.dedup();
+    assert_eq!(sent.len(), 3, "the tokens were refreshed");
+    assert!(sent.iter().all(|sent| sent.starts_with("DPoP ")));
+}
+
 #[tokio::test]
 async fn a_protected_backend_refuses_what_a_real_one_would() {
     let (clock, _default) = clock();
