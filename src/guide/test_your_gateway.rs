@@ -361,6 +361,13 @@
 //! # }
 //! ```
 //!
+//! # 6. Tokens that are bound to a key
+//!
+//! With the feature `dpop`, [`TestIssuer`](crate::testing::TestIssuer) binds a token to the key of the request's proof, so
+//! nothing needs to be set. [`require_dpop_nonce`](crate::testing::TestIssuer::require_dpop_nonce) makes it ask for a
+//! nonce, and another call makes it forget the one before. A backend that is [protected
+//! by](crate::testing::TestBackend::protected_by) the issuer answers 401 to a bound token without a proof of its key.
+//!
 //! # What the issuer is compared with
 //!
 //! A fake that agrees with the code under test proves nothing. A test of this crate therefore sends more than a hundred

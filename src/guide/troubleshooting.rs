@@ -110,6 +110,7 @@
 //! | --- | --- |
 //! | The user's token was revoked, or the refresh token was used elsewhere. | Have the user log in. The events "the refresh token was refused" and "the user has to log in again" name the provider. If it happens often, another process uses the refresh tokens, see [the guide for replicas](crate::guide::replicas). |
 //! | The issuer wants a stronger login, a consent or a linked account. | [`AuthError::interaction`](crate::AuthError::interaction) says which, and the response's challenge has the parameters of the login. |
+//! | The user's tokens are bound to a key that is not here (DPoP). | Give all replicas the same keys, also after a restart, see [the guide](crate::guide::replicas#6-share-the-key-that-tokens-are-bound-to). Then have the user link the account again. |
 //! | All users are rejected at once. | The issuer refused in words that the [table](crate::TokenEndpoint#refusals) does not know, or the form is wrong. [`AuthError::oauth_error`](crate::AuthError::oauth_error) has the code; [`refusal`](crate::oauth::TokenEndpointBuilder::refusal) sets its kind. |
 //! | Incoming: the token is bound to a certificate (`cnf`). | The server must hand over the certificate of the connection as [`ClientCertificate`](crate::incoming::ClientCertificate). |
 //! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). |
@@ -152,6 +153,7 @@
 //!
 //! | likely cause | what to do |
 //! | --- | --- |
+//! | The token endpoint answered `invalid_dpop_proof`. | Run NTP: a proof is dated, and servers accept it for seconds or minutes. Compare the URL of the endpoint with the issuer's metadata, and the key's algorithm with `dpop_signing_alg_values_supported` there. |
 //! | The issuer refuses the client (`invalid_client`, `incorrect_client_credentials`), the grant or the audience. | Check the client's registration at the issuer. See [what is the operator's](crate::TokenEndpoint#refusals). |
 //! | The issuer refuses the client's certificate (`invalid_client` with `tls_client_auth`). | Check that the URL is the one in `mtls_endpoint_aliases` of the issuer's metadata, that the HTTP client has the certificate, and that no proxy in between ends TLS. |
 //! | The token endpoint answers 404 or 405. | Check its URL. |
