@@ -66,7 +66,7 @@
 //! | type | purpose |
 //! | --- | --- |
 //! | **A request arrives** | feature `incoming` |
-//! | [`TokenValidatorLayer`] | Turns the caller's bearer token into an `Identity`, or answers 401. |
+//! | [`TokenValidatorLayer`] | Turns the caller's token into an `Identity`, or answers 401. |
 //! | [`TokenValidator`] | Validates the tokens of one or several issuers: JWTs, and opaque tokens by introspection. |
 //! | [`KeySet`] | The issuer's signing keys, where they are not fetched from the issuer. |
 //! | [`IntrospectionEndpoint`] | Asks the issuer about an opaque token (RFC 7662). |
@@ -169,7 +169,7 @@
 //! | `token-exchange` | [`TokenEndpoint`], [`CredentialCache`], [`TokenExchange`], [`ClientCredentials`], [`OnBehalfOf`] and [`CrossAppAccess`]. |
 //! | `private-key-jwt` | Client authentication with a signed assertion (RFC 7523), and [`SignedIdentity`]. Enables `token-exchange`. |
 //! | `aws-sts` | [`AwsSts`]. It needs Rust 1.94.1. Enables `token-exchange`. |
-//! | `dpop` | [`DpopKey`](oauth::DpopKey): tokens that are bound to a key (RFC 9449). Enables `private-key-jwt`. |
+//! | `dpop` | [`DpopKey`](oauth::DpopKey): tokens that are bound to a key (RFC 9449). With `incoming` also [`DpopPolicy`](incoming::DpopPolicy). Enables `private-key-jwt`. |
 //! | `incoming` | [`TokenValidatorLayer`] and [`UpstreamTokens`]. Enables `token-exchange`. |
 //! | `linking` | [`AccountLinking`] and [`upstream::OAuthProvider`]. Enables `incoming`. |
 //! | `redis` | [`RedisStore`]. Enables `incoming`. |

@@ -84,8 +84,10 @@ use super::{
 /// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
 ///
 /// These keys of several blocks are keys of this crate: `…ClientSecretFile`, `…ClientAssertionFile`,
-/// `…ClientAssertionType`, `…ClientKey` and `…ClientCertificate`, beside each `…ClientSecretEnv`, `headerName` and `headerPrefix` in each block whose strategy
-/// sends a token, `dpop` in each block that has tokens issued, and `stepUpScopes`, the ceiling of [step-up](AuthLayer#step-up), in `tokenExchange`, `clientCredentials`, `obo` and `xaa`.
+/// `…ClientAssertionType`, `…ClientKey` and `…ClientCertificate`, beside each `…ClientSecretEnv`, `headerName` and
+/// `headerPrefix` in each block whose strategy sends a token, [`dpop`](#tokens-bound-to-a-key) in the blocks that are named
+/// below, and `stepUpScopes`, the ceiling of [step-up](AuthLayer#step-up), in `tokenExchange`, `clientCredentials`, `obo`
+/// and `xaa`.
 /// Step-up takes effect after [`retry_rejected`](AuthLayer::retry_rejected).
 ///
 /// An empty string is an error, and does not count as a missing key. A number or a boolean is not a string: quote it. A
@@ -193,9 +195,9 @@ use super::{
 ///         allowBearerTokens: true
 /// ```
 ///
-/// All blocks with a generated key share it. It ends with the [`Resources`], and outlives a configuration that is replaced.
-/// A file is read once, so another key needs another file. With `upstreamInject`, the application gives the same keys to
-/// the provider.
+/// All blocks with a generated key share this key. It ends with the [`Resources`], and outlives a configuration that is
+/// replaced. A file is read once, so another key needs another file. With `upstreamInject`, the application gives the
+/// same keys to the provider.
 ///
 /// # Errors are reported together
 ///

@@ -91,7 +91,8 @@
 //!
 //! # 6. Share the key that tokens are bound to
 //!
-//! Skip this unless a provider [binds tokens to a key](crate::oauth::TokenEndpointBuilder::dpop) (DPoP). The store keeps
+//! Skip this unless a [provider](crate::upstream::OAuthProviderBuilder::dpop) or a [token
+//! endpoint](crate::oauth::TokenEndpointBuilder::dpop) binds tokens to a key (DPoP). The store keeps
 //! the thumbprint of the key beside the tokens, and never the key. A replica that has another key can neither use nor
 //! refresh these tokens, so the user must link the account again. It leaves the stored tokens as they are.
 //!

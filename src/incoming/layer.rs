@@ -25,7 +25,7 @@ use super::validator::{Checked, TokenValidator, rejected, validating::PendingVal
 
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// Validates the bearer token of each request and inserts the [`Identity`] into its extensions.
+/// Validates the access token of each request and inserts the [`Identity`] into its extensions.
 ///
 /// Needs the feature `incoming`.
 ///

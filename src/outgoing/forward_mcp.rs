@@ -23,7 +23,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// | any other whose name starts with `Mcp-` | |
 ///
 /// All others stay at the gateway, for example `Host`, `Cookie`, `Forwarded`, and `Authorization` and `DPoP`, which hold the
-/// token and the proof that were meant for the gateway. Of the extensions, the [`Identity`], [`HealthCheck`] and [`CapturedHeaders`] go along.
+/// token and the proof that were meant for the gateway. Of the extensions, the [`Identity`], [`HealthCheck`] and
+/// [`CapturedHeaders`] go along.
 ///
 /// ```
 /// use http::{Request, Uri};

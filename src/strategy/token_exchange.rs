@@ -49,9 +49,9 @@ use super::{
 ///
 /// # Health checks
 ///
-/// A [`HealthCheck`] has no user. If the endpoint's client has a secret or a key, the health check gets a token issued
-/// to that client, for the same audience, resource and scopes (RFC 6749 §4.4). Otherwise it passes without a
-/// credential.
+/// A [`HealthCheck`] has no user. If the endpoint's client authenticates, for example with a secret, a key or a
+/// certificate, the health check gets a token issued to that client, for the same audience, resource and scopes (RFC 6749
+/// §4.4). Otherwise it passes without a credential.
 ///
 /// # While a token is obtained
 ///

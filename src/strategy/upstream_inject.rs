@@ -26,8 +26,8 @@ use super::{
 /// # Errors
 ///
 /// - [`MissingIdentity`](AuthErrorKind::MissingIdentity): the request carries no identity.
-/// - [`MissingToken`](AuthErrorKind::MissingToken): the identity has no token of this provider. The
-///   [`Interaction`] is to link an account.
+/// - [`MissingToken`](AuthErrorKind::MissingToken): the identity has no token of this provider, or one that is bound to a
+///   key that is not among the [keys](Self::dpop). The [`Interaction`] is to link an account.
 /// - [`Expired`](AuthErrorKind::Expired): the token is known to have expired. A token with an unknown expiry is sent.
 /// - [`Configuration`](AuthErrorKind::Configuration): the token is bound to a key (DPoP, RFC 9449), and the strategy has
 ///   [no keys](Self::dpop), or another [placement](Self::placement). Such a token is not sent as a bearer token.

@@ -96,7 +96,7 @@ impl TestBackend {
         }
     }
 
-    /// Answers 401 to requests without a good bearer token of this issuer.
+    /// Answers 401 to requests without a good access token of this issuer.
     ///
     /// A token is good if [`TestIssuer::claims`] knows it at that time: it is not expired, not revoked, and of this issuer.
     /// A token with the claim `aud` must be for `audience`. An opaque token without that claim is accepted. A token that is

@@ -243,7 +243,8 @@ pub(super) async fn refresh_at(
     }
 }
 
-/// The tokens of a response to a request with this key. An access token whose lifetime is not given lasts for `unknown`, or until it is refused.
+/// The tokens of a response to a request with this key. An access token whose lifetime is not given lasts for `unknown`,
+/// or until it is refused.
 pub(super) fn tokens_of(
     response: &TokenResponse,
     key: Option<&Key>,

@@ -61,8 +61,8 @@ impl<B> HttpsClientBuilder<B> {
     ///
     /// [`BuildError`], when one of these settings is wrong:
     ///
-    /// - `authorities` has no certificate, or something that is none. It must be set if the system has no usable
-    ///   certificate authority.
+    /// - `authorities` has no certificate, or a part that is not a certificate.
+    /// - `authorities` is missing, as is `tls`, and the system has no usable certificate authority.
     /// - `authorities` is set beside `tls`.
     pub fn build(self) -> Result<HttpsClient<B>, BuildError>
     where

@@ -20,7 +20,7 @@ const NONCE_LIFETIME: Duration = Duration::from_secs(300);
 const LONGEST_NONCE_LIFETIME: Duration = Duration::from_secs(86_400);
 const PROOFS: usize = 1 << 18;
 
-/// Which tokens that are bound to a key of the caller a [`TokenValidator`](crate::TokenValidator) accepts, and how it
+/// The rules by which a [`TokenValidator`](crate::TokenValidator) accepts tokens that are bound to a key of the caller, and
 /// checks that the caller has the key (DPoP, RFC 9449).
 ///
 /// Needs the features `dpop` and `incoming`.
@@ -92,8 +92,8 @@ const PROOFS: usize = 1 << 18;
 ///
 /// # Security
 ///
-/// - The crate never takes the URL from the `Host` header. A thief of a token and a proof that were made for another
-///   server chooses that header, so the proof would fit.
+/// - The crate never takes the URL from the `Host` header. A thief who has a token and a proof for another server could
+///   choose this header so that the proof fits.
 /// - The memory of used proofs belongs to the process, and a restart empties it. A proof that was read on its way can then
 ///   be used a second time within the window, on this replica, or once on each of several replicas. With a
 ///   [store](Self::proof_store) it cannot. [Nonces](Self::nonces) do not prevent a replay.
@@ -144,8 +144,8 @@ impl DpopPolicy {
         self
     }
 
-    /// Refuses tokens that are not bound to a key by this policy. By default they are still accepted as bearer tokens, so
-    /// that callers can change over one by one.
+    /// Refuses tokens that are not bound to a key of the caller. By default they are accepted as bearer tokens, so that
+    /// callers can change over one by one.
     ///
     /// # Security
     ///
@@ -194,20 +194,23 @@ impl DpopPolicy {
     /// Wants a nonce of this server in each proof (RFC 9449 §9), sealed with `key`. By default proofs need no nonce.
     ///
     /// A caller without one gets one, and repeats its request. When half of the [lifetime](Self::nonce_lifetime) has passed,
-    /// the caller gets the next nonce with the response, also with a successful one. The server stores nothing. All replicas with
-    /// the same key accept each other's nonces.
+    /// the caller gets the next nonce with the response, also with a successful one. The server stores nothing. All
+    /// replicas with the same key accept each other's nonces.
     ///
     /// # Security
     ///
-    /// A nonce shows that the proof was made a short time ago, by whoever has the key then. Without it, an attacker that
-    /// has the key's use for a moment can make proofs for later, with an `iat` in the future. It is no secret, and good
-    /// for any number of proofs.
+    /// A nonce shows that the proof was made a short time ago. Without nonces, an attacker who can sign with the caller's
+    /// key for a moment can make proofs for later, with an `iat` in the future. A nonce is not a secret, and is good for
+    /// any number of proofs, so it does not prevent a replay.
     pub fn nonces(mut self, key: SealingKey) -> Self {
         self.nonce_keys = vec![key];
         self
     }
 
-    /// Adds a key whose nonces are accepted, too. To replace a key, add the new one here on all replicas, then swap them.
+    /// Adds a key whose nonces are accepted, too. It needs [`nonces`](Self::nonces).
+    ///
+    /// To replace a key without refusing callers, first add the new key here, on all replicas. Then give the new key to
+    /// `nonces` and the old one here. Remove the old one when the [lifetime](Self::nonce_lifetime) has passed.
     pub fn older_nonce_key(mut self, key: SealingKey) -> Self {
         self.older_nonce_keys.push(key);
         self

@@ -72,8 +72,8 @@ pub trait ProofStore: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// [`Unavailable`](AuthErrorKind::Unavailable) or [`Configuration`](AuthErrorKind::Configuration) if it is not known
-    /// whether the proof was used. The request is then refused with 503 or 500. A call that panics, or takes longer than 10
-    /// s, counts as `Unavailable`.
+    /// whether the proof was used. The request is then refused with 503 or 500. A call that panics, or takes longer than
+    /// 10 s, counts as `Unavailable`.
     fn use_once<'a>(&'a self, proof: [u8; 32], time: Duration) -> UpstreamFuture<'a, bool>;
 }
 

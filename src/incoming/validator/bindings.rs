@@ -10,7 +10,8 @@ use super::{
     rejected,
 };
 
-/// The certificate and the key that a token is bound to (the claim `cnf`, RFC 7800). It is compared for each request with what the caller proves.
+/// The certificate and the key that a token is bound to (the claim `cnf`, RFC 7800). They are compared for each request
+/// with what the caller proves.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Bindings {
     certificate: Option<CertificateBinding>,

@@ -62,7 +62,7 @@ impl ClientCertificate {
         }
     }
 
-    /// The SHA-256 thumbprint in base64url, as `x5t#S256` has it.
+    /// Returns the SHA-256 thumbprint in base64url, as `x5t#S256` has it.
     pub fn thumbprint(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.thumbprint)
     }

@@ -46,7 +46,7 @@ use validating::Validating;
 
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// Validates bearer tokens of one or several issuers for this resource, and turns them
+/// Validates access tokens of one or several issuers for this resource, and turns them
 /// into an [`Identity`].
 ///
 /// Needs the feature `incoming`.

@@ -14,7 +14,7 @@ use super::bindings::Bindings;
 #[derive(Clone)]
 pub(super) struct Validated {
     pub(super) identity: Identity,
-    /// What the caller must prove.
+    /// The proofs that the caller must give.
     pub(super) bindings: Bindings,
     /// The owner of the upstream tokens that the request gets, if any.
     pub(super) owner: Option<TokenOwner>,

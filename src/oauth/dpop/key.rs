@@ -42,7 +42,7 @@ use super::{
 /// when the last clone is dropped. A [generated](Self::generate) key ends with the process, and tokens
 /// that are bound to it, refresh tokens included, are of no use afterwards. Replicas that share tokens must therefore
 /// share the key, [read from a PEM](Self::from_pem) or [signed elsewhere](Self::with_signer). A shared key is the better
-/// target: whoever gets it can use the tokens of all replicas.
+/// target: whoever gets it can use stolen tokens of all replicas.
 #[derive(Clone)]
 pub struct DpopKey {
     inner: Arc<Inner>,
@@ -85,8 +85,8 @@ impl DpopKey {
     }
 
     /// Uses a private key that is not in this process. `public_jwk` is its public part (a JWK, RFC 7517), for example
-    /// `{"kty":"EC","crv":"P-256","x":"…","y":"…"}`. An RSA key has 2,048 to 4,096 bits. `alg` and `use` must fit where they
-    /// are, and other members are ignored.
+    /// `{"kty":"EC","crv":"P-256","x":"…","y":"…"}`. An RSA key has 2,048 to 4,096 bits. `alg` and `use` must fit if
+    /// they are there, and other members are ignored.
     ///
     /// Each proof then waits for the signer, see [`JwtSigner`]. A signature that does not fit the public key is
     /// [`Configuration`](crate::AuthErrorKind::Configuration): the signer has another key.
@@ -113,7 +113,7 @@ impl DpopKey {
         self.inner.pair.thumbprint()
     }
 
-    /// Sets the clock that proofs are dated with.
+    /// Sets the clock that proofs are dated with. The default is the [default clock](crate::DefaultClock) of the thread.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         Arc::make_mut(&mut self.inner).clock = clock;

@@ -75,9 +75,8 @@ enum Source {
 type Settings = Arc<dyn Fn(DpopKey) -> DpopKey + Send + Sync>;
 
 impl DpopKeys {
-    /// Derives a key for ES256 for each user from `secret` (HKDF, RFC 5869, with SHA-256), of the user's issuer and
-    /// subject. Each replica with the secret has the same keys, also after a restart. They are not
-    /// stored.
+    /// Derives a key for ES256 for each user, from `secret` and the user's issuer and subject (HKDF with SHA-256, RFC
+    /// 5869). Each replica with the secret has the same keys, also after a restart. They are not stored.
     ///
     /// Tokens that belong to no user, for example those of [`ClientCredentials`](crate::ClientCredentials), have a separate
     /// key.
@@ -104,7 +103,7 @@ impl DpopKeys {
         })
     }
 
-    /// Sets the clock that proofs are dated with.
+    /// Sets the clock that proofs are dated with, see [`DpopKey::clock`].
     #[must_use]
     pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
         self.each(move |key| key.clock(Arc::clone(&clock)))
@@ -123,13 +122,13 @@ impl DpopKeys {
         })
     }
 
-    /// Returns the key of the user of `identity`, of which issuer and subject count. `None` asks for the key of tokens that
+    /// Returns the key of the user with the issuer and the subject of `identity`. `None` asks for the key of tokens that
     /// belong to no user.
     ///
     /// # Errors
     ///
-    /// Returns [`Configuration`](AuthErrorKind::Configuration) if the key cannot be derived, which the cryptographic library
-    /// does not let happen.
+    /// Returns [`Configuration`](AuthErrorKind::Configuration) if the key cannot be derived. The cryptographic library is
+    /// not known to fail here.
     pub fn key(&self, identity: Option<&Identity>) -> Result<DpopKey, AuthError> {
         match identity {
             Some(identity) => self.key_of_user(identity.issuer(), identity.subject()),

@@ -163,7 +163,7 @@ impl TokenEndpointBuilder {
     ///
     /// # Security
     ///
-    /// A server that does not know DPoP issues a bearer token, which anybody can use who steals it. Such an answer is
+    /// A server that does not know DPoP issues a bearer token, which can be used by whoever steals it. Such an answer is
     /// refused with [`Configuration`](AuthErrorKind::Configuration), unless
     /// [`allow_bearer_tokens`](Self::allow_bearer_tokens) was called.
     #[cfg(feature = "dpop")]

@@ -84,7 +84,7 @@ struct Proven<B> {
     nonce: Option<Nonce>,
 }
 
-/// What the proof of a request takes.
+/// The parts from which the proof of a request is made.
 struct Binding {
     key: Option<BoundKey>,
     callers_proof: Option<CallersProof>,

@@ -94,11 +94,15 @@ use super::{
 ///
 /// The proof is made within the call. With a signer that is elsewhere, the request waits for it, as for a credential.
 ///
+/// ## Nonces
+///
 /// A backend that wants a nonce answers 401 with a header `DPoP-Nonce` and the error `use_dpop_nonce` (RFC 9449 §9). Without
 /// a retry the caller gets this response, and the next request has the nonce. With
 /// [`retry_rejected`](Self::retry_rejected) the request is sent once more with the same token and the nonce, unless the
 /// challenge has another error. That does not count as the retry of a rejected credential, which may follow. Where bodies
 /// are streams, [`retry_rejected_if_empty`](Self::retry_rejected_if_empty) does so for requests without a body.
+///
+/// ## The proof of the caller
 ///
 /// A proof that the caller sent does not leave beside a token that the strategy put in place of the caller's, with or
 /// without the feature. A request whose `Authorization` stays the caller's keeps the caller's proof.
@@ -241,6 +245,8 @@ pub struct NoRetry;
 
 impl<A> AuthLayer<A> {
     /// Creates a layer that authenticates requests for `origin` with `strategy`.
+    ///
+    /// The response of the inner service must be an `http::Response`.
     pub fn new(origin: Origin, strategy: A) -> Self {
         Self {
             authenticator: Authenticator::new(origin, strategy),

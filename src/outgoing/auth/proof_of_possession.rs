@@ -7,7 +7,7 @@ pub(super) use key::{Learning, Nonce, PendingProof, Proofs, wants_nonce};
 /// The header with the proof (RFC 9449 §4.1).
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// What became of the proof of a request.
+/// The outcome of making the proof of a request.
 #[cfg_attr(
     not(feature = "dpop"),
     expect(dead_code, reason = "without keys there are no proofs")

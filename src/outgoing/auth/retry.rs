@@ -145,7 +145,7 @@ struct Calls<S, A, B> {
     widened: Option<Widened>,
 }
 
-/// What has not been tried yet, each of which is tried once.
+/// The retries that are left. Each is tried once.
 struct MayRetry {
     with_nonce: bool,
     with_another_credential: bool,
@@ -191,8 +191,8 @@ where
         }
     }
 
-    /// Learns the nonce of a response to a proof. Breaks with what follows, if the request is to be sent once more with
-    /// it.
+    /// Learns the nonce of a response to a proof. Breaks with the next step if the request must be sent once more with
+    /// this nonce.
     fn after_proof<ResBody: Body>(
         &mut self,
         response: Response<ResBody>,

@@ -54,8 +54,8 @@ impl OAuthProviderBuilder {
     /// Says that the HTTP client presents a certificate, to which the provider binds the tokens (RFC 8705 §3), although the
     /// client authenticates in another way.
     ///
-    /// The token endpoint is then the one in the metadata's `mtls_endpoint_aliases`, if there is one (RFC 8705 §5). With
-    /// [`ClientAuth::tls_client_auth`] and [`ClientAuth::self_signed_tls_client_auth`] it always is.
+    /// The token endpoint is then the one in the metadata's `mtls_endpoint_aliases`, if there is one (RFC 8705 §5). Clients
+    /// with [`ClientAuth::tls_client_auth`] or [`ClientAuth::self_signed_tls_client_auth`] use it without this setting.
     pub fn certificate_bound_tokens(mut self) -> Self {
         self.presents_certificate = true;
         self

@@ -33,7 +33,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// The pauses before files that may be half-written are read again.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
 
-/// How often the operator is told of the same fault.
+/// The same fault is logged once in this time.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Supplies the certificate that a client presents to servers (mutual TLS), from files that may be replaced while the
@@ -75,8 +75,8 @@ const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// # When the files are bad
 ///
 /// A pair is refused if a file is missing, empty, unreadable, half-written or larger than 64 KiB, if the key does not fit
-/// the certificate, or if the certificate has expired. In the constructor this is a [`BuildError`]. Later it is an event on
-/// the level `WARN`, once a minute, and the last good certificate is presented.
+/// the certificate, or if the certificate has expired. In the constructor this is a [`BuildError`]. Later the last good
+/// certificate is presented, and an event on the level `WARN` names the file, at most once a minute for the same fault.
 ///
 /// # Certificate-bound tokens
 ///
@@ -86,8 +86,8 @@ const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 ///
 /// # Security
 ///
-/// The certificate is presented to each server that asks for one. Give a client whose servers should not know each other
-/// by it to one backend alone.
+/// The certificate is presented to each server that asks for one, and tells it who the client is. If other servers must
+/// not learn this, use the client for one backend alone.
 ///
 /// The private key is read into memory that is wiped after use. The TLS library keeps its own copy. Neither `Debug` nor
 /// an error or an event shows it.
@@ -196,11 +196,14 @@ impl CertificateSource {
         })
     }
 
-    /// Returns this source as what rustls asks for the certificate, for clients that are built without this crate.
+    /// Returns the resolver by which rustls asks for the certificate, for clients that are built without this crate.
     ///
-    /// The files are looked at again for a new connection, at most once a second, on the thread that connects. The client
-    /// may keep connections that presented an older certificate. A session that is resumed counts for the server as one
-    /// with the certificate that it began with, so switch resumption off:
+    /// The files are looked at again for a new connection, at most once a second, on the thread that connects.
+    ///
+    /// # Older certificates
+    ///
+    /// The client may keep connections that presented an older certificate. To the server, a session that is resumed has
+    /// the certificate that it began with. So switch resumption off:
     ///
     /// ```
     /// use tokio_rustls::rustls::{
@@ -221,6 +224,8 @@ impl CertificateSource {
     /// ```
     ///
     /// [`HttpsClient`](super::HttpsClient) does all of this by itself.
+    ///
+    /// # Versions of rustls
     ///
     /// The trait is one of rustls 0.23. A release of this crate that moves to another version of rustls changes it.
     pub fn resolver(&self) -> Arc<dyn ResolvesClientCert> {
