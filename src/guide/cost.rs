@@ -37,7 +37,7 @@
 //! | --- | --- | --- | --- |
 //! | `credential_cache` | a cache hit, with 10,000 users | bare `quick_cache` and `moka` | |
 //! | `signing` | signing and sending a request with `AwsSts` | `aws-sigv4`, called directly | |
-//! | `incoming` | a validated request | the bare verification of its token by `jsonwebtoken` | |
+//! | `incoming` | a validated request, also with a proof of the caller's key (feature `dpop`) | the bare verification of its token and proof by `jsonwebtoken` | |
 //! | `redis` | loading a session's upstream tokens with `RedisStore` | one bare `GET` of the same size | `redis-server` |
 //! | `mcp_client` | a tool call through `TowerHttpClient` and the layers | rmcp's own client on reqwest, without a credential | |
 //! | `gateway` | the gateway of `examples/gateway` under load | the same proxy without the layers | `wrk` |
@@ -46,6 +46,10 @@
 //! ```sh
 //! cargo bench --all-features --bench credential_cache
 //! ```
+//!
+//! A request with a token that is bound to the caller's key ([`DpopPolicy`](crate::incoming::DpopPolicy)) takes as long as
+//! the two verifications that it needs: 83 µs beside 83 µs for the token and the proof by `jsonwebtoken`, or 74 µs where the
+//! token is remembered (one run of `incoming` on a busy machine, RS256 and ES256). Of the proof, 59 µs are its signature.
 //!
 //! # Loading upstream tokens from Redis
 //!
