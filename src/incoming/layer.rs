@@ -255,8 +255,10 @@ impl Admission {
         if !self.keeps_authorization {
             request.headers_mut().remove(AUTHORIZATION);
         }
-        // A proof is for this request to this gateway alone.
-        request.headers_mut().remove(DPOP);
+        // A proof is for this request to this gateway alone. To look through the names is cheaper than to hash another one.
+        if request.headers().keys().any(|name| *name == DPOP) {
+            request.headers_mut().remove(DPOP);
+        }
         request.extensions_mut().insert(identity);
     }
 }
@@ -315,10 +317,10 @@ fn complete<B>(response: &mut Response<B>, validator: &TokenValidator, used: Sch
 }
 
 /// Tells the caller the nonce for its next proof. A response with a nonce should not be cached (RFC 9449 §8.2).
-fn add_nonce<B>(response: &mut Response<B>, nonce: Option<HeaderValue>) {
+fn add_nonce<B>(response: &mut Response<B>, nonce: Option<Box<HeaderValue>>) {
     if let Some(nonce) = nonce {
         let headers = response.headers_mut();
-        headers.insert(DPOP_NONCE, nonce);
+        headers.insert(DPOP_NONCE, *nonce);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }
@@ -355,7 +357,7 @@ pin_project! {
         state: State<S, S::Future, B>,
         validator: TokenValidator,
         used: Scheme,
-        next_nonce: Option<HeaderValue>,
+        next_nonce: Option<Box<HeaderValue>>,
     }
 }
 

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
@@ -24,9 +26,9 @@ impl Bindings {
     pub(super) fn read(
         claims: &Map<String, Value>,
         admits_others: bool,
-    ) -> Result<Self, AuthError> {
+    ) -> Result<Option<Arc<Self>>, AuthError> {
         let Some(confirmation) = claims.get("cnf") else {
-            return Ok(Self::default());
+            return Ok(None);
         };
         let members = confirmation.as_object();
         let bindings = match members {
@@ -44,7 +46,7 @@ impl Bindings {
                 "the token is bound to a key (`cnf`), and it is not checked here whether the caller has it",
             ));
         }
-        Ok(bindings)
+        Ok(Some(Arc::new(bindings)))
     }
 }
 
@@ -98,11 +100,12 @@ impl Presented {
     }
 
     /// Compares it with what the token is bound to.
-    pub(super) fn check(&self, bindings: &Bindings) -> Result<(), AuthError> {
-        if let Some(certificate) = &bindings.certificate {
+    pub(super) fn check(&self, bindings: Option<&Bindings>) -> Result<(), AuthError> {
+        if let Some(certificate) = bindings.and_then(|bindings| bindings.certificate.as_ref()) {
             certificate.check(self.certificate.as_ref())?;
         }
-        match (&bindings.key, self.key()) {
+        let bound_to = bindings.and_then(|bindings| bindings.key.as_ref());
+        match (bound_to, self.key()) {
             (None, None) => Ok(()),
             (Some(bound_to), Some(key)) if bound_to == key => Ok(()),
             (Some(_), Some(_)) => Err(rejected(

@@ -1,4 +1,7 @@
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Map, Value};
 
@@ -46,7 +49,7 @@ pub(super) struct Vouched<'a> {
 /// An accepted token, what it is bound to, and its end.
 pub(super) struct Accepted {
     pub(super) identity: Identity,
-    pub(super) bindings: Bindings,
+    pub(super) bindings: Option<Arc<Bindings>>,
     pub(super) expires_at: Option<SystemTime>,
 }
 

@@ -292,7 +292,7 @@ impl TokenValidator {
                 Checked {
                     validating: self.validate_presented(token, presented),
                     used,
-                    next_nonce,
+                    next_nonce: next_nonce.map(Box::new),
                 }
             }
             Err(error) => self.refuse(error, used),
@@ -325,14 +325,14 @@ impl TokenValidator {
             return Validating::ready(Err(self.inner.refused(error, presented.scheme())));
         }
         match self.inner.validate_now(token) {
-            Some(outcome) => self.inner.conclude(outcome, presented),
+            Some(outcome) => self.inner.conclude(outcome, &presented),
             None => {
                 let inner = Arc::clone(&self.inner);
                 let token = Zeroizing::new(token.to_owned());
                 let reading = Reading::now();
                 Validating::pending(async move {
                     let outcome = inner.validate_waiting(&token, reading).await;
-                    inner.conclude(outcome, presented).await
+                    inner.conclude(outcome, &presented).await
                 })
             }
         }
@@ -588,11 +588,11 @@ impl Inner {
     fn conclude(
         self: &Arc<Self>,
         outcome: Result<Validated, AuthError>,
-        presented: Presented,
+        presented: &Presented,
     ) -> Validating {
         let used = presented.scheme();
         let checked = outcome.and_then(|validated| {
-            presented.check(&validated.bindings)?;
+            presented.check(validated.bindings.as_deref())?;
             Ok(validated)
         });
         let validated = match checked {
@@ -677,7 +677,7 @@ pub(super) struct Checked {
     /// The scheme that the caller used.
     pub(super) used: Scheme,
     /// The nonce that the caller should use from now on.
-    pub(super) next_nonce: Option<HeaderValue>,
+    pub(super) next_nonce: Option<Box<HeaderValue>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -1,6 +1,7 @@
 use std::{
     borrow::Borrow,
     hash::{Hash, Hasher},
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -15,7 +16,7 @@ use super::bindings::Bindings;
 pub(super) struct Validated {
     pub(super) identity: Identity,
     /// The proofs that the caller must give.
-    pub(super) bindings: Bindings,
+    pub(super) bindings: Option<Arc<Bindings>>,
     /// The owner of the upstream tokens that the request gets, if any.
     pub(super) owner: Option<TokenOwner>,
 }
