@@ -107,7 +107,9 @@ fn layers(
         .enable_time()
         .build()
         .unwrap();
-    runtime.block_on(layers.call(request(identity))).unwrap();
+    runtime
+        .block_on(async { layers.call(request(identity)).await })
+        .unwrap();
     layers
 }
 

@@ -36,6 +36,7 @@
 //! | bench | measures | beside | needs |
 //! | --- | --- | --- | --- |
 //! | `credential_cache` | a cache hit, with 10,000 users | bare `quick_cache` and `moka` | |
+//! | `dpop` | a request with a cached token that is bound to a key, and parts of its proof | the bare signature by the same library | |
 //! | `signing` | signing and sending a request with `AwsSts` | `aws-sigv4`, called directly | |
 //! | `incoming` | a validated request, also with a proof of the caller's key (feature `dpop`) | the bare verification of its token and proof by `jsonwebtoken` | |
 //! | `redis` | loading a session's upstream tokens with `RedisStore` | one bare `GET` of the same size | `redis-server` |
@@ -46,6 +47,13 @@
 //! ```sh
 //! cargo bench --all-features --bench credential_cache
 //! ```
+//!
+//! # A proof of possession
+//!
+//! The proof of a request whose cached token is bound to a key (DPoP, ES256) takes 16.9 µs beside 15.7 µs for the bare
+//! signature by the same library: 1.08 times as long, and 1.09 with a key for each user (medians on one core). The random
+//! `jti` is 0.36 µs of it. The hash of the token is kept beside the token, where it would be 0.6 µs. Beside the signature,
+//! the proof costs two allocations.
 //!
 //! A request with a token that is bound to the caller's key ([`DpopPolicy`](crate::incoming::DpopPolicy)) takes as long as
 //! the two verifications that it needs: 83 µs beside 83 µs for the token and the proof by `jsonwebtoken`, or 74 µs where the

@@ -30,7 +30,7 @@ use super::{
     rejection::{Rejection, is_about_proof},
     subject::{Actor, Subject, UserToken},
     target::Target,
-    token_keys::{DPOP_SCHEME, TokenKeys},
+    token_keys::{DPOP_SCHEME, TokenKeys, beside_token},
     wider_scope::WiderScope,
 };
 
@@ -457,6 +457,7 @@ impl Kept {
             )
             .with_source(error)
         })?;
+        let key = key.map(|key| beside_token(key, &value));
         let scope = response.scope().filter(|_| self.keeps_scope);
         let scope = scope.map(Arc::from);
         let token = Obtained::new(IssuedToken { value, scope, key }).cloned_under_lock();

@@ -1,3 +1,5 @@
+use http::HeaderValue;
+
 use crate::{
     credential::cache::key::CacheScope, error::AuthError, identity::Identity,
     oauth::token_endpoint::TokenEndpoint,
@@ -15,6 +17,17 @@ pub(super) const DPOP_SCHEME: &str = "DPoP ";
 pub(super) struct TokenKeys {
     #[cfg(feature = "dpop")]
     keys: Option<crate::oauth::DpopKeys>,
+}
+
+/// Returns the key of this token, with the hash of the token.
+#[cfg(feature = "dpop")]
+pub(super) fn beside_token(key: BoundKey, authorization: &HeaderValue) -> BoundKey {
+    key.beside_token(authorization)
+}
+
+#[cfg(not(feature = "dpop"))]
+pub(super) fn beside_token(key: BoundKey, _: &HeaderValue) -> BoundKey {
+    key
 }
 
 #[cfg(feature = "dpop")]

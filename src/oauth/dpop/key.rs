@@ -1,6 +1,8 @@
 use std::{fmt, sync::Arc};
 
+use http::HeaderValue;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use tower::BoxError;
 
 use crate::{
@@ -16,6 +18,7 @@ use crate::{
 
 use super::{
     key_pair::{KeyPair, generated},
+    proof::DPOP_SCHEME,
     proof_key::{ProofKey, Unfit},
 };
 
@@ -53,6 +56,14 @@ pub(super) struct Inner {
     pub(super) pair: Arc<KeyPair>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<Random>,
+    hashed: Option<Hashed>,
+}
+
+/// A token whose hash is known: the value of `Authorization`, and the SHA-256 of what stands after its scheme.
+#[derive(Clone)]
+struct Hashed {
+    authorization: HeaderValue,
+    hash: [u8; 32],
 }
 
 impl DpopKey {
@@ -141,7 +152,20 @@ impl DpopKey {
                 pair: Arc::new(pair),
                 clock: DefaultClock::get(),
                 random: Arc::new(operating_system),
+                hashed: None,
             }),
+        }
+    }
+
+    /// Returns the same key, which knows the hash of this token (`DPoP …`), so that no proof computes it again.
+    pub(crate) fn beside_token(&self, authorization: &HeaderValue) -> Self {
+        let mut inner = Inner::clone(&self.inner);
+        inner.hashed = token_of(authorization).map(|token| Hashed {
+            authorization: authorization.clone(),
+            hash: Sha256::digest(token).into(),
+        });
+        Self {
+            inner: Arc::new(inner),
         }
     }
 
@@ -157,6 +181,21 @@ impl DpopKey {
     pub(crate) fn describe(&self, scope: CacheScope) -> CacheScope {
         scope.field("dpop key", self.thumbprint())
     }
+}
+
+impl Inner {
+    /// Returns the SHA-256 of the token.
+    pub(super) fn hash_of(&self, token: &[u8]) -> [u8; 32] {
+        match &self.hashed {
+            Some(hashed) if token_of(&hashed.authorization) == Some(token) => hashed.hash,
+            _ => Sha256::digest(token).into(),
+        }
+    }
+}
+
+/// What stands after the scheme.
+fn token_of(authorization: &HeaderValue) -> Option<&[u8]> {
+    authorization.as_bytes().get(DPOP_SCHEME.len()..)
 }
 
 impl fmt::Debug for DpopKey {

@@ -137,15 +137,18 @@ impl KeyPair {
     }
 }
 
-impl Private {
+impl KeyPair {
+    /// The length of its signatures (RFC 7518 §3.4, RFC 8037 §3.1). It may be another if an RSA key is elsewhere.
     pub(super) fn signature_length(&self) -> usize {
-        match self {
-            Self::Rsa(pair, _) => pair.public_modulus_len(),
-            // Of P-384. All others but RSA have fewer bytes.
-            _ => 96,
+        match (&self.private, self.algorithm) {
+            (Private::Rsa(pair, _), _) => pair.public_modulus_len(),
+            (_, SigningAlgorithm::Es384) => 96,
+            _ => 64,
         }
     }
+}
 
+impl Private {
     /// Makes a JWS of its signed part, by appending the signature. Returns `None` if the library cannot sign, and if the
     /// key is elsewhere.
     pub(super) fn sign(&self, proof: &mut String) -> Option<()> {

@@ -3,7 +3,6 @@ use std::{pin::Pin, sync::Arc, time::UNIX_EPOCH};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
-use sha2::{Digest, Sha256};
 
 use crate::{
     error::{AuthError, AuthErrorKind},
@@ -43,7 +42,7 @@ impl DpopKey {
         };
         let pair = &self.inner().pair;
         let signed = pair.header().len() + 1 + encoded_length(claims.len());
-        let length = signed + 1 + encoded_length(pair.private().signature_length());
+        let length = signed + 1 + encoded_length(pair.signature_length());
         let mut proof = String::with_capacity(length);
         proof.push_str(pair.header());
         proof.push('.');
@@ -92,7 +91,7 @@ impl DpopKey {
         claims.push_number(issued_at.as_secs());
         if let Some(token) = request.token {
             claims.push(b",\"ath\":\"");
-            claims.push_base64(&Sha256::digest(token));
+            claims.push_base64(&inner.hash_of(token));
             claims.push(b"\"");
         }
         if let Some(nonce) = request.nonce {
