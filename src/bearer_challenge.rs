@@ -15,12 +15,22 @@ impl BearerChallenge {
     /// One with an error counts before one without, then `Bearer` before `DPoP`, then the first. Commas may be missing. A
     /// parameter that is not readable is left out, and of two with the same name the first one counts.
     pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
+        Self::read_sorted(headers, |scheme| scheme)
+    }
+
+    /// The same for the answer to a token that is bound to a key, with `DPoP` before `Bearer`.
+    #[cfg(feature = "token-exchange")]
+    pub(crate) fn read_dpop_first(headers: &HeaderMap) -> Option<Self> {
+        Self::read_sorted(headers, std::cmp::Reverse)
+    }
+
+    fn read_sorted<K: Ord>(headers: &HeaderMap, place: impl Fn(Scheme) -> K) -> Option<Self> {
         let mut challenges: Vec<_> = headers
             .get_all(WWW_AUTHENTICATE)
             .iter()
             .flat_map(|value| Self::read_all(value.as_bytes()))
             .collect();
-        challenges.sort_by_key(|(scheme, challenge)| (challenge.error.is_none(), *scheme));
+        challenges.sort_by_key(|(scheme, challenge)| (challenge.error.is_none(), place(*scheme)));
         let (_, first) = challenges.into_iter().next()?;
         Some(first)
     }

@@ -581,6 +581,22 @@ async fn a_backend_that_wants_ever_another_nonce_is_sent_one_more_request() {
 }
 
 #[tokio::test]
+async fn a_wanted_nonce_counts_before_an_error_for_bearer_tokens() {
+    let (asked, backend) = (Asked::default(), Backend::default());
+    let client = backend.retrying(application(&asked, key()));
+    let both = r#"Bearer error="invalid_token", DPoP error="use_dpop_nonce""#;
+    backend.answer(challenged(401, both, Some("n-1")));
+    backend.answer(challenged(
+        401,
+        r#"Bearer error="invalid_token", DPoP error="invalid_dpop_proof""#,
+        None,
+    ));
+    assert_eq!(send(&client, post()).await.unwrap().status(), 401);
+    assert_eq!(backend.arrived().len(), 2, "once more with the nonce");
+    assert_eq!(asked.requests().len(), 1, "the token was not rejected");
+}
+
+#[tokio::test]
 async fn what_is_said_against_the_proof_replaces_no_token_and_sends_nothing_again() {
     for (challenge, nonce) in [
         (r#"DPoP error="invalid_dpop_proof""#, Some("n-1")),

@@ -187,7 +187,7 @@ impl IssuedTokens {
 
     /// Has the token that was rejected refreshed, unless it has been replaced since.
     pub(super) fn rejected(&self, sent: &request::Parts, response: &response::Parts) -> Rejection {
-        if response.status != StatusCode::UNAUTHORIZED || is_about_proof(response) {
+        if response.status != StatusCode::UNAUTHORIZED || is_about_proof(sent, response) {
             return Rejection::of(response);
         }
         let party = match self.holder.find(&sent.extensions) {

@@ -1,4 +1,6 @@
 use http::{StatusCode, response::Parts};
+#[cfg(feature = "token-exchange")]
+use http::{header::AUTHORIZATION, request};
 
 use crate::bearer_challenge::BearerChallenge;
 
@@ -46,7 +48,9 @@ impl Rejection {
     /// ```
     pub fn of(response: &Parts) -> Self {
         match response.status {
-            StatusCode::UNAUTHORIZED if is_about_proof(response) => Self::NotRejected,
+            StatusCode::UNAUTHORIZED if says_proof(BearerChallenge::read(&response.headers)) => {
+                Self::NotRejected
+            }
             StatusCode::UNAUTHORIZED => Self::NothingHelps,
             StatusCode::FORBIDDEN if asks_for_scope(response) => Self::MoreScope,
             _ => Self::NotRejected,
@@ -54,9 +58,22 @@ impl Rejection {
     }
 }
 
-/// Whether the response is about the proof of possession alone, so that another credential would not help.
-pub(super) fn is_about_proof(response: &Parts) -> bool {
-    BearerChallenge::read(&response.headers).is_some_and(|challenge| challenge.is_about_proof())
+/// Whether the response is about the proof of the request alone, so that another credential would not help.
+#[cfg(feature = "token-exchange")]
+pub(super) fn is_about_proof(sent: &request::Parts, response: &Parts) -> bool {
+    let authorization = sent.headers.get(AUTHORIZATION);
+    let scheme = authorization.and_then(|value| value.as_bytes().get(..5));
+    let challenge = match scheme {
+        Some(scheme) if scheme.eq_ignore_ascii_case(b"DPoP ") => {
+            BearerChallenge::read_dpop_first(&response.headers)
+        }
+        _ => BearerChallenge::read(&response.headers),
+    };
+    says_proof(challenge)
+}
+
+fn says_proof(challenge: Option<BearerChallenge>) -> bool {
+    challenge.is_some_and(|challenge| challenge.is_about_proof())
 }
 
 fn asks_for_scope(response: &Parts) -> bool {

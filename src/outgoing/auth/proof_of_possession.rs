@@ -117,7 +117,7 @@ mod key {
     pub(in super::super) fn wants_nonce(sent: &Nonce, response: &response::Parts) -> bool {
         response.status == StatusCode::UNAUTHORIZED
             && nonce_of(&response.headers).is_some_and(|nonce| sent.as_deref() != Some(nonce))
-            && BearerChallenge::read(&response.headers)
+            && BearerChallenge::read_dpop_first(&response.headers)
                 .and_then(|challenge| challenge.error)
                 .is_none_or(|error| error == "use_dpop_nonce")
     }
@@ -147,7 +147,7 @@ mod key {
     pub(in super::super) type PendingProof = future::Ready<Result<HeaderValue, AuthError>>;
 
     #[derive(Clone, Default)]
-    pub(in super::super) struct Proofs;
+    pub(in super::super) struct Proofs {}
 
     impl Proofs {
         pub(in super::super) fn prove<B>(

@@ -100,6 +100,8 @@ fn decode(bytes: &[u8]) -> Option<ProviderTokens> {
     } else {
         Some(take_text(&mut rest)?)
     };
+    // A later version may have more, which must not be lost when the row is written again.
+    rest.is_empty().then_some(())?;
 
     let mut token = UpstreamToken::new(access_token);
     if let Some(expires_at) = expires_at {
@@ -191,6 +193,15 @@ mod tests {
             let cut = decode(&encoded[..encoded.len() - length]);
             assert_eq!(cut.is_some(), is_whole, "cut by {length}");
         }
+    }
+
+    #[test]
+    fn a_row_of_a_later_version_is_not_opened_without_what_that_added() {
+        let token = UpstreamToken::new(AccessToken::new("access").unwrap());
+        let token = token.with_dpop_thumbprint("thumbprint");
+        let mut encoded = encode(&ProviderTokens::new(token, SystemTime::UNIX_EPOCH));
+        encoded.push(0);
+        assert!(decode(&encoded).is_none());
     }
 
     #[test]
