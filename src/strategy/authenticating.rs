@@ -49,7 +49,8 @@ pub struct Authenticating<B> {
 #[cfg(feature = "dpop")]
 pub(crate) type BoundKey = crate::oauth::DpopKey;
 #[cfg(not(feature = "dpop"))]
-pub(crate) type BoundKey = std::convert::Infallible;
+#[derive(Clone, Debug)]
+pub(crate) enum BoundKey {}
 
 /// Stands in the extensions of a request whose token is bound to the key, from its strategy to the layer.
 #[derive(Clone)]

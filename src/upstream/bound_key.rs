@@ -3,7 +3,7 @@
 #[cfg(feature = "dpop")]
 pub(crate) use crate::oauth::{DpopKey as Key, DpopKeys as Keys};
 #[cfg(not(feature = "dpop"))]
-pub(crate) use std::convert::Infallible as Key;
+pub(crate) use crate::strategy::authenticating::BoundKey as Key;
 #[cfg(not(feature = "dpop"))]
 pub(crate) use std::convert::Infallible as Keys;
 
