@@ -8,7 +8,10 @@ mod support;
 use std::{
     fs,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -18,7 +21,8 @@ use base64::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use serde_json::{Value, json};
 use support::{
     authority::Authority,
@@ -27,14 +31,15 @@ use support::{
     issuer::Issuer,
     mutual_tls::{MutualTlsServer, Peer, thumbprint, thumbprint_of_pem},
     oidc_provider::OidcProvider,
-    token_stack::{endpoint_builder, http_client},
+    token_stack::{endpoint_builder, http_client, jwt, token_for, user_with_id_token},
 };
 use tempfile::TempDir;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_identity::{
     AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CredentialCache,
-    DefaultClock, Identity, IntrospectionEndpoint, ManualClock, MemoryStore, OnBehalfOf, Origin,
-    OutgoingAuthConfig, Secret, TokenEndpoint, TokenValidator, TokenValidatorLayer, UpstreamToken,
+    CrossAppAccess, DefaultClock, Identity, IntrospectionEndpoint, ManualClock, MemoryStore,
+    OnBehalfOf, Origin, OutgoingAuthConfig, Secret, TokenEndpoint, TokenValidator,
+    TokenValidatorLayer, UpstreamToken,
     client::hyper::{CertificateSource, HttpsClient},
     config::Resources,
     incoming::ClientCertificate,
@@ -46,6 +51,8 @@ use tower_identity::{
 };
 
 const BACKEND: &str = "https://backend.example.com/";
+const IDP: &str = "https://idp.example.com";
+const AS: &str = "https://as.example.com";
 const OPAQUE: &str = "https://opaque.example.com/";
 const REDIRECT_URI: &str = "https://gateway.example.com/callback";
 
@@ -437,7 +444,7 @@ async fn a_replaced_certificate_means_new_tokens_and_new_connections_without_a_r
         let request = Request::get(backend.uri("/")).body(Full::default());
         let response = stack.clone().oneshot(request.unwrap()).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
-        let body = http_body_util::BodyExt::collect(response.into_body()).await;
+        let body = response.into_body().collect().await;
         String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap()
     };
     let tokens = async || {
@@ -512,6 +519,145 @@ async fn two_endpoints_share_no_token_unless_they_present_the_same_certificate()
     // Nobody says which certificate these two clients present.
     assert_eq!(call(&first, false).await, 3);
     assert_eq!(call(&second, false).await, 4);
+}
+
+/// An identity provider and an authorization server for cross-app access, over TLS on loopback. An access token says which
+/// certificate it was issued over, and how many there were so far.
+struct CrossApp {
+    authority: Authority,
+    server: MutualTlsServer,
+    cache: CredentialCache<IssuedToken>,
+}
+
+impl CrossApp {
+    async fn start() -> Self {
+        let authority = Authority::new();
+        let issued = Arc::new(AtomicUsize::new(0));
+        let handler = move |request: Request<Incoming>| {
+            let peer = request.extensions().get::<Peer>().unwrap();
+            let presented = thumbprint(peer.certificate.as_ref().unwrap());
+            let answer = match request.uri().path() {
+                "/idp" => json!({
+                    "access_token": jwt(
+                        &json!({ "typ": "oauth-id-jag+jwt" }),
+                        &json!({ "iss": IDP, "aud": AS, "sub": "alice", "exp": 32_503_680_000_u64 }),
+                    ),
+                    "token_type": "N_A",
+                    "issued_token_type": "urn:ietf:params:oauth:token-type:id-jag",
+                }),
+                "/as" => json!({
+                    "access_token": format!("{presented}.{}", issued.fetch_add(1, Relaxed) + 1),
+                    "token_type": "Bearer",
+                    "expires_in": 86_400,
+                }),
+                _ => Value::String(presented),
+            };
+            let body = Full::new(Bytes::from(answer.to_string()));
+            std::future::ready(Response::new(server_body(body)))
+        };
+        Self {
+            server: MutualTlsServer::start_with(&authority, true, handler).await,
+            authority,
+            cache: CredentialCache::builder().build().unwrap(),
+        }
+    }
+
+    fn client(&self, certificate: &CertificateSource) -> HttpsClient<Full<Bytes>> {
+        HttpsClient::builder()
+            .authorities(&self.authority.certificate)
+            .client_certificate(certificate.clone())
+            .build()
+            .unwrap()
+    }
+
+    fn strategy(
+        &self,
+        identity_provider: &CertificateSource,
+        authorization_server: &CertificateSource,
+    ) -> CrossAppAccess {
+        let endpoint = |path, certificate: &CertificateSource| {
+            TokenEndpoint::builder(self.server.uri(path), self.client(certificate))
+                .client_auth(ClientAuth::tls_client_auth("gateway"))
+                .client_certificate(certificate.clone())
+                .build()
+                .unwrap()
+        };
+        let identity_provider = endpoint("/idp", identity_provider);
+        let authorization_server = endpoint("/as", authorization_server);
+        CrossAppAccess::builder("idp", identity_provider, authorization_server)
+            .audience(AS)
+            .cache(self.cache.clone())
+            .build()
+            .unwrap()
+    }
+
+    async fn token(&self, strategy: &CrossAppAccess) -> String {
+        let id_token = jwt(&json!({}), &json!({ "iss": IDP, "sub": "alice" }));
+        let alice = user_with_id_token("alice", &id_token);
+        token_for(strategy, alice).await.unwrap()
+    }
+
+    /// Replaces the files, and sends requests until the new certificate is presented.
+    async fn rotate(&self, clock: &ManualClock, files: &Files, certificate: &CertificateSource) {
+        let newer = self.authority.issue("gateway");
+        files.write(&newer);
+        let expected = thumbprint_of_pem(&newer.0);
+        let client = self.client(certificate);
+        for _ in 0..1000 {
+            clock.advance(Duration::from_secs(2));
+            let request = Request::get(self.server.uri("/")).body(Full::default());
+            let response = client.clone().oneshot(request.unwrap()).await.unwrap();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            if body == format!("\"{expected}\"") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("the new certificate is not presented");
+    }
+}
+
+#[tokio::test]
+async fn cross_app_access_keeps_a_token_as_long_as_the_authorization_servers_certificate() {
+    let world = CrossApp::start().await;
+    let clock = Arc::new(ManualClock::new(SystemTime::now()));
+    let _default = DefaultClock::set(clock.clone());
+    let pairs = [0; 2].map(|_| world.authority.issue("gateway"));
+    let [idp_files, as_files] = pairs.each_ref().map(Files::of);
+    let read = |files: &Files| {
+        CertificateSource::files(files.path("tls.crt"), files.path("tls.key")).unwrap()
+    };
+    let [of_idp, of_as] = [&idp_files, &as_files].map(read);
+    let strategy = world.strategy(&of_idp, &of_as);
+    let first = world.token(&strategy).await;
+    assert_eq!(first, format!("{}.1", thumbprint_of_pem(&pairs[1].0)));
+
+    world.rotate(&clock, &idp_files, &of_idp).await;
+    assert_eq!(world.token(&strategy).await, first);
+
+    world.rotate(&clock, &as_files, &of_as).await;
+    let second = world.token(&strategy).await;
+    let newer = fs::read_to_string(as_files.path("tls.crt")).unwrap();
+    assert_eq!(second, format!("{}.2", thumbprint_of_pem(&newer)));
+    assert_eq!(world.token(&strategy).await, second);
+}
+
+#[tokio::test]
+async fn cross_app_access_shares_no_token_unless_both_certificates_are_the_same() {
+    let world = CrossApp::start().await;
+    let pairs = [0; 2].map(|_| world.authority.issue("gateway"));
+    let [one, other] = pairs.each_ref().map(source);
+    let [of_one, of_other] = pairs.each_ref().map(|(pem, _)| thumbprint_of_pem(pem));
+    for (of_idp, of_as, expected) in [
+        (&one, &one, format!("{of_one}.1")),
+        (&one, &one, format!("{of_one}.1")),
+        (&one, &other, format!("{of_other}.2")),
+        (&other, &one, format!("{of_one}.3")),
+        (&one, &other, format!("{of_other}.2")),
+    ] {
+        let strategy = world.strategy(of_idp, of_as);
+        assert_eq!(world.token(&strategy).await, expected);
+    }
 }
 
 #[tokio::test]

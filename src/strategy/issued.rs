@@ -65,6 +65,8 @@ impl fmt::Debug for IssuedToken {
 /// Gets tokens from an endpoint, caches them and puts them onto requests, for all strategies that use issued tokens.
 pub(super) struct IssuedTokens {
     pub(super) endpoint: TokenEndpoint,
+    /// The endpoint that issues the tokens themselves, whose certificate they may be bound to.
+    pub(super) issuer: TokenEndpoint,
     /// The request without the user's tokens.
     pub(super) request: TokenRequest,
     holder: Holder,
@@ -226,7 +228,7 @@ impl IssuedTokens {
 
     fn key(&self, party: &Party<'_>) -> CacheKey {
         let scopes = party.wider.map_or(&[][..], WiderScope::scopes);
-        let scope = self.endpoint.describe_certificate(self.scope);
+        let scope = self.issuer.describe_certificate(self.scope);
         let scope = scopes
             .iter()
             .fold(scope, |scope, more| scope.field("wider scope", more));
@@ -378,6 +380,7 @@ impl IssuedTokensBuilder {
         let scope = self.placement.describe(scope);
         let own_cache = || CredentialCache::builder().clock(self.clock).make();
         IssuedTokens {
+            issuer: endpoint.clone(),
             endpoint,
             request,
             scope: holder.describe(scope),

@@ -265,6 +265,8 @@ impl CrossAppAccessBuilder {
         };
         let scope = authorization_server.describe(CacheScope::new("cross-app access"));
         let scope = access_request.describe(scope);
+        // Only once: the tokens are not bound to it, so they outlive it.
+        let scope = identity_provider.describe_certificate(scope);
         let scope = match &self.issuer {
             Some(issuer) => scope.field("issuer", issuer),
             None => scope,
@@ -307,6 +309,7 @@ impl CrossAppAccessBuilder {
             scope,
         );
         tokens.keys = TokenKeys::of(&authorization_server);
+        tokens.issuer = authorization_server.clone();
         Ok(CrossAppAccess {
             inner: Arc::new(Inner {
                 tokens,
