@@ -1073,7 +1073,7 @@ async fn a_proof_is_accepted_once_by_all_replicas_that_share_a_store() {
         .iter()
         .map(|(_, time)| time.as_secs())
         .collect();
-    assert_eq!(times, [110, 110]);
+    assert_eq!(times, [170, 170]);
 }
 
 /// A store with a fault.

@@ -132,6 +132,8 @@
 //! A certificate-bound token is a bearer token that is good only over a connection with its certificate. The strategies
 //! send it as any other. After the files were replaced, requests go over new connections, with tokens that are bound to
 //! the new certificate. [`retry_rejected`](crate::AuthLayer::retry_rejected) catches a request that comes in between.
+//! Upstream tokens that `UpstreamInject` sends are an exception: they stay bound to the certificate of their last refresh,
+//! until they expire.
 //!
 //! `cargo run --all-features --example mutual_tls` shows both sides: the client, and a server that compares the
 //! certificate of the connection with the token.

@@ -96,7 +96,8 @@ const PROOFS: usize = 1 << 18;
 ///   choose this header so that the proof fits.
 /// - The memory of used proofs belongs to the process, and a restart empties it. A proof that was read on its way can then
 ///   be used a second time within the window, on this replica, or once on each of several replicas. With a
-///   [store](Self::proof_store) it cannot. [Nonces](Self::nonces) do not prevent a replay.
+///   [store](Self::proof_store) it cannot, while the store loses nothing: give a Redis that may fail over the setting
+///   [`replicas`](crate::upstream::RedisStoreBuilder::replicas), and one that is limited in memory `noeviction`. [Nonces](Self::nonces) do not prevent a replay.
 /// - A clone of a policy shares its memory. Give clones of one policy to validators that answer for the same URL.
 /// - Where the clock is set back, proofs that are not newer than a forgotten one are refused, until the clock has caught up.
 /// - A proof does not cover the body and the headers of the request, nor its query.
@@ -139,6 +140,11 @@ impl DpopPolicy {
     ///
     /// If the layer sees only a part of the path, the URL has the other part. For example, a proxy, or a nested router of
     /// axum, takes `/api` away from the path: then the URL is `https://gateway.example.com/api`.
+    ///
+    /// # Security
+    ///
+    /// With several URLs, a proof for any of them passes. Two routers that take different prefixes away, for example `/a`
+    /// and `/b`, therefore need a validator each. Otherwise a proof for `/b/x` passes at `/a/x`.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
         self

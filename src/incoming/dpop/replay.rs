@@ -21,6 +21,8 @@ use super::{
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// By how much the clocks of the replicas that share a store may differ.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
+/// How long after the check of its proof a request may still wait, for example for an introspection.
+const LONGEST_VALIDATION: Duration = Duration::from_secs(60);
 
 /// Remembers the DPoP proofs that were used, for all replicas that share it (RFC 9449 §11.1).
 ///
@@ -130,7 +132,7 @@ impl Replay {
             Self::Store(store) => {
                 let accepted_until = proof.issued_at.checked_add(window);
                 let left = accepted_until.and_then(|until| until.duration_since(now).ok());
-                let time = left.unwrap_or_default() + CLOCK_DIFFERENCE;
+                let time = left.unwrap_or_default() + CLOCK_DIFFERENCE + LONGEST_VALIDATION;
                 let (store, id) = (Arc::clone(store), proof.id);
                 Use::Pending(Box::pin(async move {
                     let noted = bounded(TIME_LIMIT, async move { store.use_once(id, time).await });

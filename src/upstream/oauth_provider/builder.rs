@@ -56,6 +56,10 @@ impl OAuthProviderBuilder {
     ///
     /// The token endpoint is then the one in the metadata's `mtls_endpoint_aliases`, if there is one (RFC 8705 §5). Clients
     /// with [`ClientAuth::tls_client_auth`] or [`ClientAuth::self_signed_tls_client_auth`] use it without this setting.
+    ///
+    /// The stored tokens do not say to which certificate they are bound. After the certificate was replaced, a user's access
+    /// token is refused by backends until it expires and is refreshed, so replace the certificate long before its end, and
+    /// choose a provider whose access tokens are short-lived.
     pub fn certificate_bound_tokens(mut self) -> Self {
         self.presents_certificate = true;
         self
