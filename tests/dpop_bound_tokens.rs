@@ -1065,7 +1065,7 @@ async fn a_proof_is_accepted_once_by_all_replicas_that_share_a_store() {
         .unwrap();
     let outcome = replica().validate_request(&dpop(&token, &proof)).await;
     assert_refused(outcome, "invalid_dpop_proof", "used before");
-    // For as long as it is accepted by a replica whose clock is a minute behind.
+    // For as long as it is accepted by a replica whose clock is a minute behind, after a validation of a minute.
     let times: Vec<_> = store
         .used
         .lock()
