@@ -6,7 +6,10 @@ use std::{
     fs,
     io::Write as _,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -24,9 +27,14 @@ use tokio::{net::TcpStream, time::sleep};
 use tokio_rustls::{
     TlsConnector,
     rustls::{
-        ClientConfig, RootCertStore,
+        ClientConfig, NamedGroup, RootCertStore,
+        client::{
+            ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue,
+            Tls13ClientSessionValue,
+        },
         crypto::aws_lc_rs,
         pki_types::{CertificateDer, ServerName, pem::PemObject},
+        version::{TLS12, TLS13},
     },
 };
 use tower::ServiceExt;
@@ -84,6 +92,13 @@ impl Setup {
             .client_certificate(certificate)
             .build()
             .unwrap()
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(self.authority.certificate.as_bytes());
+        roots.add(root.unwrap()).unwrap();
+        roots
     }
 
     /// The thumbprint of the certificate that the client presents now, and the number of its connection.
@@ -220,6 +235,81 @@ async fn each_clone_of_a_client_follows_and_they_share_their_connections() {
     assert_eq!(setup.presented(&clone).await, expected);
     let other = setup.client(setup.source().unwrap());
     assert_ne!(setup.presented(&other).await.1, connection);
+}
+
+/// The sessions that a client may resume, and how often it asked for one.
+#[derive(Debug)]
+struct Sessions {
+    kept: ClientSessionMemoryCache,
+    asked: AtomicUsize,
+    added: AtomicUsize,
+}
+
+impl ClientSessionStore for Sessions {
+    fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
+        self.kept.set_kx_hint(server, group);
+    }
+
+    fn kx_hint(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
+        self.kept.kx_hint(server)
+    }
+
+    fn set_tls12_session(&self, server: ServerName<'static>, session: Tls12ClientSessionValue) {
+        self.added.fetch_add(1, Relaxed);
+        self.kept.set_tls12_session(server, session);
+    }
+
+    fn tls12_session(&self, server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.asked.fetch_add(1, Relaxed);
+        self.kept.tls12_session(server)
+    }
+
+    fn remove_tls12_session(&self, server: &ServerName<'static>) {
+        self.kept.remove_tls12_session(server);
+    }
+
+    fn insert_tls13_ticket(&self, server: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.added.fetch_add(1, Relaxed);
+        self.kept.insert_tls13_ticket(server, ticket);
+    }
+
+    fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.asked.fetch_add(1, Relaxed);
+        self.kept.take_tls13_ticket(server)
+    }
+}
+
+#[tokio::test]
+async fn resumption_stays_as_it_is_set_and_no_session_of_another_certificate_is_resumed() {
+    for version in [&TLS12, &TLS13] {
+        let setup = Setup::new().await;
+        let [first, second] = ["gateway"; 2].map(|name| setup.authority.issue(name));
+        setup.write(&first);
+        let sessions = Arc::new(Sessions {
+            kept: ClientSessionMemoryCache::new(8),
+            asked: AtomicUsize::new(0),
+            added: AtomicUsize::new(0),
+        });
+        let mut tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(setup.roots())
+            .with_no_client_auth();
+        tls.resumption = Resumption::store(sessions.clone());
+        let client = HttpsClient::builder()
+            .tls(tls)
+            .client_certificate(setup.source().unwrap())
+            .build()
+            .unwrap();
+        setup.presented(&client).await;
+        let before = [&sessions.asked, &sessions.added].map(|count| count.load(Relaxed));
+        assert!(before.iter().all(|count| *count > 0), "{before:?}");
+
+        setup.write(&second);
+        setup.presents(&client, &second).await;
+        let after = [&sessions.asked, &sessions.added].map(|count| count.load(Relaxed));
+        assert!(after[0] > before[0] && after[1] > before[1], "{after:?}");
+    }
 }
 
 #[tokio::test]
@@ -411,13 +501,10 @@ async fn another_client_over_rustls_presents_the_current_certificate_by_the_reso
     let [first, second] = ["gateway"; 2].map(|name| setup.authority.issue(name));
     setup.write(&first);
     let source = setup.source().unwrap();
-    let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_slice(setup.authority.certificate.as_bytes());
-    roots.add(root.unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(setup.roots())
         .with_client_cert_resolver(source.resolver());
     let port = setup.server.uri("").rsplit_once(':').unwrap().1.to_owned();
     let connect = async |config: ClientConfig| {
@@ -440,7 +527,7 @@ async fn another_client_over_rustls_presents_the_current_certificate_by_the_reso
     setup.write(&second);
     setup.clock.advance(Duration::from_secs(2));
     let mut fresh = config;
-    fresh.resumption = tokio_rustls::rustls::client::Resumption::disabled();
+    fresh.resumption = Resumption::disabled();
     let presented = connect(fresh).await;
     assert!(presented.starts_with(&thumbprint_of_pem(&second.0)));
 }

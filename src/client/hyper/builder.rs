@@ -42,6 +42,10 @@ impl<B> HttpsClientBuilder<B> {
     /// Sets your own TLS settings, as [`https_client_with`](super::https_client_with) does. Then the system's authorities are
     /// not trusted, unless they are in the settings.
     ///
+    /// Sessions are resumed as `config` says, also where the client has a [certificate](Self::client_certificate) that may be
+    /// replaced: a session in which another certificate was presented is not resumed. To switch resumption off, set
+    /// `config.resumption` to `Resumption::disabled()`.
+    ///
     /// `config` is a type of rustls 0.23. A release of this crate that moves to another version of rustls changes it.
     pub fn tls(mut self, config: ClientConfig) -> Self {
         self.tls = Some(config);

@@ -55,7 +55,6 @@ use hyper_util::{
 };
 use rustls::{
     ClientConfig, RootCertStore,
-    client::Resumption,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
 };
@@ -312,8 +311,8 @@ where
     }
 }
 
-/// Connections that present the current certificate, and its number. They resume no session in which another one was
-/// presented.
+/// Connections that present the current certificate, and its number. Rustls resumes no session of another resolver, so none
+/// in which another certificate was presented.
 fn presenting<B>(config: &ClientConfig, certificate: &CertificateSource) -> (u64, Pool<B>)
 where
     B: Body + Send,
@@ -321,7 +320,6 @@ where
 {
     let current = certificate.current();
     let mut config = config.clone();
-    config.resumption = Resumption::default();
     config.client_auth_cert_resolver = Arc::new(FixedResolver(current.certified_key));
     (current.number, pool(config))
 }
