@@ -237,6 +237,26 @@ async fn each_clone_of_a_client_follows_and_they_share_their_connections() {
     assert_ne!(setup.presented(&other).await.1, connection);
 }
 
+#[tokio::test]
+async fn the_connections_of_a_replaced_certificate_end_even_if_only_clones_of_the_client_are_called()
+ {
+    let setup = Setup::new().await;
+    let [first, second] = ["gateway"; 2].map(|name| setup.authority.issue(name));
+    setup.write(&first);
+    let client = setup.client(setup.source().unwrap());
+    setup.presented(&client).await;
+    assert_eq!(setup.server.open_connections(), 1);
+
+    setup.write(&second);
+    setup.presents(&client, &second).await;
+    let mut waited = 0;
+    while setup.server.open_connections() > 1 {
+        waited += 1;
+        assert!(waited < 1000, "the old connection is kept");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// The sessions that a client may resume, and how often it asked for one.
 #[derive(Debug)]
 struct Sessions {

@@ -1,6 +1,12 @@
 //! A server on loopback that asks for client certificates, and says which one it got.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -39,6 +45,7 @@ pub(crate) struct Peer {
 pub(crate) struct MutualTlsServer {
     port: u16,
     accepting: AbortHandle,
+    open: Arc<AtomicUsize>,
 }
 
 impl MutualTlsServer {
@@ -73,11 +80,14 @@ impl MutualTlsServer {
         let acceptor = TlsAcceptor::from(Arc::new(config(authority, demands_certificate)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
+        let open = Arc::new(AtomicUsize::new(0));
+        let counted = open.clone();
         let accepting = tokio::spawn(async move {
             let mut connection = 0;
             while let Ok((tcp, _)) = listener.accept().await {
                 connection += 1;
                 let (acceptor, handler) = (acceptor.clone(), handler.clone());
+                let open = counted.clone();
                 tokio::spawn(async move {
                     let Ok(tls) = acceptor.accept(tcp).await else {
                         return;
@@ -92,16 +102,24 @@ impl MutualTlsServer {
                         let response = handler(request);
                         async { Ok::<_, Infallible>(response.await) }
                     });
+                    open.fetch_add(1, Relaxed);
                     let _ = auto::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(tls), service)
                         .await;
+                    open.fetch_sub(1, Relaxed);
                 });
             }
         });
         Self {
             port,
             accepting: accepting.abort_handle(),
+            open,
         }
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.open.load(Relaxed)
     }
 
     pub(crate) fn uri(&self, path: &str) -> String {

@@ -40,7 +40,7 @@ mod certificate_source;
 use std::{
     fmt, io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -77,23 +77,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// A clone is cheap and shares the connections.
 pub struct HttpsClient<B> {
-    client: Pool<B>,
-    rotation: Option<Rotation<B>>,
+    connections: Connections<B>,
 }
 
-type Pool<B> = Client<HttpsConnector<HttpConnector>, CheckedTrailers<B>>;
-
-/// A client certificate that may be replaced, with the number of the one that `client` presents.
-struct Rotation<B> {
-    number: u64,
-    pools: Arc<Pools<B>>,
+enum Connections<B> {
+    /// Of a client without a [`CertificateSource`].
+    Fixed(Pool<B>),
+    /// Of a client whose certificate may be replaced. All its clones share the current pool, and nobody keeps an older one.
+    Rotating(Arc<Rotating<B>>),
 }
 
-struct Pools<B> {
+type Pool<B> = Arc<Client<HttpsConnector<HttpConnector>, CheckedTrailers<B>>>;
+
+struct Rotating<B> {
     certificate: CertificateSource,
     config: ClientConfig,
-    /// The connections that present the newest certificate, and its number.
-    newest: Mutex<(u64, Pool<B>)>,
+    /// The connections that present the certificate with this number.
+    current: RwLock<(u64, Pool<B>)>,
 }
 
 /// Creates a client that trusts the operating system's certificate authorities.
@@ -191,9 +191,10 @@ where
         .enable_http1()
         .enable_http2()
         .wrap_connector(tcp);
-    Client::builder(TokioExecutor::new())
+    let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .build(connector)
+        .build(connector);
+    Arc::new(client)
 }
 
 /// Creates a client that trusts the operating system's certificate authorities, and those in `pem`.
@@ -281,33 +282,15 @@ where
     B::Data: Send,
 {
     fn new(config: ClientConfig, certificate: Option<CertificateSource>) -> Self {
-        let Some(certificate) = certificate else {
-            return Self {
-                client: pool(config),
-                rotation: None,
-            };
+        let connections = match certificate {
+            None => Connections::Fixed(pool(config)),
+            Some(certificate) => Connections::Rotating(Arc::new(Rotating {
+                current: RwLock::new(presenting(&config, &certificate)),
+                certificate,
+                config,
+            })),
         };
-        let (number, client) = presenting(&config, &certificate);
-        Self {
-            rotation: Some(Rotation {
-                number,
-                pools: Arc::new(Pools {
-                    certificate,
-                    config,
-                    newest: Mutex::new((number, client.clone())),
-                }),
-            }),
-            client,
-        }
-    }
-
-    /// Goes on with new connections, if there is another certificate.
-    fn follow(&mut self) {
-        if let Some(rotation) = &mut self.rotation
-            && rotation.number != rotation.pools.certificate.number()
-        {
-            (rotation.number, self.client) = rotation.pools.newest();
-        }
+        Self { connections }
     }
 }
 
@@ -324,28 +307,48 @@ where
     (current.number, pool(config))
 }
 
-impl<B> Pools<B>
+impl<B> Rotating<B>
 where
-    B: Body + Send,
+    B: Body + Send + Unpin + 'static,
     B::Data: Send,
+    B::Error: Into<BoxError>,
 {
-    fn newest(&self) -> (u64, Pool<B>) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if newest.0 != self.certificate.number() {
-            *newest = presenting(&self.config, &self.certificate);
+    /// The connections that present the current certificate.
+    fn pool(&self) -> Pool<B> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        if current.0 == self.certificate.number() {
+            return Arc::clone(&current.1);
         }
-        newest.clone()
+        drop(current);
+        self.new_pool()
+    }
+
+    #[cold]
+    fn new_pool(&self) -> Pool<B> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.0 != self.certificate.number() {
+            *current = presenting(&self.config, &self.certificate);
+        }
+        Arc::clone(&current.1)
+    }
+
+    /// Reads the files of the certificate first, because the one that is known has expired.
+    #[cold]
+    fn send_after_look(self: Arc<Self>, request: Request<CheckedTrailers<B>>) -> State {
+        State::Looking(Box::pin(async move {
+            self.certificate.looked().await;
+            self.pool().request(request).await
+        }))
     }
 }
 
 impl<B> Clone for HttpsClient<B> {
     fn clone(&self) -> Self {
         Self {
-            client: self.client.clone(),
-            rotation: self.rotation.as_ref().map(|rotation| Rotation {
-                number: rotation.number,
-                pools: Arc::clone(&rotation.pools),
-            }),
+            connections: match &self.connections {
+                Connections::Fixed(pool) => Connections::Fixed(Arc::clone(pool)),
+                Connections::Rotating(rotating) => Connections::Rotating(Arc::clone(rotating)),
+            },
         }
     }
 }
@@ -366,42 +369,21 @@ where
     type Error = HttpsError;
     type Future = HttpsFuture;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.client.poll_ready(cx).map_err(HttpsError)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // A pool always is.
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if let Some(rotation) = &self.rotation
-            && rotation.pools.certificate.look()
-        {
-            return self.call_after_look(request);
-        }
-        self.follow();
-        HttpsFuture {
-            state: State::Sent(self.client.call(CheckedTrailers::of(request))),
-        }
-    }
-}
-
-impl<B> HttpsClient<B>
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    /// Reads the files of the certificate first, because the one that is known has expired.
-    #[cold]
-    fn call_after_look(&self, request: Request<B>) -> HttpsFuture {
-        let mut client = self.clone();
-        HttpsFuture {
-            state: State::Looking(Box::pin(async move {
-                if let Some(rotation) = &client.rotation {
-                    rotation.pools.certificate.looked().await;
-                }
-                client.follow();
-                client.client.call(CheckedTrailers::of(request)).await
-            })),
-        }
+        let request = CheckedTrailers::of(request);
+        let state = match &self.connections {
+            Connections::Fixed(pool) => State::Sent(pool.request(request)),
+            Connections::Rotating(rotating) if rotating.certificate.look() => {
+                Arc::clone(rotating).send_after_look(request)
+            }
+            Connections::Rotating(rotating) => State::Sent(rotating.pool().request(request)),
+        };
+        HttpsFuture { state }
     }
 }
 
