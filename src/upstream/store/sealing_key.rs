@@ -19,7 +19,7 @@ pub(super) const TAG_LENGTH: usize = 16;
 
 /// A key of 256 bits that seals stored tokens, the state of a login, and DPoP nonces (AES-256-GCM-SIV, RFC 8452).
 ///
-/// Needs the feature `linking` or `redis`, or the features `dpop` and `incoming`.
+/// Needs the features `dpop` or `linking` or `redis` and `incoming`. The latter two enable `incoming` by themselves.
 ///
 /// The key and the stored data together reveal the users' tokens. The key is wiped from memory when it is dropped.
 /// Nonces are random. Should one come twice, it reveals only whether the same value was sealed twice.
