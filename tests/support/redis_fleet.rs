@@ -430,7 +430,8 @@ impl Cluster {
             set(master, &format!("NODE {to_id}"));
         }
         wait_for("masters that know where the slot went", || {
-            (self.owner(key) == to).then_some(())
+            let all = (0..SLOTS.len()).all(|asked| self.owner_by(asked, key) == to);
+            all.then_some(())
         });
         to
     }
