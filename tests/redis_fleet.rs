@@ -32,8 +32,20 @@ fn a_fail_over_and_a_crash_give_another_primary_that_each_sentinel_names_and_tha
         return;
     };
     let first = fleet.primary().unwrap();
-    fleet.ask_primary::<()>("SET kept 1");
-    assert_eq!(fleet.ask_primary::<i64>("WAIT 2 5000"), 2);
+    // `WAIT` waits for what its own connection wrote.
+    let client = redis::Client::open(format!("redis://{first}/")).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    redis::cmd("SET")
+        .arg("kept")
+        .arg(1)
+        .exec(&mut connection)
+        .unwrap();
+    let replicas: i64 = redis::cmd("WAIT")
+        .arg(2)
+        .arg(5000)
+        .query(&mut connection)
+        .unwrap();
+    assert_eq!(replicas, 2);
 
     let second = fleet.fail_over();
     assert_ne!(first, second);
