@@ -51,16 +51,24 @@ impl Bindings {
 }
 
 fn key(confirmation: &Map<String, Value>) -> Result<Option<[u8; 32]>, AuthError> {
-    let Some(thumbprint) = confirmation.get("jkt") else {
+    thumbprint(confirmation, "jkt", || {
+        rejected("the token is bound to a key (`cnf`) by something else than its thumbprint")
+    })
+}
+
+/// Reads a SHA-256 thumbprint of `cnf`, if the member is there.
+pub(super) fn thumbprint(
+    confirmation: &Map<String, Value>,
+    member: &str,
+    is_none: impl FnOnce() -> AuthError,
+) -> Result<Option<[u8; 32]>, AuthError> {
+    let Some(thumbprint) = confirmation.get(member) else {
         return Ok(None);
     };
-    let thumbprint = thumbprint.as_str();
-    thumbprint
-        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok())
-        .map(Some)
-        .ok_or_else(|| {
-            rejected("the token is bound to a key (`cnf`) by something else than its thumbprint")
-        })
+    let decoded = thumbprint
+        .as_str()
+        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok());
+    decoded.map(Some).ok_or_else(is_none)
 }
 
 /// The proofs of a caller, besides that it knows the token.

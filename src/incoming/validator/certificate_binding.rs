@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::AuthError;
 
-use super::rejected;
+use super::{bindings::thumbprint, rejected};
 
 /// The member of `cnf` that binds a token to a certificate (RFC 8705 §3.1).
 pub(super) const MEMBER: &str = "x5t#S256";
@@ -81,16 +81,12 @@ pub(super) struct CertificateBinding(ClientCertificate);
 impl CertificateBinding {
     /// Reads the members of `cnf`. A thumbprint that cannot be one is an error, because no certificate fits it.
     pub(super) fn read(confirmation: &Map<String, Value>) -> Result<Option<Self>, AuthError> {
-        let Some(thumbprint) = confirmation.get(MEMBER) else {
-            return Ok(None);
-        };
-        let thumbprint = thumbprint.as_str();
-        thumbprint
-            .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok())
-            .map(|thumbprint| Some(Self(ClientCertificate { thumbprint })))
-            .ok_or_else(|| {
-                rejected("the token is bound to a certificate (`cnf`) by something else than its thumbprint")
-            })
+        let thumbprint = thumbprint(confirmation, MEMBER, || {
+            rejected(
+                "the token is bound to a certificate (`cnf`) by something else than its thumbprint",
+            )
+        })?;
+        Ok(thumbprint.map(|thumbprint| Self(ClientCertificate { thumbprint })))
     }
 
     /// Compares it with the certificate of the connection that the token came over.

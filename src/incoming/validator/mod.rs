@@ -55,7 +55,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 ///
 /// ```no_run
 /// # use bytes::Bytes;
-/// # use http::{HeaderValue, Request, Response};
+/// # use http::{Request, Response};
 /// # use http_body_util::Full;
 /// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 /// use tower::ServiceBuilder;
