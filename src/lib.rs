@@ -218,6 +218,7 @@ pub mod config;
 #[cfg(feature = "token-exchange")]
 pub mod credential;
 mod credential_header;
+mod dpop;
 mod error;
 #[cfg(all(doc, feature = "full"))]
 pub mod guide;

@@ -2,16 +2,13 @@ use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Response, StatusCode,
+    HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use tower::BoxError;
 
 use super::{challenge::push_parameter, interaction::Interaction};
-use crate::origin::Origin;
-
-/// The header with the nonce for the next proof (RFC 9449 §8.1).
-pub(crate) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+use crate::{dpop::DPOP_NONCE, origin::Origin};
 
 /// The error of a request that could not be authenticated and was not sent.
 ///

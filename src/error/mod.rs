@@ -8,8 +8,6 @@ pub(crate) mod mcp;
 #[cfg(feature = "rmcp")]
 mod tower_http_error;
 
-#[cfg(feature = "incoming")]
-pub(crate) use auth_error::DPOP_NONCE;
 pub use auth_error::{AuthError, AuthErrorKind};
 pub(crate) use build_error::Faults;
 #[cfg(feature = "token-exchange")]

@@ -7,14 +7,15 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{Join, join};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE},
 };
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::{
-    error::{AuthError, AuthErrorKind, DPOP_NONCE},
+    dpop::{DPOP, DPOP_NONCE},
+    error::{AuthError, AuthErrorKind},
     identity::{Identity, SentNoToken},
     inner_service_accessors::inner_service_accessors,
     oauth::challenge::Scheme,
@@ -22,8 +23,6 @@ use crate::{
 };
 
 use super::validator::{Checked, TokenValidator, rejected, validating::PendingValidation};
-
-const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// Validates the access token of each request and inserts the [`Identity`] into its extensions.
 ///

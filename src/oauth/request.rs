@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     credential::cache::key::CacheScope,
+    dpop::BoundKey,
     error::{AuthError, AuthErrorKind, Faults},
 };
 
@@ -195,6 +196,17 @@ impl TokenRequest {
     pub fn dpop_key(mut self, key: DpopKey) -> Self {
         self.dpop_key = Some(key);
         self
+    }
+
+    /// Binds the token to this key, if there is one.
+    pub(crate) fn bound_to(self, key: Option<&BoundKey>) -> Self {
+        match key {
+            #[cfg(feature = "dpop")]
+            Some(key) => self.dpop_key(key.clone()),
+            #[cfg(not(feature = "dpop"))]
+            Some(never) => match *never {},
+            None => self,
+        }
     }
 
     #[cfg(feature = "dpop")]

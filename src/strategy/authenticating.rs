@@ -2,7 +2,7 @@ use std::{fmt, pin::Pin};
 
 use http::Request;
 
-use crate::error::AuthError;
+use crate::{dpop::BoundKey, error::AuthError};
 
 /// Tells whether a request may be sent now, later or not at all: the result of
 /// [`Strategy::authenticate`](crate::Strategy::authenticate).
@@ -44,13 +44,6 @@ pub struct Authenticating<B> {
     /// The key that the token is bound to.
     key: Option<BoundKey>,
 }
-
-/// The key that a token is bound to. Without the feature `dpop` no token is bound to one.
-#[cfg(feature = "dpop")]
-pub(crate) type BoundKey = crate::oauth::DpopKey;
-#[cfg(not(feature = "dpop"))]
-#[derive(Clone, Debug)]
-pub(crate) enum BoundKey {}
 
 /// Stands in the extensions of a request whose token is bound to the key, from its strategy to the layer.
 #[derive(Clone)]

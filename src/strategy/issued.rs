@@ -13,6 +13,7 @@ use crate::{
         entry::Obtained,
         key::{CacheKey, CacheScope},
     },
+    dpop::{BoundKey, DPOP_SCHEME},
     error::{AuthError, AuthErrorKind, Faults},
     identity::Identity,
     oauth::{
@@ -24,13 +25,13 @@ use crate::{
 };
 
 use super::{
-    authenticating::{Authenticating, BoundKey},
+    authenticating::Authenticating,
     parameters::{FromClaims, Parameters},
     placement::Placement,
     rejection::{Rejection, is_about_proof},
     subject::{Actor, Subject, UserToken},
     target::Target,
-    token_keys::{DPOP_SCHEME, TokenKeys, beside_token},
+    token_keys::{TokenKeys, beside_token},
     wider_scope::WiderScope,
 };
 
@@ -207,7 +208,7 @@ impl IssuedTokens {
     /// The request without the user's tokens, with the scopes that the backend asked for, and with the parameters.
     pub(super) fn request_for(&self, party: &Party<'_>) -> TokenRequest {
         let request = with_scopes(self.request.clone(), party.wider);
-        let request = bind(request, party.bound_to.as_ref());
+        let request = request.bound_to(party.bound_to.as_ref());
         match &self.holder {
             Holder::User { parameters, .. } => {
                 parameters.add_to(request, party.from_claims.as_deref())
@@ -422,17 +423,6 @@ pub(super) fn need_confidential_client(
 pub(super) fn with_scopes(request: TokenRequest, wider: Option<&WiderScope>) -> TokenRequest {
     match wider {
         Some(wider) => request.with_more_scopes(wider.scopes()),
-        None => request,
-    }
-}
-
-/// Has the token bound to the key.
-pub(super) fn bind(request: TokenRequest, key: Option<&BoundKey>) -> TokenRequest {
-    match key {
-        #[cfg(feature = "dpop")]
-        Some(key) => request.dpop_key(key.clone()),
-        #[cfg(not(feature = "dpop"))]
-        Some(key) => match *key {},
         None => request,
     }
 }

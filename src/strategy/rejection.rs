@@ -3,6 +3,8 @@ use http::{StatusCode, response::Parts};
 use http::{header::AUTHORIZATION, request};
 
 use crate::bearer_challenge::BearerChallenge;
+#[cfg(feature = "token-exchange")]
+use crate::dpop::bound_token;
 
 /// A strategy's verdict on a response: whether the backend rejects the credential of the request, and what may help.
 ///
@@ -62,12 +64,9 @@ impl Rejection {
 #[cfg(feature = "token-exchange")]
 pub(super) fn is_about_proof(sent: &request::Parts, response: &Parts) -> bool {
     let authorization = sent.headers.get(AUTHORIZATION);
-    let scheme = authorization.and_then(|value| value.as_bytes().get(..5));
-    let challenge = match scheme {
-        Some(scheme) if scheme.eq_ignore_ascii_case(b"DPoP ") => {
-            BearerChallenge::read_dpop_first(&response.headers)
-        }
-        _ => BearerChallenge::read(&response.headers),
+    let challenge = match authorization.and_then(bound_token) {
+        Some(_) => BearerChallenge::read_dpop_first(&response.headers),
+        None => BearerChallenge::read(&response.headers),
     };
     says_proof(challenge)
 }

@@ -1,17 +1,9 @@
 use http::HeaderValue;
 
 use crate::{
-    credential::cache::key::CacheScope, error::AuthError, identity::Identity,
+    credential::cache::key::CacheScope, dpop::BoundKey, error::AuthError, identity::Identity,
     oauth::token_endpoint::TokenEndpoint,
 };
-
-use super::authenticating::BoundKey;
-
-/// The scheme of a token that is bound to a key, with its space (RFC 9449 §7.1).
-#[cfg(feature = "dpop")]
-pub(super) use crate::oauth::dpop::proof::DPOP_SCHEME;
-#[cfg(not(feature = "dpop"))]
-pub(super) const DPOP_SCHEME: &str = "DPoP ";
 
 /// The keys that a strategy has its tokens bound to: those of the endpoint that issues them.
 pub(super) struct TokenKeys {

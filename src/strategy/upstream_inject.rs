@@ -4,19 +4,14 @@ use http::{HeaderValue, Request};
 
 use crate::{
     clock::{Clock, DefaultClock},
+    dpop::BoundKey,
     error::{AuthError, AuthErrorKind, BuildError, Faults, Interaction},
     identity::Identity,
     outgoing::identity::HealthCheck,
     secret::{AccessToken, InvalidSecret},
 };
 
-#[cfg(feature = "dpop")]
-use super::token_keys::DPOP_SCHEME;
-use super::{
-    authenticating::{Authenticating, BoundKey},
-    placement::Placement,
-    strategy::Strategy,
-};
+use super::{authenticating::Authenticating, placement::Placement, strategy::Strategy};
 
 /// Sends the user's access token of one upstream provider, by default as the bearer token (RFC 6750 §2.1).
 ///
@@ -124,7 +119,7 @@ impl UpstreamInject {
         }
         let found = keys.find(identity.issuer(), identity.subject(), thumbprint)?;
         let key = found.ok_or_else(|| self.key_is_gone(identity))?;
-        let value = token.header_value(DPOP_SCHEME);
+        let value = token.header_value(crate::dpop::DPOP_SCHEME);
         let value = value.map_err(|error| self.unsendable(error))?;
         Ok((value, key))
     }

@@ -12,7 +12,7 @@ use http_body_util::Full;
 use serde_json::Value;
 use tower::{BoxError, Service};
 
-use crate::Origin;
+use crate::{Origin, dpop::bound_token};
 
 #[cfg(feature = "dpop")]
 use crate::incoming::dpop::ClientRequest;
@@ -198,11 +198,8 @@ impl TestBackend {
 
 /// In the scheme that the request has (RFC 6750 §3.1, RFC 9449 §7.1).
 fn refusal_of(request: &ReceivedRequest) -> Answer {
-    let is_dpop = request.headers.get("authorization").is_some_and(|value| {
-        let scheme = value.as_bytes().get(..5);
-        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"DPoP "))
-    });
-    if !is_dpop {
+    let authorization = request.headers.get("authorization");
+    if authorization.and_then(bound_token).is_none() {
         return Answer::unauthorized();
     }
     let challenge = HeaderValue::from_static(r#"DPoP error="invalid_token""#);

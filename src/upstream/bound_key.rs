@@ -1,15 +1,14 @@
 //! The key that a user's tokens are bound to (DPoP, RFC 9449).
 
+pub(crate) use crate::dpop::BoundKey as Key;
 #[cfg(feature = "dpop")]
-pub(crate) use crate::oauth::{DpopKey as Key, DpopKeys as Keys};
-#[cfg(not(feature = "dpop"))]
-pub(crate) use crate::strategy::authenticating::BoundKey as Key;
+pub(crate) use crate::oauth::DpopKeys as Keys;
 #[cfg(not(feature = "dpop"))]
 pub(crate) use std::convert::Infallible as Keys;
 
 use crate::{
     error::{AuthError, AuthErrorKind},
-    oauth::{request::TokenRequest, token_endpoint::TokenEndpoint},
+    oauth::token_endpoint::TokenEndpoint,
 };
 
 use super::{owner::TokenOwner, store::ProviderTokens};
@@ -84,17 +83,6 @@ pub(crate) fn keys_of(endpoint: &TokenEndpoint) -> Option<&Keys> {
     {
         let _ = endpoint;
         None
-    }
-}
-
-/// Adds the key to a request that presents a code or a refresh token.
-pub(crate) fn prove(request: TokenRequest, key: Option<&Key>) -> TokenRequest {
-    match key {
-        #[cfg(feature = "dpop")]
-        Some(key) => request.dpop_key(key.clone()),
-        #[cfg(not(feature = "dpop"))]
-        Some(never) => match *never {},
-        None => request,
     }
 }
 

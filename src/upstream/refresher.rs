@@ -226,7 +226,7 @@ pub(super) async fn refresh_at(
     key: Option<Key>,
     now: SystemTime,
 ) -> Result<Refreshed, AuthError> {
-    let request = bound_key::prove(request, key.as_ref());
+    let request = request.bound_to(key.as_ref());
     match endpoint.refresh(request).await {
         Ok(response) => {
             let tokens = tokens_of(&response, key.as_ref(), now, Some(UNKNOWN_LIFETIME));

@@ -1,19 +1,21 @@
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, Method};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::oauth::{
-    SigningAlgorithm,
-    dpop::proof_key::{ProofKey, Unfit},
-    unverified_jwt::numeric_date,
+use crate::{
+    dpop::DPOP,
+    oauth::{
+        SigningAlgorithm,
+        dpop::proof_key::{ProofKey, Unfit},
+        unverified_jwt::{decode_object, numeric_date},
+    },
 };
 
 use super::public_url::PublicUrl;
 
-const DPOP: HeaderName = HeaderName::from_static("dpop");
 /// The longest proof. One with a key of 4,096 bits has some 2 KiB.
 const LONGEST: usize = 8 * 1024;
 const LONGEST_JTI: usize = 256;
@@ -67,12 +69,13 @@ impl Expected<'_> {
         if claims.contains('.') {
             return Err(MALFORMED);
         }
-        let key = self.key_of(&object(header)?)?;
+        let header = decode_object(header).ok_or(MALFORMED)?;
+        let key = self.key_of(&header)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| MALFORMED)?;
         if !key.verifies(message.as_bytes(), &signature) {
             return Err("the proof's signature is not one of its key");
         }
-        let claims = object(claims)?;
+        let claims = decode_object(claims).ok_or(MALFORMED)?;
         let thumbprint = key.thumbprint();
         let proof = Proof {
             id: self.check_claims(&claims, &thumbprint)?,
@@ -155,9 +158,4 @@ impl Expected<'_> {
             .filter(is_new)
             .ok_or("the proof was not made just now, says its `iat`")
     }
-}
-
-fn object(part: &str) -> Checked<Map<String, Value>> {
-    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| MALFORMED)?;
-    serde_json::from_slice(&json).map_err(|_| MALFORMED)
 }

@@ -8,6 +8,7 @@ use tower::BoxError;
 use crate::{
     clock::{Clock, DefaultClock},
     credential::cache::key::CacheScope,
+    dpop::bound_token,
     error::{BuildError, Faults},
     oauth::{
         private_key_jwt::{Random, operating_system},
@@ -18,7 +19,6 @@ use crate::{
 
 use super::{
     key_pair::{KeyPair, generated},
-    proof::DPOP_SCHEME,
     proof_key::{ProofKey, Unfit},
 };
 
@@ -160,7 +160,7 @@ impl DpopKey {
     /// Returns the same key, which knows the hash of this token (`DPoP …`), so that no proof computes it again.
     pub(crate) fn beside_token(&self, authorization: &HeaderValue) -> Self {
         let mut inner = Inner::clone(&self.inner);
-        inner.hashed = token_of(authorization).map(|token| Hashed {
+        inner.hashed = bound_token(authorization).map(|token| Hashed {
             authorization: authorization.clone(),
             hash: Sha256::digest(token).into(),
         });
@@ -187,15 +187,10 @@ impl Inner {
     /// Returns the SHA-256 of the token.
     pub(super) fn hash_of(&self, token: &[u8]) -> [u8; 32] {
         match &self.hashed {
-            Some(hashed) if token_of(&hashed.authorization) == Some(token) => hashed.hash,
+            Some(hashed) if bound_token(&hashed.authorization) == Some(token) => hashed.hash,
             _ => Sha256::digest(token).into(),
         }
     }
-}
-
-/// What stands after the scheme.
-fn token_of(authorization: &HeaderValue) -> Option<&[u8]> {
-    authorization.as_bytes().get(DPOP_SCHEME.len()..)
 }
 
 impl fmt::Debug for DpopKey {

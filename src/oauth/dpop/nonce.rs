@@ -1,10 +1,8 @@
 use std::sync::{Arc, PoisonError};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
-use crate::runtime::Mutex;
-
-pub(crate) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+use crate::{dpop::DPOP_NONCE, runtime::Mutex};
 
 const LONGEST: usize = 1024;
 

@@ -2,7 +2,7 @@ use std::{pin::Pin, sync::Arc, time::UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderValue, Method};
 
 use crate::{
     error::{AuthError, AuthErrorKind},
@@ -10,12 +10,6 @@ use crate::{
 };
 
 use super::{key::DpopKey, key_pair::Private};
-
-/// The header with the proof (RFC 9449 §4.1).
-pub(crate) const DPOP: HeaderName = HeaderName::from_static("dpop");
-
-/// The scheme of a token that is bound to a key, with its space (RFC 9449 §7.1).
-pub(crate) const DPOP_SCHEME: &str = "DPoP ";
 
 /// The request that a proof is for.
 pub(crate) struct ProofOf<'a> {

@@ -2,12 +2,13 @@ use http::{HeaderMap, Method};
 
 use crate::{
     credential::cache::key::CacheScope,
+    dpop::DPOP,
     error::{AuthError, AuthErrorKind},
     oauth::{
         dpop::{
             keys::DpopKeys,
             nonce::{Nonces, nonce_of},
-            proof::{DPOP, ProofOf},
+            proof::ProofOf,
         },
         http_client::Answer,
         request::TokenRequest,

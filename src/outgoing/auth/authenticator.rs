@@ -7,12 +7,13 @@ use std::{
 use http::{HeaderMap, Request, request, response};
 
 use crate::{
+    dpop::BoundKey,
     error::AuthError,
     hop_by_hop::NotableHeaders,
     origin::Origin,
     outgoing::origin_guard::OriginGuard,
     strategy::{
-        authenticating::{BoundKey, BoundTo, Continuation, PendingRequest, State},
+        authenticating::{BoundTo, Continuation, PendingRequest, State},
         rejection::Rejection,
         strategy::Strategy,
         wider_scope::WiderScope,

@@ -1,11 +1,8 @@
-use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 
-use crate::error::AuthError;
+use crate::{dpop::DPOP, error::AuthError};
 
 pub(super) use key::{Learning, Nonce, PendingProof, Proofs, wants_nonce};
-
-/// The header with the proof (RFC 9449 §4.1).
-const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// The outcome of making the proof of a request.
 #[cfg_attr(
@@ -52,14 +49,15 @@ impl CallersProof {
 mod key {
     use std::sync::Arc;
 
-    use http::{HeaderMap, Request, StatusCode, header::AUTHORIZATION, response};
+    use http::{Request, StatusCode, header::AUTHORIZATION, response};
 
     use crate::{
         bearer_challenge::BearerChallenge,
+        dpop::bound_token,
         oauth::dpop::{
             key::DpopKey,
             nonce::{Nonces, nonce_of},
-            proof::{self, DPOP_SCHEME, ProofOf},
+            proof::{self, ProofOf},
         },
         origin::Origin,
     };
@@ -85,7 +83,8 @@ mod key {
             key: &DpopKey,
             request: &Request<B>,
         ) -> Proving {
-            let Some(token) = bound_token(request.headers()) else {
+            let authorization = request.headers().get(AUTHORIZATION);
+            let Some(token) = authorization.and_then(bound_token) else {
                 return Proving::NotNeeded;
             };
             let nonce = self.nonces.newest();
@@ -121,14 +120,6 @@ mod key {
                 .and_then(|challenge| challenge.error)
                 .is_none_or(|error| error == "use_dpop_nonce")
     }
-
-    /// The token of `Authorization: DPoP …`.
-    fn bound_token(headers: &HeaderMap) -> Option<&[u8]> {
-        let value = headers.get(AUTHORIZATION)?.as_bytes();
-        let (scheme, token) = value.split_at_checked(DPOP_SCHEME.len())?;
-        let is_dpop = scheme.eq_ignore_ascii_case(DPOP_SCHEME.as_bytes());
-        is_dpop.then_some(token)
-    }
 }
 
 /// Without the feature `dpop` there are no keys.
@@ -138,7 +129,7 @@ mod key {
 
     use http::{HeaderMap, HeaderValue, Request, response};
 
-    use crate::{error::AuthError, origin::Origin, strategy::authenticating::BoundKey};
+    use crate::{dpop::BoundKey, error::AuthError, origin::Origin};
 
     use super::Proving;
 

@@ -7,6 +7,7 @@ use http::{Request, request, response};
 
 use crate::{
     credential::cache::key::{CacheKey, CacheScope},
+    dpop::BoundKey,
     error::{AuthError, AuthErrorKind},
     oauth::{
         request::{TokenRequest, TokenType},
@@ -27,8 +28,8 @@ use crate::{
 
 use super::{
     assertions::Assertions,
-    authenticating::{Authenticating, BoundKey},
-    issued::{IssuedTokens, Party, bind, no_identity, with_scopes},
+    authenticating::Authenticating,
+    issued::{IssuedTokens, Party, no_identity, with_scopes},
     rejection::Rejection,
     strategy::Strategy,
     token_keys::TokenKeys,
@@ -199,7 +200,7 @@ impl Inner {
             [] => wider.map(WiderScope::scopes),
             _ => wider.map(WiderScope::asked),
         };
-        let request = bind(self.tokens.request.clone(), key);
+        let request = self.tokens.request.clone().bound_to(key);
         request.with_more_scopes(more.unwrap_or_default())
     }
 
@@ -210,7 +211,7 @@ impl Inner {
         key: Option<&BoundKey>,
     ) -> Result<TokenResponse, AuthError> {
         let request = self.access_request.clone().assertion(assertion.expose());
-        let request = bind(request, key);
+        let request = request.bound_to(key);
         // Without a scope the assertion decides.
         let wider = wider.filter(|_| !self.authorization_server_scopes.is_empty());
         let request = with_scopes(request, wider);

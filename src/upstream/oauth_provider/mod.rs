@@ -187,7 +187,7 @@ impl OAuthProvider {
         let request = TokenRequest::authorization_code(answered.code)
             .parameter("code_verifier", answered.code_verifier)
             .parameter("redirect_uri", answered.redirect_uri);
-        let request = bound_key::prove(self.for_resource(request), answered.key);
+        let request = self.for_resource(request).bound_to(answered.key);
         let response = server.token.request_token(request).await?;
         Ok(tokens_of(&response, answered.key, now, None))
     }
