@@ -31,7 +31,7 @@ use super::{
     rejection::{Rejection, is_about_proof},
     subject::{Actor, Subject, UserToken},
     target::Target,
-    token_keys::{TokenKeys, beside_token},
+    token_keys::{are_bound, beside_token, describe_user, key_for},
     wider_scope::WiderScope,
 };
 
@@ -66,7 +66,7 @@ impl fmt::Debug for IssuedToken {
 /// Gets tokens from an endpoint, caches them and puts them onto requests, for all strategies that use issued tokens.
 pub(super) struct IssuedTokens {
     pub(super) endpoint: TokenEndpoint,
-    /// The endpoint that issues the tokens themselves, whose certificate they may be bound to.
+    /// The endpoint that issues the tokens themselves, to whose key or certificate they may be bound.
     pub(super) issuer: TokenEndpoint,
     /// The request without the user's tokens.
     pub(super) request: TokenRequest,
@@ -77,8 +77,6 @@ pub(super) struct IssuedTokens {
     placement: Placement,
     /// The scopes that each token has at least, by the configuration. If there are none, those that the issuer names.
     scopes: Vec<String>,
-    /// The keys that the tokens are bound to, if they are.
-    pub(super) keys: TokenKeys,
 }
 
 /// The party that the tokens are issued for.
@@ -107,6 +105,12 @@ pub(super) struct Party<'a> {
 }
 
 impl IssuedTokens {
+    /// Says that the endpoint is not the one that issues the tokens themselves.
+    pub(super) fn issued_by(mut self, issuer: TokenEndpoint) -> Self {
+        self.issuer = issuer;
+        self
+    }
+
     /// Puts a token onto the request: the cached token, or one that `ask` obtains.
     pub(super) fn authenticate<B, R>(
         &self,
@@ -152,7 +156,7 @@ impl IssuedTokens {
             Ok(None) => return Authenticating::done(),
             Err(error) => return self.holder.name_provider(error).into(),
         };
-        let key = match self.keys.key_for(party.user) {
+        let key = match key_for(&self.issuer, party.user) {
             Ok(key) => key,
             Err(error) => return error.into(),
         };
@@ -233,7 +237,7 @@ impl IssuedTokens {
         let scope = scopes
             .iter()
             .fold(scope, |scope, more| scope.field("wider scope", more));
-        let scope = self.keys.describe_user(scope, party.user);
+        let scope = describe_user(&self.issuer, scope, party.user);
         match &party.from_claims {
             Some(values) => party.key(values.describe(scope)),
             None => party.key(scope),
@@ -373,7 +377,6 @@ impl IssuedTokensBuilder {
         let scopes = self.target.scopes.as_slice().to_vec();
         let request = self.target.add_to(request);
         let scope = request.describe(endpoint.describe(scope));
-        let keys = TokenKeys::of(&endpoint);
         let scope = match self.skew.is_zero() {
             true => scope,
             false => scope.field("cache skew", self.skew.as_nanos().to_be_bytes()),
@@ -390,13 +393,12 @@ impl IssuedTokensBuilder {
             skew: self.skew,
             placement: self.placement,
             scopes,
-            keys,
         }
     }
 
     /// Reports a placement in which a token that is bound to a key cannot be sent (RFC 9449 §7.1).
     pub(super) fn check_placement(&self, issuer: Option<&TokenEndpoint>, faults: &mut Faults) {
-        if issuer.is_some_and(TokenKeys::are_of) && !self.placement.is_bearer() {
+        if issuer.is_some_and(are_bound) && !self.placement.is_bearer() {
             faults.add(
                 "placement",
                 "is another than `Authorization: Bearer`, and the tokens are bound to a key (`dpop`), so they are sent as \

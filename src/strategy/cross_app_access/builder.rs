@@ -16,7 +16,6 @@ use crate::{
         placement::Placement,
         subject::Subject,
         target::Scopes,
-        token_keys::TokenKeys,
     },
 };
 
@@ -301,20 +300,15 @@ impl CrossAppAccessBuilder {
         };
         let subject_type = subject.token_type().clone();
         let assertions = Assertions::new(self.tokens.clock.clone());
-        let assertion_keys = TokenKeys::of(&identity_provider);
-        let mut tokens = self.tokens.make(
+        let tokens = self.tokens.make(
             identity_provider,
             TokenRequest::token_exchange().requested_token_type(self.assertion_type),
             Holder::user(subject),
             scope,
         );
-        tokens.keys = TokenKeys::of(&authorization_server);
-        tokens.issuer = authorization_server.clone();
         Ok(CrossAppAccess {
             inner: Arc::new(Inner {
-                tokens,
-                assertion_keys,
-                authorization_server,
+                tokens: tokens.issued_by(authorization_server),
                 access_request,
                 authorization_server_scopes: self.authorization_server_scopes.as_slice().to_vec(),
                 subject_type,

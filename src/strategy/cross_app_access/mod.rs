@@ -32,7 +32,7 @@ use super::{
     issued::{IssuedTokens, Party, no_identity, with_scopes},
     rejection::Rejection,
     strategy::Strategy,
-    token_keys::TokenKeys,
+    token_keys::{describe_user, key_for},
     wider_scope::WiderScope,
 };
 
@@ -98,11 +98,8 @@ pub struct CrossAppAccess {
 }
 
 struct Inner {
-    /// The tokens, whose endpoint is the identity provider's.
+    /// The tokens. Their endpoint is the identity provider's, and their issuer the authorization server.
     tokens: IssuedTokens,
-    /// The keys that assertions are bound to, if they are.
-    assertion_keys: TokenKeys,
-    authorization_server: TokenEndpoint,
     /// The request to the authorization server without the assertion.
     access_request: TokenRequest,
     authorization_server_scopes: Vec<String>,
@@ -147,7 +144,7 @@ impl Asking {
         let scope = scopes
             .iter()
             .fold(scope, |scope, more| scope.field("wider scope", more));
-        let scope = inner.assertion_keys.describe_user(scope, party.user);
+        let scope = describe_user(&inner.tokens.endpoint, scope, party.user);
         let asking = |issuer, presenting| Self {
             key: scope.key(subject.fingerprint()),
             bound_to: party.bound_to.clone(),
@@ -160,7 +157,7 @@ impl Asking {
             let presenting = Presenting::RefreshTokenOf(owner.clone());
             return Ok(asking(None, presenting));
         }
-        let assertion_key = inner.assertion_keys.key_for(party.user)?;
+        let assertion_key = key_for(&inner.tokens.endpoint, party.user)?;
         let jwt = UnverifiedJwt::decode(subject.expose());
         let exchange = inner.assertion_request(party.wider, assertion_key.as_ref());
         let exchange = exchange.subject_token(subject.expose(), inner.subject_type.clone());
@@ -215,7 +212,7 @@ impl Inner {
         // Without a scope the assertion decides.
         let wider = wider.filter(|_| !self.authorization_server_scopes.is_empty());
         let request = with_scopes(request, wider);
-        self.authorization_server.request_token(request).await
+        self.tokens.issuer.request_token(request).await
     }
 
     async fn new_assertion(&self, asking: Asking) -> Result<Secret, AuthError> {
@@ -326,7 +323,7 @@ impl fmt::Debug for CrossAppAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CrossAppAccess")
             .field("identity_provider", &self.inner.tokens.endpoint)
-            .field("authorization_server", &self.inner.authorization_server)
+            .field("authorization_server", &self.inner.tokens.issuer)
             .field("request", &self.inner.tokens.request)
             .finish_non_exhaustive()
     }
