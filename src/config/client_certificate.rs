@@ -15,6 +15,7 @@ use crate::client::hyper::CertificateSource;
 use super::{
     block::Block,
     kind::{Value, keys},
+    resources::by_name,
 };
 
 keys! {
@@ -86,18 +87,18 @@ pub(super) fn checked(
     #[cfg(feature = "hyper")] sources: Vec<(String, CertificateSource)>,
     faults: &mut Faults,
 ) -> BTreeMap<String, Presenting> {
-    let mut clients = BTreeMap::new();
-    for (index, (name, client)) in named.into_iter().enumerate() {
-        let setting = format!("client_certificate[{index}]");
-        faults.need_text(setting.clone(), &name);
-        if clients.insert(name, client).is_some() {
-            faults.add(
-                setting,
-                "has a name that an earlier client has, choose another",
-            );
-        }
-    }
+    let clients = by_name("client_certificate", "client", named, faults);
     #[cfg(feature = "hyper")]
+    let clients = with_sources(clients, sources, faults);
+    clients
+}
+
+#[cfg(feature = "hyper")]
+fn with_sources(
+    mut clients: BTreeMap<String, Presenting>,
+    sources: Vec<(String, CertificateSource)>,
+    faults: &mut Faults,
+) -> BTreeMap<String, Presenting> {
     for (index, (name, source)) in sources.into_iter().enumerate() {
         match clients.get_mut(&name) {
             Some(client) => client.certificate = Some(source),

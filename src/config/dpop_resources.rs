@@ -1,35 +1,12 @@
-use std::sync::{Mutex, PoisonError};
-
 use crate::oauth::{DpopKey, DpopKeys};
 
-use super::{DpopConfig, block::Block};
+use super::{DpopConfig, block::Block, made_once::MadeOnce};
 
-/// The keys that tokens are bound to, each made once, so that a configuration that is replaced has the same.
-#[derive(Default)]
-pub(super) struct DpopResources {
-    known: Mutex<Vec<(DpopConfig, DpopKeys)>>,
-}
-
-impl DpopResources {
-    fn known(&self, config: &DpopConfig) -> Option<DpopKeys> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known.iter().find(|(known, _)| known.has_keys_of(config));
-        found.map(|(_, keys)| keys.clone())
-    }
-
-    /// Keeps the keys, unless there are some by now. All get those that are kept.
-    fn keep(&self, config: &DpopConfig, keys: DpopKeys) -> DpopKeys {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, kept)) = known.iter().find(|(known, _)| known.has_keys_of(config)) {
-            return kept.clone();
-        }
-        known.push((config.clone(), keys.clone()));
-        keys
-    }
-}
+/// The keys that tokens are bound to.
+pub(super) type DpopResources = MadeOnce<DpopConfig, DpopKeys>;
 
 impl DpopConfig {
-    fn has_keys_of(&self, other: &Self) -> bool {
+    pub(super) fn has_keys_of(&self, other: &Self) -> bool {
         self.key_file == other.key_file
             && self.key_env == other.key_env
             && self.algorithm == other.algorithm

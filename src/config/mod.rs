@@ -21,6 +21,8 @@ mod file_path;
 mod kind;
 mod kinds;
 mod live;
+#[cfg(feature = "private-key-jwt")]
+mod made_once;
 pub(crate) mod outgoing_auth;
 #[cfg(feature = "private-key-jwt")]
 mod private_key;

@@ -22,12 +22,12 @@ use crate::{
     strategy::{issued::IssuedToken, strategy::Strategy},
 };
 
-#[cfg(feature = "dpop")]
-use super::dpop_resources::DpopResources;
 #[cfg(feature = "private-key-jwt")]
 use super::signing_resources::SigningResources;
 #[cfg(feature = "aws-sts")]
 use super::sts_resources::{StsResources, StsSettings};
+#[cfg(feature = "dpop")]
+use super::{DpopConfig, dpop_resources::DpopResources};
 use super::{
     backend::is_built_in,
     client_certificate::{self, Presenting},
@@ -431,7 +431,7 @@ impl<B> ResourcesBuilder<B> {
             &mut faults,
         );
         #[cfg(feature = "private-key-jwt")]
-        let signers = checked_signers(self.signers, &mut faults);
+        let signers = by_name("signer", "signer", self.signers, &mut faults);
         check_providers(
             self.upstream_providers.as_deref().unwrap_or_default(),
             &mut faults,
@@ -451,7 +451,7 @@ impl<B> ResourcesBuilder<B> {
                 #[cfg(feature = "private-key-jwt")]
                 signing: SigningResources::new(&self.clock, signers),
                 #[cfg(feature = "dpop")]
-                dpop: DpopResources::default(),
+                dpop: DpopResources::new(DpopConfig::has_keys_of),
                 environment: self.environment,
                 allows_placeholders: self.allows_placeholders,
                 clock: self.clock,
@@ -471,20 +471,25 @@ impl<B> fmt::Debug for ResourcesBuilder<B> {
     }
 }
 
-#[cfg(feature = "private-key-jwt")]
-fn checked_signers(named: Vec<(String, Signer)>, faults: &mut Faults) -> BTreeMap<String, Signer> {
-    let mut signers = BTreeMap::new();
-    for (index, (name, signer)) in named.into_iter().enumerate() {
-        let setting = format!("signer[{index}]");
+/// Finds what was registered by its name. A name that is blank, or that an earlier `kind` has, is a fault of the setting.
+pub(super) fn by_name<T>(
+    setting: &str,
+    kind: &str,
+    named: Vec<(String, T)>,
+    faults: &mut Faults,
+) -> BTreeMap<String, T> {
+    let mut found = BTreeMap::new();
+    for (index, (name, registered)) in named.into_iter().enumerate() {
+        let setting = format!("{setting}[{index}]");
         faults.need_text(setting.clone(), &name);
-        if signers.insert(name, signer).is_some() {
+        if found.insert(name, registered).is_some() {
             faults.add(
                 setting,
-                "has a name that an earlier signer has, choose another",
+                format!("has a name that an earlier {kind} has, choose another"),
             );
         }
     }
-    signers
+    found
 }
 
 fn check_providers(names: &[String], faults: &mut Faults) {

@@ -1,7 +1,4 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     clock::Clock,
@@ -10,12 +7,12 @@ use crate::{
     strategy::signed_identity::Statement,
 };
 
-use super::{SigningKeyConfig, block::Block};
+use super::{SigningKeyConfig, block::Block, made_once::MadeOnce};
 
 /// The keys that strategies sign with, each read once, and the statements that they have signed.
 pub(super) struct SigningResources {
     statements: CredentialCache<Statement>,
-    keys: Mutex<Vec<(SigningKeyConfig, Published)>>,
+    keys: MadeOnce<SigningKeyConfig, Published>,
     signers: BTreeMap<String, Signer>,
 }
 
@@ -23,7 +20,7 @@ impl SigningResources {
     pub(super) fn new(clock: &Arc<dyn Clock>, signers: BTreeMap<String, Signer>) -> Self {
         Self {
             statements: CredentialCache::builder().clock(Arc::clone(clock)).make(),
-            keys: Mutex::default(),
+            keys: MadeOnce::new(SigningKeyConfig::is_same),
             signers,
         }
     }
@@ -38,21 +35,7 @@ impl SigningResources {
 
     /// The key, if it was read before.
     pub(super) fn known(&self, config: &SigningKeyConfig) -> Option<Published> {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut keys = keys.iter();
-        let known = keys.find(|(known, _)| known.is_same(config));
-        known.map(|(_, key)| key.clone())
-    }
-
-    /// Keeps the key, unless it has been read meanwhile. All get the one that is kept, so that what is published is what
-    /// signs, also where its file is replaced.
-    fn keep(&self, config: &SigningKeyConfig, key: Published) -> Published {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, known)) = keys.iter().find(|(known, _)| known.is_same(config)) {
-            return known.clone();
-        }
-        keys.push((config.clone(), key.clone()));
-        key
+        self.keys.known(config)
     }
 }
 
@@ -74,6 +57,6 @@ impl<B> Block<'_, B> {
         let key = Published::read(config.key_id.clone(), algorithm?, &pem?, |_| false);
         let settings: &[(&str, &[&str])] = &[("key_id", &[&*key_id]), ("pem", &[&*pem_key])];
         let key = self.part(key, settings)?;
-        Some(self.resources.signing().keep(config, key))
+        Some(self.resources.signing().keys.keep(config, key))
     }
 }
