@@ -11,9 +11,11 @@
 //! GLIBC_TUNABLES=glibc.malloc.tcache_count=4096 cargo bench --bench credential_cache --features token-exchange
 //! ```
 
+mod support;
+
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
+    future::Ready,
     hint::black_box,
     sync::{
         Arc, Barrier,
@@ -38,6 +40,8 @@ use tower_identity::{
     ManualClock, Origin, Strategy, SystemClock, TokenEndpoint, TokenExchange,
     credential::{CacheKey, CacheScope, Fingerprint, Obtained},
 };
+
+use support::Bare;
 
 const USERS: usize = 10_000;
 const STRIDE: usize = 7_919;
@@ -79,25 +83,6 @@ fn request(identity: &Identity) -> Request<Body> {
     request
 }
 
-/// Stands for the HTTP client: takes the request and answers at once.
-#[derive(Clone)]
-struct Bare;
-
-impl Service<Request<Body>> for Bare {
-    type Response = Response<()>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<()>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        drop(black_box(request));
-        ready(Ok(Response::new(())))
-    }
-}
-
 /// What somebody would write by hand, without any check of the origin.
 #[derive(Clone)]
 struct Minimum {
@@ -126,7 +111,7 @@ impl Service<Request<Body>> for Minimum {
     type Future = Ready<Result<Response<()>, Infallible>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
+        Service::<Request<Body>>::poll_ready(&mut self.inner, cx)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {

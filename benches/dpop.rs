@@ -7,12 +7,9 @@
 //! taskset -c 1 cargo bench --features dpop --bench dpop
 //! ```
 
-use std::{
-    convert::Infallible,
-    future::{Ready, ready},
-    hint::black_box,
-    task::{Context, Poll},
-};
+mod support;
+
+use std::{convert::Infallible, future::ready, hint::black_box};
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -32,29 +29,12 @@ use tower_identity::{
     oauth::{DpopKey, DpopKeys},
 };
 
+use support::Bare;
+
 type Body = Full<Bytes>;
 
 /// The length of a token, as JWTs have it.
 const TOKEN: usize = 1024;
-
-/// Stands for the HTTP client: takes the request and answers at once.
-#[derive(Clone)]
-struct Bare;
-
-impl Service<Request<Body>> for Bare {
-    type Response = Response<()>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<()>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        drop(black_box(request));
-        ready(Ok(Response::new(())))
-    }
-}
 
 fn identity() -> Identity {
     Identity::builder("alice@example.com")

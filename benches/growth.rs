@@ -7,12 +7,13 @@
 //! Users hold a token of 1 KiB each, and the time is that of one look-up in random order. Replicas are stores with a
 //! connection each in this process; every load asks Redis, whose own count of calls and of processor time is shown.
 
+mod support;
+
 use std::{
     convert::Infallible,
     fs,
-    future::{Ready, ready},
+    future::ready,
     hint::black_box,
-    task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -32,6 +33,8 @@ use tower_identity::{
     },
 };
 
+use support::Bare;
+
 #[path = "../tests/support/peers.rs"]
 #[allow(dead_code, reason = "the bench needs one peer")]
 mod peers;
@@ -48,25 +51,6 @@ const LOADS: usize = 20_000;
 const STRIDE: usize = 7_368_787;
 
 type Body = Full<Bytes>;
-
-/// Stands for the HTTP client: takes the request and answers at once.
-#[derive(Clone)]
-struct Bare;
-
-impl Service<Request<Body>> for Bare {
-    type Response = Response<()>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<()>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        drop(black_box(request));
-        ready(Ok(Response::new(())))
-    }
-}
 
 /// Nothing expires here.
 #[derive(Debug)]

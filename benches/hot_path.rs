@@ -6,10 +6,10 @@
 //! GLIBC_TUNABLES=glibc.malloc.tcache_count=4096 taskset -c 1 cargo bench --bench hot_path
 //! ```
 
+mod support;
+
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
-    hint::black_box,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -29,26 +29,9 @@ use tower_identity::{
     UpstreamToken,
 };
 
+use support::Bare;
+
 type Body = Full<Bytes>;
-
-/// Stands for the HTTP client: takes the request and answers at once.
-#[derive(Clone)]
-struct Bare;
-
-impl Service<Request<Body>> for Bare {
-    type Response = Response<()>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<()>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        drop(black_box(request));
-        ready(Ok(Response::new(())))
-    }
-}
 
 /// What somebody would write by hand, without any check of the origin.
 #[derive(Clone)]

@@ -6,11 +6,11 @@
 //! GLIBC_TUNABLES=glibc.malloc.tcache_count=4096 taskset -c 1 cargo bench --features aws-sts --bench signing
 //! ```
 
+mod support;
+
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
-    hint::black_box,
-    task::{Context, Poll},
+    future::ready,
     time::{Duration, SystemTime},
 };
 
@@ -31,29 +31,12 @@ use http_body_util::Full;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_identity::{AccessToken, AuthLayer, AwsSts, Identity, IdentityLayer, Origin};
 
+use support::Bare;
+
 type Body = Full<Bytes>;
 
 const ID: &str = "ASIAIOSFODNN7EXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
-
-/// Stands for the HTTP client: takes the request and answers at once.
-#[derive(Clone)]
-struct Bare;
-
-impl Service<Request<Body>> for Bare {
-    type Response = Response<()>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<()>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        drop(black_box(request));
-        ready(Ok(Response::new(())))
-    }
-}
 
 /// As long as those of AWS.
 fn session_token() -> String {
