@@ -93,14 +93,8 @@ impl<B> Block<'_, B> {
 
     /// The algorithm of this name.
     pub(super) fn signing_algorithm(&mut self, key: &str, name: &str) -> Option<SigningAlgorithm> {
-        let known = [
-            SigningAlgorithm::Rs256,
-            SigningAlgorithm::Ps256,
-            SigningAlgorithm::Es256,
-            SigningAlgorithm::Es384,
-            SigningAlgorithm::EdDsa,
-        ];
-        let found = known.into_iter().find(|known| known.name() == name);
+        let mut known = SigningAlgorithm::ALL.into_iter();
+        let found = known.find(|known| known.name() == name);
         match (found, name) {
             (None, "") => self.fault(key, "is missing"),
             (None, _) => self.fault(

@@ -100,6 +100,15 @@ pub enum SigningAlgorithm {
 }
 
 impl SigningAlgorithm {
+    #[cfg(any(feature = "config", all(feature = "dpop", feature = "testing")))]
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Es256,
+        Self::Es384,
+        Self::EdDsa,
+        Self::Rs256,
+        Self::Ps256,
+    ];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Rs256 => "RS256",

@@ -11,7 +11,7 @@ mod replay;
 mod verifier;
 
 #[cfg(feature = "testing")]
-pub(crate) use of_client::{ALGORITHMS, ClientRequest};
+pub(crate) use of_client::ClientRequest;
 pub use policy::DpopPolicy;
 pub(super) use proof::Proof;
 pub use replay::ProofStore;

@@ -12,15 +12,6 @@ use super::{
 
 const WINDOW: Duration = Duration::from_secs(300);
 
-/// The algorithms of the proofs that they accept.
-pub(crate) const ALGORITHMS: [SigningAlgorithm; 5] = [
-    SigningAlgorithm::Es256,
-    SigningAlgorithm::Es384,
-    SigningAlgorithm::EdDsa,
-    SigningAlgorithm::Rs256,
-    SigningAlgorithm::Ps256,
-];
-
 /// The proof of a client, as the issuer and the backend of tests read it.
 pub(crate) struct ClientProof {
     /// The thumbprint of its key, as `cnf.jkt` has it.
@@ -45,7 +36,7 @@ impl ClientRequest<'_> {
     /// Checks the proof. A fault is a sentence that holds nothing of it.
     pub(crate) fn check(&self, now: SystemTime) -> Result<ClientProof, &'static str> {
         let expected = Expected {
-            algorithms: &ALGORITHMS,
+            algorithms: &SigningAlgorithm::ALL,
             urls: &[PublicUrl::origin_of(self.url, true).ok_or("the server has no origin")?],
             window: WINDOW,
             method: self.method,

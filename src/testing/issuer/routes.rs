@@ -139,7 +139,7 @@ impl TestIssuer {
         });
         #[cfg(feature = "dpop")]
         if let Some(members) = metadata.as_object_mut() {
-            let algorithms = crate::incoming::dpop::ALGORITHMS;
+            let algorithms = crate::oauth::SigningAlgorithm::ALL;
             let algorithms = algorithms.map(|algorithm| algorithm.name());
             let name = "dpop_signing_alg_values_supported";
             members.insert(name.to_owned(), json!(algorithms));
