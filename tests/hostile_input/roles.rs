@@ -326,7 +326,7 @@ fn is_role(arn: &str) -> bool {
         && account.len() == 12
         && account.bytes().all(|byte| byte.is_ascii_digit())
         && !role.starts_with('/')
-        && path.len() <= 512
+        && (path.is_empty() || "/".len() + path.len() + "/".len() <= 512)
         && path.bytes().all(|byte| (0x21..=0x7e).contains(&byte))
         && (1..=64).contains(&name.len())
         && name
