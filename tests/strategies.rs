@@ -70,6 +70,19 @@ async fn upstream_inject_says_whether_identity_token_or_time_is_missing() {
 }
 
 #[tokio::test]
+async fn upstream_inject_says_that_a_user_has_no_upstream_token_at_all() {
+    let without_tokens = Identity::builder("user-1").build().unwrap();
+    let error = UpstreamInject::new("github")
+        .unwrap()
+        .authenticated(request(Method::POST, without_tokens))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), AuthErrorKind::MissingToken);
+    let text = error.to_string();
+    assert!(text.contains("of this provider or of any other"), "{text}");
+}
+
+#[tokio::test]
 async fn upstream_inject_sends_a_token_to_the_last_moment_and_not_beyond() {
     let clock = Arc::new(ManualClock::new(NOON));
     let strategy = UpstreamInject::new("github").unwrap().clock(clock.clone());

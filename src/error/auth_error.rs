@@ -208,7 +208,8 @@ impl AuthError {
         self.inner.interaction.as_ref()
     }
 
-    /// Creates the response that a gateway sends to its own caller.
+    /// Creates the response that a gateway sends to its own caller. Its body can be any type that is made of `Bytes`, for
+    /// example `Full<Bytes>` or `axum::body::Body`.
     ///
     /// | kind | status | with |
     /// | --- | --- | --- |

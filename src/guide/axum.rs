@@ -142,7 +142,33 @@
 //! The handler's response then says what the caller must do: 401 with a challenge to log in again, 403 for a missing
 //! scope, 503 with `Retry-After` for an outage. It reveals nothing internal.
 //!
-//! # 6. Test it
+//! # 6. Demand tokens that are bound to a key
+//!
+//! A bearer token can be used by whoever steals it. With a [`DpopPolicy`](crate::incoming::DpopPolicy) (feature `dpop`),
+//! callers prove with each request that they have the key of their token (RFC 9449). Without
+//! [`require`](crate::incoming::DpopPolicy::require), tokens that are not bound are still accepted, so that callers can
+//! change over one by one.
+//!
+//! ```
+//! use tower_identity::{
+//!     BuildError, KeySet, TokenValidator, incoming::DpopPolicy,
+//! };
+//!
+//! fn validator(keys: KeySet) -> Result<TokenValidator, BuildError> {
+//!     TokenValidator::builder_with_keys("https://idp.example.com", keys)
+//!         .audience("https://api.example.com")
+//!         // The URL that callers use. A proof for another one is refused.
+//!         .dpop(DpopPolicy::new().url("https://api.example.com").require())
+//!         .build()
+//! }
+//! # let _ = validator;
+//! ```
+//!
+//! A router that is nested at `/api` sees a shorter path than its caller: give
+//! [`url`](crate::incoming::DpopPolicy::url) the path that it lacks, `https://api.example.com/api`. For callers in a
+//! browser, [CORS](#4-put-cors-outside) must allow the header `DPoP`, and expose `WWW-Authenticate` and `DPoP-Nonce`.
+//!
+//! # 7. Test it
 //!
 //! [Test your gateway](crate::guide::test_your_gateway) runs such an API without network, through refreshes and outages.
 //! `examples/axum.rs` is built in the same way.

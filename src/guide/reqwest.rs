@@ -78,8 +78,35 @@
 //!
 //! # 4. Send a `reqwest::Request`
 //!
-//! A `reqwest::Request` converts into an `http::Request<reqwest::Body>`, and keeps its timeout. Send it through a stack
-//! over `ReqwestService<reqwest::Body>`.
+//! Code that builds its requests with reqwest keeps doing so. A `reqwest::Request` converts into an
+//! `http::Request<reqwest::Body>`, and keeps its timeout. A response converts back, so `json()` and `error_for_status()`
+//! still work:
+//!
+//! ```
+//! use tower::{BoxError, ServiceExt};
+//! use tower_identity::{
+//!     Identity, UpstreamInject, client::reqwest::ReqwestService,
+//!     outgoing::AuthService,
+//! };
+//!
+//! type Api = AuthService<ReqwestService<reqwest::Body>, UpstreamInject>;
+//!
+//! async fn call(
+//!     api: Api,
+//!     client: &reqwest::Client,
+//!     identity: Identity,
+//! ) -> Result<String, BoxError> {
+//!     let request = client.get("https://api.example.com/v1/items").build()?;
+//!     let mut request = http::Request::<reqwest::Body>::try_from(request)?;
+//!     request.extensions_mut().insert(identity);
+//!     let response = api.oneshot(request).await?;
+//!     let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
+//!     Ok(response.error_for_status()?.text().await?)
+//! }
+//! # let _ = call;
+//! ```
+//!
+//! Do not call `send()` on such a request, because then no layer sees it.
 //!
 //! # 5. Present a client certificate
 //!

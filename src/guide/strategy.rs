@@ -1,4 +1,4 @@
-//! I write my own strategy.
+//! Write your own strategy.
 //!
 //! A [`Strategy`](crate::Strategy) puts a credential onto a request, or refuses the request with an error.
 //! [`AuthLayer`](crate::AuthLayer) calls it after the check of the origin, and does not send what it refuses.

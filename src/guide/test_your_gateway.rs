@@ -7,6 +7,14 @@
 //! logins.
 //!
 //! ```toml
+//! [dependencies] # of the gateway on this page
+//! tower-identity = { version = "0.1", features = ["axum", "hyper", "incoming"] }
+//! axum = "0.8"
+//! bytes = "1"
+//! http = "1"
+//! http-body-util = "0.1"
+//! tower = { version = "0.5", features = ["util"] }
+//!
 //! [dev-dependencies]
 //! tower-identity = { version = "0.1", features = ["testing"] }
 //! tokio = { version = "1", features = ["macros", "rt"] }
@@ -367,6 +375,170 @@
 //! nothing needs to be set. [`require_dpop_nonce`](crate::testing::TestIssuer::require_dpop_nonce) makes it ask for a
 //! nonce, and another call makes it forget the one before. A backend that is [protected
 //! by](crate::testing::TestBackend::protected_by) the issuer answers 401 to a bound token without a proof of its key.
+//!
+//! If your gateway demands such tokens of its callers, the test needs a caller that makes proofs. An
+//! [`AuthLayer`](crate::AuthLayer) with [`UpstreamInject::dpop`](crate::UpstreamInject::dpop) is one:
+//!
+//! ```
+//! use axum::{Router, body::Body, http::Request, routing::get};
+//! use serde_json::json;
+//! use tower::{BoxError, ServiceBuilder, ServiceExt};
+//! use tower_identity::{
+//!     AccessToken, AuthLayer, Identity, Origin, TokenValidator,
+//!     TokenValidatorLayer, UpstreamInject, UpstreamToken,
+//!     incoming::DpopPolicy, oauth::DpopKey,
+//!     testing::{TestIssuer, TestNetwork},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let url = "https://gateway.example.com";
+//! let users = TestIssuer::new("https://idp.example.com");
+//! let validator = TokenValidator::builder(users.url(), users.clone())
+//!     .audience(url)
+//!     .dpop(DpopPolicy::new().url(url).require())
+//!     .build()?;
+//! let gateway = Router::new()
+//!     .route("/whoami", get(async |caller: Identity| caller.subject().to_owned()))
+//!     .layer(TokenValidatorLayer::new(validator));
+//!
+//! // The caller's token names the key, and the caller has it.
+//! let key = DpopKey::generate()?;
+//! let token = users
+//!     .token("alice")
+//!     .audience(url)
+//!     .claim("cnf", json!({ "jkt": key.thumbprint() }))
+//!     .sign();
+//! let token = UpstreamToken::new(AccessToken::new(token)?)
+//!     .with_dpop_thumbprint(key.thumbprint());
+//! let alice = Identity::builder("alice").upstream("gateway", token).build()?;
+//! let prover = UpstreamInject::new("gateway")?.dpop(key);
+//! let caller = ServiceBuilder::new()
+//!     .layer(AuthLayer::new(Origin::try_from(url)?, prover))
+//!     .service(TestNetwork::new().host(url, gateway));
+//!
+//! let mut call = Request::get("https://gateway.example.com/whoami")
+//!     .body(Body::empty())?;
+//! call.extensions_mut().insert(alice);
+//! assert_eq!(caller.oneshot(call).await?.status(), 200);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # 7. Link an account
+//!
+//! [`TestIssuer::authorize`](crate::testing::TestIssuer::authorize) stands for the provider's page and the user in front
+//! of it. Between the two requests of [`AccountLinking`](crate::AccountLinking), the test carries the cookie, as a browser
+//! does (feature `linking`):
+//!
+//! ```
+//! use axum::{Extension, Router, body::Body, http::Request};
+//! use tower::{BoxError, ServiceExt};
+//! use tower_identity::{
+//!     AccountLinking, ClientAuth, MemoryStore, UpstreamTokenStore,
+//!     UpstreamTokens,
+//!     testing::{TestIssuer, identity},
+//!     upstream::{OAuthProvider, ProviderSettings, TokenOwner},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let tracker = TestIssuer::new("https://tracker.example.com");
+//! let settings = ProviderSettings::discovered(tracker.url());
+//! let client = ClientAuth::none("gateway");
+//! let provider =
+//!     OAuthProvider::builder(settings, client, tracker.clone()).build()?;
+//! let store = MemoryStore::new();
+//! let provider = provider.provider("tracker").build()?;
+//! let upstream = UpstreamTokens::new(store.clone(), [provider]);
+//! let linking =
+//!     AccountLinking::builder("https://gateway.example.com", upstream).build()?;
+//! // In your gateway, the user comes from the session's cookie.
+//! let alice = identity("alice", []);
+//! let gateway = Router::new()
+//!     .fallback_service(linking)
+//!     .layer(Extension(alice.clone()));
+//!
+//! let start = Request::get("/link/tracker").body(Body::empty())?;
+//! let start = gateway.clone().oneshot(start).await?;
+//! let authorization_url = start.headers()["location"].to_str()?;
+//! let cookie = start.headers()["set-cookie"].clone();
+//! // The name of Alice at the tracker is another one.
+//! let back = tracker.authorize(authorization_url, "alice-1");
+//! let back = Request::get(back).header("cookie", cookie).body(Body::empty())?;
+//! assert_eq!(gateway.oneshot(back).await?.status(), 303);
+//!
+//! let linked = store.providers(&TokenOwner::of(&alice)?).await?;
+//! assert!(linked.contains("tracker"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # 8. AWS STS
+//!
+//! A [`TestBackend`](crate::testing::TestBackend) that answers as AWS STS does is enough for
+//! [`AwsSts`](crate::AwsSts) (feature `aws-sts`). It verifies no signature and no trust policy: moto
+//! (`moto_server`) is closer to AWS, as `examples/aws_sts.rs` shows.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::Request;
+//! use http_body_util::Full;
+//! use serde_json::json;
+//! use tower::{BoxError, ServiceBuilder, ServiceExt};
+//! use tower_identity::{
+//!     AuthLayer, AwsSts, RoleMapping, TokenValidator,
+//!     testing::{Answer, TestBackend, TestIssuer, TestNetwork},
+//! };
+//!
+//! const SESSION: &str = "<AssumeRoleWithWebIdentityResponse>
+//!     <AssumeRoleWithWebIdentityResult><Credentials>
+//!         <AccessKeyId>ASIAEXAMPLE</AccessKeyId>
+//!         <SecretAccessKey>wJalrXUtnFEMI</SecretAccessKey>
+//!         <SessionToken>FwoGZXIvYXdzEXAMPLE</SessionToken>
+//!         <Expiration>2099-01-01T00:00:00Z</Expiration>
+//!     </Credentials></AssumeRoleWithWebIdentityResult>
+//! </AssumeRoleWithWebIdentityResponse>";
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let sts = TestBackend::new("https://sts.us-east-1.amazonaws.com")
+//!     .answering(|_| Answer::new(200).body(SESSION));
+//! let service = TestBackend::new("https://aws-mcp.us-east-1.api.aws");
+//! let network = TestNetwork::new().backend(&sts).backend(&service);
+//!
+//! let reader = "arn:aws:iam::123456789012:role/Reader";
+//! let strategy = AwsSts::builder("us-east-1", network.clone())
+//!     .role_mapping(RoleMapping::claim("readers", reader))
+//!     .build()?;
+//! let client = ServiceBuilder::new()
+//!     .layer(AuthLayer::new(service.origin(), strategy))
+//!     .service(network);
+//!
+//! // The validator makes the identity of a token, as in production.
+//! let users = TestIssuer::new("https://idp.example.com");
+//! let audience = "sts.amazonaws.com";
+//! let validator = TokenValidator::builder(users.url(), users.clone())
+//!     .audience(audience)
+//!     .build()?;
+//! let token = users
+//!     .token("alice")
+//!     .audience(audience)
+//!     .claim("groups", json!(["readers"]))
+//!     .sign();
+//! let alice = validator.validate(&token).await?;
+//!
+//! let mut call = Request::get("https://aws-mcp.us-east-1.api.aws/")
+//!     .body(Full::<Bytes>::default())?;
+//! call.extensions_mut().insert(alice);
+//! client.oneshot(call).await?;
+//! assert_eq!(sts.request().parameter("RoleArn").as_deref(), Some(reader));
+//! let request = service.request();
+//! let signature = request.header("authorization").unwrap();
+//! assert!(signature.starts_with("AWS4-HMAC-SHA256 "));
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What the issuer is compared with
 //!

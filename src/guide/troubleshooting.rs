@@ -58,6 +58,19 @@
 //!     kind="missing_identity" error=…
 //! ```
 //!
+//! # It does not compile
+//!
+//! | the compiler says | what to do |
+//! | --- | --- |
+//! | `TokenExchangeBuilder: Clone` is not satisfied, or another builder | A builder was given to `AuthLayer`. Call `.build()?`. |
+//! | `AuthService<…, Result<UpstreamInject, BuildError>>` is not a `Service` | The strategy's constructor can fail. Add `?`. |
+//! | `AuthService<reqwest::Client, …>` is not a `Service` | Wrap the client in a [`ReqwestService`](crate::client::reqwest::ReqwestService). |
+//! | type annotations are needed for `https_client` | Name the type of the requests' bodies: `https_client::<Full<Bytes>>()`. |
+//! | `Body: Clone` is not satisfied, at `retry_rejected` | A body that is a stream cannot be sent again. Use [`retry_rejected_if_empty`](crate::AuthLayer::retry_rejected_if_empty) or [`retry_rejected_with`](crate::AuthLayer::retry_rejected_with). |
+//! | `TokenValidator: Layer<…>` is not satisfied | Wrap the validator in a [`TokenValidatorLayer`](crate::TokenValidatorLayer). |
+//! | `Handler` is not implemented for a function with an [`Identity`](crate::Identity) | Enable the feature `axum`. |
+//! | an item of this crate is not found | Enable its feature. Each item's documentation names it. |
+//!
 //! # A `BuildError`
 //!
 //! The settings of a builder or constructor cannot work. The text of the [`BuildError`](crate::BuildError) names the
@@ -70,6 +83,7 @@
 //! | likely cause | what to do |
 //! | --- | --- |
 //! | The outgoing request is a new one, and the identity stayed on the incoming request. | [Carry it over](crate::guide::gateway#2-carry-over-the-identity-and-few-headers). |
+//! | [`IdentityLayer`](crate::IdentityLayer) is beneath [`AuthLayer`](crate::AuthLayer). | Add it first: the first layer of a `ServiceBuilder` is the outermost. |
 //! | A layer above dropped the extensions. For example, a layer that follows redirects does so for another origin. | Check where the redirect leads. |
 //! | The MCP SDK's own `call_tool` was used. | Use `call_tool_as`, see [the guide for rmcp](crate::guide::rmcp). |
 //! | The policy does not cover this request, or the session was opened without an identity. | Choose a [policy](crate::FallbackPolicy) that covers it. `tower_identity_fallbacks_total` and the event "using the session's" show when the fallback fills a gap. |

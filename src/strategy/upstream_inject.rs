@@ -247,6 +247,11 @@ impl fmt::Debug for UpstreamInject {
 #[cold]
 fn missing_token(identity: &Identity) -> String {
     let providers: Vec<_> = identity.upstreams().map(|(provider, _)| provider).collect();
+    if providers.is_empty() {
+        return "the user has no upstream token, of this provider or of any other; have them log in there, or check \
+                what makes the identity"
+            .to_owned();
+    }
     format!(
         "the user has no upstream token of this provider, only of these: {providers:?}; have them log in there, or \
          check the provider's name"

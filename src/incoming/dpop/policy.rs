@@ -239,7 +239,7 @@ impl DpopPolicy {
             faults.add("dpop.algorithms", "is empty, name at least one");
         }
         if self.window.is_zero() || self.window > LONGEST_WINDOW {
-            faults.add("dpop.window", "is not from above 0 to 10 minutes");
+            faults.add("dpop.window", "is not above 0 and at most 10 minutes");
         }
         if self.capacity == 0 {
             faults.add(
@@ -290,7 +290,7 @@ impl DpopPolicy {
     fn nonce_settings(&self, faults: &mut Faults) -> Option<Nonces> {
         let lifetime = self.nonce_lifetime.unwrap_or(NONCE_LIFETIME);
         if lifetime.is_zero() || lifetime > LONGEST_NONCE_LIFETIME {
-            faults.add("dpop.nonce_lifetime", "is not from above 0 to a day");
+            faults.add("dpop.nonce_lifetime", "is not above 0 and at most a day");
         }
         if self.nonce_keys.is_empty() {
             let useless = [

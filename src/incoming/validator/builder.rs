@@ -343,7 +343,7 @@ impl TokenValidatorBuilder {
         if audiences.is_empty() {
             faults.add(
                 "audience",
-                "is missing, give one, or a token for anybody would do",
+                "is missing, give one; without it, a token for any other service would be accepted",
             );
         }
         faults.need_texts("audience", audiences);

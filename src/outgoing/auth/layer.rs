@@ -260,6 +260,9 @@ impl<A> AuthLayer<A> {
     /// Each request is cloned before it is sent, with its body and its extensions. The response of the inner service
     /// must be an `http::Response`, and its body a [`Body`](http_body::Body). The body that the caller gets is a
     /// [`PeekedBody`](crate::outgoing::PeekedBody): the same bytes, streamed.
+    ///
+    /// For a body that is not `Clone`, such as `axum::body::Body`, use
+    /// [`retry_rejected_if_empty`](Self::retry_rejected_if_empty) or [`retry_rejected_with`](Self::retry_rejected_with).
     #[must_use]
     pub fn retry_rejected<B: Clone>(self) -> AuthLayer<A, RetryRejected<B>> {
         self.retry_rejected_with(|body| Some(body.clone()))

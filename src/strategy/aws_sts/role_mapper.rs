@@ -157,7 +157,7 @@ impl RoleMapper {
         if settings.mappings.is_empty() && settings.fallback.is_none() {
             faults.add(
                 "role_mapping",
-                "is missing, add one or set `fallback_role`, or nobody could have a role",
+                "is missing, add one or set `fallback_role`; without both, no user has a role",
             );
         }
         let mut rules = Vec::with_capacity(settings.mappings.len());

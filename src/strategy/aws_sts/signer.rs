@@ -236,7 +236,7 @@ fn signed_headers(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
 fn expired() -> AuthError {
     AuthError::new(
         AuthErrorKind::Unavailable,
-        "the AWS credentials at hand expire within 5 s, so nothing was signed with them; check this machine's clock",
+        "the AWS credentials of this session expire within 5 s, so nothing was signed with them; check this machine's clock",
     )
 }
 

@@ -284,7 +284,7 @@ impl Inner {
         if used.len() >= MOST_USED {
             return Err(AuthError::new(
                 AuthErrorKind::Unavailable,
-                "the store has noted too many uses of late; try again later",
+                "the store has noted too many uses recently; try again later",
             ));
         }
         used.insert(id, new);
