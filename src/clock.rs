@@ -79,6 +79,17 @@ thread_local! {
 ///
 /// It is meant for tests. See [`Clock`](trait@Clock#setting-the-clock) for the parts that use it. Only parts that are
 /// made on this thread use it, so make them in the test itself, not in a task that another thread may run.
+///
+/// ```
+/// use std::{sync::Arc, time::{Duration, SystemTime}};
+/// use tower_identity::{DefaultClock, ManualClock, MemoryStore};
+///
+/// let clock = Arc::new(ManualClock::new(SystemTime::now()));
+/// let _default = DefaultClock::set(clock.clone());
+/// // The store uses this clock.
+/// let store = MemoryStore::new();
+/// clock.advance(Duration::from_secs(3600));
+/// ```
 #[derive(Debug)]
 #[must_use = "the clock is the default only until this value is dropped"]
 pub struct DefaultClock {

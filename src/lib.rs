@@ -103,8 +103,9 @@
 //! | [`TokenEndpoint`] | Calls an OAuth token endpoint. |
 //! | [`ClientAuth`] | Authenticates this application to the endpoint. |
 //! | [`CredentialCache`] | Keeps a credential per user, and renews it before it expires. |
-//! | [`Clock`], [`SystemClock`] | The time. |
-//! | [`ManualClock`], [`DefaultClock`] | A clock for tests, and how to set it once for all parts. |
+//! | **Time** | |
+//! | [`Clock`], [`SystemClock`] | The trait by which all parts read the time, and the time of the system. |
+//! | [`ManualClock`], [`DefaultClock`] | For tests: a clock that you move, and the clock of all parts that a test makes. |
 //! | **Upstream tokens** | feature `incoming` |
 //! | [`UpstreamTokens`] | Loads and refreshes the tokens that a user has at other providers. |
 //! | [`UpstreamTokenStore`] | The trait for stores of these tokens. |
@@ -126,19 +127,19 @@
 //!
 //! # Namespaces
 //!
-//! Modules hold the builders, futures and services, and the types that are needed to write a strategy or a store.
+//! Modules hold the builders, futures and services of these types, and the following:
 //!
-//! | module | contents |
+//! | module | also contains |
 //! | --- | --- |
-//! | [`incoming`] | The services and futures of the incoming layers, the builders of their parts, [`DpopPolicy`](incoming::DpopPolicy) for tokens that are bound to a key of the caller, and [`McpRequest`](incoming::McpRequest), which answers an MCP client with what its user must do. |
-//! | [`outgoing`] | The services and futures of the outgoing layers, and [`forward_mcp`](outgoing::forward_mcp), which makes an outgoing MCP request of an incoming one. |
-//! | [`strategy`] | The builders of the strategies, and [`Rejection`](strategy::Rejection), by which a strategy says what a response means for its credential, and [`WiderScope`](strategy::WiderScope), by which it is asked for more scope. [`Both`](strategy::Both) sends two credentials. |
-//! | [`oauth`] | Token requests and responses, [`ResourceMetadata`](oauth::ResourceMetadata), which says whose tokens a backend accepts, [`TokenType`](oauth::TokenType), [`PrivateKeyJwt`](oauth::PrivateKeyJwt) as client authentication, [`SecretSource`](oauth::SecretSource) for secrets that are replaced, [`SigningKeys`](oauth::SigningKeys), and [`DpopKey`](oauth::DpopKey) with [`DpopKeys`](oauth::DpopKeys), to which tokens are bound. |
-//! | [`credential`] | Cache keys ([`CacheScope`](credential::CacheScope), [`Fingerprint`](credential::Fingerprint)), and [`Obtained`](credential::Obtained), a credential with its lifetime. |
-//! | [`upstream`] | [`Provider`](upstream::Provider), [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`SealingKey`](upstream::SealingKey), [`OAuthProvider`](upstream::OAuthProvider) with [`ProviderSettings`](upstream::ProviderSettings), and the types that are needed to write a store or a refresher. |
-//! | [`upstream::linking`] | [`CodeFlow`](upstream::linking::CodeFlow), the authorization code flow for a login to your application, [`ClientMetadata`](upstream::linking::ClientMetadata), the document by which providers know the application, and [`LinkError`](upstream::linking::LinkError). |
-//! | [`config`] | [`Resources`](config::Resources), the blocks for each kind of backend, [`VmcpConfig`](config::VmcpConfig), the whole file of a ToolHive vMCP, and [`LiveOutgoingAuth`](config::LiveOutgoingAuth), which is replaced while requests are running. |
-//! | [`client`] | Adapters for [`hyper`](client::hyper), where [`CertificateSource`](client::hyper::CertificateSource) supplies a client certificate, [`reqwest`](client::reqwest) and [`rmcp`](client::rmcp), which also turns an error into MCP's own form. |
+//! | [`incoming`] | [`DpopPolicy`](incoming::DpopPolicy) accepts callers' tokens that are bound to a key, and [`ClientCertificate`](incoming::ClientCertificate) those that are bound to a certificate. [`McpRequest`](incoming::McpRequest) answers an MCP client with what its user must do. |
+//! | [`outgoing`] | [`forward_mcp`](outgoing::forward_mcp) makes an outgoing MCP request of an incoming one. |
+//! | [`strategy`] | [`Both`](strategy::Both) sends two credentials. For your own strategy: [`Rejection`](strategy::Rejection), its judgement of a response, and [`WiderScope`](strategy::WiderScope), a request for more scope. |
+//! | [`oauth`] | Token requests and responses, and [`TokenType`](oauth::TokenType). For clients: [`PrivateKeyJwt`](oauth::PrivateKeyJwt), and [`SecretSource`](oauth::SecretSource) for secrets that are replaced. Keys that tokens are bound to: [`DpopKey`](oauth::DpopKey), [`DpopKeys`](oauth::DpopKeys). [`SigningKeys`](oauth::SigningKeys) of `SignedIdentity`. [`ResourceMetadata`](oauth::ResourceMetadata) says whose tokens a backend accepts. |
+//! | [`credential`] | For your own strategy: cache keys ([`CacheScope`](credential::CacheScope), [`Fingerprint`](credential::Fingerprint)), and [`Obtained`](credential::Obtained), a credential with its lifetime. |
+//! | [`upstream`] | [`Provider`](upstream::Provider) with [`RefreshTokenGrant`](upstream::RefreshTokenGrant), [`OAuthProvider`](upstream::OAuthProvider) with [`ProviderSettings`](upstream::ProviderSettings), [`SealingKey`](upstream::SealingKey), and the types for your own store or refresher. |
+//! | [`upstream::linking`] | [`CodeFlow`](upstream::linking::CodeFlow), the authorization code flow for a login to your application. [`ClientMetadata`](upstream::linking::ClientMetadata), the document by which providers know the application. [`LinkError`](upstream::linking::LinkError) is the error of both. |
+//! | [`config`] | [`Resources`](config::Resources), which holds what a file cannot contain, [`LiveOutgoingAuth`](config::LiveOutgoingAuth) for a configuration that is replaced while requests are running, and the block of each kind of backend. |
+//! | [`client`] | Adapters for [`hyper`](client::hyper), with client certificates ([`CertificateSource`](client::hyper::CertificateSource)), for [`reqwest`](client::reqwest), and for [`rmcp`](client::rmcp), which also turns an error into MCP's own form. |
 //! | [`telemetry`] | The names of spans, events and metrics. |
 //! | [`testing`] | An issuer, a backend and a network in the process, for tests of your application. |
 //!

@@ -180,7 +180,7 @@ impl fmt::Debug for Secret {
 }
 
 /// The SHA-256 of a secret and its kind. An [`AccessToken`] and a [`Secret`] with the same text have different
-/// fingerprints.
+/// fingerprints. [`CacheScope::key`](crate::credential::CacheScope::key) makes a cache key of it.
 ///
 /// Needs the feature `token-exchange`.
 ///

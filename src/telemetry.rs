@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | `backend` | the layer's [`Origin`] |
 //! | `strategy` | the strategy's [name](crate::Strategy::name) |
-//! | `cache` | see the table of labels below; empty if no `CredentialCache` was asked |
+//! | `cache` | see the table of labels below. Empty if no `CredentialCache` was asked |
 //! | `outcome` | see the table of labels below |
 //!
 //! # Events

@@ -370,7 +370,17 @@ impl Error for AuthError {
 
 /// The kind of an [`AuthError`].
 ///
-/// [`AuthError::to_response`] maps each kind to a status.
+/// [`AuthError::to_response`] maps each kind to a status. The guide
+/// [troubleshooting](crate::guide::troubleshooting) has the likely causes of each.
+///
+/// ```
+/// use tower_identity::{AuthError, AuthErrorKind};
+///
+/// fn must_log_in(error: &AuthError) -> bool {
+///     use AuthErrorKind::{Expired, MissingToken, Rejected};
+///     matches!(error.kind(), Expired | MissingToken | Rejected)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AuthErrorKind {

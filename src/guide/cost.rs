@@ -26,9 +26,9 @@
 //! [`CredentialCache`](crate::CredentialCache). A test (`tests/allocation.rs`) holds this promise. The gate counts the
 //! instructions of these requests, which are the same on each run, and fails when one has 3 % more (`.ci/instructions.py`).
 //!
-//! A token in another header than `Authorization` costs no allocation after `Bearer `, and two with another prefix, because
-//! its value is put together in memory that is wiped: 775 instructions more. A secret in a file is looked at when a token
-//! endpoint is asked, and not for a request whose token is cached.
+//! A token in another header than `Authorization` costs no allocation if its prefix is `Bearer `. Any other prefix costs two
+//! allocations and 775 instructions, because the value is put together in memory that is wiped. A secret in a file is read
+//! when a token endpoint is asked, and not for a request whose token is cached.
 //!
 //! # Beside peers
 //!

@@ -6,7 +6,7 @@
 //! [`always()`](crate::FallbackPolicy::always), as in ToolHive, where this layer comes from. It suits a client that
 //! speaks for one user, such as rmcp.
 //!
-//! `examples/gateway/gateway.rs` is a complete gateway in about 300 lines, and is meant to be copied. Of the files
+//! `examples/gateway/gateway.rs` is a complete gateway in some 350 lines, and is meant to be copied. Of the files
 //! beside it, `config.rs` reads its file and `pages.rs` has its pages. The others are the identity provider, the
 //! backends and the client that it is tested with. This page explains the parts of the gateway. It needs this crate
 //! with the features `config`, `hyper` and `incoming`, and the following dependencies:

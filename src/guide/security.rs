@@ -34,16 +34,16 @@
 //! | | the id of another user's session | [`BindSubject`](crate::BindSubject), where it is used. Upstream tokens are found by issuer and subject, and a [session](crate::UpstreamTokens::session_claim) only among those of its user |
 //! | the backend | a redirect to another host | no redirect is followed beneath the layers, and one that is followed above them is checked again |
 //! | | 401 for each request | one retry, and one refresh for all requests |
-//! | | an endless answer | [`TowerHttpClient`](crate::client::rmcp::TowerHttpClient) bounds it; the other clients stream it to you without a bound |
-//! | the identity provider | an answer that is endless, slow, deeply nested, not JSON or a redirect | limits of size and time; redirects are not followed, and the error shows nothing of the answer |
+//! | | an endless answer | [`TowerHttpClient`](crate::client::rmcp::TowerHttpClient) bounds it, and the other clients stream it to you without a bound |
+//! | the identity provider | an answer that is endless, slow, deeply nested, not JSON or a redirect | limits of size and time. Redirects are not followed, and the error shows nothing of the answer |
 //! | | a missing or odd lifetime | at most a day, 5 minutes if it is unknown, and no caching if it makes no sense |
 //! | | an outage | valid tokens and known keys stay in use, and the provider is asked less and less often |
 //! | | metadata or an assertion in another issuer's name | the issuer is compared, and so are an assertion's audience and resource |
-//! | AWS STS | the same, or repeating the user's token in an error | the same limits; neither its text nor the SDK's log is shown |
+//! | AWS STS | the same, or repeating the user's token in an error | the same limits. Neither its text nor the SDK's log is shown |
 //! | the Redis store | reading, changing or moving tokens | they are sealed, and bound to their user, session, provider and version |
 //! | | an outage or a stall | `Unavailable` within a bounded time, and no refresh token is used without a claim |
 //! | readers of logs | a secret in `Debug` output, an error, a span or a URL | secrets are in none of them |
-//! | the network | reading along | plain `http` is refused except for loopback, unless the caller asks for it by name; the tokens sent to Redis are sealed, even where `rediss://` is not used |
+//! | the network | reading along | plain `http` is refused except for loopback, unless the caller asks for it by name. The tokens sent to Redis are sealed, even where `rediss://` is not used |
 //!
 //! # Promises and their tests
 //!

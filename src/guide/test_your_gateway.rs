@@ -271,7 +271,7 @@
 //!
 //! # 3. Provoke what goes wrong
 //!
-//! | to see how your gateway deals with | say |
+//! | to test your gateway with | write |
 //! | --- | --- |
 //! | a backend that rejects one token | `api.answer_next(Answer::unauthorized())` |
 //! | a backend that wants more scope | `api.answer_next(Answer::new(403).header("www-authenticate", …))` |

@@ -16,19 +16,21 @@
 //!
 //! # The examples
 //!
-//! | command | shows |
-//! | --- | --- |
-//! | `cargo run --all-features --example session_refresh` | an MCP session whose token is refreshed twice. With `-- --stale` it shows the 401s that a captured identity causes, and exits with 1 |
-//! | `cargo run --all-features --example gateway` | a gateway with an identity provider, two MCP backends and a client in one process |
-//! | `cargo run --all-features --example gateway -- --demo` | its pages, on which users link accounts. `tests/peers/browser/link.py` drives Chromium through them and leaves screenshots |
-//! | `cargo run --all-features --example aws_sts` | the role that each of three users gets, against moto's server if `moto_server` is installed |
-//! | `cargo run --all-features --example inject` | the smallest program with hyper |
-//! | `cargo run --all-features --example reqwest` | the smallest program with reqwest |
+//! `examples/README.md` lists the programs in `examples/`. Each starts the issuers and backends that it needs. For
+//! example, this one shows an MCP session whose token is refreshed twice, and with `-- --stale` the 401s that a captured
+//! identity causes:
+//!
+//! ```sh
+//! cargo run --all-features --example session_refresh
+//! ```
+//!
+//! `tests/peers/browser/link.py` drives Chromium through the pages of `--example gateway -- --demo`, and leaves
+//! screenshots. `--example aws_sts` runs against moto's server if `moto_server` is installed.
 //!
 //! # The faults of other systems
 //!
 //! The following command puts each [fault](super::faults) into a copy of the crate, one after another, and checks that
-//! a test fails. There are 38 faults in 64 variants. A full run needs Python and Git, and takes about an hour.
+//! a test fails. A full run needs Python and Git, and takes hours, because the crate is built for each row of that page.
 //! `tests/faults/run F07 F18` tries only these two.
 //!
 //! ```sh

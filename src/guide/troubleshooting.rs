@@ -125,7 +125,7 @@
 //! | The user's token was revoked, or the refresh token was used elsewhere. | Have the user log in. The events "the refresh token was refused" and "the user has to log in again" name the provider. If it happens often, another process uses the refresh tokens, see [the guide for replicas](crate::guide::replicas). |
 //! | The issuer wants a stronger login, a consent or a linked account. | [`AuthError::interaction`](crate::AuthError::interaction) says which, and the response's challenge has the parameters of the login. |
 //! | The user's tokens are bound to a key that is not here (DPoP). | Give all replicas the same keys, also after a restart, see [the guide](crate::guide::replicas#6-share-the-key-that-tokens-are-bound-to). Then have the user link the account again. |
-//! | All users are rejected at once. | The issuer refused in words that the [table](crate::TokenEndpoint#refusals) does not know, or the form is wrong. [`AuthError::oauth_error`](crate::AuthError::oauth_error) has the code; [`refusal`](crate::oauth::TokenEndpointBuilder::refusal) sets its kind. |
+//! | All users are rejected at once. | The issuer refused in words that the [table](crate::TokenEndpoint#refusals) does not know, or the form is wrong. [`AuthError::oauth_error`](crate::AuthError::oauth_error) has the code, and [`refusal`](crate::oauth::TokenEndpointBuilder::refusal) sets its kind. |
 //! | Incoming: the token is bound to a certificate (`cnf`). | The server must hand over the certificate of the connection as [`ClientCertificate`](crate::incoming::ClientCertificate). |
 //! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). |
 //! | Incoming: a proof is for another URL, says its `htu`. | Give the policy the URL that callers use, with what a proxy or a nested router takes away from the path ([`DpopPolicy::url`](crate::incoming::DpopPolicy::url)). |
@@ -196,5 +196,6 @@
 //! | --- | --- |
 //! | The backend answers 401 once, then 200. | [`retry_rejected`](crate::AuthLayer::retry_rejected) replaced a rejected credential. `tower_identity_forced_refreshes_total` counts this. |
 //! | The backend always answers 401. | The token is for another audience, or the request [is not retried](crate::AuthLayer#retrying-rejected-credentials). |
+//! | A session does not [follow](crate::IdentityLayer::follow_requests) its user's requests. | The identities have no issuer, or the requests carry another user's. |
 //! | Users log in about once a day. | A captured identity wins somewhere. Look for a layer above this crate's layers that inserts identities. |
 //! | `cache` is `miss` for each request. | The tokens' lifetime is zero, the configuration is built again for each request, or each request has another user's token. |

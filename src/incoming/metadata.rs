@@ -32,6 +32,28 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 /// not through [`TokenValidatorLayer`](crate::TokenValidatorLayer). It answers `GET` and
 /// `HEAD` for that path, also for web pages of other origins (CORS), and 404 for any other
 /// path.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower_identity::{TokenValidator, TokenValidatorLayer};
+///
+/// fn router(validator: TokenValidator) -> Router {
+///     let metadata = validator.resource_metadata();
+///     let router = Router::new()
+///         .route("/mcp", get(async || "hello"))
+///         .layer(TokenValidatorLayer::new(validator));
+///     match metadata {
+///         // Outside of the layer.
+///         Some(metadata) => {
+///             let path = metadata.path().to_owned();
+///             router.route_service(&path, metadata)
+///         }
+///         // The validator has no `resource`.
+///         None => router,
+///     }
+/// }
+/// # let _ = router;
+/// ```
 #[derive(Clone)]
 pub struct ProtectedResourceMetadata {
     inner: Arc<Inner>,

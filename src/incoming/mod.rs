@@ -9,8 +9,8 @@
 //! [`BindSubject`](crate::BindSubject) keeps a session to the user who opened it, and
 //! [`delegation_chain`](crate::delegation_chain) reads who acts for the user.
 //!
-//! This module has their builders, services and futures, [`ClientCertificate`], by which a server hands over the
-//! certificate of a connection, and [`DpopPolicy`], by which tokens are accepted that are bound to a key of the caller.
+//! This module also has their builders, services and futures. [`DpopPolicy`] accepts tokens that are bound to a key of the
+//! caller. A server hands over the certificate of a connection as [`ClientCertificate`].
 
 pub(crate) mod bind_subject;
 pub(crate) mod delegation;

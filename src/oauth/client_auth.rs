@@ -26,6 +26,22 @@ const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe
 ///
 /// Needs the feature `token-exchange`.
 ///
+/// | the client has | use | name of the method |
+/// | --- | --- | --- |
+/// | only an ID | [`none`](Self::none) | `none` |
+/// | a secret | [`basic`](Self::basic), [`post`](Self::post) | `client_secret_basic`, `client_secret_post` |
+/// | a private key | `private_key_jwt` (feature `private-key-jwt`) | `private_key_jwt` |
+/// | a JWT that its platform issues | [`assertion`](Self::assertion), [`spiffe`](Self::spiffe) | `jwt-bearer`, `jwt-spiffe` |
+/// | a TLS certificate | [`tls_client_auth`](Self::tls_client_auth), [`self_signed_tls_client_auth`](Self::self_signed_tls_client_auth) | the same |
+///
+/// ```
+/// use tower_identity::{ClientAuth, Secret};
+///
+/// let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw")?;
+/// let client_auth = ClientAuth::basic("gateway", secret);
+/// # Ok::<(), tower_identity::InvalidSecret>(())
+/// ```
+///
 /// Only this method is used. If the endpoint refuses it, no other method is tried.
 ///
 /// An ID and a secret consist of visible ASCII and spaces (RFC 6749, appendix A). Other letters are sent as UTF-8, because

@@ -263,7 +263,7 @@ impl fmt::Debug for HeaderForwardBuilder {
 
 /// Headers of an incoming request, carried in the extensions of an outgoing one.
 ///
-/// [`HeaderForwardLayer::captured`] creates it. It can also be created from any `HeaderMap`, since
+/// [`HeaderForwardLayer::captured`] creates it, as the example of the layer shows. It can also be created from any `HeaderMap`, since
 /// [`HeaderForwardLayer`] forwards only the headers that its configuration names.
 #[derive(Clone)]
 pub struct CapturedHeaders {

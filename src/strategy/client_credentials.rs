@@ -28,17 +28,23 @@ use super::{
 /// The strategy does not read the identity. A request without an identity gets the token, and so does a health check.
 /// The strategy replaces an existing `Authorization` header. Clones are cheap and share their state.
 ///
-/// ```no_run
-/// # fn strategy(
-/// #     endpoint: tower_identity::TokenEndpoint,
-/// # ) -> Result<(), tower_identity::BuildError> {
-/// use tower_identity::ClientCredentials;
+/// ```
+/// # use bytes::Bytes; use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let token_client = Client::builder(TokioExecutor::new())
+/// #     .build_http::<Full<Bytes>>();
+/// use tower_identity::{ClientAuth, ClientCredentials, Secret, TokenEndpoint};
 ///
+/// // `token_client` is a Tower HTTP client, for example `https_client()?`.
+/// let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw")?;
+/// let endpoint =
+///     TokenEndpoint::builder("https://idp.example.com/token", token_client)
+///         .client_auth(ClientAuth::basic("gateway", secret))
+///         .build()?;
 /// let strategy = ClientCredentials::builder(endpoint)
 ///     .scopes(["tools:list"])
 ///     .build()?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors

@@ -1,28 +1,27 @@
 //! Strategies: how an identity becomes a credential.
 //!
-//! A [`Strategy`](crate::Strategy) adds the credential to a request. The last column says what a request has that is
-//! marked as a [`HealthCheck`](crate::HealthCheck), which is made for no user.
+//! A [`Strategy`](crate::Strategy) adds the credential to a request. The column "on a health check" says what a request has
+//! that is marked as a [`HealthCheck`](crate::HealthCheck), which is made for no user.
 //!
-//! | strategy | sends | on a health check |
-//! | --- | --- | --- |
-//! | [`Unauthenticated`](crate::Unauthenticated) | the request as it is | the same |
-//! | [`HeaderInjection`](crate::HeaderInjection) | a fixed header, such as an API key | the same |
-//! | [`UpstreamInject`](crate::UpstreamInject) | the user's own token of an upstream provider, as a bearer token | no credential |
-//! | [`ClaimInjection`](crate::ClaimInjection) | chosen claims of the user as headers | no claims |
-//! | [`SignedIdentity`](crate::SignedIdentity) | a statement of who the user is, signed by this gateway | no statement |
-//! | [`TokenExchange`](crate::TokenExchange) | a token that was exchanged for one of the user's (RFC 8693) | the application's own token if the client has a secret or a key, otherwise no credential |
-//! | [`ClientCredentials`](crate::ClientCredentials) | the application's own token (RFC 6749 §4.4) | the same |
-//! | [`OnBehalfOf`](crate::OnBehalfOf) | a token that Microsoft Entra issued for the user's token | no credential |
-//! | [`CrossAppAccess`](crate::CrossAppAccess) | a token of the backend's authorization server, for an assertion of the user's identity provider (ID-JAG) | no credential |
-//! | [`AwsSts`](crate::AwsSts) | a signature (SigV4) with the IAM role that the user's claims select | no signature |
+//! | strategy | sends | on a health check | feature |
+//! | --- | --- | --- | --- |
+//! | [`Unauthenticated`](crate::Unauthenticated) | the request as it is | the same | |
+//! | [`HeaderInjection`](crate::HeaderInjection) | a fixed header, such as an API key | the same | |
+//! | [`UpstreamInject`](crate::UpstreamInject) | the user's own token of an upstream provider | no credential | |
+//! | [`ClaimInjection`](crate::ClaimInjection) | chosen claims of the user as headers | no claims | |
+//! | [`SignedIdentity`](crate::SignedIdentity) | a statement of who the user is, signed by this gateway | no statement | `private-key-jwt` |
+//! | [`TokenExchange`](crate::TokenExchange) | a token that was exchanged for one of the user's (RFC 8693) | the application's own token if the client has a secret, a key or a certificate, otherwise no credential | `token-exchange` |
+//! | [`ClientCredentials`](crate::ClientCredentials) | the application's own token (RFC 6749 §4.4) | the same | `token-exchange` |
+//! | [`OnBehalfOf`](crate::OnBehalfOf) | a token that Microsoft Entra issued for the user's token | no credential | `token-exchange` |
+//! | [`CrossAppAccess`](crate::CrossAppAccess) | a token of the backend's authorization server, for an assertion of the user's identity provider (ID-JAG) | no credential | `token-exchange` |
+//! | [`AwsSts`](crate::AwsSts) | a signature (SigV4) with the IAM role that the user's claims select | no signature | `aws-sts` |
+//! | [`Both`] | two credentials on one request | those of both | |
 //!
-//! The last six keep issued credentials in a [`CredentialCache`](crate::CredentialCache), and replace a credential that the
-//! backend rejected if the layer has [`retry_rejected`](crate::AuthLayer::retry_rejected). `AwsSts` needs the feature
-//! `aws-sts`, `SignedIdentity` needs `private-key-jwt`, and the four between them need `token-exchange`.
+//! The strategies that need a feature keep their credentials in a [`CredentialCache`](crate::CredentialCache). With
+//! [`retry_rejected`](crate::AuthLayer::retry_rejected) they replace a credential that the backend rejected.
 //!
-//! A token can be [bound to a key](crate::AuthLayer#tokens-bound-to-a-key), with the feature `dpop`.
-//!
-//! [`Placement`](crate::Placement) says in which header a strategy sends its token, and [`Both`] sends two credentials.
+//! [`Placement`](crate::Placement) selects the header that a token is sent in. A token can be [bound to a
+//! key](crate::AuthLayer#tokens-bound-to-a-key), with the feature `dpop`.
 //!
 //! To write another strategy, use [`strategy_fn`](crate::strategy_fn), or implement the
 //! [trait](crate::Strategy).

@@ -27,19 +27,25 @@ use super::{
 /// token must have been issued for this application. A health check passes without a credential. Clones are cheap and
 /// share their state.
 ///
-/// ```no_run
-/// # fn strategy(
-/// #     endpoint: tower_identity::TokenEndpoint,
-/// # ) -> Result<(), tower_identity::BuildError> {
-/// use tower_identity::OnBehalfOf;
+/// ```
+/// # use bytes::Bytes; use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let token_client = Client::builder(TokioExecutor::new())
+/// #     .build_http::<Full<Bytes>>();
+/// use tower_identity::{ClientAuth, OnBehalfOf, Secret, TokenEndpoint};
 ///
-/// // The endpoint is
-/// // https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token
+/// let url =
+///     "https://login.microsoftonline.com/contoso.com/oauth2/v2.0/token";
+/// let client_id = "11111111-2222-3333-4444-555555555555";
+/// let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw")?;
+/// // `token_client` is a Tower HTTP client, for example `https_client()?`.
+/// let endpoint = TokenEndpoint::builder(url, token_client)
+///     .client_auth(ClientAuth::post(client_id, secret))
+///     .build()?;
 /// let strategy = OnBehalfOf::builder(endpoint)
 ///     .scopes(["https://graph.microsoft.com/.default"])
 ///     .build()?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors

@@ -17,6 +17,16 @@ use crate::{
 /// Selects which of the user's tokens is sent as the `subject_token`.
 ///
 /// Needs the feature `token-exchange`.
+///
+/// ```
+/// use tower_identity::Subject;
+///
+/// // The token that the user came with. This is the default.
+/// let own = Subject::own_token();
+/// // The user's access token, or ID token, of an upstream provider.
+/// let access = Subject::upstream("github");
+/// let id = Subject::upstream_id_token("okta");
+/// ```
 #[derive(Clone, Debug)]
 pub struct Subject {
     source: Source,

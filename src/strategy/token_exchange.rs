@@ -31,20 +31,28 @@ use super::{
 /// The issuer is asked once per user and token lifetime, as [`CredentialCache`] describes. The strategy replaces an
 /// existing `Authorization` header. Clones are cheap and share their state.
 ///
-/// ```no_run
-/// # fn strategy(
-/// #     endpoint: tower_identity::TokenEndpoint,
-/// # ) -> Result<(), tower_identity::BuildError> {
-/// use tower_identity::{Subject, TokenExchange};
+/// ```
+/// # use bytes::Bytes; use http_body_util::Full;
+/// # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+/// # let token_client = Client::builder(TokioExecutor::new())
+/// #     .build_http::<Full<Bytes>>();
+/// use tower_identity::{
+///     ClientAuth, Secret, Subject, TokenEndpoint, TokenExchange,
+/// };
 ///
+/// // `token_client` is a Tower HTTP client, for example `https_client()?`.
+/// let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw")?;
+/// let endpoint =
+///     TokenEndpoint::builder("https://idp.example.com/token", token_client)
+///         .client_auth(ClientAuth::basic("gateway", secret))
+///         .build()?;
 /// let strategy = TokenExchange::builder(endpoint)
 ///     .audience("mcp-backend")
 ///     .resource("https://mcp.example.com")
 ///     .scopes(["tools:read"])
 ///     .subject(Subject::upstream("github")) // default: the identity's own token
 ///     .build()?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Health checks

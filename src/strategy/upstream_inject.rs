@@ -15,6 +15,15 @@ use super::{authenticating::Authenticating, placement::Placement, strategy::Stra
 
 /// Sends the user's access token of one upstream provider, by default as the bearer token (RFC 6750 §2.1).
 ///
+/// ```
+/// use tower_identity::{AuthLayer, Origin, UpstreamInject};
+///
+/// // The name of the provider is that of the identity's upstream tokens.
+/// let github = UpstreamInject::new("github")?;
+/// let layer = AuthLayer::new(Origin::try_from("https://mcp.example.com")?, github);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// The strategy replaces an existing `Authorization` header, or that of its [placement](Self::placement). A
 /// [`HealthCheck`] passes unchanged, without a user's credential.
 ///

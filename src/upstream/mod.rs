@@ -2,14 +2,15 @@
 //!
 //! Needs the feature `incoming`.
 //!
-//! [`UpstreamTokens`](crate::UpstreamTokens) loads the tokens of a [`TokenOwner`], a user or a session of theirs, from
-//! an [`UpstreamTokenStore`](crate::UpstreamTokenStore), which is a [`MemoryStore`](crate::MemoryStore), a
-//! [`RedisStore`](crate::RedisStore) or one that you write. Each [`Provider`] has a [`Refresher`], for example a
-//! [`RefreshTokenGrant`], with [`Refreshed`] as its outcome, or with the feature `linking` an [`OAuthProvider`], whose
-//! accounts users link with [`linking`].
+//! | to | use |
+//! | --- | --- |
+//! | load and refresh the tokens of a [`TokenOwner`], a user or a session of theirs | [`UpstreamTokens`](crate::UpstreamTokens) |
+//! | store them | [`MemoryStore`](crate::MemoryStore), [`RedisStore`](crate::RedisStore), or your own [`UpstreamTokenStore`](crate::UpstreamTokenStore) |
+//! | name a provider, and how its tokens are refreshed | a [`Provider`] with a [`RefreshTokenGrant`] or your own [`Refresher`] |
+//! | have users link their accounts in a browser, feature `linking` | an [`OAuthProvider`], and [`linking`] |
 //!
-//! A store's methods take and return [`TokenOwner`], [`OwnerKey`], [`ProviderTokens`], [`StoredTokens`] with their
-//! [`Version`], and for refreshes [`Claim`], [`Claimed`], [`Lease`] and [`Settlement`].
+//! The other types are those that you need to write a store ([`OwnerKey`], [`ProviderTokens`], [`StoredTokens`] with their
+//! [`Version`], and for refreshes [`Claim`], [`Claimed`], [`Lease`] and [`Settlement`]) or a refresher ([`Refreshed`]).
 
 use std::pin::Pin;
 

@@ -73,7 +73,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Needs the feature `hyper`.
 ///
 /// [`https_client`], [`https_client_trusting`] and [`https_client_with`] create it, and with more settings its
-/// [builder](Self::builder). See the [module](self) for what it does.
+/// [builder](Self::builder). The [module](self) has an example, and says what the client does.
 ///
 /// A clone is cheap and shares the connections.
 pub struct HttpsClient<B> {

@@ -10,7 +10,8 @@ const MAX_ADVISORY_WINDOW: Duration = Duration::from_secs(300);
 const MAX_MANDATORY_WINDOW: Duration = Duration::from_secs(30);
 const ADVISORY_JITTER: f64 = 0.2;
 
-/// A new credential with its lifetime: the result of a fetch for a [`CredentialCache`](super::CredentialCache).
+/// A new credential with its lifetime: the result of a fetch for a [`CredentialCache`](super::CredentialCache), which has
+/// an example.
 ///
 /// Needs the feature `token-exchange`.
 #[derive(Clone, Debug)]

@@ -109,8 +109,8 @@ const MAX_TOKEN: usize = 16 * 1024;
 /// Times are compared with the [clock](trait@crate::Clock#setting-the-clock), with a leeway
 /// of one minute.
 ///
-/// A claim that is `null`, or of another type than it has, is refused, and the error
-/// names it.
+/// A token with one of these claims as `null`, or as a value of the wrong type, is refused,
+/// and the error names the claim.
 ///
 /// A token that is not a JWT is sent to the
 /// [introspection endpoint](TokenValidatorBuilder::introspection), if there is one.

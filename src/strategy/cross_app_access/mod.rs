@@ -62,6 +62,8 @@ use expected_assertion::ExpectedAssertion;
 /// # ) -> Result<(), tower_identity::BuildError> {
 /// use tower_identity::CrossAppAccess;
 ///
+/// // Two `TokenEndpoint`s: that of Okta, where the user logged in, and that
+/// // of the authorization server of the backend.
 /// let builder =
 ///     CrossAppAccess::builder("okta", identity_provider, authorization_server);
 /// let strategy = builder

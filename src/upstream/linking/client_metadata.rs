@@ -28,9 +28,9 @@ use crate::{
 ///
 /// Needs the feature `linking`.
 ///
-/// [`AccountLinking::client_metadata`](crate::AccountLinking::client_metadata) makes it. Route
-/// its [`path`](Self::path) to it, and let anyone read it. It answers `GET` and `HEAD` for
-/// that path, and 404 for any other.
+/// [`AccountLinking::client_metadata`](crate::AccountLinking::client_metadata) makes it, with an
+/// example. Route its [`path`](Self::path) to it, and let anyone read it. It answers `GET`
+/// and `HEAD` for that path, and 404 for any other.
 #[derive(Clone)]
 pub struct ClientMetadata {
     inner: Arc<Inner>,

@@ -97,7 +97,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
 }
 
-/// The outcome of a [`CodeFlow`].
+/// The outcome of a [`CodeFlow`], which has an example.
 ///
 /// Needs the feature `linking`.
 #[derive(Clone, Debug)]
