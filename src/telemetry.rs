@@ -21,7 +21,8 @@
 //! A request that [`AuthLayer`](crate::AuthLayer) or [`HeaderForwardLayer`](crate::HeaderForwardLayer) refuses is the event
 //! "a request was refused", with the fields `backend`, `strategy`, `kind` and `error`. Its level is `warn` for the kinds
 //! `wrong_origin` and `configuration`, which concern the operator, and `debug` for all others. `strategy` is
-//! `header_forward` for `HeaderForwardLayer`.
+//! `header_forward` for `HeaderForwardLayer`. `error` is an error value, so subscribers print its causes too:
+//! `tracing_subscriber::fmt` does so as `error.sources`.
 //!
 //! Two more events at warn level tell of mistakes: "a handler needs an identity" (feature `axum`), where no
 //! [`TokenValidatorLayer`](crate::TokenValidatorLayer) is around a route, and "the file has keys that are not read"
@@ -175,11 +176,27 @@ impl AuthenticationSpan {
 pub(crate) fn refused(layer: &'static str, error: &AuthError) {
     let kind = kind_name(error.kind());
     let backend = error.backend().map(tracing::field::display);
-    match error.kind() {
-        AuthErrorKind::WrongOrigin | AuthErrorKind::Configuration => {
-            tracing::warn!(backend, strategy = layer, kind, %error, "a request was refused");
-        }
-        _ => tracing::debug!(backend, strategy = layer, kind, %error, "a request was refused"),
+    let is_warning = matches!(
+        error.kind(),
+        AuthErrorKind::WrongOrigin | AuthErrorKind::Configuration
+    );
+    let error = error.in_event();
+    if is_warning {
+        tracing::warn!(
+            backend,
+            strategy = layer,
+            kind,
+            error,
+            "a request was refused"
+        );
+    } else {
+        tracing::debug!(
+            backend,
+            strategy = layer,
+            kind,
+            error,
+            "a request was refused"
+        );
     }
 }
 

@@ -150,6 +150,31 @@ async fn f59_a_refusal_of_forwarded_headers_is_an_event_too() {
     assert!(!text.contains("hush"));
 }
 
+#[tokio::test]
+async fn a_refusal_is_logged_with_its_causes() {
+    let lines = lines_of_refusal(
+        advised_filter(),
+        Unreachable,
+        post(&format!("{BACKEND}/mcp")),
+    );
+    let lines = lines.await;
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["the vault cannot be reached", "the certificate has expired"] {
+        assert!(lines[0].contains(part), "{part}: {}", lines[0]);
+    }
+}
+
+#[derive(Clone)]
+struct Unreachable;
+
+impl<B> Strategy<B> for Unreachable {
+    fn authenticate(&self, _: &mut Request<B>) -> Authenticating<B> {
+        AuthError::new(AuthErrorKind::Unavailable, "the vault cannot be reached")
+            .with_source(std::io::Error::other("the certificate has expired"))
+            .into()
+    }
+}
+
 /// Refuses after a while.
 #[derive(Clone)]
 struct Late;

@@ -278,6 +278,11 @@ impl AuthError {
 }
 
 impl AuthError {
+    /// The error as a field of an event. Subscribers that know errors show its causes too.
+    pub(crate) fn in_event(&self) -> &(dyn Error + 'static) {
+        self
+    }
+
     pub(crate) fn answer(&self) -> Answer {
         let answer = self.kind().answer();
         let (code, description) = self

@@ -34,7 +34,8 @@
 //!
 //! # 2. Choose a TLS implementation
 //!
-//! This crate enables no feature of reqwest. Enable TLS in your `Cargo.toml`:
+//! This crate enables no feature of reqwest. Enable TLS in your `Cargo.toml`. Without it, a request to `https` fails with
+//! "invalid URL, scheme is not http".
 //!
 //! ```toml
 //! tower-identity = { version = "0.1", features = ["reqwest"] }

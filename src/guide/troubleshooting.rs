@@ -21,7 +21,8 @@
 //! ```
 //!
 //! The text of the error tells a person what failed, for which backend and provider, and what to do next. Its sources
-//! have the causes. Print the whole chain: it shows no secret.
+//! have the causes, such as a certificate that has expired. Print the whole chain, as the [log](#show-the-log) does. It
+//! shows no secret.
 //!
 //! # Where to look
 //!
@@ -127,7 +128,7 @@
 //! | The user's tokens are bound to a key that is not here (DPoP). | Give all replicas the same keys, also after a restart, see [the guide](crate::guide::replicas#6-share-the-key-that-tokens-are-bound-to). Then have the user link the account again. |
 //! | All users are rejected at once. | The issuer refused in words that the [table](crate::TokenEndpoint#refusals) does not know, or the form is wrong. [`AuthError::oauth_error`](crate::AuthError::oauth_error) has the code, and [`refusal`](crate::oauth::TokenEndpointBuilder::refusal) sets its kind. |
 //! | Incoming: the token is bound to a certificate (`cnf`). | The server must hand over the certificate of the connection as [`ClientCertificate`](crate::incoming::ClientCertificate). |
-//! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). |
+//! | Incoming: wrong audience, issuer, key or type. | The event "a caller was refused" names it, see [what is checked](crate::TokenValidator#what-is-checked). It does not show the token's claims, so decode the token yourself. `iss` and `aud` are compared character by character: a `/` at the end makes a difference. |
 //! | Incoming: a proof is for another URL, says its `htu`. | Give the policy the URL that callers use, with what a proxy or a nested router takes away from the path ([`DpopPolicy::url`](crate::incoming::DpopPolicy::url)). |
 //! | Incoming: a proof was not made just now, says its `iat`. | Run NTP at caller and gateway, or set a longer [`window`](crate::incoming::DpopPolicy::window). |
 //! | Incoming: a proof was used before. | The caller sends one proof twice, or a proxy repeats requests. Each attempt needs a new proof. |

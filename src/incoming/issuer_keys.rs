@@ -187,7 +187,10 @@ impl IssuerKeys {
         self.cache.obtain(self.key, None, move || async move {
             let fetched = source.fetch().await;
             if let Err(error) = &fetched {
-                tracing::warn!(%error, "the issuer's keys could not be fetched");
+                tracing::warn!(
+                    error = error.in_event(),
+                    "the issuer's keys could not be fetched"
+                );
             }
             fetched
         })

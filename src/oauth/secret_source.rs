@@ -244,7 +244,10 @@ impl SecretSource {
                 let error = fault.into_error(&self.supply);
                 match last.filter(|last| last.is_good(now)) {
                     Some(last) => {
-                        tracing::warn!(%error, "the last value of a secret is used once more");
+                        tracing::warn!(
+                            error = error.in_event(),
+                            "the last value of a secret is used once more"
+                        );
                         Ok(last.secret)
                     }
                     None => Err(error),

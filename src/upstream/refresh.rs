@@ -105,7 +105,11 @@ impl Refresh {
                 refresh_token,
                 error,
             }) => {
-                tracing::warn!(provider, %error, "a refresh issued a refresh token, and no access token that can be used");
+                tracing::warn!(
+                    provider,
+                    error = error.in_event(),
+                    "a refresh issued a refresh token, and no access token that can be used"
+                );
                 let previous = self.stored.tokens();
                 let rest = ProviderTokens::new(previous.token().clone(), previous.issued_at())
                     .with_refresh_token(refresh_token);
@@ -278,7 +282,11 @@ impl Refresh {
             }
             Err(error) => {
                 let provider = self.provider.name.as_str();
-                tracing::warn!(provider, %error, "the outcome of a refresh is not stored yet");
+                tracing::warn!(
+                    provider,
+                    error = error.in_event(),
+                    "the outcome of a refresh is not stored yet"
+                );
                 self.write_later(write);
                 Ok(None)
             }

@@ -666,7 +666,7 @@ impl Inner {
     }
 
     fn refused(&self, error: AuthError, used: Scheme) -> AuthError {
-        tracing::debug!(kind = ?error.kind(), %error, "a caller was refused");
+        tracing::debug!(kind = ?error.kind(), error = error.in_event(), "a caller was refused");
         self.challenge.added_to(error, used)
     }
 }

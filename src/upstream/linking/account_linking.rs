@@ -14,6 +14,7 @@ use serde_json::Value;
 use tower::Service;
 
 use crate::{
+    error::AuthError,
     identity::Identity,
     oauth::http_client::BoxFuture,
     upstream::{TokenOwner, upstream_tokens::UpstreamTokens},
@@ -351,7 +352,7 @@ impl<B> Service<Request<B>> for AccountLinking {
         LinkingFuture {
             future: Box::pin(async move {
                 let answer = inner.answer(request).await.unwrap_or_else(|error| {
-                    let source = error.auth_error().map(tracing::field::display);
+                    let source = error.auth_error().map(AuthError::in_event);
                     tracing::debug!(kind = ?error.kind(), %error, source, "a request to link an account failed");
                     inner.error_page(&error)
                 });
