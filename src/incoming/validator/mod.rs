@@ -199,6 +199,9 @@ struct Inner {
 impl TokenValidator {
     /// Starts a validator for tokens of `issuer`, a URL. A clone of `client` fetches the issuer's metadata and keys.
     ///
+    /// Write the issuer exactly as in the `iss` of its tokens. For example, the issuers of Auth0 end with `/`, and those of
+    /// Okta do not.
+    ///
     /// # Security
     ///
     /// The client must not follow redirects, because the target of a redirect would choose the keys.
