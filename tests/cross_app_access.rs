@@ -609,6 +609,94 @@ async fn f62_the_refresh_token_of_a_session_is_found_by_the_session_that_the_use
     assert_eq!(backend.authorizations().len(), sent);
 }
 
+/// The tokens of an account at the identity provider, with an ID token or without one.
+fn account(name: &str, issue: u32, has_id_token: bool) -> ProviderTokens {
+    let access_token = AccessToken::new(format!("{name}-{issue}")).unwrap();
+    let mut token = UpstreamToken::new(access_token);
+    if has_id_token {
+        let claims = json!({ "iss": IDP, "sub": name, "iat": issue });
+        token = token.with_id_token(secret(&jwt(&json!({}), &claims)));
+    }
+    ProviderTokens::new(token, at(0)).with_refresh_token(secret(&format!("refresh-{name}")))
+}
+
+fn linked_alice(tokens: &ProviderTokens) -> Identity {
+    Identity::builder("alice")
+        .issuer("https://issuer.example.com")
+        .upstream("idp", tokens.token().clone())
+        .build()
+        .unwrap()
+}
+
+/// Issues a token of the account whose refresh token is presented.
+fn by_account(clock: &Arc<ManualClock>) -> (Endpoint, Endpoint) {
+    let idp = identity_provider(clock, |form| {
+        let account = form["subject_token"].clone();
+        let made = assertion("oauth-id-jag+jwt", 3600, json!({ "account": account }));
+        Ok(issued(made, ID_JAG))
+    });
+    let server = Endpoint::new(clock, async |form| {
+        let jwt = form["assertion"].split('.').nth(1).unwrap();
+        let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(jwt).unwrap()).unwrap();
+        let token = format!("for-{}", claims["account"].as_str().unwrap());
+        Ok(json!({ "access_token": token, "token_type": "Bearer", "expires_in": 600 }))
+    });
+    (idp, server)
+}
+
+#[tokio::test]
+async fn a_user_who_links_another_account_gets_tokens_of_that_account_at_once() {
+    for has_id_token in [true, false] {
+        let (clock, backend) = (clock(), Backend::start().await);
+        let (idp, server) = by_account(&clock);
+        let store = MemoryStore::new();
+        let strategy = strategy(&clock, &idp, &server)
+            .refresh_token_of(upstream(&store, &idp, &clock))
+            .issuer(IDP);
+        let client = backend.client(strategy.build().unwrap());
+        for name in ["private", "work", "private"] {
+            let linked = account(name, 1, has_id_token);
+            store.put(&owner("alice"), "idp", &linked).await.unwrap();
+            send(&client, backend.request(linked_alice(&linked)))
+                .await
+                .unwrap();
+            let sent = backend.authorizations().pop().unwrap();
+            assert_eq!(sent, [format!("Bearer for-refresh-{name}")]);
+        }
+        assert_eq!(idp.requests().len(), 2, "each account has one assertion");
+        if has_id_token {
+            // A refresh brings other tokens of the same account.
+            let refreshed = linked_alice(&account("private", 2, true));
+            send(&client, backend.request(refreshed)).await.unwrap();
+            assert_eq!(idp.requests().len(), 2, "and it outlives a refresh");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_began_before_another_account_was_linked_does_not_leave_with_its_token() {
+    let (clock, backend) = (clock(), Backend::start().await);
+    let (idp, server) = by_account(&clock);
+    let store = MemoryStore::new();
+    let strategy = strategy(&clock, &idp, &server)
+        .refresh_token_of(upstream(&store, &idp, &clock))
+        .issuer(IDP);
+    let client = backend.client(strategy.build().unwrap());
+    let [private, work] = ["private", "work"].map(|name| account(name, 1, true));
+    store.put(&owner("alice"), "idp", &work).await.unwrap();
+    let before = linked_alice(&private);
+    let refused = send(&client, backend.request(before)).await.unwrap_err();
+    assert_eq!(refused.kind(), AuthErrorKind::Unavailable);
+    assert!(refused.to_string().contains("another account"), "{refused}");
+    assert!(idp.requests().is_empty(), "no refresh token is used up");
+
+    send(&client, backend.request(linked_alice(&work)))
+        .await
+        .unwrap();
+    let sent = backend.authorizations().pop().unwrap();
+    assert_eq!(sent, ["Bearer for-refresh-work"]);
+}
+
 #[tokio::test]
 async fn a_refusal_of_one_access_does_not_end_the_login_and_a_successor_is_stored_in_any_case() {
     let (clock, backend) = (clock(), Backend::start().await);

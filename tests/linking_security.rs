@@ -3,26 +3,37 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{HeaderMap, Method, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use support::{
     key_pair::{ED25519, P256},
     linking::{BASE, Browser, CLIENT, FakeProvider, GATEWAY, ISSUER, Page, encoded, owner, query},
     log::Log,
 };
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+use tower::{ServiceExt, service_fn};
 use tower_identity::{
-    AccountLinking, MemoryStore, UpstreamTokenStore,
+    AccountLinking, ClientAuth, MemoryStore, UpstreamTokenStore, UpstreamTokens,
     upstream::{
-        ProviderSettings,
+        OAuthProvider, ProviderSettings,
         linking::{CodeFlow, LinkErrorKind},
     },
 };
 
 const LOGGED_IN: &str = "https://gateway.example.com/login/callback";
-const COOKIE: &str = "__Host-tower-identity-link";
+/// The beginning of the name.
+const COOKIE: &str = "__Host-tower-identity-link-";
 
 struct World {
     provider: FakeProvider,
@@ -583,7 +594,7 @@ async fn the_cookie_cannot_be_set_by_another_host_nor_read_by_a_script() {
     let cookie = &start.headers[header::SET_COOKIE];
     assert!(cookie.is_sensitive());
     let cookie = cookie.to_str().unwrap();
-    assert!(cookie.starts_with(&format!("{COOKIE}=")), "{cookie}");
+    assert!(cookie.starts_with(COOKIE), "{cookie}");
     let mut attributes: Vec<_> = cookie.split("; ").skip(1).collect();
     attributes.sort_unstable();
     assert_eq!(
@@ -611,8 +622,120 @@ async fn the_cookie_cannot_be_set_by_another_host_nor_read_by_a_script() {
         browser
             .get(&world.linking, &format!("{BASE}/link/idp"))
             .await;
-        assert_eq!(browser.cookies[COOKIE].len(), 43);
+        assert_eq!(browser.cookies.len(), 2);
+        assert_eq!(browser.cookies.last_key_value().unwrap().1.len(), 43);
     }
+}
+
+#[tokio::test]
+async fn two_tabs_that_start_at_once_both_come_back() {
+    for providers in [["idp", "other"], ["idp", "idp"]] {
+        let world = world();
+        // Neither has the cookie of the other when its request leaves.
+        let mut tabs = [Browser::of("alice"), Browser::of("alice")];
+        let mut back = Vec::new();
+        for (tab, provider) in tabs.iter_mut().zip(providers) {
+            back.push(world.agreed(tab, provider).await);
+        }
+        let mut alice = Browser::of("alice");
+        for tab in tabs {
+            alice.cookies.extend(tab.cookies);
+        }
+        for back in &back {
+            let page = alice.get(&world.linking, back).await;
+            assert_eq!(page.status, StatusCode::SEE_OTHER, "{page:?}");
+        }
+        // With a cookie there is no second one.
+        let known = alice.cookies.len();
+        for provider in providers {
+            world.agreed(&mut alice, provider).await;
+        }
+        assert_eq!(alice.cookies.len(), known);
+    }
+}
+
+/// Says when it is dropped.
+struct Dropped(Arc<Notify>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn a_browser_that_goes_away_while_the_code_is_exchanged_has_linked_the_account() {
+    let provider = FakeProvider::new();
+    let store = provider.store();
+    let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (asking, answering, fake) = (asked.clone(), answer.clone(), provider.clone());
+    let client = service_fn(move |request: Request<Full<Bytes>>| {
+        let (asking, answering, fake) = (asking.clone(), answering.clone(), fake.client());
+        async move {
+            if request.uri().path() == "/token" {
+                asking.notify_one();
+                answering.notified().await;
+            }
+            fake.oneshot(request).await
+        }
+    });
+    let settings = ProviderSettings::discovered(ISSUER).scopes(["openid"]);
+    let idp = OAuthProvider::builder(settings, ClientAuth::none(CLIENT), client)
+        .clock(provider.clock.clone())
+        .build()
+        .unwrap();
+    let idp = idp.provider("idp").build().unwrap();
+    let upstream = UpstreamTokens::new(store.clone(), [idp]).clock(provider.clock.clone());
+    let linking = AccountLinking::builder(BASE, upstream).build().unwrap();
+    let mut alice = Browser::of("alice");
+    let start = alice.get(&linking, &format!("{BASE}/link/idp")).await;
+    let back = provider.agree(start.location());
+
+    // A real server, which drops the work of a connection that is closed.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let dropped = Arc::new(Notify::new());
+    let dropping = dropped.clone();
+    tokio::spawn(async move {
+        let (connection, _) = listener.accept().await.unwrap();
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            let (linking, guard) = (linking.clone(), Dropped(dropping.clone()));
+            request.extensions_mut().insert(owner("alice"));
+            async move {
+                let _guard = guard;
+                linking.oneshot(request).await
+            }
+        });
+        let connection = TokioIo::new(connection);
+        let _ = hyper::server::conn::http1::Builder::new()
+            .serve_connection(connection, service)
+            .await;
+    });
+    let path = back.strip_prefix(GATEWAY).unwrap();
+    let cookies: Vec<_> = alice.cookies.iter().collect();
+    let cookies = cookies
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    let cookies = cookies.collect::<Vec<_>>().join("; ");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: gateway.example.com\r\ncookie: {cookies}\r\n\r\n");
+    let mut browser = TcpStream::connect(address).await.unwrap();
+    browser.write_all(request.as_bytes()).await.unwrap();
+    asked.notified().await;
+    drop(browser);
+    dropped.notified().await;
+    answer.notify_one();
+
+    let linked = async {
+        while store.load(&owner("alice")).await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let linked = tokio::time::timeout(Duration::from_secs(5), linked).await;
+    assert!(
+        linked.is_ok(),
+        "the code was spent, and its tokens are lost"
+    );
 }
 
 #[tokio::test]
@@ -671,7 +794,7 @@ async fn no_secret_is_logged_at_trace() {
         &*asked["state"],
         &asked["code"],
         &request["code_verifier"],
-        &alice.cookies[COOKIE],
+        alice.cookies.last_key_value().unwrap().1,
         "access-of-",
         "refresh-1-",
         "alice",

@@ -1,7 +1,10 @@
 use std::{fmt, sync::Arc, time::SystemTime};
 
 #[cfg(feature = "incoming")]
-use crate::upstream::{owner::TokenOwner, upstream_tokens::UpstreamTokens};
+use crate::{
+    identity::UpstreamToken,
+    upstream::{account::Account, owner::TokenOwner, upstream_tokens::UpstreamTokens},
+};
 
 use crate::{
     credential::cache::key::CacheScope,
@@ -151,8 +154,11 @@ impl Subject {
                 provider,
                 session_claim,
             } => match identity.upstream(provider) {
-                Some(_) => Some(UserToken {
-                    text: Text::Of(owner(identity, session_claim.as_deref())?),
+                Some(token) => Some(UserToken {
+                    text: Text::Of(Holder {
+                        owner: owner(identity, session_claim.as_deref())?,
+                        token,
+                    }),
                     expires_at: expiration(identity.claims()),
                 }),
                 None => None,
@@ -328,17 +334,42 @@ enum Text<'a> {
     Access(&'a AccessToken),
     Id(&'a Secret),
     Supplied(Secret),
-    /// A token that is not here. The user or the session whose token it is stands for it.
+    /// A token that is not here.
     #[cfg(feature = "incoming")]
-    Of(TokenOwner),
+    Of(Holder<'a>),
+}
+
+/// Stands for a token that is not here: the user or the session whose token it is, and another token of the same account.
+#[cfg(feature = "incoming")]
+pub(super) struct Holder<'a> {
+    pub(super) owner: TokenOwner,
+    token: &'a UpstreamToken,
+}
+
+#[cfg(feature = "incoming")]
+impl Holder<'_> {
+    /// The account at the provider, if it is known.
+    pub(super) fn account(&self) -> Option<Account> {
+        Account::of(self.token)
+    }
+
+    /// A refresh changes it only where the account is not known.
+    fn fingerprint(&self) -> Fingerprint {
+        let owner = self.owner.key().to_bytes();
+        let (kind, account) = match self.account() {
+            Some(account) => ("account", account.fingerprint()),
+            None => ("token", self.token.access_token().fingerprint()),
+        };
+        Fingerprint::of([b"owner".as_slice(), &owner, kind.as_bytes(), &account.0])
+    }
 }
 
 impl UserToken<'_> {
     /// Returns whose token it is, if the token itself is not here.
     #[cfg(feature = "incoming")]
-    pub(super) fn owner(&self) -> Option<&TokenOwner> {
+    pub(super) fn holder(&self) -> Option<&Holder<'_>> {
         match &self.text {
-            Text::Of(owner) => Some(owner),
+            Text::Of(holder) => Some(holder),
             _ => None,
         }
     }
@@ -359,7 +390,7 @@ impl UserToken<'_> {
             Text::Id(token) => token.fingerprint(),
             Text::Supplied(token) => token.fingerprint(),
             #[cfg(feature = "incoming")]
-            Text::Of(owner) => Fingerprint::of([b"owner".as_slice(), &owner.key().to_bytes()]),
+            Text::Of(holder) => holder.fingerprint(),
         }
     }
 

@@ -16,6 +16,7 @@ use std::pin::Pin;
 
 use crate::error::AuthError;
 
+pub(crate) mod account;
 pub(crate) mod bound_key;
 #[cfg(feature = "linking")]
 pub mod linking;

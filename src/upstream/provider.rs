@@ -12,7 +12,7 @@ use crate::{
 
 #[cfg(feature = "linking")]
 use super::oauth_provider::OAuthProvider;
-use super::{refresher::Refresher, upstream_tokens::UNKNOWN_LIFETIME};
+use super::{account::Account, refresher::Refresher, upstream_tokens::UNKNOWN_LIFETIME};
 
 /// A provider of upstream tokens, and how its tokens are refreshed.
 ///
@@ -71,14 +71,9 @@ impl Provider {
     /// Whether the ID token of a refresh is of another user than the one before (OIDC Core §12.2). If the one before cannot
     /// be read, for example because it is encrypted, nothing can be compared.
     pub(super) fn changes_user(previous: &ProviderTokens, refreshed: &ProviderTokens) -> bool {
-        let claims = |tokens: &ProviderTokens| {
-            let id_token = UnverifiedJwt::decode(tokens.token().id_token()?.expose());
-            let claim = |claim: Option<&str>| claim.map(str::to_owned);
-            id_token.map(|id_token| (claim(id_token.issuer()), claim(id_token.subject())))
-        };
-        match claims(previous) {
+        match Account::of(previous.token()) {
             Some(previous) if refreshed.token().id_token().is_some() => {
-                claims(refreshed) != Some(previous)
+                Account::of(refreshed.token()) != Some(previous)
             }
             _ => false,
         }

@@ -103,7 +103,9 @@ impl CrossAppAccessBuilder {
     /// [`TokenValidator`](crate::TokenValidator) with these upstream tokens adds. The [`issuer`](Self::issuer) must be set.
     ///
     /// The upstream tokens may be those of the user or of a [session](UpstreamTokens::session_claim) of theirs. Issued
-    /// tokens are cached for this user or session, and not for the token that they came with.
+    /// tokens are cached for this user or session and their account at the provider, and not for the token that they came
+    /// with. The provider's ID token says which account it is. Without one the access token stands for the account, so
+    /// that a new assertion is requested after each refresh.
     ///
     /// ```no_run
     /// # fn strategy(

@@ -21,7 +21,7 @@ use crate::{
 use crate::{
     oauth::token_endpoint::RefusedRefresh,
     upstream::{
-        bound_key, owner::TokenOwner, refresh::Presented, store::ProviderTokens,
+        account::Account, bound_key, owner::TokenOwner, refresh::Presented, store::ProviderTokens,
         upstream_tokens::UpstreamTokens,
     },
 };
@@ -133,9 +133,10 @@ struct Asking {
 enum Presenting {
     /// The request to the identity provider with the user's token.
     Token(TokenRequest),
-    /// The owner of a refresh token, which is presented with the key that it is bound to.
+    /// The owner of a refresh token, which is presented with the key that it is bound to, and the account that it is of, if
+    /// that is known.
     #[cfg(feature = "incoming")]
-    RefreshTokenOf(TokenOwner),
+    RefreshTokenOf(TokenOwner, Option<Account>),
 }
 
 impl Asking {
@@ -155,8 +156,8 @@ impl Asking {
             subject: presenting,
         };
         #[cfg(feature = "incoming")]
-        if let Some(owner) = subject.owner() {
-            let presenting = Presenting::RefreshTokenOf(owner.clone());
+        if let Some(holder) = subject.holder() {
+            let presenting = Presenting::RefreshTokenOf(holder.owner.clone(), holder.account());
             return Ok(asking(None, presenting));
         }
         let assertion_key = key_for(&inner.tokens.endpoint, party.user)?;
@@ -221,9 +222,9 @@ impl Inner {
         let answer = match asking.subject {
             Presenting::Token(exchange) => self.tokens.endpoint.request_assertion(exchange).await?,
             #[cfg(feature = "incoming")]
-            Presenting::RefreshTokenOf(owner) => {
+            Presenting::RefreshTokenOf(owner, account) => {
                 let wider = asking.wider.as_ref();
-                self.present_refresh_token(&owner, wider).await?
+                self.present_refresh_token(&owner, account, wider).await?
             }
         };
         let lifetime = answer.lifetime();
@@ -248,12 +249,18 @@ impl Inner {
     async fn present_refresh_token(
         &self,
         owner: &TokenOwner,
+        account: Option<Account>,
         wider: Option<&WiderScope>,
     ) -> Result<TokenResponse<Secret>, AuthError> {
         let RefreshTokens { upstream, provider } =
             self.refresh_tokens.as_ref().ok_or_else(no_identity)?;
         let endpoint = &self.tokens.endpoint;
         let present = |tokens: ProviderTokens| async move {
+            if let Some((account, stored)) = account.zip(Account::of(tokens.token()))
+                && account != stored
+            {
+                return Presented::refused(another_account());
+            }
             let keys = bound_key::keys_of(endpoint);
             let key = match bound_key::of_tokens(keys, Some(owner), &tokens) {
                 Ok(key) => key,
@@ -275,6 +282,15 @@ impl Inner {
         };
         upstream.present(owner, provider, present).await
     }
+}
+
+#[cfg(feature = "incoming")]
+#[cold]
+fn another_account() -> AuthError {
+    AuthError::new(
+        AuthErrorKind::Unavailable,
+        "the user has linked another account of the provider since the request arrived; send the request again",
+    )
 }
 
 impl CrossAppAccess {

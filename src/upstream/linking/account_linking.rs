@@ -14,9 +14,10 @@ use serde_json::Value;
 use tower::Service;
 
 use crate::{
-    error::AuthError,
+    error::{AuthError, AuthErrorKind},
     identity::Identity,
     oauth::http_client::BoxFuture,
+    runtime::spawn,
     upstream::{TokenOwner, upstream_tokens::UpstreamTokens},
 };
 
@@ -212,7 +213,10 @@ impl AccountLinking {
 }
 
 impl Inner {
-    async fn answer(&self, request: Request<()>) -> Result<Response<Full<Bytes>>, LinkError> {
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<()>,
+    ) -> Result<Response<Full<Bytes>>, LinkError> {
         let (head, ()) = request.into_parts();
         match routes::find(&head.method, head.uri.path(), &self.prefix) {
             Route::Start(name) => {
@@ -251,8 +255,9 @@ impl Inner {
         flow.start(headers, Some(&user), &return_to).await
     }
 
+    /// The work goes on when the browser goes away, because the code can be exchanged once.
     async fn finish(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         flow: &CodeFlow,
         uri: &Uri,
@@ -260,10 +265,16 @@ impl Inner {
         extensions: &Extensions,
     ) -> Result<Response<Full<Bytes>>, LinkError> {
         let user = self.user(extensions)?;
-        let finished = flow.finish(uri, headers, Some(&user)).await?;
-        let store = self.upstream.store();
-        store.put(&user, name, finished.tokens()).await?;
-        tracing::debug!(provider = name, "an account was linked");
+        let finishing = flow.finish(uri, headers, Some(&user));
+        let (inner, name) = (Arc::clone(self), name.to_owned());
+        let finished = spawn(async move {
+            let finished = finishing.await?;
+            let store = inner.upstream.store();
+            store.put(&user, &name, finished.tokens()).await?;
+            tracing::debug!(provider = name, "an account was linked");
+            Ok::<_, LinkError>(finished)
+        });
+        let finished = finished.await.map_err(|_| panicked())??;
         self.to(finished.return_to())
     }
 
@@ -337,6 +348,12 @@ impl Inner {
     }
 }
 
+#[cold]
+fn panicked() -> AuthError {
+    let fault = "the store of upstream tokens, or the client for the provider, panicked";
+    AuthError::new(AuthErrorKind::Unavailable, fault)
+}
+
 impl<B> Service<Request<B>> for AccountLinking {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
@@ -375,6 +392,8 @@ impl fmt::Debug for AccountLinking {
 /// The future of [`AccountLinking`].
 ///
 /// Needs the feature `linking`.
+///
+/// Dropping it, as a server does when the browser goes away, does not end a link whose code is being exchanged.
 #[must_use = "futures do nothing unless polled"]
 pub struct LinkingFuture {
     future: BoxFuture<Response<Full<Bytes>>>,

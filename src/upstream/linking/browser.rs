@@ -1,5 +1,6 @@
 //! The parts of a browser's request that are read, and the headers of each response to it.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
@@ -10,11 +11,16 @@ use http::{
 };
 use http_body_util::Full;
 
+use crate::secret::Fingerprint;
+
 use super::link_error::{LinkError, LinkErrorKind};
 
-const COOKIE_NAME: &str = "__Host-tower-identity-link";
+/// The beginning of the name. Tabs that start at once get a cookie each, and none replaces that of another.
+const COOKIE_NAME: &str = "__Host-tower-identity-link-";
 /// 32 bytes in base64url.
 const SECRET_LENGTH: usize = 43;
+/// A start adds a cookie only where there is none, so that there are rarely two.
+const MOST_SECRETS: usize = 8;
 const LONGEST_PATH: usize = 512;
 
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
@@ -25,27 +31,31 @@ const SEC_PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 const POLICY: &str =
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The secret by which a browser is known again, if it has one.
-pub(super) fn secret_of(headers: &HeaderMap) -> Option<&str> {
+/// The secrets by which a browser is known again, if it has any.
+pub(super) fn secrets_of(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let cookies = headers.get_all(COOKIE).into_iter();
-    let mut pairs = cookies
+    let pairs = cookies
         .filter_map(|cookies| cookies.to_str().ok())
         .flat_map(|cookies| cookies.split(';'));
-    let secret = pairs.find_map(|pair| {
+    let secrets = pairs.filter_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
-        (name == COOKIE_NAME).then_some(value)
-    })?;
-    let is_secret = secret.len() == SECRET_LENGTH
-        && secret
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    is_secret.then_some(secret)
+        name.starts_with(COOKIE_NAME).then_some(value)
+    });
+    let is_secret = |secret: &&str| {
+        secret.len() == SECRET_LENGTH
+            && secret
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    secrets.filter(is_secret).take(MOST_SECRETS)
 }
 
 /// The prefix keeps other hosts of the domain from setting it. `Lax` sends it with the redirect back.
 pub(super) fn cookie(secret: &str, seconds: u64) -> Option<HeaderValue> {
+    let Fingerprint([a, b, c, d, e, f, ..]) = Fingerprint::of([secret.as_bytes()]);
+    let name = URL_SAFE_NO_PAD.encode([a, b, c, d, e, f]);
     let cookie = format!(
-        "{COOKIE_NAME}={secret}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax"
+        "{COOKIE_NAME}{name}={secret}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax"
     );
     let mut cookie = HeaderValue::try_from(cookie).ok()?;
     cookie.set_sensitive(true);

@@ -29,7 +29,7 @@ use crate::{
 
 use super::{
     authorization_response::AuthorizationResponse,
-    browser::{cookie, is_local_path, redirect, secret_of},
+    browser::{cookie, is_local_path, redirect, secrets_of},
     id_token,
     link_error::{LinkError, LinkErrorKind},
     state::{Place, State},
@@ -83,7 +83,7 @@ const LIFETIME: Duration = Duration::from_secs(600);
 /// | the ID token | as [`TokenValidator`](crate::TokenValidator#what-is-checked) checks tokens, with this client as audience and `azp`, and the `nonce` of this login |
 ///
 /// The browser is known by a cookie with the prefix `__Host-`, `Secure`, `HttpOnly` and
-/// `SameSite=Lax`. Several logins of one browser may be under way.
+/// `SameSite=Lax`. Several logins of one browser may be under way, and may start at once.
 #[derive(Clone)]
 pub struct CodeFlow {
     inner: Arc<Inner>,
@@ -214,7 +214,7 @@ impl CodeFlow {
         return_to: &str,
     ) -> CodeFlowFuture<Response<Full<Bytes>>> {
         let inner = Arc::clone(&self.inner);
-        let secret = secret_of(headers).map(str::to_owned);
+        let secret = secrets_of(headers).next().map(str::to_owned);
         let key = inner.provider.key(user);
         let user = bytes_of(user);
         let return_to = if is_local_path(return_to) {
@@ -231,6 +231,11 @@ impl CodeFlow {
     /// # Errors
     ///
     /// [`LinkError`], which says what was [wrong](LinkErrorKind). Nothing was stored then.
+    ///
+    /// # Cancellation
+    ///
+    /// A code can be exchanged once. If the future is dropped, for example because the browser goes away, the user has to
+    /// start again. Spawn it as a task, if that must not be.
     pub fn finish(
         &self,
         uri: &Uri,
@@ -239,10 +244,10 @@ impl CodeFlow {
     ) -> CodeFlowFuture<Finished> {
         let inner = Arc::clone(&self.inner);
         let answer = AuthorizationResponse::read(uri.query().unwrap_or_default());
-        let secret = secret_of(headers).map(str::to_owned);
+        let secrets = secrets_of(headers).map(str::to_owned).collect();
         let key = inner.provider.key(user);
         let user = bytes_of(user);
-        CodeFlowFuture::new(async move { inner.finish(answer?, secret, user, key?).await })
+        CodeFlowFuture::new(async move { inner.finish(answer?, secrets, user, key?).await })
     }
 }
 
@@ -287,13 +292,14 @@ impl Inner {
     async fn finish(
         &self,
         answer: AuthorizationResponse,
-        secret: Option<String>,
+        secrets: Vec<String>,
         user: [u8; 32],
         key: Option<Key>,
     ) -> Result<Finished, LinkError> {
-        let secret = secret.ok_or(LinkErrorKind::OtherBrowser)?;
-        let state = State::open(&answer.state, &self.place(&secret), &self.keys);
-        let state = state.ok_or(LinkErrorKind::OtherBrowser)?;
+        let mut secrets = secrets.iter();
+        let state = secrets
+            .find_map(|secret| State::open(&answer.state, &self.place(secret), &self.keys))
+            .ok_or(LinkErrorKind::OtherBrowser)?;
         let finished = self.answered(&answer, &state, user, key).await;
         finished.map_err(|error| error.returning_to(&state.return_to))
     }
