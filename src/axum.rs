@@ -1,4 +1,7 @@
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use axum_core::{
     extract::{FromRequestParts, OptionalFromRequestParts},
@@ -18,7 +21,8 @@ use crate::{
 /// The rejection is answered with 401. [`TokenValidatorLayer`](crate::TokenValidatorLayer) around the route completes its
 /// challenge, so that the caller learns where to log in. See [`guide::axum`](crate::guide::axum).
 ///
-/// Where no such layer is around the route, the log has the warning "a handler needs an identity".
+/// Where no such layer is around the route, the log has the warning "a handler needs an identity": at the first such
+/// request, the second, the fourth and so on, so that callers cannot flood it.
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 impl<S: Sync> FromRequestParts<S> for Identity {
     type Rejection = AuthError;
@@ -64,6 +68,13 @@ fn no_identity(parts: &Parts) -> AuthError {
     }
     let message = "no `TokenValidatorLayer` is around this route; add the layer after the route, because `Router::layer` \
                    covers the routes that were added before";
-    tracing::warn!("a handler needs an identity, and its request has none: {message}");
+    static REFUSED: AtomicU64 = AtomicU64::new(0);
+    let requests = REFUSED.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    if requests.is_power_of_two() {
+        tracing::warn!(
+            requests,
+            "a handler needs an identity, and its request has none: {message}"
+        );
+    }
     AuthError::new(AuthErrorKind::MissingIdentity, message)
 }

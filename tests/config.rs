@@ -1385,6 +1385,92 @@ fn f56_a_placeholder_is_no_secret() {
 }
 
 #[test]
+fn f94_what_has_the_wrong_form_is_not_missing_as_well() {
+    let exchange = |more: Value| {
+        let mut block = json!({ "tokenUrl": "https://idp.example.com/token" });
+        let members = block.as_object_mut().unwrap();
+        members.extend(more.as_object().unwrap().clone());
+        block
+    };
+    let token_exchange =
+        |more| json!({ "type": "token_exchange", "tokenExchange": exchange(more) });
+    let client_credentials =
+        |more: Value| json!({ "type": "client_credentials", "clientCredentials": exchange(more) });
+    let header = |value: Value| {
+        let block = json!({ "headerName": "x-api-key", "headerValueEnv": value });
+        json!({ "type": "header_injection", "headerInjection": block })
+    };
+    let of_client =
+        |key: &str, value: Value| client_credentials(json!({ "clientId": "a", key: value }));
+    let mut cases = vec![
+        (header(json!(7)), "headerInjection.headerValueEnv"),
+        (
+            json!({ "type": "both", "both": {
+                "first": header(json!(7)),
+                "second": { "type": "unauthenticated" },
+            } }),
+            "both.first.headerInjection.headerValueEnv",
+        ),
+        (
+            client_credentials(json!({ "workloadTokenFile": 7 })),
+            "clientCredentials.workloadTokenFile",
+        ),
+        (
+            of_client("clientKey", json!({ "keyEnv": 7, "algorithm": "ES256" })),
+            "clientCredentials.clientKey.keyEnv",
+        ),
+        (
+            json!({ "type": "obo", "obo": exchange(json!({
+                "clientId": "a", "clientKey": "/run/key.pem", "scopes": ["mail"],
+            })) }),
+            "obo.clientKey",
+        ),
+        (
+            token_exchange(json!({
+                "clientId": "a", "clientAssertionFile": 7, "clientAssertionType": "jwt-spiffe",
+            })),
+            "tokenExchange.clientAssertionFile",
+        ),
+        (
+            token_exchange(json!({ "parameters": [{ "name": "tenant", "claim": 7 }] })),
+            "tokenExchange.parameters[0].claim",
+        ),
+        (
+            token_exchange(json!({ "headerName": 7, "headerPrefix": "token " })),
+            "tokenExchange.headerName",
+        ),
+        (
+            token_exchange(json!({ "dpop": { "keyFile": 7, "algorithm": "ES256" } })),
+            "tokenExchange.dpop.keyFile",
+        ),
+        (
+            json!({ "type": "aws_sts", "awsSts": { "region": "us-east-1", "fallbackRoleArn": 7 } }),
+            "awsSts.fallbackRoleArn",
+        ),
+    ];
+    let keys = [
+        ("clientSecret", "clientCredentials.clientSecret"),
+        ("clientSecretEnv", "clientCredentials.clientSecretEnv"),
+        ("clientSecretFile", "clientCredentials.clientSecretFile"),
+        (
+            "clientAssertionFile",
+            "clientCredentials.clientAssertionFile",
+        ),
+        ("clientKey", "clientCredentials.clientKey"),
+        ("clientCertificate", "clientCredentials.clientCertificate"),
+    ];
+    cases.extend(keys.map(|(key, path)| (of_client(key, json!(7)), path)));
+    for (backend, key) in cases {
+        let error = error_of(&config_of(&backend));
+        let keys: Vec<_> = error.faults().iter().map(|fault| fault.key()).collect();
+        assert_eq!(keys, [key], "{error}");
+    }
+    // What is missing beside it is told at once.
+    let other = client_credentials(json!({ "clientSecretEnv": 7, "tokenUrl": "" }));
+    assert_eq!(error_of(&config_of(&other)).faults().len(), 3);
+}
+
+#[test]
 fn f58_a_variable_is_named_where_its_name_looks_like_one() {
     let named = config_of(&with("jira", "clientSecretEnv", json!("UNSET")));
     assert!(faults(&named)[0].contains("`UNSET`"));

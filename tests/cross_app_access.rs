@@ -645,7 +645,7 @@ fn by_account(clock: &Arc<ManualClock>) -> (Endpoint, Endpoint) {
 }
 
 #[tokio::test]
-async fn a_user_who_links_another_account_gets_tokens_of_that_account_at_once() {
+async fn f91_a_user_who_links_another_account_gets_tokens_of_that_account_at_once() {
     for has_id_token in [true, false] {
         let (clock, backend) = (clock(), Backend::start().await);
         let (idp, server) = by_account(&clock);

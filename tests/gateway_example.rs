@@ -29,10 +29,12 @@ use std::{
 };
 
 use http::{Method, Response, StatusCode};
+use http_body_util::Empty;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use support::{
     gateway_world::{ALICE, Caller, SECRET, World},
+    http_server::{HttpServer, server_body},
     peers,
     redis::RedisServer,
 };
@@ -304,6 +306,44 @@ async fn a_session_of_the_pages_is_sealed_and_bounded_and_no_other_site_ends_it(
     assert_eq!(get(cookie.clone()).await.status(), StatusCode::OK);
     clock.advance(Duration::from_secs(1));
     asks_for_login(get(cookie).await);
+}
+
+#[tokio::test]
+async fn a_user_is_not_sent_to_log_in_where_a_backend_refused_the_gateways_own_credential() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let Some(world) = World::start(&url).await else {
+        return;
+    };
+    let refusing = HttpServer::start(async |_| {
+        let response = Response::builder().status(StatusCode::UNAUTHORIZED);
+        response.body(server_body(Empty::new())).unwrap()
+    })
+    .await;
+    let mut file = world
+        .file()
+        .replace(&world.backend("tickets").url(), &refusing.uri("/mcp"));
+    file.truncate(
+        file.find("    tickets:\n      type: token_exchange")
+            .unwrap(),
+    );
+    file.push_str(
+        "    tickets:\n      type: header_injection\n      headerInjection: { headerName: x-api-key, headerValue: k3y }\n",
+    );
+    let surroundings = Surroundings {
+        environment: |_| Some(SECRET.to_owned()),
+        clock: Arc::new(SystemClock),
+        store: Arc::new(MemoryStore::new()),
+    };
+    let gateway = Gateway::new(&Config::from_yaml(&file).unwrap(), surroundings).unwrap();
+    tokio::spawn(gateway.serve(listener, pending()));
+    let mut caller = Caller::log_in(&world, "tickets", &mut world.alice()).await;
+    let said = caller.call().await.unwrap_err();
+    assert!(refusing.requests()[0].headers.contains_key("x-api-key"));
+    assert!(!said.contains("401"), "{said}");
+    for word in ["www-authenticate", "log in", "x-api-key", "k3y"] {
+        assert!(!said.to_lowercase().contains(word), "{said}");
+    }
 }
 
 #[tokio::test]

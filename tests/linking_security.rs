@@ -628,7 +628,7 @@ async fn the_cookie_cannot_be_set_by_another_host_nor_read_by_a_script() {
 }
 
 #[tokio::test]
-async fn two_tabs_that_start_at_once_both_come_back() {
+async fn f93_two_tabs_that_start_at_once_both_come_back() {
     for providers in [["idp", "other"], ["idp", "idp"]] {
         let world = world();
         // Neither has the cookie of the other when its request leaves.
@@ -664,7 +664,7 @@ impl Drop for Dropped {
 }
 
 #[tokio::test]
-async fn a_browser_that_goes_away_while_the_code_is_exchanged_has_linked_the_account() {
+async fn f92_a_browser_that_goes_away_while_the_code_is_exchanged_has_linked_the_account() {
     let provider = FakeProvider::new();
     let store = provider.store();
     let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

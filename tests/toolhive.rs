@@ -156,6 +156,11 @@ async fn a_backend_that_refuses_the_credential_does_not_say_where_the_caller_log
     let challenge = challenge.unwrap();
     assert!(!challenge.contains("evil"), "{challenge}");
     assert!(challenge.contains("gateway.example.com"), "{challenge}");
+
+    // It gets no credential of the caller, so that no login helps.
+    let (status, challenge, _) = call(gateway, "/docs/mcp", Some(&alice.access_token)).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(challenge, None);
 }
 
 #[tokio::test]

@@ -107,6 +107,30 @@ fn toolhives_own_example_is_read_and_what_is_left_to_the_application_is_named() 
 
 /// The YAML keys of `Config`, `IncomingAuthConfig`, `OIDCConfig` and `StaticBackendConfig` in
 /// <https://github.com/stacklok/toolhive/blob/e25de16cf9720b13cf0b400c861a2f6840e2763c/pkg/vmcp/config/config.go>.
+/// As the template in `pkg/vmcp/cli/init.go` has it.
+#[test]
+fn the_file_that_toolhive_starts_with_says_what_its_backends_lack() {
+    let mut file = json!({
+        "name": "team-vmcp",
+        "groupRef": "team",
+        "incomingAuth": { "type": "anonymous" },
+        "outgoingAuth": { "source": "inline" },
+        "aggregation": { "conflictResolution": "prefix" },
+        "backends": [
+            { "name": "github", "url": "http://127.0.0.1:4001/mcp", "transport": "streamable-http" },
+        ],
+    });
+    let told = faults(&file);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("add it there with the `type` `unauthenticated`"),
+        "{told:?}"
+    );
+    file["outgoingAuth"]["backends"] = json!({ "github": { "type": "unauthenticated" } });
+    let vmcp = from_json(&file).build(&resources()).unwrap();
+    assert_eq!(vmcp.backends().len(), 1);
+}
+
 #[test]
 fn no_key_of_toolhive_is_unknown() {
     let top = "name groupRef backends incomingAuth outgoingAuth aggregation compositeTools compositeToolRefs operational \

@@ -22,9 +22,9 @@ use tokio::{net::TcpListener, sync::oneshot, time};
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
 use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use tower_identity::{
-    AccountLinking, AuthError, AuthErrorKind, BindSubject, Clock, FallbackPolicy, Identity,
-    IdentityLayer, Origin, Strategy, TokenValidator, TokenValidatorLayer, UpstreamTokenStore,
-    UpstreamTokens,
+    AccountLinking, AuthError, AuthErrorKind, BackendAuthConfig, BindSubject, Clock,
+    FallbackPolicy, Identity, IdentityLayer, Origin, Strategy, TokenValidator, TokenValidatorLayer,
+    UpstreamTokenStore, UpstreamTokens,
     client::hyper::{HttpsClient, https_client},
     config::Resources,
     incoming::{BindSubjectService, McpRequest},
@@ -55,6 +55,8 @@ struct Backend {
     validator: TokenValidator,
     url: Uri,
     client: BackendClient,
+    /// Whether its requests have a credential of the user.
+    has_users: bool,
 }
 
 /// The body of a request, which is sent again where a credential was rejected.
@@ -146,8 +148,11 @@ impl Gateway {
                 None => validator,
             };
             let layer = config.outgoing_auth.layer_for(name, origin, &resources)?;
+            let auth = &config.outgoing_auth;
+            let auth = auth.backends.get(name).or(auth.default.as_ref());
             let backend = Backend {
                 validator: validator.build()?,
+                has_users: auth.is_some_and(is_of_user),
                 url: backend,
                 client: ServiceBuilder::new()
                     .layer(FollowRedirectLayer::new())
@@ -234,7 +239,7 @@ impl Gateway {
             if let Some(id) = response.headers().get(SESSION_ID) {
                 self.sessions.insert((name, id.clone()), session);
             }
-            return relayed(response.map(Body::new));
+            return backend.relayed(response.map(Body::new));
         };
         let key = (name, id.clone());
         let Some(session) = self.sessions.get(&key) else {
@@ -250,7 +255,7 @@ impl Gateway {
         if is_gone || (closes && response.status().is_success()) {
             self.sessions.invalidate(&key);
         }
-        relayed(response.map(Body::new))
+        backend.relayed(response.map(Body::new))
     }
 
     /// Tells the backends that the sessions have ended. These requests are nobody's: the fallback fills the gap.
@@ -296,6 +301,31 @@ impl Backend {
             service: captured.layer(bound.layer(self.client.clone())),
             shows_urls: McpRequest::read(message).is_some_and(|call| call.shows_urls()),
         })
+    }
+
+    /// Another login is of no use where the gateway's own credential was refused, or where there was none.
+    fn relayed(&self, response: Response) -> Result<Response, BoxError> {
+        if response.status() == StatusCode::UNAUTHORIZED && !self.has_users {
+            let fault = "the backend refused a request without a credential of the user; check `outgoingAuth`";
+            return Err(AuthError::new(AuthErrorKind::Configuration, fault).into());
+        }
+        relayed(response)
+    }
+}
+
+/// Whether a backend gets a credential that a login of the user can renew.
+fn is_of_user(auth: &BackendAuthConfig) -> bool {
+    match auth {
+        BackendAuthConfig::Unauthenticated
+        | BackendAuthConfig::HeaderInjection(_)
+        | BackendAuthConfig::ClientCredentials(_)
+        | BackendAuthConfig::ClaimInjection(_)
+        | BackendAuthConfig::SignedIdentity(_) => false,
+        BackendAuthConfig::Both(both) => {
+            let mut parts = [&both.first, &both.second].into_iter().flatten();
+            parts.any(|part| is_of_user(part))
+        }
+        _ => true,
     }
 }
 

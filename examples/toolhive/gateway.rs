@@ -22,8 +22,12 @@ use tower_identity::{
 /// The keys that this program acts on itself, or has no use for. All others are read.
 const HANDLED: [&str; 4] = ["name", "groupRef", "aggregation", "incomingAuth.authz"];
 
+/// The types that send a credential of the user. Where another one is refused, no login helps.
+const USERS: [&str; 5] = ["token_exchange", "upstream_inject", "aws_sts", "obo", "xaa"];
+
 #[derive(Clone)]
 struct Backend {
+    has_users: bool,
     url: Uri,
     forwarded: HeaderForwardLayer,
     client: BoxCloneSyncService<Request, http::Response<hyper::body::Incoming>, BoxError>,
@@ -37,6 +41,7 @@ pub(crate) fn router(
     let options = serde_saphyr::options! { with_snippet: false };
     let file: VmcpConfig = serde_saphyr::from_str_with_options(file, options)?;
     let resources = Resources::builder(https_client::<Full<Bytes>>()?).environment(environment);
+    let outgoing = file.outgoing_auth.clone().unwrap_or_default();
     let vmcp = file
         .handled_by_application(HANDLED)
         .build(&resources.build()?)?;
@@ -51,7 +56,10 @@ pub(crate) fn router(
             .layer(backend.header_forward_layer())
             .layer(backend.auth_layer())
             .service(backend.https_client::<Body>()?);
+        let auth = outgoing.backends.get(backend.name());
+        let auth = auth.or(outgoing.default.as_ref());
         let state = Backend {
+            has_users: auth.is_some_and(|auth| USERS.contains(&auth.type_name())),
             url: backend.url().clone(),
             forwarded: backend.header_forward_layer(),
             client: BoxCloneSyncService::new(client),
@@ -93,8 +101,13 @@ async fn forward(State(backend): State<Backend>, mut request: Request) -> Answer
     match backend.client.oneshot(request).await {
         // Whatever the backend says: `TokenValidatorLayer` says where the caller can log in.
         Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
-            let message = "the backend refused the caller's credential";
-            Err(AuthError::new(AuthErrorKind::Rejected, message))
+            Err(if backend.has_users {
+                let message = "the backend refused the caller's credential";
+                AuthError::new(AuthErrorKind::Rejected, message)
+            } else {
+                let message = "the backend refused a request without a credential of the caller";
+                AuthError::new(AuthErrorKind::Configuration, message)
+            })
         }
         Ok(response) => Ok(response.map(Body::new)),
         Err(error) => Err(match AuthError::find_in(&*error) {

@@ -17,14 +17,9 @@ use crate::{
 };
 
 use super::{
-    backend::BackendAuthConfig,
-    client_certificate::ClientCertificateConfig,
-    client_key::ClientKeyConfig,
-    dpop::DpopConfig,
-    error::{Section, SectionFaults},
-    file_path::FilePath,
-    resources::Resources,
-    variable_name::VariableName,
+    backend::BackendAuthConfig, client_certificate::ClientCertificateConfig,
+    client_key::ClientKeyConfig, dpop::DpopConfig, error::SectionFaults, file_path::FilePath,
+    resources::Resources, variable_name::VariableName,
 };
 
 /// How a client authenticates, apart from its ID.
@@ -225,11 +220,9 @@ impl<B> Block<'_, B> {
             }
         };
         if client.assertion_type.1.is_some() && client.assertion_file.1.is_none() {
-            let message = format!(
-                "is there without `{}`, give it too",
-                client.assertion_file.0
-            );
-            self.fault(client.assertion_type.0, message);
+            let file = client.assertion_file.0;
+            let message = format!("is there without `{file}`, give it too");
+            self.lack(client.assertion_type.0, &[file], message);
         }
         let secret = secret.map(SecretSource::from).or(file);
         match (secret, assertion) {
@@ -331,7 +324,7 @@ impl<B> Block<'_, B> {
             self.fault(key, "is missing");
             return None;
         };
-        let mut faults = SectionFaults::new(Section::Document);
+        let mut faults = self.faults.within(&self.path_of(key));
         let strategy = config.build(self.resources, &mut faults);
         for fault in faults.into_vec() {
             self.fault(&format!("{key}.{}", fault.key()), fault.message());
@@ -339,30 +332,35 @@ impl<B> Block<'_, B> {
         strategy
     }
 
-    /// Says that a client that needs a credential has none, and then also whether it has no id.
-    pub(super) fn need_confidential_client(&mut self, client: &ClientKeys<'_>) {
+    /// Says that a client that needs a credential has none, and then also whether it has no id. With `instead`, no client is
+    /// needed.
+    pub(super) fn need_confidential_client(&mut self, client: &ClientKeys<'_>, instead: &[&str]) {
         if !client.has_credential() {
             let (env, file) = (client.secret_env.0, client.secret_file.0);
             let (assertion, key) = (client.assertion_file.0, client.key.0);
             let certificate = client.certificate.0;
-            self.fault(
+            self.lack(
                 client.secret.0,
+                &[&[env, file, assertion, key, certificate], instead].concat(),
                 format!(
                     "is missing; give it, `{env}`, `{file}`, `{assertion}`, `{key}` or `{certificate}`"
                 ),
             );
             let (id_key, id) = client.id;
-            self.need(id_key, id.as_deref().unwrap_or_default());
+            if id.as_deref().unwrap_or_default().is_empty() {
+                self.lack(id_key, instead, "is missing");
+            }
         }
     }
 
     /// Says that there is neither a secret nor the variable that has it.
     pub(super) fn need_secret(&mut self, key: &str, is_there: bool) {
         if !is_there {
-            self.fault(
-                key,
-                format!("is missing; give it, or `{key}Env`, which names an environment variable"),
+            let variable = format!("{key}Env");
+            let message = format!(
+                "is missing; give it, or `{variable}`, which names an environment variable"
             );
+            self.lack(key, &[&variable], message);
         }
     }
 
@@ -427,6 +425,14 @@ impl<B> Block<'_, B> {
     pub(super) fn need(&mut self, key: &str, value: &str) {
         if value.is_empty() {
             self.fault(key, "is missing");
+        }
+    }
+
+    /// Says that something is missing, unless one of the keys that would do in its place is at fault already.
+    pub(super) fn lack(&mut self, key: &str, others: &[&str], message: impl Into<String>) {
+        let mut others = others.iter().map(|other| self.path_of(other));
+        if !others.any(|other| self.faults.has(&other)) {
+            self.fault(key, message);
         }
     }
 

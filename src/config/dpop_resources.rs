@@ -71,10 +71,9 @@ impl<B> Block<'_, B> {
             return self.part(key, &[("pem", pem_keys)]).map(DpopKeys::from);
         }
         if config.algorithm.is_some() {
-            self.fault(
-                &algorithm_key,
-                format!("is there without a private key; give `{file_key}` too, or leave it out"),
-            );
+            let message =
+                format!("is there without a private key; give `{file_key}` too, or leave it out");
+            self.lack(&algorithm_key, &[&file_key, &variable_key], message);
             return None;
         }
         let secret = match (&config.per_user_secret_file, &config.per_user_secret_env) {

@@ -107,6 +107,18 @@ impl ConfigFault {
             && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
+    /// Whether it is of this key, or within its block or list.
+    fn is_within(&self, key: &str) -> bool {
+        let rest = self.key.strip_prefix(key);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    }
+
+    /// The same fault of a block that begins at `key`, if it is within it.
+    fn from(&self, key: &str) -> Option<Self> {
+        let key = self.key.strip_prefix(key)?.strip_prefix('.')?;
+        Some(Self::new(Section::Document, key, self.message.clone()))
+    }
+
     /// The backend whose configuration is at fault. It is `None` for `default`, and for a key beside `backends`.
     pub fn backend(&self) -> Option<&str> {
         match &self.section {
@@ -151,6 +163,8 @@ impl Error for ConfigFault {}
 pub(super) struct SectionFaults {
     section: Section,
     found: Vec<ConfigFault>,
+    /// Faults of form, which are told already. What has one is not missing.
+    told: Vec<ConfigFault>,
 }
 
 impl SectionFaults {
@@ -158,6 +172,25 @@ impl SectionFaults {
         Self {
             section,
             found: Vec::new(),
+            told: Vec::new(),
+        }
+    }
+
+    /// Those that are found after the faults of form in `told`.
+    pub(super) fn after(section: Section, told: &[ConfigFault]) -> Self {
+        let told = told.iter().filter(|told| told.section == section);
+        Self {
+            told: told.cloned().collect(),
+            ..Self::new(section)
+        }
+    }
+
+    /// Those of the block that begins at `key`, with keys from there.
+    pub(super) fn within(&self, key: &str) -> Self {
+        let told = self.told.iter();
+        Self {
+            told: told.filter_map(|told| told.from(key)).collect(),
+            ..Self::new(Section::Document)
         }
     }
 
@@ -169,10 +202,12 @@ impl SectionFaults {
     /// Whether there is a fault of this key. A key that ends with `.` or `[` stands for all in its block or list.
     pub(super) fn has(&self, key: &str) -> bool {
         let mut faults = self.found.iter();
-        match key.ends_with(['.', '[']) {
+        let is_found = match key.ends_with(['.', '[']) {
             true => faults.any(|fault| fault.key.starts_with(key)),
             false => faults.any(|fault| fault.key == key),
-        }
+        };
+        let key = key.trim_end_matches(['.', '[']);
+        is_found || self.told.iter().any(|told| told.is_within(key))
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -394,7 +394,10 @@ impl OutgoingAuthConfig {
 
     fn unresolved(&self, section: Section) -> ConfigFault {
         let message = match self.source {
-            Source::Inline => "is not configured, and there is no `default`",
+            Source::Inline => {
+                "is not configured, and there is no `default`; if it needs no credential, give it the `type` \
+                 `unauthenticated`"
+            }
             Source::Discovered => {
                 "is not configured, and `source` is `discovered`: add what was discovered to `backends`, or make it `inline`"
             }
@@ -437,7 +440,7 @@ impl OutgoingAuthConfig {
     {
         let mut all = self.faults.clone();
         for (section, config) in self.sections() {
-            let mut faults = SectionFaults::new(section);
+            let mut faults = SectionFaults::after(section, &self.faults);
             config.build(resources, &mut faults);
             for fault in faults.into_vec() {
                 // A key whose value had a fault of form is missing now, which is no news.

@@ -125,10 +125,8 @@ impl<B> Block<'_, B> {
             (Some(path), None) => self.content(&file_key, path),
             (None, Some(_)) => self.secret(("", &None), (&variable_key, variable)),
             (None, None) => {
-                self.fault(
-                    &file_key,
-                    format!("is missing; give it, or `{variable_key}`"),
-                );
+                let message = format!("is missing; give it, or `{variable_key}`");
+                self.lack(&file_key, &[&variable_key], message);
                 None
             }
         }

@@ -223,7 +223,7 @@ impl Kind for AwsStsConfig {
                 ("region", &["region"]),
                 ("service", &["service"]),
                 ("fallback_role", &["fallbackRoleArn"]),
-                ("role_mapping", &["roleMappings"]),
+                ("role_mapping", &["roleMappings", "fallbackRoleArn"]),
                 ("role_mapping[]", &["roleMappings[]"]),
                 ("role_mapping[].claim", &["roleMappings[].claim"]),
                 ("role_mapping[].matcher", &["roleMappings[].matcher"]),

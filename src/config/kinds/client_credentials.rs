@@ -122,7 +122,7 @@ impl Kind for ClientCredentialsConfig {
         let client = client_keys!(self, with_secret: ClientAuth::basic);
         let workload_token = block.file(("workloadTokenFile", &self.workload_token_file));
         if self.workload_token_file.is_none() {
-            block.need_confidential_client(&client);
+            block.need_confidential_client(&client, &["workloadTokenFile"]);
         }
         let endpoint = block.endpoint(&self.token_url, false, &client);
         let mut strategy = ClientCredentialsBuilder::new(endpoint)

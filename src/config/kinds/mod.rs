@@ -24,7 +24,8 @@ fn placement<B>(
 ) -> Option<Placement> {
     let Some(name) = name else {
         if prefix.is_some() {
-            block.fault("headerPrefix", "is there without `headerName`, give it too");
+            let message = "is there without `headerName`, give it too";
+            block.lack("headerPrefix", &["headerName"], message);
         }
         return None;
     };

@@ -126,7 +126,7 @@ impl Kind for OnBehalfOfConfig {
         block.need("tokenUrl", &self.token_url);
         block.check_scopes("stepUpScopes", &self.step_up_scopes);
         let client = client_keys!(self, with_secret: ClientAuth::post);
-        block.need_confidential_client(&client);
+        block.need_confidential_client(&client, &[]);
         let endpoint = block.endpoint(&self.token_url, false, &client);
         let (scopes, scopes_key) = match &self.audience {
             Some(audience) if self.scopes.is_empty() => {

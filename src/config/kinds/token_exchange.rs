@@ -240,10 +240,9 @@ impl Kind for TokenExchangeConfig {
                     strategy.parameter_of_claim(name, "-")
                 }
                 (None, None) => {
-                    block.fault(
-                        &format!("parameters[{index}].value"),
-                        "is missing; give it, or `claim`",
-                    );
+                    let [value, claim] =
+                        ["value", "claim"].map(|key| format!("parameters[{index}].{key}"));
+                    block.lack(&value, &[&claim], "is missing; give it, or `claim`");
                     strategy.parameter_of_claim(name, "-")
                 }
             };

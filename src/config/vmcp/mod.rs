@@ -312,7 +312,8 @@ impl VmcpConfig {
                 faults.add(
                     format!("{at}.name"),
                     format!(
-                        "`{}` is not among the backends of `{OUTGOING_AUTH}`, and no `default` is used for it",
+                        "`{}` is not among the backends of `{OUTGOING_AUTH}`, and no `default` is used for it; if it needs no \
+                         credential, add it there with the `type` `unauthenticated`",
                         config.name.escape_debug()
                     ),
                 );
