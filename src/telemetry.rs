@@ -28,6 +28,9 @@
 //! [`TokenValidatorLayer`](crate::TokenValidatorLayer) is around a route, and "the file has keys that are not read"
 //! (feature `config`), when a [`VmcpConfig`](crate::config::VmcpConfig) is built.
 //!
+//! "a request to link an account failed" (feature `linking`) has the fields `kind`, `error` and `source`. Its level is
+//! `warn` for the kind `Configuration`, where the provider refused the application, and `debug` for all others.
+//!
 //! # Metrics
 //!
 //! With the feature `metrics`, the crate sends these metrics to the recorder of the

@@ -1384,6 +1384,7 @@ fn f56_a_placeholder_is_no_secret() {
     }
 }
 
+#[cfg(all(feature = "aws-sts", feature = "dpop"))]
 #[test]
 fn f94_what_has_the_wrong_form_is_not_missing_as_well() {
     let exchange = |more: Value| {

@@ -806,6 +806,34 @@ async fn no_secret_is_logged_at_trace() {
 }
 
 #[tokio::test]
+async fn a_provider_that_refuses_the_application_is_a_warning_and_what_concerns_a_user_is_none() {
+    let log = Log::default();
+    let _captured = log.capture("warn");
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let back = world.agreed(&mut alice, "idp").await;
+    for (code, said) in [("invalid_grant", false), ("invalid_client", true)] {
+        let answer = json!({ "error": code, "error_description": "7Fjfp0ZBr1Kt" });
+        let (status, json) = (StatusCode::BAD_REQUEST, "application/json");
+        world
+            .provider
+            .answer_with(status, json, &answer.to_string());
+        let back = match said {
+            true => world.agreed(&mut alice, "idp").await,
+            false => back.clone(),
+        };
+        alice.get(&world.linking, &back).await;
+        assert_eq!(log.text().contains("WARN"), said, "{}", log.text());
+    }
+    let said = log.text();
+    assert!(
+        said.contains("the token endpoint at https://idp.example.com"),
+        "{said}"
+    );
+    assert!(!said.contains("7Fjfp0ZBr1Kt"), "{said}");
+}
+
+#[tokio::test]
 async fn odd_queries_get_a_page_and_nothing_else() {
     let world = world();
     let mut alice = Browser::of("alice");

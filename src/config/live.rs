@@ -76,26 +76,30 @@ impl<B> Current<B> {
         self.followers.get(backend).and_then(Weak::upgrade)
     }
 
-    /// Returns what was replaced, to be dropped without the lock. `None`, if a backend is missing.
+    /// Returns what was replaced, or all followers if the backend of one is missing. Either is to be dropped without the
+    /// lock, because it may be the last reference to a strategy.
     fn replace(
         &mut self,
         config: &Arc<OutgoingAuthConfig>,
         backends: &BTreeMap<String, Arc<Backend<B>>>,
-    ) -> Option<Vec<Replaced<B>>> {
+    ) -> Result<Vec<Replaced<B>>, Vec<Arc<Follower<B>>>> {
         let followers = self.followers.iter();
-        let followers: Option<Vec<_>> = followers
-            .filter_map(|(backend, follower)| Some((backend, follower.upgrade()?)))
-            .map(|(backend, follower)| Some((follower, backends.get(backend)?)))
+        let followers: Vec<_> = followers
+            .filter_map(|(backend, follower)| Some((follower.upgrade()?, backends.get(backend))))
             .collect();
-        let replaced = followers?
-            .into_iter()
-            .map(|(follower, backend)| {
-                let replaced = follower.0.swap(Arc::clone(backend));
-                (follower, replaced)
-            })
-            .collect();
+        if followers.iter().any(|(_, backend)| backend.is_none()) {
+            return Err(followers
+                .into_iter()
+                .map(|(follower, _)| follower)
+                .collect());
+        }
+        let replaced = followers.into_iter().filter_map(|(follower, backend)| {
+            let replaced = follower.0.swap(Arc::clone(backend?));
+            Some((follower, replaced))
+        });
+        let replaced = replaced.collect();
         self.config = Arc::clone(config);
-        Some(replaced)
+        Ok(replaced)
     }
 }
 
@@ -146,11 +150,14 @@ where
             let built = config.backend(backend, &self.inner.resources)?;
             let follower = Arc::new(Follower(ArcSwap::from_pointee(built)));
             let mut current = self.current();
-            if Arc::ptr_eq(&config, &current.config) && current.follower(backend).is_none() {
+            let known = current.follower(backend);
+            if known.is_none() && Arc::ptr_eq(&config, &current.config) {
                 let weak = Arc::downgrade(&follower);
                 current.followers.insert(backend.to_owned(), weak);
                 break follower;
             }
+            drop(current);
+            drop(known);
         };
         let of_the_moment = Arc::clone(&follower);
         let ceiling = Arc::new(move || Arc::clone(&of_the_moment.0.load().step_up_scopes));
@@ -192,16 +199,13 @@ where
             self.inner.published.replace(&keys);
             let replaced = current.replace(&config, &built);
             drop(current);
-            if let Some(replaced) = replaced {
-                drop(replaced);
+            if replaced.is_ok() {
                 return Ok(());
             }
         }
     }
 
     /// Returns the service that publishes the keys of all `signed_identity` blocks of the current configuration (JWKS).
-    ///
-    /// Needs the feature `private-key-jwt`.
     ///
     /// Needs the feature `private-key-jwt`.
     ///
@@ -330,5 +334,28 @@ mod tests {
         follower.0.store(Arc::new(unconfigured()));
         assert_eq!(rejection(), Rejection::NothingHelps);
         assert_eq!(follower.name(), "custom");
+    }
+
+    #[test]
+    fn a_strategy_is_not_dropped_under_the_lock() {
+        let strategy = Arc::new(Renewable);
+        let follower = Arc::new(Follower(ArcSwap::from_pointee(Backend::<()> {
+            strategy: strategy.clone(),
+            step_up_scopes: Arc::default(),
+        })));
+        let mut current = Current {
+            config: Arc::default(),
+            followers: BTreeMap::from([("b".to_owned(), Arc::downgrade(&follower))]),
+        };
+        let config = Arc::default();
+        let missing = current.replace(&config, &BTreeMap::new()).err();
+        drop(follower);
+        assert_eq!(Arc::strong_count(&strategy), 2, "the caller drops it");
+        let built = BTreeMap::from([("b".to_owned(), Arc::new(unconfigured()))]);
+        let replaced = current.replace(&config, &built).ok();
+        drop(missing);
+        assert_eq!(Arc::strong_count(&strategy), 2, "the caller drops it");
+        drop(replaced);
+        assert_eq!(Arc::strong_count(&strategy), 1);
     }
 }

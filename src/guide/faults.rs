@@ -162,5 +162,6 @@
 //! | F91 | a user who links another account still gets the cached tokens of the one before | `cross_app_access` | `f91_a_user_who_links_another_account_gets_tokens_of_that_account_at_once` |
 //! | F92 | a browser that is reloaded while the code is exchanged loses the tokens of the link | `linking_security` | `f92_a_browser_that_goes_away_while_the_code_is_exchanged_has_linked_the_account` |
 //! | F93 | of two tabs that start a link at once, the first cannot come back | `linking_security` | `f93_two_tabs_that_start_at_once_both_come_back` |
+//! | F94 | a value of the wrong type is also told to be missing | `config` | `f94_what_has_the_wrong_form_is_not_missing_as_well` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.

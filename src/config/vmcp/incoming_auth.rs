@@ -79,7 +79,9 @@ keys! {
         "jwksAllowPrivateIp" => jwks_allow_private_ip: bool,
         /// Whether the issuer may be at plain `http`.
         "insecureAllowHttp" => insecure_allow_http: bool,
-        /// The absolute path of a PEM file with certificate authorities that are trusted for the issuer as well.
+        /// The absolute path of a PEM file with certificate authorities that are trusted for the issuer as well. With it, an
+        /// [`HttpsClient`](crate::client::hyper::HttpsClient) asks the issuer, and not the client of
+        /// [`Resources`](crate::config::Resources), whose proxy and other settings do not apply then.
         "caBundlePath" => ca_bundle_path: Option<FilePath>,
     }
 }

@@ -87,7 +87,7 @@ const READ: &[&str] = &[
 /// | key | becomes |
 /// | --- | --- |
 /// | `incomingAuth.oidc` | the [`TokenValidator`](crate::TokenValidator), which needs the feature `incoming` |
-/// | `incomingAuth.oidc.caBundlePath` | certificate authorities for requests to the issuer, which needs the feature `hyper` |
+/// | `incomingAuth.oidc.caBundlePath` | an HTTP client of this crate for requests to the issuer, which trusts these certificate authorities. It needs the feature `hyper` |
 /// | `outgoingAuth` | the [`AuthLayer`](crate::AuthLayer) of each backend, see [`OutgoingAuthConfig`](crate::OutgoingAuthConfig) |
 /// | `passthroughHeaders` | the [`HeaderForwardLayer`] of each backend |
 /// | `backends` | the URL of each backend, and the certificate authorities of its client (`caBundlePath`) |

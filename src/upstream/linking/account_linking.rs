@@ -348,6 +348,19 @@ impl Inner {
     }
 }
 
+/// What concerns the operator is a warning.
+#[cold]
+fn log(error: &LinkError) {
+    const MESSAGE: &str = "a request to link an account failed";
+
+    let (kind, source) = (error.kind(), error.auth_error());
+    let source = source.map(AuthError::in_event);
+    match kind {
+        LinkErrorKind::Configuration => tracing::warn!(?kind, %error, source, "{MESSAGE}"),
+        _ => tracing::debug!(?kind, %error, source, "{MESSAGE}"),
+    }
+}
+
 #[cold]
 fn panicked() -> AuthError {
     let fault = "the store of upstream tokens, or the client for the provider, panicked";
@@ -369,8 +382,7 @@ impl<B> Service<Request<B>> for AccountLinking {
         LinkingFuture {
             future: Box::pin(async move {
                 let answer = inner.answer(request).await.unwrap_or_else(|error| {
-                    let source = error.auth_error().map(AuthError::in_event);
-                    tracing::debug!(kind = ?error.kind(), %error, source, "a request to link an account failed");
+                    log(&error);
                     inner.error_page(&error)
                 });
                 guarded(answer)
