@@ -12,7 +12,7 @@ mod support;
 use std::{
     process::Stdio,
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use support::{
     http_server::{HttpServer, server_body},
     identity_provider::{AUDIENCE, INTROSPECT, IdentityProvider, P256, RSA, client, some_day},
+    log::Log,
     oidc_provider::{CALLBACK, OidcProvider, VERIFIER},
     peers,
     redis::{Proxy, RedisServer},
@@ -226,7 +227,7 @@ async fn the_opaque_bound_token_of_oidc_provider_is_bound_by_its_introspection()
 // A token of our own, and a proof of PyJWT for it.
 
 fn seconds() -> u64 {
-    let now = some_day().duration_since(UNIX_EPOCH).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     now.as_secs()
 }
 
@@ -235,7 +236,7 @@ fn token(thumbprint: &Value) -> String {
         "iss": "https://issuer.example.com",
         "aud": AUDIENCE,
         "sub": "alice",
-        "exp": seconds() + 600,
+        "exp": seconds() + 86_400,
         "cnf": { "jkt": thumbprint },
     });
     RSA.sign(&RSA.header(), &claims)
@@ -248,7 +249,6 @@ fn builder() -> TokenValidatorBuilder {
         KeySet::from_json(keys).unwrap(),
     )
     .audience(AUDIENCE)
-    .clock(Arc::new(ManualClock::new(some_day())))
 }
 
 fn request(token: &str, proof: &str) -> Request<()> {
@@ -263,7 +263,7 @@ fn request(token: &str, proof: &str) -> Request<()> {
 fn pyjwt(token: &str) -> Option<Value> {
     let asked = json!({
         "htu": "https://gateway.example.com/mcp",
-        "iat": seconds(),
+        "iat": some_day().duration_since(UNIX_EPOCH).unwrap().as_secs(),
         "token": token,
     });
     let mut python = peers::required(peers::PYJWT)?;
@@ -314,16 +314,27 @@ async fn the_thumbprint_and_the_proof_of_pyjwt_are_the_ones_that_are_expected_he
 
 /// A replica of the gateway.
 fn replica(url: &str) -> TokenValidator {
+    replica_with(url, |validator| validator)
+}
+
+fn replica_with(
+    url: &str,
+    set: impl FnOnce(TokenValidatorBuilder) -> TokenValidatorBuilder,
+) -> TokenValidator {
     let store = RedisStore::builder(url, sealing())
         .response_limit(Duration::from_secs(20))
         .build()
         .unwrap();
     let policy = DpopPolicy::new().url(AUDIENCE).proof_store(store);
-    builder().dpop(policy).build().unwrap()
+    set(builder().dpop(policy)).build().unwrap()
 }
 
 /// A request whose proof is fresh.
 fn proven() -> Request<()> {
+    proven_at(seconds())
+}
+
+fn proven_at(issued_at: u64) -> Request<()> {
     let jwk: Jwk = serde_json::from_value(P256.public()).unwrap();
     let token = token(&json!(jwk.thumbprint(ThumbprintHash::SHA256).unwrap()));
     let header = json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": P256.public() });
@@ -331,7 +342,7 @@ fn proven() -> Request<()> {
         "jti": format!("{:016x}", fastrand::u64(..)),
         "htm": "GET",
         "htu": format!("{AUDIENCE}/mcp"),
-        "iat": seconds(),
+        "iat": issued_at,
         "ath": URL_SAFE_NO_PAD.encode(Sha256::digest(&token)),
     });
     request(&token, &P256.sign(&header, &claims))
@@ -370,6 +381,45 @@ async fn of_many_uses_of_a_proof_at_replicas_that_share_redis_one_is_accepted() 
         assert!(key.starts_with("tower-identity:used:"), "{key}");
         let left: i64 = redis.ask(&format!("PTTL {key}"));
         assert!((1..=180_000).contains(&left), "{left}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_is_wrong_makes_no_replay_a_first_use() {
+    let Some(redis) = RedisServer::start() else {
+        return;
+    };
+    let log = Log::default();
+    let _guard = log.capture("tower_identity=warn");
+    let at = |now: u64| {
+        let clock = ManualClock::new(UNIX_EPOCH + Duration::from_secs(now));
+        replica_with(&redis.url(), |validator| validator.clock(Arc::new(clock)))
+    };
+    // A clock that is an hour ahead is set right, and another hour later the proof is seen again.
+    let ahead = seconds() + 3600;
+    let proof = proven_at(ahead);
+    at(ahead).validate_request(&proof).await.unwrap();
+    let outcome = at(ahead).validate_request(&proof).await;
+    assert_eq!(told(outcome).1, "invalid_dpop_proof");
+    let keys = redis.keys();
+    let left: i64 = redis.ask(&format!("PTTL {}", keys[0]));
+    assert!((3_700_000..=3_780_000).contains(&left), "{left}");
+    // What Redis had of another hour is gone.
+    let behind = seconds() - 3600;
+    assert_eq!(log.text(), "");
+    let outcome = at(behind).validate_request(&proven_at(behind)).await;
+    let refused = (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "temporarily_unavailable".to_owned(),
+    );
+    assert_eq!(told(outcome), refused);
+    let text = log.text();
+    assert!(text.contains("WARN") && text.contains("clock"), "{text}");
+    assert_eq!(redis.keys(), keys);
+    // One that is off by a minute is no hindrance.
+    for off in [seconds() - 60, seconds() + 60] {
+        let outcome = at(off).validate_request(&proven_at(off)).await;
+        outcome.unwrap();
     }
 }
 

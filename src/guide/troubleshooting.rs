@@ -160,6 +160,7 @@
 //! | Redis is down, stalls, or has too few replicas. | The text says which. The event "what a refresh brought is not stored yet" is harmless for two minutes. |
 //! | A user's upstream token could not be refreshed. | The event "no fresh upstream token" names the provider and the kind. |
 //! | A replica died in the middle of a refresh. | Wait, or set a [grace](crate::upstream::ProviderBuilder::grace) period if the provider has one. |
+//! | Incoming: it is not known whether a DPoP proof was used before. | The event of this text says which clock was set back or is behind. Run NTP. See [when the clock was wrong](crate::incoming::DpopPolicy#when-the-clock-was-wrong). |
 //! | The issuer's signing keys were never fetched. | The event "the issuer's keys could not be fetched" has the cause. |
 //!
 //! # `Configuration`

@@ -1,5 +1,6 @@
 //! Tokens that are bound to a key of the caller (DPoP, RFC 9449): the proof that each request has the key.
 
+mod forgotten;
 mod memory;
 mod nonces;
 #[cfg(feature = "testing")]
@@ -8,6 +9,8 @@ pub(crate) mod policy;
 mod proof;
 mod public_url;
 mod replay;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 mod verifier;
 
 #[cfg(feature = "testing")]

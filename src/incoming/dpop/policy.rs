@@ -80,6 +80,7 @@ const PROOFS: usize = 1 << 18;
 /// | no nonce, or one that has expired | 401, `DPoP error="use_dpop_nonce"`, and a new one in the header `DPoP-Nonce` |
 /// | the token, or another key than the token's | 401, `error="invalid_token"` in the challenge of the scheme that the caller used |
 /// | the [store](Self::proof_store) of proofs cannot be asked, or the [memory](Self::proof_memory) is full | 503 |
+/// | the [clock](Self#when-the-clock-was-wrong) was wrong, so it is not known whether the proof was used | 503, and a warning that names the clock |
 ///
 /// A caller that used the scheme `DPoP` gets that challenge alone. Any other gets one for each scheme that is accepted, in
 /// one header, `Bearer` first. The challenge has `algs`, the accepted algorithms. The metadata of the
@@ -99,11 +100,25 @@ const PROOFS: usize = 1 << 18;
 ///   [store](Self::proof_store) it cannot, while the store loses nothing: give a Redis that may fail over the setting
 ///   [`replicas`](crate::upstream::RedisStoreBuilder::replicas), and one that is limited in memory `noeviction`. [Nonces](Self::nonces) do not prevent a replay.
 /// - A clone of a policy shares its memory. Give clones of one policy to validators that answer for the same URL.
-/// - Where the clock is set back, proofs that are not newer than a forgotten one are refused, until the clock has caught up.
 /// - A proof does not cover the body and the headers of the request, nor its query.
 /// - The caller of this gateway proves the possession of its key to this gateway alone. The layer removes the header
 ///   `DPoP` from requests that pass. The caller's own token ([`Identity::token`](crate::Identity::token)) is of no use as a
 ///   bearer token elsewhere, and no strategy sends it as one. [`TokenExchange`](crate::TokenExchange) gets another for it.
+///
+/// # When the clock was wrong
+///
+/// A proof that was used is never accepted again, however the clock of this server is set.
+///
+/// The memory forgets proofs whose window has passed, and remembers the times at which they were made. After the clock was
+/// set back, proofs of such a time are refused with 503, and all others are accepted. For example, the clock was an hour
+/// ahead for ten minutes, and callers with the same clock sent proofs. Once the clock is right, fresh proofs are accepted
+/// at once. An hour later come the ten minutes whose proofs were forgotten, and those are refused. The response's
+/// `Retry-After` says for how long.
+///
+/// A [store](Self::proof_store) remembers proofs by its own clock. A replica whose clock is more than two minutes behind
+/// that clock refuses proofs with 503.
+///
+/// A [nonce](Self::nonces) that was made while the clock was ahead is replaced, which costs the caller one more request.
 #[derive(Clone)]
 #[must_use = "a policy does nothing unless a validator has it"]
 pub struct DpopPolicy {

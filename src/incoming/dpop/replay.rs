@@ -19,9 +19,9 @@ use super::{
 
 /// A store that does not answer within this time is not waited for.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// By how much the clocks of the replicas that share a store may differ.
+/// By how much a replica's clock may be behind the clock of the store.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
-/// How long after the check of its proof a request may still wait, for example for an introspection.
+/// How long after the check of its proof a request may wait, for example for an introspection.
 const LONGEST_VALIDATION: Duration = Duration::from_secs(60);
 
 /// Remembers the DPoP proofs that were used, for all replicas that share it (RFC 9449 §11.1).
@@ -31,7 +31,7 @@ const LONGEST_VALIDATION: Duration = Duration::from_secs(60);
 /// [`RedisStore`](crate::RedisStore) is one (feature `redis`). Implement the trait for another database:
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::time::SystemTime;
 /// use tower_identity::{
 ///     AuthError, AuthErrorKind,
 ///     incoming::ProofStore,
@@ -41,7 +41,7 @@ const LONGEST_VALIDATION: Duration = Duration::from_secs(60);
 /// # #[derive(Debug)]
 /// # struct Database;
 /// # impl Database {
-/// #     async fn insert_new(&self, _: &[u8], _: Duration) -> std::io::Result<bool> { Ok(true) }
+/// #     async fn insert_new(&self, _: &[u8], _: SystemTime) -> std::io::Result<bool> { Ok(true) }
 /// # }
 /// #[derive(Debug)]
 /// struct Proofs {
@@ -52,10 +52,11 @@ const LONGEST_VALIDATION: Duration = Duration::from_secs(60);
 ///     fn use_once<'a>(
 ///         &'a self,
 ///         proof: [u8; 32],
-///         time: Duration,
+///         until: SystemTime,
 ///     ) -> UpstreamFuture<'a, bool> {
 ///         Box::pin(async move {
-///             let inserted = self.database.insert_new(&proof, time).await;
+///             // Fails if `until` has passed.
+///             let inserted = self.database.insert_new(&proof, until).await;
 ///             inserted.map_err(|error| {
 ///                 let message = "the store of DPoP proofs cannot be asked";
 ///                 AuthError::new(AuthErrorKind::Unavailable, message)
@@ -66,28 +67,33 @@ const LONGEST_VALIDATION: Duration = Duration::from_secs(60);
 /// }
 /// ```
 pub trait ProofStore: fmt::Debug + Send + Sync {
-    /// Notes that a proof was used, and remembers it for `time`. Returns `false` if it was noted before.
+    /// Notes that a proof was used, and remembers it until the clock of the store says `until`. Returns `false` if it was
+    /// noted before.
     ///
     /// `proof` is a SHA-256 sum of the proof's key and its `jti`. Of several calls with the same one, on any replica, one
     /// gets `true`: compare and write in one step.
+    ///
+    /// By the clock of the store, and not by that of a replica, a proof is remembered for as long as it is accepted,
+    /// however wrong the clocks of the replicas are, or were. It takes one rule more: if `until` has passed, an earlier use
+    /// may have been forgotten, so fail. `until` is two minutes later than the last moment at which the proof is accepted.
     ///
     /// # Errors
     ///
     /// [`Unavailable`](AuthErrorKind::Unavailable) or [`Configuration`](AuthErrorKind::Configuration) if it is not known
     /// whether the proof was used. The request is then refused with 503 or 500. A call that panics, or takes longer than
     /// 10 s, counts as `Unavailable`.
-    fn use_once<'a>(&'a self, proof: [u8; 32], time: Duration) -> UpstreamFuture<'a, bool>;
+    fn use_once<'a>(&'a self, proof: [u8; 32], until: SystemTime) -> UpstreamFuture<'a, bool>;
 }
 
 impl<S: ProofStore + ?Sized> ProofStore for Arc<S> {
-    fn use_once<'a>(&'a self, proof: [u8; 32], time: Duration) -> UpstreamFuture<'a, bool> {
-        (**self).use_once(proof, time)
+    fn use_once<'a>(&'a self, proof: [u8; 32], until: SystemTime) -> UpstreamFuture<'a, bool> {
+        (**self).use_once(proof, until)
     }
 }
 
 #[cfg(feature = "redis")]
 impl ProofStore for crate::RedisStore {
-    fn use_once<'a>(&'a self, proof: [u8; 32], time: Duration) -> UpstreamFuture<'a, bool> {
+    fn use_once<'a>(&'a self, proof: [u8; 32], until: SystemTime) -> UpstreamFuture<'a, bool> {
         Box::pin(async move {
             // By it the store knows a call that is made once more because its answer was lost.
             let mut attempt = [0; 16];
@@ -97,7 +103,14 @@ impl ProofStore for crate::RedisStore {
                 AuthError::new(AuthErrorKind::Configuration, message).with_source(error)
             })?;
             let attempt = u128::from_be_bytes(attempt);
-            crate::UpstreamTokenStore::use_once(self, proof, attempt, time).await
+            let is_first = self.use_until(proof, attempt, milliseconds(until)).await?;
+            is_first.ok_or_else(|| {
+                not_known(
+                    "the clock of this server is behind the clock of Redis, or the validation took long, so it is not known \
+                     whether a DPoP proof was used before",
+                    true,
+                )
+            })
         })
     }
 }
@@ -126,16 +139,24 @@ impl Replay {
                 match memory.note(&proof.id, issued_at, now, window) {
                     Memorized::New => Use::First,
                     Memorized::Seen => Use::Refused(used_before()),
+                    Memorized::Unknown { last, is_to_warn } => {
+                        let left = last.saturating_sub(now).saturating_add(1);
+                        let error = not_known(
+                            "the clock of this server was set back, or the validation took long, so it is not known whether a \
+                             DPoP proof was used before",
+                            is_to_warn,
+                        );
+                        Use::Refused(error.with_retry_after(Duration::from_millis(left)))
+                    }
                     Memorized::Full => Use::Refused(full()),
                 }
             }
             Self::Store(store) => {
-                let accepted_until = proof.issued_at.checked_add(window);
-                let left = accepted_until.and_then(|until| until.duration_since(now).ok());
-                let time = left.unwrap_or_default() + CLOCK_DIFFERENCE + LONGEST_VALIDATION;
+                let accepted_for = window + CLOCK_DIFFERENCE + LONGEST_VALIDATION;
+                let until = proof.issued_at.checked_add(accepted_for).unwrap_or(now);
                 let (store, id) = (Arc::clone(store), proof.id);
                 Use::Pending(Box::pin(async move {
-                    let noted = bounded(TIME_LIMIT, async move { store.use_once(id, time).await });
+                    let noted = bounded(TIME_LIMIT, async move { store.use_once(id, until).await });
                     match noted.await {
                         Ok(Ok(true)) => Ok(()),
                         Ok(Ok(false)) => Err(used_before()),
@@ -176,6 +197,15 @@ fn no_answer(fault: &str) -> AuthError {
             "the store of DPoP proofs {fault}, so it is not known whether a proof was used before"
         ),
     )
+}
+
+/// The caller did nothing wrong, and its next proof may pass.
+#[cold]
+fn not_known(fault: &'static str, is_to_warn: bool) -> AuthError {
+    if is_to_warn {
+        tracing::warn!("{fault}");
+    }
+    AuthError::new(AuthErrorKind::Unavailable, fault)
 }
 
 #[cold]

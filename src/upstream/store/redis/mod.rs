@@ -32,6 +32,8 @@ use super::{
 };
 
 use fault::unreadable;
+#[cfg(feature = "dpop")]
+use scripts::USE_UNTIL;
 use scripts::{
     CLAIM, PROVIDERS, PUT, REMOVE, REMOVE_PROVIDER, REMOVE_USER, RENEW, SETTLE, USE_ONCE,
 };
@@ -250,6 +252,24 @@ impl RedisStore {
     {
         let urls = nodes.into_iter().map(Into::into).collect();
         RedisStoreBuilder::new(Place::Cluster(urls), key)
+    }
+}
+
+#[cfg(feature = "dpop")]
+impl RedisStore {
+    /// Notes that `id` is used, until the clock of Redis says `until`, in milliseconds since 1970. `None` if it says so
+    /// already.
+    pub(crate) async fn use_until(
+        &self,
+        id: [u8; 32],
+        attempt: u128,
+        until: u64,
+    ) -> Result<Option<bool>, AuthError> {
+        let mut command = redis::cmd("EVAL");
+        command.arg(USE_UNTIL).arg(1).arg(self.inner.use_key(id));
+        command.arg(format!("{attempt:032x}")).arg(until);
+        let noted: i64 = self.inner.server.write(&command).await?;
+        Ok((noted >= 0).then_some(noted == 1))
     }
 }
 

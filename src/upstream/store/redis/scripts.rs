@@ -1,7 +1,7 @@
 //! Scripts that Redis runs in one step. Running one twice has the effect of running it once, whatever came in between.
 //!
 //! In those of a lease, `KEYS[1]` has the tokens, and `KEYS[2]` is the index of the user's sessions, where the tokens
-//! belong to one. `USE_ONCE` has one key. All others are [`once!`], so that `KEYS[1]` and `ARGV[1]` are for it and the
+//! belong to one. `USE_ONCE` and `USE_UNTIL` have one key. All others are [`once!`], so that `KEYS[1]` and `ARGV[1]` are for it and the
 //! keys come after.
 
 /// A script that does nothing if it has run before. `KEYS[1]` tells so for `ARGV[1]` milliseconds.
@@ -127,6 +127,19 @@ local by = redis.call('HGET', KEYS[1], 'by')
 if by and by ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'by', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+";
+
+/// The same, until the clock of Redis says `ARGV[2]`. If it says so already, a use may have been forgotten.
+#[cfg(feature = "dpop")]
+pub(super) const USE_UNTIL: &str = r"
+local by = redis.call('HGET', KEYS[1], 'by')
+if by and by ~= ARGV[1] then return 0 end
+local clock = redis.call('TIME')
+local left = ARGV[2] - (clock[1] * 1000 + math.floor(clock[2] / 1000))
+if left <= 0 then return -1 end
+redis.call('HSET', KEYS[1], 'by', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], string.format('%.0f', left))
 return 1
 ";
 
