@@ -258,6 +258,60 @@ fn members_that_may_be_missing_may_be_null_and_the_source_too() {
 }
 
 #[test]
+fn each_key_that_is_null_is_as_if_it_were_not_there_except_where_an_empty_map_has_a_meaning() {
+    let schema = OutgoingAuthConfig::json_schema();
+    let alternatives = schema["$defs"]["BackendAuthConfig"]["oneOf"]
+        .as_array()
+        .unwrap();
+    let mut blocks = 0;
+    for alternative in alternatives {
+        let members = alternative["properties"].as_object().unwrap();
+        for (block, keys) in members.iter().filter(|(name, _)| *name != "type") {
+            let type_name = &alternative["properties"]["type"]["const"];
+            let keys = properties(&schema, keys);
+            let (dpop, others): (Vec<_>, Vec<_>) = keys
+                .into_iter()
+                .partition(|key| key.to_ascii_lowercase().ends_with("dpop"));
+            let of = |keys: &[String]| {
+                let nulls = keys.iter().map(|key| (key.clone(), Value::Null));
+                let nulls = Value::Object(nulls.collect());
+                from_json(&json!({ "backends": { "b": { "type": type_name, block: nulls } } }))
+            };
+            let (without, with_nulls) = (of(&[]), of(&others));
+            let found = |config: &OutgoingAuthConfig| {
+                let checked = config.check(&resources());
+                checked.map_err(|error| error.to_string())
+            };
+            assert_eq!(found(&with_nulls), found(&without), "{block}");
+            assert_eq!(
+                serde_json::to_value(&with_nulls).unwrap(),
+                serde_json::to_value(&without).unwrap()
+            );
+            for key in dpop {
+                let place = format!("backends.b.{block}.{key}: is null; write `{{}}`");
+                let found = faults(&of(std::slice::from_ref(&key)));
+                assert!(
+                    found.iter().any(|fault| fault.contains(&place)),
+                    "{place} {found:#?}"
+                );
+                let key = &schema["$defs"][definition(&alternative["properties"][block])]["properties"]
+                    [&key];
+                assert_eq!(key["$ref"], "#/$defs/DpopConfig");
+                assert!(key["description"].is_string() && key["anyOf"].is_null());
+            }
+            blocks += 1;
+        }
+    }
+    assert!(blocks >= 9, "{blocks}");
+}
+
+/// The name of what an object refers to.
+fn definition(object: &Value) -> &str {
+    let reference = object["$ref"].as_str().unwrap();
+    reference.trim_start_matches("#/$defs/")
+}
+
+#[test]
 fn a_backend_that_is_not_listed_gets_the_default() {
     let config = from_yaml("{default: {type: unauthenticated}}");
     config.layer_for("anyone", origin(), &resources()).unwrap();

@@ -1,3 +1,5 @@
+use schemars::Schema;
+
 use super::{
     document::Members,
     file_path::FilePath,
@@ -59,6 +61,26 @@ impl DpopConfig {
 
 impl Value for Option<DpopConfig> {
     fn read(members: &mut Members<'_>, key: &str) -> Self {
+        members.refuse_null(
+            key,
+            "is null; write `{}` for a key that is generated, or leave it out to bind the tokens to none",
+        );
         members.block(key, &[])
+    }
+}
+
+/// Takes null out of the schema of a block.
+pub(super) fn not_null(schema: &mut Schema) {
+    if let Some(serde_json::Value::Array(alternatives)) = schema.remove("anyOf") {
+        let block = alternatives.into_iter().next();
+        let members = block.and_then(|block| Schema::try_from(block).ok());
+        let members = members
+            .as_ref()
+            .and_then(Schema::as_object)
+            .into_iter()
+            .flatten();
+        for (name, value) in members {
+            schema.insert(name.clone(), value.clone());
+        }
     }
 }

@@ -90,7 +90,9 @@ use super::{
 /// and `xaa`.
 /// Step-up takes effect after [`retry_rejected`](AuthLayer::retry_rejected).
 ///
-/// An empty string is an error, and does not count as a missing key. A number or a boolean is not a string: quote it. A
+/// A key that is null counts as missing, as it does for ToolHive. [`dpop`](#tokens-bound-to-a-key) must not be null, because
+/// `{}` has a meaning there, and a line `dpop:` without a value is null. An empty string is an error, and does not count as
+/// a missing key. A number or a boolean is not a string: quote it. A
 /// secret that is given both by value and by variable is an error in every block. An empty `subjectProviderName` is not
 /// replaced by the name of a provider. A missing one is, if the application
 /// [tells the providers](crate::config::ResourcesBuilder::upstream_providers), and then each name is checked. The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`)

@@ -55,12 +55,20 @@ impl<'a> Members<'a> {
         members.any(|(member, value)| member == key && !matches!(value, Value::Null))
     }
 
-    /// The key's value, if it is there and not null.
+    /// The key's value, if it is there and not null: null is as if the key were not there.
     pub(in crate::config) fn take(&mut self, key: &str) -> Option<Value> {
         let at = self.members.iter().position(|(member, _)| member == key)?;
         match self.members.swap_remove(at).1 {
             Value::Null => None,
             value => Some(value),
+        }
+    }
+
+    /// For a map that means something without any key: there it is not clear what null means.
+    pub(in crate::config) fn refuse_null(&mut self, key: &str, fault: &str) {
+        let mut members = self.members.iter();
+        if members.any(|(member, value)| member == key && matches!(value, Value::Null)) {
+            self.fault(key, fault);
         }
     }
 

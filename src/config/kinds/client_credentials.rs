@@ -9,7 +9,7 @@ use crate::{
         block::{Block, client_keys},
         client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
-        dpop::DpopConfig,
+        dpop::{DpopConfig, not_null},
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
@@ -60,6 +60,7 @@ keys! {
         "clientCertificate" => client_certificate: Option<ClientCertificateConfig>,
         /// The key that the tokens are bound to. By default to none.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(transform = not_null)]
         "dpop" => dpop: Option<DpopConfig>,
         /// The absolute path of the file that has the JWT of the workload, which is presented as the grant itself. It is
         /// read again when it changes. By default the grant is that of client credentials.

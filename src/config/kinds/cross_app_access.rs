@@ -9,7 +9,7 @@ use crate::{
         block::{Block, ClientKeys},
         client_certificate::ClientCertificateConfig,
         client_key::ClientKeyConfig,
-        dpop::DpopConfig,
+        dpop::{DpopConfig, not_null},
         file_path::FilePath,
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
@@ -62,6 +62,7 @@ keys! {
         /// The key that assertions are bound to. By default to none. It is the same as in
         /// `targetDpop`, because an assertion is presented with the key that it is bound to.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(transform = not_null)]
         "idpDpop" => idp_dpop: Option<DpopConfig>,
         /// The URL of the token endpoint of the backend's authorization server: https, or http on loopback.
         "targetTokenUrl" => target_token_url: String,
@@ -102,6 +103,7 @@ keys! {
         "targetClientCertificate" => target_client_certificate: Option<ClientCertificateConfig>,
         /// The key that the tokens are bound to. By default to none.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(transform = not_null)]
         "targetDpop" => target_dpop: Option<DpopConfig>,
         /// The issuer identifier of the authorization server, character by character.
         "targetAudience" => target_audience: String,

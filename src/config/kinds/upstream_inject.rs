@@ -7,7 +7,7 @@ use tower::BoxError;
 use crate::{
     config::{
         block::Block,
-        dpop::DpopConfig,
+        dpop::{DpopConfig, not_null},
         kind::{Kind, keys},
     },
     strategy::{strategy::Strategy, upstream_inject::UpstreamInject},
@@ -23,6 +23,7 @@ keys! {
         /// The keys that the user's tokens are bound to, which the application gives the provider too. By default, a token
         /// that is bound to a key is not sent.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(transform = not_null)]
         "dpop" => dpop: Option<DpopConfig>,
         /// The header that the token is sent in. By default `Authorization`, after `Bearer `.
         #[serde(skip_serializing_if = "Option::is_none")]
