@@ -170,7 +170,11 @@ async fn f64_a_primary_without_its_replicas_is_left() {
     };
     let follow = format!("127.0.0.1 {}", primary.address().port());
     let _replica = RedisServer::start_with(&["--replicaof", &follow]).unwrap();
-    until(async || primary.ask::<i64>("WAIT 1 100") == 1).await;
+    until(async || {
+        let replication: String = primary.ask("INFO replication");
+        replication.contains("state=online")
+    })
+    .await;
 
     let proxy = Proxy::to(&alone).await;
     let limit = Duration::from_secs(4);

@@ -156,7 +156,7 @@ async fn a_fail_over_in_the_middle_of_refreshes_sends_nobody_to_log_in() {
             .is_ok()
     })
     .await;
-    let patient = patient(store_of(&fleet)).build().unwrap();
+    let patient = patient(store_of(&fleet)).replicas(2).build().unwrap();
     for is_crash in [false, true] {
         let issuer = issuer_with_expired_users(&patient).await;
         issuer.answer_after(Duration::from_millis(200));
