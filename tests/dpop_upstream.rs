@@ -8,16 +8,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, Uri};
-use http_body_util::Full;
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use support::{
-    dpop::{Asked, URL, issued, part, refused, verified},
+    dpop::{Asked, URL, issued, json_answer, part, refused, verified},
     linking::{BASE, Browser, GATEWAY, Page, USERS, owner, query, user},
     oidc_provider::OidcProvider,
     redis::RedisServer,
 };
-use tower::{BoxError, Layer, ServiceExt, service_fn};
+use tower::{BoxError, Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_identity::{
     AccessToken, AccountLinking, AuthError, AuthErrorKind, AuthLayer, ClientAuth, CrossAppAccess,
     Identity, Interaction, ManualClock, MemoryStore, Origin, RedisStore, Secret, UpstreamToken,
@@ -179,6 +179,63 @@ async fn a_bearer_token_that_is_allowed_is_bound_to_nothing() {
 }
 
 #[tokio::test]
+async fn the_refresh_token_of_a_public_client_is_sent_with_its_own_key_although_its_access_token_has_none()
+ {
+    let alice = owner("alice");
+    let client = |confidential: bool| match confidential {
+        true => ClientAuth::post("gateway", secret("7Fjfp0ZBr1KtDRbnfVdmIw")),
+        false => ClientAuth::none("gateway"),
+    };
+    let settings = |confidential: bool, keys: DpopKeys| {
+        move |builder: TokenEndpointBuilder| {
+            let builder = builder.client_auth(client(confidential));
+            builder.dpop(keys).allow_bearer_tokens()
+        }
+    };
+    for confidential in [false, true] {
+        let (store, asked) = (Arc::new(MemoryStore::new()), Asked::default());
+        store.put(&alice, "idp", &stored(None, HOUR)).await.unwrap();
+        let answer = |refresh_token: Value| {
+            let answer = json!({ "access_token": "bearer", "token_type": "Bearer", "expires_in": 0,
+                "refresh_token": refresh_token });
+            json_answer(200, &answer)
+        };
+        // The second answer keeps the refresh token, the third has nothing that can be used but another refresh token.
+        asked.answer(answer(json!("second")));
+        asked.answer(answer(Value::Null));
+        let spoiled =
+            json!({ "access_token": "x", "token_type": "other", "refresh_token": "third" });
+        asked.answer(json_answer(200, &spoiled));
+        asked.answer(answer(json!("fourth")));
+        for answers in 1..=4 {
+            let settings = settings(confidential, per_user('0'));
+            load(&store, &asked, &alice, settings).await;
+            assert_eq!(asked.requests().len(), answers);
+            let kept = store.load(&alice).await.unwrap();
+            let thumbprint = kept["idp"].tokens().refresh_thumbprint().map(str::to_owned);
+            let expected = (!confidential).then(|| thumbprint_of(&per_user('0'), "alice"));
+            assert_eq!(thumbprint, expected, "{answers}");
+            assert_eq!(kept["idp"].tokens().token().dpop_thumbprint(), None);
+        }
+
+        let version = store.load(&alice).await.unwrap()["idp"].version();
+        let settings = settings(confidential, per_user('1'));
+        let loaded = load(&store, &asked, &alice, settings).await;
+        if confidential {
+            // It is bound to the client, which has a secret.
+            assert_eq!(asked.requests().len(), 5, "{loaded:?}");
+            continue;
+        }
+        let error = &loaded.login_required()["idp"];
+        assert!(error.to_string().contains("key"), "{error}");
+        assert_eq!(asked.requests().len(), 4, "the refresh token was sent");
+        // Another replica may have the key.
+        let kept = store.load(&alice).await.unwrap();
+        assert_eq!(kept["idp"].version(), version);
+    }
+}
+
+#[tokio::test]
 async fn a_refresh_token_that_the_provider_refuses_is_removed_as_any_other() {
     let (store, asked) = (Arc::new(MemoryStore::new()), Asked::default());
     let keys = per_user('0');
@@ -268,6 +325,23 @@ async fn provider(dpop: Value) -> Option<OidcProvider> {
     .await
 }
 
+type Client = BoxCloneSyncService<Request<Full<Bytes>>, Response<Full<Bytes>>, BoxError>;
+
+/// A client to which the provider says that it issues bearer tokens. It binds refresh tokens as before.
+fn told_of_bearer_tokens() -> Client {
+    let client = https_client::<Full<Bytes>>().unwrap();
+    let client = service_fn(move |request| {
+        let asked = client.clone().oneshot(request);
+        async move {
+            let (head, body) = asked.await?.into_parts();
+            let body = String::from_utf8(body.collect().await?.to_bytes().to_vec())?;
+            let body = body.replace(r#""token_type":"DPoP""#, r#""token_type":"Bearer""#);
+            Ok::<_, BoxError>(Response::from_parts(head, Full::from(body)))
+        }
+    });
+    BoxCloneSyncService::new(client)
+}
+
 /// One replica of a gateway.
 struct Replica {
     idp: OAuthProvider,
@@ -285,14 +359,25 @@ impl Replica {
     where
         S: UpstreamTokenStore + 'static,
     {
-        let clock = Arc::new(ManualClock::new(SystemTime::now()));
-        let settings = ProviderSettings::discovered(provider.issuer())
+        let client = https_client::<Full<Bytes>>().unwrap();
+        let settings = Self::settings(provider);
+        let idp = OAuthProvider::builder(settings, ClientAuth::none("public"), client);
+        Self::of(set(idp), store)
+    }
+
+    fn settings(provider: &OidcProvider) -> ProviderSettings {
+        ProviderSettings::discovered(provider.issuer())
             .scopes(["openid", "read"])
             .parameter("login_hint", "alice-at-idp")
-            .resource(BACKEND);
-        let client = https_client::<Full<Bytes>>().unwrap();
-        let idp = OAuthProvider::builder(settings, ClientAuth::none("public"), client);
-        let idp = set(idp.clock(clock.clone())).build().unwrap();
+            .resource(BACKEND)
+    }
+
+    fn of<S>(idp: OAuthProviderBuilder, store: S) -> Self
+    where
+        S: UpstreamTokenStore + 'static,
+    {
+        let clock = Arc::new(ManualClock::new(SystemTime::now()));
+        let idp = idp.clock(clock.clone()).build().unwrap();
         let providers = [idp.provider("idp").build().unwrap()];
         let upstream = UpstreamTokens::new(store, providers).clock(clock.clone());
         Self {
@@ -374,6 +459,43 @@ async fn a_linked_account_is_bound_to_its_users_key_on_all_replicas_with_the_sam
         }
         assert_eq!(provider.count("grant.success", "refresh_token").await, 1);
     }
+}
+
+/// RFC 9449 §5: a provider may bind the refresh token of a public client alone.
+#[tokio::test]
+async fn a_refresh_token_that_alone_is_bound_is_not_spent_by_a_replica_with_another_key() {
+    let (Some(provider), Some(redis)) = (provider(json!({})).await, RedisServer::start()) else {
+        return;
+    };
+    let replica = |first| {
+        let store = RedisStore::builder(redis.url(), sealing_key());
+        let store = store.response_limit(Duration::from_secs(20));
+        let settings = Replica::settings(&provider);
+        let client = ClientAuth::none("public");
+        let idp = OAuthProvider::builder(settings, client, told_of_bearer_tokens());
+        let idp = idp.dpop(per_user(first)).allow_bearer_tokens();
+        Replica::of(idp, store.build().unwrap())
+    };
+    let [first, stranger] = [replica('0'), replica('1')];
+    let mut alice = Browser::of("alice");
+    let start = first.start(&mut alice).await;
+    let back = provider.browse(start.location()).await;
+    alice.get(&first.linking, &back).await;
+    let token = first.token("alice").await;
+    assert_eq!(token.dpop_thumbprint(), None);
+
+    for replica in [&first, &stranger] {
+        replica.clock.advance(2 * HOUR);
+    }
+    let refused = stranger.upstream.load(&owner("alice")).await.unwrap();
+    assert!(refused.login_required().contains_key("idp"), "{refused:?}");
+    let refreshed = first.token("alice").await;
+    assert_ne!(
+        refreshed.access_token().expose(),
+        token.access_token().expose()
+    );
+    assert_eq!(provider.count("grant.error", "refresh_token").await, 0);
+    assert_eq!(provider.count("grant.success", "refresh_token").await, 1);
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ pub(crate) fn of_tokens(
     owner: Option<&TokenOwner>,
     tokens: &ProviderTokens,
 ) -> Result<Option<Key>, AuthError> {
-    let Some(thumbprint) = tokens.token().dpop_thumbprint() else {
+    let Some(thumbprint) = tokens.thumbprint() else {
         return for_login(keys, owner);
     };
     let key = match (keys, owner) {
@@ -64,7 +64,7 @@ pub(crate) fn of_tokens(
     _: Option<&TokenOwner>,
     tokens: &ProviderTokens,
 ) -> Result<Option<Key>, AuthError> {
-    match tokens.token().dpop_thumbprint() {
+    match tokens.thumbprint() {
         Some(_) => Err(key_is_gone()),
         None => Ok(None),
     }
@@ -72,7 +72,7 @@ pub(crate) fn of_tokens(
 
 /// Whether these tokens can be used here: they are bound to no key, or to one that is here.
 pub(crate) fn is_here(keys: Option<&Keys>, owner: &TokenOwner, tokens: &ProviderTokens) -> bool {
-    tokens.token().dpop_thumbprint().is_none() || of_tokens(keys, Some(owner), tokens).is_ok()
+    tokens.thumbprint().is_none() || of_tokens(keys, Some(owner), tokens).is_ok()
 }
 
 /// The keys of the endpoint where the tokens are refreshed.

@@ -111,8 +111,7 @@ impl Refresh {
                     "a refresh issued a refresh token, and no access token that can be used"
                 );
                 let previous = self.stored.tokens();
-                let rest = ProviderTokens::new(previous.token().clone(), previous.issued_at())
-                    .with_refresh_token(refresh_token);
+                let rest = previous.clone().with_refresh_token(refresh_token);
                 let rest = StoredTokens::new(&self.owner, rest);
                 // The back-off is kept for each version.
                 self.inner
@@ -171,8 +170,8 @@ impl Refresh {
         let Presented { outcome, successor } = presented;
         match successor {
             Some(successor) => {
-                let rest = ProviderTokens::new(tokens.token().clone(), tokens.issued_at());
-                let rest = StoredTokens::new(&self.owner, rest.with_refresh_token(successor));
+                let rest = tokens.clone().with_refresh_token(successor);
+                let rest = StoredTokens::new(&self.owner, rest);
                 self.conclude(lease, Settlement::Replace(rest)).await?;
             }
             None => {

@@ -99,8 +99,8 @@ pub trait Refresher: fmt::Debug + Send + Sync {
         self.refresh(tokens, now)
     }
 
-    /// Returns `false` if these tokens are [bound to a key](crate::UpstreamToken::dpop_thumbprint) that is not here. They
-    /// are then neither used nor refreshed, and the user must log in again. They stay stored, because another replica may
+    /// Returns `false` if these tokens, or [the refresh token alone](ProviderTokens::refresh_thumbprint), are
+    /// [bound to a key](crate::UpstreamToken::dpop_thumbprint) that is not here. They are then neither used nor refreshed, and the user must log in again. They stay stored, because another replica may
     /// have the key. By default it returns `true`.
     fn can_use(&self, owner: &TokenOwner, tokens: &ProviderTokens) -> bool {
         let _ = (owner, tokens);
@@ -229,7 +229,13 @@ pub(super) async fn refresh_at(
     let request = request.bound_to(key.as_ref());
     match endpoint.refresh(request).await {
         Ok(response) => {
-            let tokens = tokens_of(&response, key.as_ref(), now, Some(UNKNOWN_LIFETIME));
+            let tokens = tokens_of(
+                endpoint,
+                &response,
+                key.as_ref(),
+                now,
+                Some(UNKNOWN_LIFETIME),
+            );
             Ok(Refreshed::Tokens(tokens))
         }
         Err(RefusedRefresh {
@@ -243,9 +249,10 @@ pub(super) async fn refresh_at(
     }
 }
 
-/// The tokens of a response to a request with this key. An access token whose lifetime is not given lasts for `unknown`,
+/// The tokens of a response of this endpoint to a request with this key. An access token whose lifetime is not given lasts for `unknown`,
 /// or until it is refused.
 pub(super) fn tokens_of(
+    endpoint: &TokenEndpoint,
     response: &TokenResponse,
     key: Option<&Key>,
     now: SystemTime,
@@ -267,8 +274,13 @@ pub(super) fn tokens_of(
         token = token.with_id_token(id_token.clone());
     }
     let tokens = ProviderTokens::new(token, now);
-    match response.refresh_token() {
-        Some(refresh_token) => tokens.with_refresh_token(refresh_token.clone()),
+    let Some(refresh_token) = response.refresh_token() else {
+        return tokens;
+    };
+    let tokens = tokens.with_refresh_token(refresh_token.clone());
+    // That of a confidential client is bound to the client (RFC 9449 §5).
+    match key.filter(|_| !response.is_dpop_bound() && !endpoint.has_confidential_client()) {
+        Some(key) => tokens.with_refresh_thumbprint(bound_key::thumbprint(key)),
         None => tokens,
     }
 }

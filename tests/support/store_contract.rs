@@ -27,25 +27,30 @@ pub(crate) fn tokens(name: &str) -> ProviderTokens {
     let token = UpstreamToken::new(AccessToken::new(format!("access-{name}")).unwrap())
         .with_expires_at(issued_at + LIFETIME)
         .with_id_token(Secret::new(format!("id-{name}")).unwrap());
-    // Some are bound to a key.
+    // Some are bound to a key, or their refresh token is.
     let token = if name == "b" {
         token.with_dpop_thumbprint("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I")
     } else {
         token
     };
-    ProviderTokens::new(token, issued_at)
-        .with_refresh_token(Secret::new(format!("refresh-{name}")).unwrap())
+    let tokens = ProviderTokens::new(token, issued_at)
+        .with_refresh_token(Secret::new(format!("refresh-{name}")).unwrap());
+    match name {
+        "a" => tokens.with_refresh_thumbprint("NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"),
+        _ => tokens,
+    }
 }
 
 fn describe(tokens: &ProviderTokens) -> String {
     format!(
-        "{} {:?} {:?} {:?} {:?} {:?}",
+        "{} {:?} {:?} {:?} {:?} {:?} {:?}",
         tokens.token().access_token().expose(),
         tokens.token().id_token().map(Secret::expose),
         tokens.refresh_token().map(Secret::expose),
         tokens.token().expires_at(),
         tokens.issued_at(),
         tokens.token().dpop_thumbprint(),
+        tokens.refresh_thumbprint(),
     )
 }
 

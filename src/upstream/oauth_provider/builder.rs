@@ -110,6 +110,9 @@ impl OAuthProviderBuilder {
     /// Accepts tokens that are not bound to a key beside those that are, for a provider that does not know
     /// [DPoP](Self::dpop) yet. Without `dpop` this changes nothing.
     ///
+    /// The refresh token of a public client may be bound all the same (RFC 9449 §5). It is presented with the key of its
+    /// request alone.
+    ///
     /// Needs the feature `dpop`.
     #[cfg(feature = "dpop")]
     pub fn allow_bearer_tokens(mut self) -> Self {

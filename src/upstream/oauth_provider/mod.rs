@@ -189,7 +189,7 @@ impl OAuthProvider {
             .parameter("redirect_uri", answered.redirect_uri);
         let request = self.for_resource(request).bound_to(answered.key);
         let response = server.token.request_token(request).await?;
-        Ok(tokens_of(&response, answered.key, now, None))
+        Ok(tokens_of(&server.token, &response, answered.key, now, None))
     }
 
     /// The key that the tokens of a login are bound to, if they are.

@@ -98,7 +98,8 @@ pub use tokens::{ProviderTokens, StoredTokens, Version};
 /// session's id.
 ///
 /// A store that writes tokens in its own format must write [all their
-/// parts](crate::UpstreamToken), also the thumbprint of the key that they are bound to.
+/// parts](crate::UpstreamToken), also the thumbprint of the key that they are bound to,
+/// and [that of the refresh token](ProviderTokens::refresh_thumbprint).
 ///
 /// # Security
 ///

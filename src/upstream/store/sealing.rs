@@ -65,12 +65,17 @@ pub(super) fn open(
 
 fn encode(tokens: &ProviderTokens) -> Wiped<Vec<u8>> {
     let token = tokens.token();
+    let of_access_token = token.dpop_thumbprint();
+    let of_refresh_token = tokens
+        .refresh_thumbprint()
+        .filter(|_| of_access_token.is_none());
     // Rows without a thumbprint are as they were before there was one.
     let texts = [
         Some(token.access_token().expose()),
         Some(token.id_token().map_or("", Secret::expose)),
         Some(tokens.refresh_token().map_or("", Secret::expose)),
-        token.dpop_thumbprint(),
+        of_access_token.or(of_refresh_token.map(|_| "")),
+        of_refresh_token,
     ];
     let texts = || texts.iter().flatten();
     let times = [Some(tokens.issued_at()), token.expires_at()];
@@ -95,11 +100,12 @@ fn decode(bytes: &[u8]) -> Option<ProviderTokens> {
     let access_token = AccessToken::from_text(take_text(&mut rest)?).ok()?;
     let id_token = take_text(&mut rest)?;
     let refresh_token = take_text(&mut rest)?;
-    let thumbprint = if rest.is_empty() {
-        None
-    } else {
-        Some(take_text(&mut rest)?)
+    let mut take_thumbprint = || match rest.is_empty() {
+        true => Some(None),
+        false => take_text(&mut rest).map(Some),
     };
+    let of_access_token = take_thumbprint()?;
+    let of_refresh_token = take_thumbprint()?;
     // A later version may have more, which must not be lost when the row is written again.
     rest.is_empty().then_some(())?;
 
@@ -107,16 +113,19 @@ fn decode(bytes: &[u8]) -> Option<ProviderTokens> {
     if let Some(expires_at) = expires_at {
         token = token.with_expires_at(expires_at);
     }
-    if let Some(thumbprint) = thumbprint {
+    if let Some(thumbprint) = of_access_token.filter(|_| of_refresh_token.is_none()) {
         token = token.with_dpop_thumbprint(thumbprint);
     }
     if let Ok(id_token) = Secret::new(id_token) {
         token = token.with_id_token(id_token);
     }
-    let tokens = ProviderTokens::new(token, issued_at?);
-    Some(match Secret::new(refresh_token) {
-        Ok(refresh_token) => tokens.with_refresh_token(refresh_token),
-        Err(_) => tokens,
+    let mut tokens = ProviderTokens::new(token, issued_at?);
+    if let Ok(refresh_token) = Secret::new(refresh_token) {
+        tokens = tokens.with_refresh_token(refresh_token);
+    }
+    Some(match of_refresh_token {
+        Some(thumbprint) => tokens.with_refresh_thumbprint(thumbprint),
+        None => tokens,
     })
 }
 
@@ -196,10 +205,27 @@ mod tests {
     }
 
     #[test]
+    fn a_row_has_the_thumbprint_of_the_key_that_the_refresh_token_alone_is_bound_to() {
+        let token = UpstreamToken::new(AccessToken::new("access").unwrap());
+        let tokens = ProviderTokens::new(token, SystemTime::UNIX_EPOCH)
+            .with_refresh_token(Secret::new("refresh").unwrap())
+            .with_refresh_thumbprint("thumbprint");
+        let encoded = encode(&tokens);
+        assert_eq!(encoded.capacity(), encoded.len());
+        let tokens = decode(&encoded).unwrap();
+        assert_eq!(tokens.token().dpop_thumbprint(), None);
+        assert_eq!(tokens.refresh_thumbprint(), Some("thumbprint"));
+        for length in 1..4 + "thumbprint".len() {
+            let cut = decode(&encoded[..encoded.len() - length]);
+            assert!(cut.is_none(), "cut by {length}");
+        }
+    }
+
+    #[test]
     fn a_row_of_a_later_version_is_not_opened_without_what_that_added() {
         let token = UpstreamToken::new(AccessToken::new("access").unwrap());
-        let token = token.with_dpop_thumbprint("thumbprint");
-        let mut encoded = encode(&ProviderTokens::new(token, SystemTime::UNIX_EPOCH));
+        let tokens = ProviderTokens::new(token, SystemTime::UNIX_EPOCH);
+        let mut encoded = encode(&tokens.with_refresh_thumbprint("thumbprint"));
         encoded.push(0);
         assert!(decode(&encoded).is_none());
     }

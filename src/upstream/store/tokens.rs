@@ -33,6 +33,7 @@ pub struct ProviderTokens {
 struct Issued {
     token: UpstreamToken,
     refresh_token: Option<Secret>,
+    refresh_thumbprint: Option<Arc<str>>,
     at: SystemTime,
 }
 
@@ -43,6 +44,7 @@ impl ProviderTokens {
             inner: Arc::new(Issued {
                 token,
                 refresh_token: None,
+                refresh_thumbprint: None,
                 at: issued_at,
             }),
         }
@@ -55,6 +57,15 @@ impl ProviderTokens {
         self
     }
 
+    /// Sets the thumbprint of the key that the refresh token alone is bound to (DPoP, RFC 9449 §5): a provider may issue a
+    /// bearer token to a public client, and bind its refresh token. Where the access token
+    /// [is bound](UpstreamToken::dpop_thumbprint), so is the refresh token, and this is not needed.
+    #[must_use]
+    pub fn with_refresh_thumbprint(mut self, thumbprint: impl Into<Arc<str>>) -> Self {
+        Arc::make_mut(&mut self.inner).refresh_thumbprint = Some(thumbprint.into());
+        self
+    }
+
     /// The access token, and the ID token if there is one.
     pub fn token(&self) -> &UpstreamToken {
         &self.inner.token
@@ -63,6 +74,17 @@ impl ProviderTokens {
     /// The refresh token, if the provider issued one.
     pub fn refresh_token(&self) -> Option<&Secret> {
         self.inner.refresh_token.as_ref()
+    }
+
+    /// The thumbprint of the key that the refresh token alone is bound to.
+    pub fn refresh_thumbprint(&self) -> Option<&str> {
+        self.inner.refresh_thumbprint.as_deref()
+    }
+
+    /// The thumbprint of the key without which the tokens cannot be refreshed.
+    pub(in crate::upstream) fn thumbprint(&self) -> Option<&str> {
+        let of_access_token = self.token().dpop_thumbprint();
+        of_access_token.or(self.refresh_thumbprint())
     }
 
     /// The time when the tokens were requested.
@@ -83,6 +105,7 @@ impl ProviderTokens {
         let issued = Arc::make_mut(&mut self.inner);
         if issued.refresh_token.is_none() {
             issued.refresh_token = previous.refresh_token().cloned();
+            issued.refresh_thumbprint = previous.thumbprint().map(Into::into);
         }
         if issued.token.id_token().is_none()
             && let Some(id_token) = previous.token().id_token()
@@ -98,6 +121,7 @@ impl fmt::Debug for ProviderTokens {
         f.debug_struct("ProviderTokens")
             .field("token", self.token())
             .field("refresh_token", &self.refresh_token())
+            .field("refresh_thumbprint", &self.refresh_thumbprint())
             .field("issued_at", &self.issued_at())
             .finish()
     }
