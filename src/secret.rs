@@ -49,15 +49,15 @@ impl AccessToken {
     /// Returns [`InvalidSecret`] if the token is empty or has a character outside of visible ASCII (`0x21` to `0x7E`).
     /// Such a token cannot be sent, or can be mistaken for two.
     pub fn new(token: impl Into<String>) -> Result<Self, InvalidSecret> {
-        Self::from_text(&Wiped::new(token.into()))
+        Self::from_bytes(Wiped::new(token.into()).as_bytes())
     }
 
-    /// The same, of a text that its owner wipes.
-    pub(crate) fn from_text(token: &str) -> Result<Self, InvalidSecret> {
+    /// The same, of bytes that their owner wipes.
+    pub(crate) fn from_bytes(token: &[u8]) -> Result<Self, InvalidSecret> {
         check_visible_ascii(token, Spaces::Refused)?;
         let mut value = Wiped::new(Vec::with_capacity(BEARER.len() + token.len()));
         value.extend_from_slice(BEARER.as_bytes());
-        value.extend_from_slice(token.as_bytes());
+        value.extend_from_slice(token);
         Ok(Self {
             authorization: sensitive_header_value(value)?,
             #[cfg(feature = "token-exchange")]
@@ -274,7 +274,7 @@ pub enum InvalidSecret {
 /// Makes a header value of a secret. Spaces inside are allowed (`Bearer …`, `Basic …`).
 pub(crate) fn secret_header_value(value: impl Into<String>) -> Result<HeaderValue, InvalidSecret> {
     let value = Wiped::new(value.into());
-    check_visible_ascii(&value, Spaces::Inside)?;
+    check_visible_ascii(value.as_bytes(), Spaces::Inside)?;
     sensitive_header_value(Wiped::new(value.as_bytes().to_vec()))
 }
 
@@ -344,12 +344,12 @@ enum Spaces {
     Inside,
 }
 
-fn check_visible_ascii(text: &str, spaces: Spaces) -> Result<(), InvalidSecret> {
+fn check_visible_ascii(text: &[u8], spaces: Spaces) -> Result<(), InvalidSecret> {
     let last = text.len().checked_sub(1).ok_or(InvalidSecret::Empty)?;
     if is_visible_ascii(text) {
         return Ok(());
     }
-    for (at, byte) in text.bytes().enumerate() {
+    for (at, byte) in text.iter().enumerate() {
         match byte {
             0x21..=0x7e => {}
             b' ' if spaces == Spaces::Inside && at != 0 && at != last => {}
@@ -362,12 +362,10 @@ fn check_visible_ascii(text: &str, spaces: Spaces) -> Result<(), InvalidSecret> 
     Ok(())
 }
 
-/// Block by block and without a branch within, so that it takes several bytes at once.
-fn is_visible_ascii(text: &str) -> bool {
-    text.as_bytes().chunks(64).all(|block| {
-        let is_visible = |byte: &u8| byte.wrapping_sub(0x21) <= 0x7e - 0x21;
-        block.iter().fold(true, |all, byte| all & is_visible(byte))
-    })
+/// Without a branch for each byte, so that it takes several bytes at once.
+fn is_visible_ascii(text: &[u8]) -> bool {
+    let above_lowest = text.iter().map(|byte| byte.wrapping_sub(0x21));
+    above_lowest.fold(0, u8::max) <= 0x7e - 0x21
 }
 
 fn sensitive_header_value(value: Wiped<Vec<u8>>) -> Result<HeaderValue, InvalidSecret> {

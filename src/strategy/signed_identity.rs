@@ -239,7 +239,7 @@ impl Inner {
                 "the signed identity has more than 8 KiB, which few servers accept in a header; list fewer claims",
             ));
         }
-        let value = AccessToken::from_text(&token)
+        let value = AccessToken::from_bytes(token.as_bytes())
             .and_then(|token| self.placement.value(&token))
             .map_err(|error| {
                 AuthError::new(

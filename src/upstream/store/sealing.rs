@@ -25,11 +25,8 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     fn associated_data(&self) -> Vec<u8> {
-        let mut data = vec![FORMAT];
-        data.extend(self.version.to_bytes());
-        data.extend(self.owner.to_bytes());
-        data.extend(self.provider.as_bytes());
-        data
+        let (version, owner) = (self.version.to_bytes(), self.owner.to_bytes());
+        [&[FORMAT], &version[..], &owner, self.provider.as_bytes()].concat()
     }
 }
 
@@ -97,7 +94,7 @@ fn decode(bytes: &[u8]) -> Option<ProviderTokens> {
     let mut rest = bytes;
     let issued_at = take_time(&mut rest)?;
     let expires_at = take_time(&mut rest)?;
-    let access_token = AccessToken::from_text(take_text(&mut rest)?).ok()?;
+    let access_token = AccessToken::from_bytes(take_bytes(&mut rest)?).ok()?;
     let id_token = take_text(&mut rest)?;
     let refresh_token = take_text(&mut rest)?;
     let mut take_thumbprint = || match rest.is_empty() {
@@ -140,10 +137,14 @@ fn take_time(rest: &mut &[u8]) -> Option<Option<SystemTime>> {
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    std::str::from_utf8(take_bytes(rest)?).ok()
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = u32::from_be_bytes(take_chunk(rest)?);
-    let (text, after) = rest.split_at_checked(length as usize)?;
+    let (bytes, after) = rest.split_at_checked(length as usize)?;
     *rest = after;
-    std::str::from_utf8(text).ok()
+    Some(bytes)
 }
 
 fn take_chunk<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -160,6 +161,8 @@ fn since_epoch(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
     use super::*;
 
     #[test]
@@ -170,6 +173,38 @@ mod tests {
             .with_refresh_token(Secret::new("refresh").unwrap());
         let encoded = encode(&tokens);
         assert_eq!(encoded.capacity(), encoded.len());
+    }
+
+    #[test]
+    fn a_row_that_another_implementation_sealed_is_opened() {
+        // By `AESGCMSIV` of Python's cryptography. All rows that are stored have this format.
+        let sealed = "AQkJCQkJCQkJCQkJCZgqUVgG4hMgtOjZU1MApiUFKO-9F-06rbkoSq2kaJuYf7sPOLM0rUDlr3jghwSwN_2wgL-wYmVpaQ";
+        let sealed = URL_SAFE_NO_PAD.decode(sealed).unwrap();
+        let place = |provider| Place {
+            owner: OwnerKey::from_bytes([3; 32]),
+            provider,
+            version: Version::from_bytes([5; 16]),
+        };
+        let keys = [SealingKey::new([7; 32])];
+        let tokens = open(&mut sealed.clone(), &place("github"), &keys).unwrap();
+        assert_eq!(tokens.token().access_token().expose(), "access");
+        assert_eq!(tokens.refresh_token().unwrap().expose(), "refresh");
+        assert!(open(&mut sealed.clone(), &place("google"), &keys).is_err());
+    }
+
+    #[test]
+    fn a_row_whose_token_is_no_text_is_not_opened() {
+        let token = UpstreamToken::new(AccessToken::new("access").unwrap());
+        let tokens = ProviderTokens::new(token, SystemTime::UNIX_EPOCH);
+        let tokens = tokens.with_refresh_token(Secret::new("refresh").unwrap());
+        let encoded = encode(&tokens);
+        for text in ["access", "refresh"] {
+            let mut at = encoded.windows(text.len());
+            let at = at.position(|bytes| bytes == text.as_bytes()).unwrap();
+            let mut encoded = encoded.to_vec();
+            encoded[at] = 0xff;
+            assert!(decode(&encoded).is_none(), "{text}");
+        }
     }
 
     #[test]

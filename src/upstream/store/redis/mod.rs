@@ -290,16 +290,20 @@ impl UpstreamTokenStore for RedisStore {
         Box::pin(async move {
             let mut command = redis::cmd("HGETALL");
             command.arg(self.inner.key(owner));
-            let fields = pairs(self.inner.server.ask(&command).await?)?;
-            let tokens = fields.filter_map(|pair| {
+            let answer: Value = self.inner.server.ask(&command).await?;
+            let mut tokens = BTreeMap::new();
+            // A proxy that speaks the newer protocol answers with a map.
+            for pair in answer.into_map_iter().map_err(|_| unreadable())? {
                 let (Value::BulkString(field), Value::BulkString(value)) = pair else {
-                    return Some(Err(unreadable()));
+                    return Err(unreadable());
                 };
-                let provider = std::str::from_utf8(&field).ok()?.strip_prefix(TOKENS)?;
-                let stored = self.inner.read(owner, provider, value);
-                Some(stored.map(|stored| (provider.to_owned(), stored)))
-            });
-            tokens.collect()
+                let field = std::str::from_utf8(&field).unwrap_or_default();
+                if let Some(provider) = field.strip_prefix(TOKENS) {
+                    let stored = self.inner.read(owner, provider, value)?;
+                    tokens.insert(provider.to_owned(), stored);
+                }
+            }
+            Ok(tokens)
         })
     }
 
@@ -465,7 +469,7 @@ impl Inner {
     }
 
     fn user_key(&self, user: &TokenOwner) -> String {
-        format!("{}{{{}}}", self.prefix, encoded(user.user_key()))
+        [&self.prefix, "{", &encoded(user.user_key()), "}"].concat()
     }
 
     /// The key of what was used once.
@@ -587,20 +591,6 @@ fn session_name(owner: &TokenOwner) -> String {
 
 fn encoded(key: OwnerKey) -> String {
     URL_SAFE_NO_PAD.encode(key.to_bytes())
-}
-
-/// The fields of a hash: one after the other, or as a map where a proxy speaks the newer protocol.
-fn pairs(answer: Value) -> Result<impl Iterator<Item = (Value, Value)>, AuthError> {
-    let mut one_by_one = Vec::new();
-    let mut as_map = Vec::new();
-    match answer {
-        Value::Array(fields) if fields.len().is_multiple_of(2) => one_by_one = fields,
-        Value::Map(fields) => as_map = fields,
-        _ => return Err(unreadable()),
-    }
-    let mut one_by_one = one_by_one.into_iter();
-    let fields = std::iter::from_fn(move || one_by_one.next().zip(one_by_one.next()));
-    Ok(fields.chain(as_map))
 }
 
 fn read_as<T: FromRedisValue>(value: Value) -> Option<T> {
