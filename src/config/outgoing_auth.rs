@@ -77,26 +77,32 @@ use super::{
 /// | `upstream_inject` | `upstreamInject` | [`UpstreamInject`](crate::UpstreamInject) | |
 /// | `aws_sts` | `awsSts` | [`AwsSts`](crate::AwsSts) (feature `aws-sts`) | The fallback role is not used after a matcher failed, unless `fallbackAfterFailedMatcher` is true. A session name that AWS does not accept is an error, unless `replaceUnfitSessionNames` is true. |
 /// | `obo` | `obo` | [`OnBehalfOf`](crate::OnBehalfOf) | ToolHive does not implement it. |
-/// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required, unless the application tells the only provider. A health check passes without a credential. `idpIssuer`, `targetScopes`, `assertionType` and `requireResource` are keys of this crate. |
+/// | `xaa` | `xaa` | [`CrossAppAccess`](crate::CrossAppAccess) | `subjectProviderName` is required, unless the application [names](crate::config::ResourcesBuilder::upstream_providers) one provider only. A health check passes without a credential. `idpIssuer`, `targetScopes`, `assertionType` and `requireResource` are keys of this crate. |
 /// | `client_credentials` | `clientCredentials` | [`ClientCredentials`](crate::ClientCredentials) | ToolHive has no such type. |
 /// | `signed_identity` | `signedIdentity` | [`SignedIdentity`](crate::SignedIdentity) (feature `private-key-jwt`) | ToolHive has no such type. |
 /// | `both` | `both` | [`Both`](crate::strategy::Both) | ToolHive has no such type. |
 /// | your own name | | the strategy that you [registered](crate::config::ResourcesBuilder::strategy) | |
 ///
-/// These keys of several blocks are keys of this crate: `…ClientSecretFile`, `…ClientAssertionFile`,
-/// `…ClientAssertionType`, `…ClientKey` and `…ClientCertificate`, beside each `…ClientSecretEnv`, `headerName` and
-/// `headerPrefix` in each block whose strategy sends a token, [`dpop`](#tokens-bound-to-a-key) in the blocks that are named
-/// below, and `stepUpScopes`, the ceiling of [step-up](AuthLayer#step-up), in `tokenExchange`, `clientCredentials`, `obo`
-/// and `xaa`.
-/// Step-up takes effect after [`retry_rejected`](AuthLayer::retry_rejected).
+/// These keys are keys of this crate, in several blocks:
 ///
-/// A key that is null counts as missing, as it does for ToolHive. [`dpop`](#tokens-bound-to-a-key) must not be null, because
-/// `{}` has a meaning there, and a line `dpop:` without a value is null. An empty string is an error, and does not count as
-/// a missing key. A number or a boolean is not a string: quote it. A
-/// secret that is given both by value and by variable is an error in every block. An empty `subjectProviderName` is not
-/// replaced by the name of a provider. A missing one is, if the application
-/// [tells the providers](crate::config::ResourcesBuilder::upstream_providers), and then each name is checked. The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`)
-/// are unknown keys.
+/// | key | blocks | sets |
+/// | --- | --- | --- |
+/// | `…ClientSecretFile`, `…ClientAssertionFile`, `…ClientAssertionType`, `…ClientKey`, `…ClientCertificate` | beside each `…ClientSecretEnv` | how the client [authenticates](#credentials-without-a-stored-secret) |
+/// | `headerName`, `headerPrefix` | each whose strategy sends a token | the header, in place of `Authorization: Bearer …` |
+/// | `dpop` | `tokenExchange`, `clientCredentials`, `obo`, `upstreamInject`, and as `idpDpop` and `targetDpop` `xaa` | the [key](#tokens-bound-to-a-key) that tokens are bound to |
+/// | `stepUpScopes` | `tokenExchange`, `clientCredentials`, `obo`, `xaa` | the ceiling of [step-up](AuthLayer#step-up), after [`retry_rejected`](AuthLayer::retry_rejected) |
+///
+/// # How values are read
+///
+/// - A key that is null counts as missing, as it does for ToolHive. [`dpop`](#tokens-bound-to-a-key) must not be null,
+///   because `{}` has a meaning there, and a line `dpop:` without a value is null.
+/// - An empty string is an error, and does not count as a missing key.
+/// - A number or a boolean is not a string: quote it.
+/// - A secret that is given both by value and by variable is an error, in every block.
+/// - If `subjectProviderName` is missing, the first of the providers counts that the application
+///   [names](crate::config::ResourcesBuilder::upstream_providers), for `xaa` the only one. Each name in the file must then be
+///   one of them.
+/// - The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`) are unknown keys.
 ///
 /// # Credentials without a stored secret
 ///
@@ -169,8 +175,7 @@ use super::{
 /// # Tokens bound to a key
 ///
 /// The key [`dpop`](crate::config::DpopConfig) binds the tokens of a block to a key, so that nobody else can use them (DPoP,
-/// RFC 9449). It needs the feature `dpop`. The blocks `tokenExchange`, `clientCredentials`, `obo` and `upstreamInject` have
-/// it, and `xaa` has `idpDpop` and `targetDpop`. Each backend then gets a [proof](AuthLayer#tokens-bound-to-a-key) with each
+/// RFC 9449). It needs the feature `dpop`. The backend then gets a [proof](AuthLayer#tokens-bound-to-a-key) with each
 /// request:
 ///
 /// ```yaml
@@ -325,8 +330,6 @@ impl OutgoingAuthConfig {
 
     /// Returns the service that publishes the keys of all `signed_identity` blocks (JWKS). Route a path of your choice to
     /// it, for example `/.well-known/jwks.json`.
-    ///
-    /// Needs the feature `private-key-jwt`.
     ///
     /// Needs the feature `private-key-jwt`.
     ///

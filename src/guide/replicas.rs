@@ -97,12 +97,12 @@
 //! the thumbprint of the key beside the tokens, and never the key. A replica that has another key can neither use nor
 //! refresh these tokens, so the user must link the account again. It leaves the stored tokens as they are.
 //!
-//! | key | replicas | after a restart | if it is stolen, it is of use with stolen tokens of |
+//! | key | replicas | after a restart | a stolen key makes these stolen tokens usable |
 //! | --- | --- | --- | --- |
-//! | [generated](crate::oauth::DpopKey::generate) | each has another one: only for tokens that are not shared, such as those of [`ClientCredentials`](crate::ClientCredentials) | tokens that are bound to it are of no use | one process |
-//! | [from a PEM](crate::oauth::DpopKey::from_pem) | share the PEM | the same | all users |
-//! | [elsewhere](crate::oauth::DpopKey::with_signer), in a KMS or an HSM | share the signer, and each proof costs a call | the same | nobody, because it cannot be copied |
-//! | [per user](crate::oauth::DpopKeys::per_user) | share a secret | the same | all users by the secret, one user by one key |
+//! | [generated](crate::oauth::DpopKey::generate) | each has another one: only for tokens that are not shared, such as those of [`ClientCredentials`](crate::ClientCredentials) | tokens that are bound to it are of no use | those of one process |
+//! | [from a PEM](crate::oauth::DpopKey::from_pem) | share the PEM | the same | those of all users |
+//! | [elsewhere](crate::oauth::DpopKey::with_signer), in a KMS or an HSM | share the signer, and each proof costs a call | the same | none, because it cannot be copied |
+//! | [per user](crate::oauth::DpopKeys::per_user) | share a secret | the same | those of all users by the secret, those of one user by one key |
 //!
 //! A shared key protects a token that leaks from a log, a backend or the provider. It does not protect against a party
 //! that reads both the store's sealing key and the key for DPoP, so keep them in the same place as other secrets. To

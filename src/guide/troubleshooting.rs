@@ -68,6 +68,8 @@
 //! | `AuthService<reqwest::Client, …>` is not a `Service` | Wrap the client in a [`ReqwestService`](crate::client::reqwest::ReqwestService). |
 //! | type annotations are needed for `https_client` | Name the type of the requests' bodies: `https_client::<Full<Bytes>>()`. |
 //! | `Body: Clone` is not satisfied, at `retry_rejected` | A body that is a stream cannot be sent again. Use [`retry_rejected_if_empty`](crate::AuthLayer::retry_rejected_if_empty) or [`retry_rejected_with`](crate::AuthLayer::retry_rejected_with). |
+//! | the size of `dyn Error` cannot be known, at `find_in(&error)` | A `BoxError` is a box. Write `AuthError::find_in(&*error)`. |
+//! | an async closure does not implement `Fn`, at `strategy_fn` | A closure that captures something returns an `async` block with a clone of it, see [`strategy_fn`](crate::strategy_fn). |
 //! | `TokenValidator: Layer<…>` is not satisfied | Wrap the validator in a [`TokenValidatorLayer`](crate::TokenValidatorLayer). |
 //! | `Handler` is not implemented for a function with an [`Identity`](crate::Identity) | Enable the feature `axum`. |
 //! | an item of this crate is not found | Enable its feature. Each item's documentation names it. |

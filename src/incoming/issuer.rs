@@ -139,9 +139,9 @@ impl Issuer {
     ///
     /// # Security
     ///
-    /// `client_id` says to whom a token was issued, and not for whom. Each API that receives such a token from the client
-    /// can send it here, and is then taken for the user. Name only clients whose tokens go nowhere else. If the issuer
-    /// can issue tokens for an audience (RFC 8707), use that instead.
+    /// `client_id` says which client a token was issued to, and not which API it is for. Each API that receives such a token
+    /// from the client can send it here, and is then taken for the user. Name only clients whose tokens go nowhere else. If
+    /// the issuer can issue tokens for an audience (RFC 8707), use that instead.
     pub fn admit_client(mut self, client_id: impl Into<String>) -> Self {
         self.clients.push(client_id.into());
         self

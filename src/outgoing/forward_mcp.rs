@@ -24,7 +24,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 ///
 /// All others stay at the gateway, for example `Host`, `Cookie`, `Forwarded`, and `Authorization` and `DPoP`, which hold the
 /// token and the proof that were meant for the gateway. Of the extensions, the [`Identity`], [`HealthCheck`] and
-/// [`CapturedHeaders`] go along.
+/// [`CapturedHeaders`] are copied.
 ///
 /// ```
 /// use http::{Request, Uri};
@@ -48,7 +48,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 ///
 /// # Security
 ///
-/// Of several headers with the same name, only the first one goes along, except for `Accept`. Otherwise a gateway could
+/// Of several headers with the same name, only the first one is copied, except for `Accept`. Otherwise a gateway could
 /// look up the session of the first `Mcp-Session-Id`, while the MCP server uses the second.
 pub fn forward_mcp<B>(request: Request<B>, backend: Uri) -> Request<B> {
     let (mut incoming, body) = request.into_parts();

@@ -76,7 +76,7 @@ const MAX_SUCCESSORS: usize = 3;
 ///
 /// # Whose tokens they are
 ///
-/// The tokens belong to a [`TokenOwner`]: a user, whom an issuer knows by a subject. At
+/// The tokens belong to a [`TokenOwner`]: a user, that is, an issuer and a subject. At
 /// a login, your application [puts](UpstreamTokenStore::put) the provider's tokens into
 /// the store for this user. With [`session_claim`](Self::session_claim), the tokens of
 /// each of the user's sessions are kept apart.
@@ -117,7 +117,7 @@ const MAX_SUCCESSORS: usize = 3;
 /// | the provider fails, or does not answer | `Unavailable`. The refresh token is sent again after the cache's back-off. A provider that did use it up refuses it, and the user must log in again |
 /// | the lease holder dies before, during or after the call to the provider | the lease runs out. The refresh token may have been used, so that it is not sent again: `Unavailable` for two minutes, in which the holder may turn out to be alive. Then the tokens are removed, and the user must log in again. With [`ProviderBuilder::grace`](super::ProviderBuilder::grace), the refresh token is sent again at once |
 /// | a lease runs out while its holder is still working | the holder may still store the tokens, unless another party has claimed since. In that case its fencing token is too old: the store refuses, and the holder reads what the other party stored |
-/// | two parties refresh all the same, and the provider refuses the second | the second one removes nothing, because removal compares versions. It reads the tokens of the first |
+/// | two parties refresh in spite of this, and the provider refuses the second | the second one removes nothing, because removal compares versions. It reads the tokens of the first |
 /// | the user logs in or out during a refresh | the tokens of the login stay. Removed tokens stay removed |
 /// | the store is restored from an earlier state while a refresh runs | the holder claims again, and stores the new tokens in place of the restored ones. Elsewhere a restored refresh token that was used is sent again, and the provider may revoke the login |
 /// | the store cannot be written to for two minutes after the refresh token was used | an event on the level `ERROR` says so. This process serves the new tokens until they expire. Then the user must log in again |

@@ -92,7 +92,7 @@ use builder::TokenEndpointBuilder;
 /// | a fault that passes, for example `server_error`, `temporarily_unavailable`, Slack's `internal_error` | `Unavailable` | `Unavailable` |
 /// | `invalid_client` and its like, for example `bad_client_secret`, `deleted_client`, `redirect_uri_mismatch` | `Configuration` | `Configuration` |
 /// | `unauthorized_client`, and with 401 `access_denied` | `Configuration` | `Configuration` |
-/// | `unauthorized_client` to a refresh, with 403 or 200, where the description does not speak of the client (Atlassian, GitHub) | `Rejected` | |
+/// | `unauthorized_client` to a refresh, with 403 or 200, if the description does not mention the client (Atlassian, GitHub) | `Rejected` | |
 /// | `unsupported_grant_type`, `invalid_target`, `invalid_resource`, `invalid_dpop_proof` | `Configuration` | `Configuration` |
 /// | `use_dpop_nonce`, to a request with the server's newest nonce (RFC 9449 §8) | `Unavailable` | `Unavailable` |
 /// | `use_dpop_nonce`, to a request without a proof | `Configuration` | `Configuration` |

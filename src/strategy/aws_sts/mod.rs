@@ -118,7 +118,7 @@ use sts::{AssumeRole, Sts};
 ///
 /// | response | replaced |
 /// | --- | --- |
-/// | 400, 401 or 403 with an error type that speaks of the session or its key, for example `ExpiredToken`, `InvalidClientTokenId` or `UnrecognizedClientException` | always |
+/// | 400, 401 or 403 with an error type that names the session or its key, for example `ExpiredToken`, `InvalidClientTokenId` or `UnrecognizedClientException` | always |
 /// | 401 with no error type, or one that is not known | always |
 /// | 403, or 400 to `HEAD`, that says nothing | at most once a minute per session |
 /// | `RequestExpired` or `AuthFailure`, which may also mean a wrong clock or a missing right | at most once a minute per session |
