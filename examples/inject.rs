@@ -24,25 +24,25 @@ use tower_identity::{
 async fn main() -> Result<(), BoxError> {
     let backend = start_backend().await?;
 
-    // One session: it was opened with the identity that the user had at log-in.
+    // One session, opened with the identity that the user had at login.
     let session =
-        IdentityLayer::new(identity("token-at-log-in")?).fallback(FallbackPolicy::teardown());
+        IdentityLayer::new(identity("token-at-login")?).fallback(FallbackPolicy::teardown());
     let origin = Origin::try_from(format!("http://{backend}"))?;
     let mut client = ServiceBuilder::new()
         .layer(session)
         .layer(AuthLayer::new(origin, UpstreamInject::new("github")?))
         .service(https_client::<Full<Bytes>>()?);
 
-    // Hours later: the identity of the request at hand wins.
+    // Hours later, a request carries a refreshed token. The request's identity wins.
     let mut call = Request::post(format!("http://{backend}/mcp")).body(Full::from("{}"))?;
     call.extensions_mut().insert(identity("token-refreshed")?);
     client.ready().await?.call(call).await?;
 
-    // Nobody attaches an identity to the teardown: the session's fills the gap.
+    // The teardown carries no identity, so the session's fills the gap.
     let teardown = Request::delete(format!("http://{backend}/mcp")).body(Full::default())?;
     client.ready().await?.call(teardown).await?;
 
-    // A credential has an address: this fails, and nothing is sent.
+    // A credential is for one origin. A request for another fails, and is not sent.
     let elsewhere = Request::delete("http://127.0.0.1:9/mcp").body(Full::default())?;
     if let Err(error) = client.ready().await?.call(elsewhere).await {
         println!("the client refused: {error}");

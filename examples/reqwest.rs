@@ -29,16 +29,16 @@ async fn main() -> Result<(), BoxError> {
         .header("x-api-version", "2")
         .capture("x-tenant")
         .build()?;
-    // It switches redirects off: they would be followed beneath the layers, credentials and all.
+    // `new` switches redirects off. The client would follow them beneath the layers, with the credential.
     let http_client =
         ReqwestService::new(reqwest::Client::builder().connect_timeout(Duration::from_secs(10)))?;
     let client = ServiceBuilder::new()
-        .layer(IdentityLayer::new(identity("token-at-log-in")?))
+        .layer(IdentityLayer::new(identity("token-at-login")?))
         .layer(forward.clone())
         .layer(AuthLayer::new(origin, UpstreamInject::new("github")?))
         .service(http_client);
 
-    // What a gateway got from its own client; `x-tenant` is all that it passes on.
+    // The headers of an incoming request. Only `x-tenant` is passed on.
     let mut incoming = HeaderMap::new();
     incoming.insert("x-tenant", HeaderValue::from_static("blue"));
     incoming.insert("cookie", HeaderValue::from_static("session=1"));

@@ -1,4 +1,4 @@
-//! One MCP session, longer than its user's tokens live: each call goes out with the token of the moment.
+//! One MCP session that outlives its user's tokens: each call is sent with the newest token.
 //!
 //! ```sh
 //! cargo run --all-features --example session_refresh
@@ -101,7 +101,7 @@ async fn main() -> Result<ExitCode, BoxError> {
     let client = events.clone().serve(transport).await?;
     backend.wait_for_event_stream().await?;
 
-    // Each incoming request brings an identity with the token of the moment.
+    // Each incoming request brings an identity with the newest token.
     call(&client, "token-1").await?;
     for refreshed in ["token-2", "token-3"] {
         backend.accept_only(refreshed);

@@ -378,7 +378,7 @@ impl ServerHandler for Tools {
     }
 }
 
-/// A server that nobody should send anything to. It counts what it is sent.
+/// A server that no request should reach. It counts those that do.
 pub(crate) async fn stranger() -> Result<(Arc<AtomicUsize>, SocketAddr), BoxError> {
     let count = Arc::new(AtomicUsize::new(0));
     let counting = count.clone();

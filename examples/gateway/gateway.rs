@@ -258,7 +258,7 @@ impl Gateway {
         backend.relayed(response.map(Body::new))
     }
 
-    /// Tells the backends that the sessions have ended. These requests are nobody's: the fallback fills the gap.
+    /// Tells the backends that the sessions have ended. These requests carry no identity, so the fallback fills the gap.
     async fn close_sessions(&self) {
         let closing = self.sessions.iter().filter_map(|(key, session)| {
             let (name, id) = &*key;

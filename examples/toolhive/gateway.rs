@@ -70,7 +70,7 @@ pub(crate) fn router(
     let router = router.layer(from_fn(authorize));
     let Some(validator) = vmcp.token_validator() else {
         return Err(
-            "this gateway is for callers with a token: `incomingAuth.type` is `oidc`".into(),
+            "this gateway needs callers with a token: set `incomingAuth.type` to `oidc`".into(),
         );
     };
     let router = router

@@ -94,7 +94,7 @@ impl OriginGuard {
                 let authority = authority.map_or("", Authority::as_str);
                 self.wrong_origin(format!(
                     "the request goes to {scheme}://{authority}, and these credentials are for another origin; \
-                     a redirect that was followed above this layer, or a wrong route, does that",
+                     look for a redirect that was followed above this layer, or a wrong route",
                 ))
             }
         }
