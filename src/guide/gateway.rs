@@ -178,7 +178,7 @@
 //! - [`follow_requests`](crate::IdentityLayer::follow_requests) replaces the captured identity by the newest identity
 //!   of the same user that a request carried. Thus a `DELETE` hours into the session goes out with a valid token.
 //!
-//! # The credential that each backend wants
+//! # 4. Send each backend the credential that it wants
 //!
 //! | the backend wants | strategy | `type` in the configuration |
 //! | --- | --- | --- |
@@ -196,7 +196,7 @@
 //! [`JwtSigner`](crate::oauth::JwtSigner). The configuration has keys for
 //! [all but the KMS](crate::OutgoingAuthConfig#credentials-without-a-stored-secret).
 //!
-//! # 4. Answer errors
+//! # 5. Answer errors
 //!
 //! ```
 //! use bytes::Bytes;
@@ -240,14 +240,14 @@
 //! the next call has the identity that comes with it. So whoever else opens the URL changes nothing for the user who was
 //! sent.
 //!
-//! # 5. Stream
+//! # 6. Stream
 //!
 //! The layers pass bodies through. Do not buffer those of responses. The example reads a request's message, which is
 //! small, in order to send it again when a credential is rejected, and to answer it as above. Set timeouts for the head
 //! of a response, not for its body, because an event stream stays open for hours. [`AwsSts`](crate::AwsSts) is the
 //! exception: it buffers the request's body in order to sign it.
 //!
-//! # 6. Shut down
+//! # 7. Shut down
 //!
 //! 1. Accept no new connections.
 //! 2. Send the `DELETE` of each open session. No caller asked for it, so the session's identity fills the gap.

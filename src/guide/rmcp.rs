@@ -72,9 +72,9 @@
 //! own requests go out without a user, and need a strategy that works without one, such as
 //! [`ClientCredentials`](crate::ClientCredentials). A separate session for each user is the better design.
 //!
-//! # 5. Both eras of the protocol
+//! # 5. Serve all revisions of MCP
 //!
-//! The same stack works with all revisions of MCP. The `ClientLifecycleMode` of the SDK decides:
+//! The same stack works with all revisions of MCP. The `ClientLifecycleMode` of the SDK decides which one is spoken:
 //!
 //! | | up to 2025-11-25 | 2026-07-28 |
 //! | --- | --- | --- |

@@ -22,6 +22,10 @@
 //! # Ok::<(), tower_identity::InvalidOrigin>(())
 //! ```
 //!
+//! A closure that captures something returns an `async` block with a clone of it, as at
+//! [`strategy_fn`](crate::strategy_fn). If the credential is there at once, a type that implements
+//! [`Strategy`](crate::Strategy) allocates nothing. The documentation of the trait has the smallest such type.
+//!
 //! # 2. A strategy that obtains a credential
 //!
 //! This one asks an issuer for a ticket of the user, and keeps it in a
