@@ -14,7 +14,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use support::{
     key_pair::{ED25519, P256},
-    linking::{BASE, Browser, CLIENT, FakeProvider, GATEWAY, ISSUER, Page, encoded, owner, query},
+    linking::{
+        BASE, Browser, CLIENT, FakeProvider, GATEWAY, ISSUER, Page, USERS, encoded, owner, query,
+    },
     log::Log,
 };
 use tokio::{
@@ -24,7 +26,8 @@ use tokio::{
 };
 use tower::{ServiceExt, service_fn};
 use tower_identity::{
-    AccountLinking, ClientAuth, MemoryStore, UpstreamTokenStore, UpstreamTokens,
+    AccountLinking, ClientAuth, KeySet, MemoryStore, TokenValidator, UpstreamTokenStore,
+    UpstreamTokens,
     upstream::{
         OAuthProvider, ProviderSettings,
         linking::{CodeFlow, LinkErrorKind},
@@ -652,6 +655,43 @@ async fn f93_two_tabs_that_start_at_once_both_come_back() {
         }
         assert_eq!(alice.cookies.len(), known);
     }
+}
+
+/// A validator leaves the claim of the session out of the identity.
+#[tokio::test]
+async fn f95_a_session_that_a_validator_found_is_the_one_whose_account_is_linked() {
+    let provider = FakeProvider::new();
+    let store = provider.store();
+    let settings = ProviderSettings::discovered(ISSUER).scopes(["openid"]);
+    let upstream = provider.upstream(store.clone(), [("idp", settings)]);
+    let upstream = upstream.session_claim("sid");
+    let linking = AccountLinking::builder(BASE, upstream.clone())
+        .build()
+        .unwrap();
+    let keys = KeySet::from_json(json!({ "keys": [P256.public()] }).to_string()).unwrap();
+    let validator = TokenValidator::builder_with_keys(USERS, keys)
+        .audience("gateway")
+        .upstream_tokens(upstream)
+        .clock(provider.clock.clone())
+        .build()
+        .unwrap();
+    let token = json!({
+        "iss": USERS, "sub": "alice", "aud": "gateway", "exp": 1_800_003_600, "sid": "laptop",
+    });
+    let token = P256.sign(&P256.header(), &token);
+    let mut alice = Browser {
+        user: Some(validator.validate(&token).await.unwrap()),
+        ..Browser::default()
+    };
+    let start = alice.get(&linking, &format!("{BASE}/link/idp")).await;
+    assert_eq!(start.status, StatusCode::SEE_OTHER, "{start:?}");
+    let page = alice.get(&linking, &provider.agree(start.location())).await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER, "{page:?}");
+    let linked = store.load(&owner("alice").with_session("laptop")).await;
+    assert_eq!(linked.unwrap().len(), 1);
+    assert!(store.load(&owner("alice")).await.unwrap().is_empty());
+    let identity = validator.validate(&token).await.unwrap();
+    assert!(identity.upstream("idp").is_some());
 }
 
 /// Says when it is dropped.

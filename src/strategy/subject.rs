@@ -3,7 +3,11 @@ use std::{fmt, sync::Arc, time::SystemTime};
 #[cfg(feature = "incoming")]
 use crate::{
     identity::UpstreamToken,
-    upstream::{account::Account, owner::TokenOwner, upstream_tokens::UpstreamTokens},
+    upstream::{
+        account::Account,
+        owner::{NoOwner, TokenOwner},
+        upstream_tokens::UpstreamTokens,
+    },
 };
 
 use crate::{
@@ -408,28 +412,15 @@ impl UserToken<'_> {
 
 /// The user whose upstream tokens the identity has, or the session of theirs if the tokens are those of sessions.
 #[cfg(feature = "incoming")]
-#[inline(never)]
 fn owner(identity: &Identity, session_claim: Option<&str>) -> Result<TokenOwner, AuthError> {
-    let known = identity.token_owner();
-    if let Some(known) = known.filter(|known| known.session().is_some() == session_claim.is_some())
-    {
-        return Ok(known.clone());
-    }
     let missing = |message| AuthError::new(AuthErrorKind::MissingToken, message);
-    let user = TokenOwner::of(identity).map_err(|error| {
-        missing("the identity has no issuer, so the user's refresh token cannot be found")
-            .with_source(error)
-    })?;
-    let Some(claim) = session_claim else {
-        return Ok(user);
-    };
-    let session = identity
-        .claims()
-        .get(claim)
-        .and_then(|claim| claim.as_str());
-    let session = session.filter(|session| !session.trim().is_empty());
-    let session = session.ok_or_else(|| {
-        missing("the identity has no session, so the refresh token of the user's session cannot be found")
-    })?;
-    Ok(user.with_session(session))
+    TokenOwner::of_upstream(identity, session_claim).map_err(|fault| match fault {
+        NoOwner::NoIssuer(error) => {
+            missing("the identity has no issuer, so the user's refresh token cannot be found")
+                .with_source(error)
+        }
+        NoOwner::NoSession => missing(
+            "the identity has no session, so the refresh token of the user's session cannot be found",
+        ),
+    })
 }

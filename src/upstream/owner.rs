@@ -1,5 +1,7 @@
 use std::{fmt, sync::Arc};
 
+use serde_json::Value;
+
 use crate::{
     error::{BuildError, Faults},
     identity::Identity,
@@ -81,6 +83,29 @@ impl TokenOwner {
         Self::new(identity.issuer().unwrap_or_default(), identity.subject())
     }
 
+    /// The user whose upstream tokens `identity` has or, with a claim for sessions, the session that it names.
+    ///
+    /// A validator leaves this claim out of the identity, and adds the owner.
+    #[inline(never)]
+    pub(crate) fn of_upstream(
+        identity: &Identity,
+        session_claim: Option<&str>,
+    ) -> Result<Self, NoOwner> {
+        let known = identity.token_owner();
+        if let Some(known) =
+            known.filter(|known| known.session().is_some() == session_claim.is_some())
+        {
+            return Ok(known.clone());
+        }
+        let user = Self::of(identity).map_err(NoOwner::NoIssuer)?;
+        let Some(claim) = session_claim else {
+            return Ok(user);
+        };
+        let session = identity.claims().get(claim).and_then(Value::as_str);
+        let session = session.filter(|session| !session.trim().is_empty());
+        Ok(user.with_session(session.ok_or(NoOwner::NoSession)?))
+    }
+
     /// The session `session` of this user, for example the claim `sid` of the token that the user comes with.
     #[must_use]
     pub fn with_session(mut self, session: impl Into<String>) -> Self {
@@ -115,6 +140,12 @@ impl TokenOwner {
     pub fn key(&self) -> OwnerKey {
         self.inner.key
     }
+}
+
+/// Why an identity has no owner of upstream tokens.
+pub(crate) enum NoOwner {
+    NoIssuer(BuildError),
+    NoSession,
 }
 
 impl PartialEq for TokenOwner {

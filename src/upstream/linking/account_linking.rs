@@ -10,7 +10,6 @@ use std::{
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, Request, Response, Uri};
 use http_body_util::Full;
-use serde_json::Value;
 use tower::Service;
 
 use crate::{
@@ -303,14 +302,8 @@ impl Inner {
         }
         let identity = extensions.get::<Identity>();
         let identity = identity.ok_or(LinkErrorKind::NotLoggedIn)?;
-        let user = TokenOwner::of(identity).map_err(|_| LinkErrorKind::NotLoggedIn)?;
-        let Some(claim) = self.upstream.claim_of_session() else {
-            return Ok(user);
-        };
-        match identity.claims().get(claim).and_then(Value::as_str) {
-            Some(session) if !session.trim().is_empty() => Ok(user.with_session(session)),
-            _ => Err(LinkErrorKind::NotLoggedIn.into()),
-        }
+        let owner = TokenOwner::of_upstream(identity, self.upstream.claim_of_session());
+        owner.map_err(|_| LinkErrorKind::NotLoggedIn.into())
     }
 
     fn return_to(&self, uri: &Uri) -> String {
