@@ -664,12 +664,51 @@ async fn f91_a_user_who_links_another_account_gets_tokens_of_that_account_at_onc
             assert_eq!(sent, [format!("Bearer for-refresh-{name}")]);
         }
         assert_eq!(idp.requests().len(), 2, "each account has one assertion");
-        if has_id_token {
-            // A refresh brings other tokens of the same account.
-            let refreshed = linked_alice(&account("private", 2, true));
-            send(&client, backend.request(refreshed)).await.unwrap();
-            assert_eq!(idp.requests().len(), 2, "and it outlives a refresh");
+        // A refresh brings other tokens of the same account.
+        let refreshed = linked_alice(&account("private", 2, has_id_token));
+        for _ in 0..2 {
+            send(&client, backend.request(refreshed.clone()))
+                .await
+                .unwrap();
         }
+        let outlives = "and it outlives a refresh, if it is known whose it is";
+        let expected = if has_id_token { 2 } else { 3 };
+        assert_eq!(idp.requests().len(), expected, "{outlives}");
+    }
+}
+
+#[tokio::test]
+async fn f91_a_user_who_links_the_same_account_again_is_not_refused_for_what_failed_before() {
+    for refusal in [
+        (400, json!({ "error": "invalid_grant" })),
+        (503, json!({ "error": "temporarily_unavailable" })),
+    ] {
+        let (clock, backend) = (clock(), Backend::start().await);
+        let idp = identity_provider(&clock, move |form| match &*form["subject_token"] {
+            "refresh-work" => Err(refusal.clone()),
+            _ => Ok(issued(
+                assertion("oauth-id-jag+jwt", 3600, json!({})),
+                ID_JAG,
+            )),
+        });
+        let server = authorization_server(&clock);
+        let store = MemoryStore::new();
+        let strategy = strategy(&clock, &idp, &server)
+            .refresh_token_of(upstream(&store, &idp, &clock))
+            .issuer(IDP);
+        let client = backend.client(strategy.build().unwrap());
+        let ended = account("work", 1, true);
+        store.put(&owner("alice"), "idp", &ended).await.unwrap();
+        for _ in 0..2 {
+            let refused = send(&client, backend.request(linked_alice(&ended))).await;
+            refused.unwrap_err();
+        }
+        assert_eq!(idp.requests().len(), 1, "the failure is remembered");
+        let again = account("work", 2, true).with_refresh_token(secret("refresh-new"));
+        store.put(&owner("alice"), "idp", &again).await.unwrap();
+        send(&client, backend.request(linked_alice(&again)))
+            .await
+            .unwrap();
     }
 }
 

@@ -980,6 +980,20 @@ async fn f35_a_body_may_be_as_long_as_the_limit_and_no_longer() {
 }
 
 #[tokio::test]
+async fn f35_a_token_that_fits_into_no_header_is_the_issuers_fault() {
+    for (length, is_good) in [(64 << 10, true), ((64 << 10) + 1, false)] {
+        let mut answer = good_answer();
+        answer["access_token"] = json!("x".repeat(length));
+        let outcome = answer_to_exchange(Behaviour::body(200, answer.to_string())).await;
+        assert_eq!(outcome.is_ok(), is_good);
+        if let Err(error) = outcome {
+            assert_eq!(error.kind(), AuthErrorKind::Unavailable);
+            assert!(error.to_string().contains("more than 64 KiB"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn f35_an_answer_that_drips_or_never_comes_is_given_up() {
     let drip = Behaviour::endless(" ", Duration::from_millis(10));
     for behaviour in [drip, Behaviour::hang()] {

@@ -160,6 +160,7 @@
 //! | F85 | a challenge's `scope` is read from another scheme, or not at all where commas are missing | `challenges` | `f85_the_scope_and_the_error_are_those_of_the_bearer_challenge` |
 //! | F86 | a gateway drops headers that MCP needs, such as `Mcp-Method` | `forward_mcp` | `f86_each_header_of_the_protocol_goes_along_and_no_other` |
 //! | F91 | a user who links another account still gets the cached tokens of the one before | `cross_app_access` | `f91_a_user_who_links_another_account_gets_tokens_of_that_account_at_once` |
+//! | F91-failure | … or is refused for what failed before | `cross_app_access` | `f91_a_user_who_links_the_same_account_again_is_not_refused_for_what_failed_before` |
 //! | F92 | a browser that is reloaded while the code is exchanged loses the tokens of the link | `linking_security` | `f92_a_browser_that_goes_away_while_the_code_is_exchanged_has_linked_the_account` |
 //! | F93 | of two tabs that start a link at once, the first cannot come back | `linking_security` | `f93_two_tabs_that_start_at_once_both_come_back` |
 //! | F94 | a value of the wrong type is also told to be missing | `config` | `f94_what_has_the_wrong_form_is_not_missing_as_well` |

@@ -202,6 +202,9 @@ impl Dialect {
 
 const MAX_FORM_MEMBERS: usize = 64;
 
+/// No server takes a header that is longer, and a cache keeps the tokens of many users.
+const MAX_TOKEN: usize = 64 << 10;
+
 /// Returns `true` if `text` contains a secret, or is a part of one. A part shorter than eight bytes does not count.
 pub(super) fn repeats(text: &str, secret: &str) -> bool {
     const SHORTEST: usize = 8;
@@ -317,6 +320,14 @@ impl Members {
         }
     }
 
+    fn check_length(&self) -> Result<(), &'static str> {
+        let token = self.text("access_token").unwrap_or_default();
+        match token.len() <= MAX_TOKEN {
+            true => Ok(()),
+            false => Err("issued a token of more than 64 KiB, which fits into no header"),
+        }
+    }
+
     pub(super) fn take_refresh_token(&mut self) -> Option<Secret> {
         self.take_secret("refresh_token")
     }
@@ -385,6 +396,7 @@ pub(super) fn bearer(
         }
         None => {}
     }
+    members.check_length()?;
     let token = members
         .take("access_token")
         .ok_or("issued no access token")?;
@@ -411,6 +423,7 @@ pub(super) fn assertion(
     if members.text("issued_token_type") != request.requested().map(TokenType::urn) {
         return Err("issued an assertion of another type than was asked for".into());
     }
+    members.check_length()?;
     let token = members
         .take_secret("access_token")
         .ok_or("issued no assertion")?;

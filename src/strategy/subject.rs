@@ -357,14 +357,22 @@ impl Holder<'_> {
         Account::of(self.token)
     }
 
-    /// A refresh changes it only where the account is not known.
+    /// Another login changes it, so that nothing of the one before is used, also no failure. A refresh does, too.
     fn fingerprint(&self) -> Fingerprint {
+        self.beside("token", self.token.access_token().fingerprint())
+    }
+
+    /// A refresh changes it only where the account is not known.
+    pub(super) fn account_fingerprint(&self) -> Fingerprint {
+        match self.account() {
+            Some(account) => self.beside("account", account.fingerprint()),
+            None => self.fingerprint(),
+        }
+    }
+
+    fn beside(&self, kind: &str, Fingerprint(other): Fingerprint) -> Fingerprint {
         let owner = self.owner.key().to_bytes();
-        let (kind, account) = match self.account() {
-            Some(account) => ("account", account.fingerprint()),
-            None => ("token", self.token.access_token().fingerprint()),
-        };
-        Fingerprint::of([b"owner".as_slice(), &owner, kind.as_bytes(), &account.0])
+        Fingerprint::of([b"owner".as_slice(), &owner, kind.as_bytes(), &other])
     }
 }
 

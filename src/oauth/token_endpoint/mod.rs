@@ -119,7 +119,7 @@ use builder::TokenEndpointBuilder;
 ///
 /// | member | [`request_token`](Self::request_token) | [`request_assertion`](Self::request_assertion) |
 /// | --- | --- | --- |
-/// | `access_token` | an [`AccessToken`] | any text |
+/// | `access_token` | an [`AccessToken`] of at most 64 KiB | any text of at most 64 KiB |
 /// | `token_type` | `Bearer`. With [`dpop`](TokenEndpointBuilder::dpop), `DPoP`, and `Bearer` only if [bearer tokens are allowed](TokenEndpointBuilder::allow_bearer_tokens). Each in upper or lower case | `N_A`, in upper or lower case |
 /// | `issued_token_type` | an access token, a JWT or the type that was requested, required only for a token exchange (RFC 8693 §2.2.1) | the type that was requested |
 /// | `expires_in` | see [`Lifetime`](crate::oauth::Lifetime) | see [`Lifetime`](crate::oauth::Lifetime) |

@@ -102,10 +102,10 @@ impl CrossAppAccessBuilder {
     /// the refusal may be about this access alone. The identity needs an issuer and a token of the provider, which a
     /// [`TokenValidator`](crate::TokenValidator) with these upstream tokens adds. The [`issuer`](Self::issuer) must be set.
     ///
-    /// The upstream tokens may be those of the user or of a [session](UpstreamTokens::session_claim) of theirs. Issued
-    /// tokens are cached for this user or session and their account at the provider, and not for the token that they came
-    /// with. The provider's ID token says which account it is. Without one the access token stands for the account, so
-    /// that a new assertion is requested after each refresh.
+    /// The upstream tokens may be those of the user or of a [session](UpstreamTokens::session_claim) of theirs. A token
+    /// that was issued is cached for this user or session and their access token of the provider, so that nothing of one
+    /// login is used after another. The assertion outlives refreshes: it is kept for the account, which the provider's ID
+    /// token names. Without an ID token it is kept for the access token, too.
     ///
     /// ```no_run
     /// # fn strategy(

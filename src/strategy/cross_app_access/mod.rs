@@ -148,8 +148,8 @@ impl Asking {
             .iter()
             .fold(scope, |scope, more| scope.field("wider scope", more));
         let scope = describe_user(&inner.tokens.endpoint, scope, party.user);
-        let asking = |issuer, presenting| Self {
-            key: scope.key(subject.fingerprint()),
+        let asking = |of, issuer, presenting| Self {
+            key: scope.key(of),
             bound_to: party.bound_to.clone(),
             wider: party.wider.cloned(),
             issuer,
@@ -158,14 +158,15 @@ impl Asking {
         #[cfg(feature = "incoming")]
         if let Some(holder) = subject.holder() {
             let presenting = Presenting::RefreshTokenOf(holder.owner.clone(), holder.account());
-            return Ok(asking(None, presenting));
+            return Ok(asking(holder.account_fingerprint(), None, presenting));
         }
         let assertion_key = key_for(&inner.tokens.endpoint, party.user)?;
         let jwt = UnverifiedJwt::decode(subject.expose());
         let exchange = inner.assertion_request(party.wider, assertion_key.as_ref());
         let exchange = exchange.subject_token(subject.expose(), inner.subject_type.clone());
         let issuer = jwt.and_then(|jwt| jwt.issuer().map(str::to_owned));
-        Ok(asking(issuer, Presenting::Token(exchange)))
+        let presenting = Presenting::Token(exchange);
+        Ok(asking(subject.fingerprint(), issuer, presenting))
     }
 }
 
