@@ -294,7 +294,10 @@ impl IdentityBuilder {
         self
     }
 
-    /// Sets the issuer, the `iss` claim.
+    /// Sets the issuer, the `iss` claim. By default there is none.
+    ///
+    /// Set it wherever it is known. Subjects are unique only within an issuer, so two identities without one are never the
+    /// [same user](Identity::is_same_user), and a session cannot [follow](crate::IdentityLayer::follow_requests) them.
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.user.issuer = Some(issuer.into());
         self
@@ -312,13 +315,15 @@ impl IdentityBuilder {
         self
     }
 
-    /// Sets all claims of the user's token.
+    /// Sets all claims of the user's token. By default there are none. The roles of `AwsSts`, `ClaimInjection` and
+    /// `SignedIdentity` read them.
     pub fn claims(mut self, claims: Map<String, Value>) -> Self {
         self.user.claims = claims;
         self
     }
 
-    /// Sets the token that the user authenticated with.
+    /// Sets the token that the user authenticated with. By default there is none. The strategies that exchange a token need
+    /// it, unless they exchange one of an upstream provider.
     pub fn token(mut self, token: AccessToken) -> Self {
         self.user.token = Some(token);
         self
@@ -426,7 +431,8 @@ struct Issued {
 }
 
 impl UpstreamToken {
-    /// An access token whose end is not known.
+    /// Creates the tokens from an access token. Until [`with_expires_at`](Self::with_expires_at) says when it expires, it
+    /// counts as valid, and is sent.
     pub fn new(access_token: AccessToken) -> Self {
         Self {
             inner: Arc::new(Issued {
@@ -457,7 +463,8 @@ impl UpstreamToken {
         self
     }
 
-    /// Sets the OIDC ID token. It proves a login in a token exchange, and is never sent as a bearer token.
+    /// Sets the OIDC ID token. By default there is none. It proves a login in a token exchange, and is never sent as a
+    /// bearer token.
     #[must_use]
     pub fn with_id_token(mut self, id_token: Secret) -> Self {
         Arc::make_mut(&mut self.inner).id_token = Some(id_token);

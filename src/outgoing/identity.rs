@@ -106,7 +106,7 @@ impl IdentityLayer {
         layer
     }
 
-    /// Sets which requests may use the session's identity.
+    /// Sets which requests may use the session's identity. By default all may ([`FallbackPolicy::always`]).
     #[must_use]
     pub fn fallback(mut self, policy: FallbackPolicy) -> Self {
         self.session.policy = policy;

@@ -326,7 +326,8 @@ impl SignedIdentityBuilder {
         self
     }
 
-    /// Sets the claims of the user's token that the statement repeats, beside `sub`. Each of them is required.
+    /// Sets the claims of the user's token that the statement repeats, beside `sub`. By default there are none.
+    /// Each of them is required.
     pub fn claims<I>(mut self, claims: I) -> Self
     where
         I: IntoIterator,

@@ -166,7 +166,8 @@ impl RefreshTokenGrant {
         }
     }
 
-    /// Sets the scopes to ask for at each refresh. They must be among those of the login.
+    /// Sets the scopes to ask for at each refresh. They must be among those of the login. By default the new token has all
+    /// of these, because none are asked for (RFC 6749 §6).
     #[must_use]
     pub fn scopes<I>(mut self, scopes: I) -> Self
     where

@@ -212,7 +212,8 @@ impl TokenValidatorBuilder {
         self
     }
 
-    /// Sets the URL by which callers know this resource (RFC 9728 §1.2).
+    /// Sets the URL by which callers know this resource (RFC 9728 §1.2). By default there is none, so that callers are not
+    /// told where to log in.
     ///
     /// The challenge then names the URL of the metadata, which
     /// [`resource_metadata`](TokenValidator::resource_metadata) serves.
@@ -221,8 +222,11 @@ impl TokenValidatorBuilder {
         self
     }
 
-    /// Sets the scopes that a caller should ask for. They are in the challenge and in the metadata. A token need not have
-    /// them.
+    /// Sets the scopes that a caller should ask for. They are in the challenge and in the metadata. By default there are
+    /// none.
+    ///
+    /// The validator does not require them of a token. Where your service needs a scope, look for it in
+    /// [`Identity::claims`](crate::Identity::claims).
     pub fn scopes<T: Into<String>>(mut self, scopes: impl IntoIterator<Item = T>) -> Self {
         self.scopes = scopes.into_iter().map(Into::into).collect();
         self

@@ -277,8 +277,9 @@ impl ProviderSettings {
         self
     }
 
-    /// Sets the address of the service that the tokens are for (RFC 8707). It is sent with the authorization request, and
-    /// with each token request.
+    /// Sets the address of the service that the tokens are for (RFC 8707). By default there is none.
+    ///
+    /// It is sent with the authorization request, and with each token request.
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.resource = Some(resource.into());
         self
