@@ -163,7 +163,7 @@ impl Error for ConfigFault {}
 pub(super) struct SectionFaults {
     section: Section,
     found: Vec<ConfigFault>,
-    /// Faults of form, which are told already. What has one is not missing.
+    /// Faults of form, which are reported already. A key that has one is not reported as missing.
     told: Vec<ConfigFault>,
 }
 

@@ -76,8 +76,8 @@ impl<B> Current<B> {
         self.followers.get(backend).and_then(Weak::upgrade)
     }
 
-    /// Returns what was replaced, or all followers if the backend of one is missing. Either is to be dropped without the
-    /// lock, because it may be the last reference to a strategy.
+    /// Returns what was replaced, or all followers if the backend of one is missing. The caller drops either without
+    /// the lock, because it may be the last reference to a strategy.
     fn replace(
         &mut self,
         config: &Arc<OutgoingAuthConfig>,

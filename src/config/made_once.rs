@@ -15,7 +15,7 @@ impl<C: Clone, T: Clone> MadeOnce<C, T> {
         }
     }
 
-    /// What was made of this before.
+    /// The product of an earlier call.
     pub(super) fn known(&self, config: &C) -> Option<T> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         self.find(&made, config)

@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    /// What happens to a memory, in seconds.
+    /// An event of a memory, with times in seconds.
     #[derive(Clone, Debug)]
     enum Event {
         /// The clock goes on, or is set.

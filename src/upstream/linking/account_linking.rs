@@ -341,7 +341,7 @@ impl Inner {
     }
 }
 
-/// What concerns the operator is a warning.
+/// Logs an error. One that concerns the operator is a warning.
 #[cold]
 fn log(error: &LinkError) {
     const MESSAGE: &str = "a request to link an account failed";
