@@ -113,7 +113,7 @@ async fn an_opaque_token_is_admitted_by_introspection_until_it_is_revoked() {
     let issuer = TestIssuer::new("https://idp.example.com");
     let secret = Secret::new("7Fjfp0ZBr1KtDRbnfVdmIw").unwrap();
     let gateway = ClientAuth::post("gateway", secret);
-    issuer.register(&gateway);
+    issuer.register_client(&gateway);
     let introspection =
         IntrospectionEndpoint::builder(issuer.introspection_endpoint(), issuer.clone())
             .client_auth(gateway);
@@ -224,7 +224,7 @@ async fn a_client_is_admitted_by_its_own_secret_or_key_and_no_other() {
         ClientAuth::basic("basic", secret("7Fjfp0ZBr1Kt")),
         ClientAuth::assertion("workload", secret(jwt)),
     ] {
-        issuer.register(&client);
+        issuer.register_client(&client);
     }
     for (client, is_admitted) in [
         (ClientAuth::private_key_jwt("signing", key(pem)), true),

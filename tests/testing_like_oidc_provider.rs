@@ -344,15 +344,15 @@ async fn both_with(dpop: Value) -> Option<[Side; 2]> {
     }))
     .await?;
     let ours = TestIssuer::new("https://idp.example.com");
-    ours.know_resource(API);
-    ours.register(&ClientAuth::none("browser"));
-    ours.register(&ClientAuth::basic(
+    ours.register_resource(API);
+    ours.register_client(&ClientAuth::none("browser"));
+    ours.register_client(&ClientAuth::basic(
         CONFIDENTIAL,
         Secret::new(SECRET).unwrap(),
     ));
     let pem = Secret::new(include_str!("support/keys/p256.pem")).unwrap();
     let key = PrivateKeyJwt::builder(SigningAlgorithm::Es256, &pem).key_id(P256.id);
-    ours.register(&ClientAuth::private_key_jwt(P256.id, key.build().unwrap()));
+    ours.register_client(&ClientAuth::private_key_jwt(P256.id, key.build().unwrap()));
     let client = Client::builder(TokioExecutor::new()).build_http();
     Some([Side::Ours(ours), Side::Theirs(theirs, client)])
 }

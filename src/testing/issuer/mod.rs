@@ -72,7 +72,7 @@ pub(super) mod token;
 ///   `dpop_jkt`, and the refresh tokens of a public client.
 /// - A refresh token is replaced at each use. If an old one is used again, all tokens of that login are revoked.
 /// - Each endpoint asks for client authentication. Every client and every resource is admitted, until the first one is
-///   [registered](Self::register) or [known](Self::know_resource).
+///   registered ([`register_client`](Self::register_client), [`register_resource`](Self::register_resource)).
 /// - `jwt-bearer` takes its own JWTs, and those of issuers that it [trusts](Self::trust).
 /// - A request for another host fails, as it would not reach this issuer.
 ///
@@ -321,15 +321,15 @@ impl TestIssuer {
     ///
     /// let issuer = TestIssuer::new("https://idp.example.com");
     /// let gateway = ClientAuth::basic("gateway", Secret::new("7Fjfp0ZBr1KtDRbn")?);
-    /// issuer.register(&gateway);
+    /// issuer.register_client(&gateway);
     /// # Ok::<(), tower_identity::InvalidSecret>(())
     /// ```
-    pub fn register(&self, client: &ClientAuth) {
+    pub fn register_client(&self, client: &ClientAuth) {
         self.state().clients.push(client.clone());
     }
 
     /// Issues tokens for this `resource` or `audience`, and no longer for every other one (`invalid_target`).
-    pub fn know_resource(&self, resource: &str) {
+    pub fn register_resource(&self, resource: &str) {
         self.state().resources.push(resource.to_owned());
     }
 
