@@ -309,7 +309,7 @@ async fn a_session_of_the_pages_is_sealed_and_bounded_and_no_other_site_ends_it(
 }
 
 #[tokio::test]
-async fn a_user_is_not_sent_to_log_in_where_a_backend_refused_the_gateways_own_credential() {
+async fn a_user_is_sent_to_log_in_only_where_that_helps_against_a_refusal_of_the_backend() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let Some(world) = World::start(&url).await else {
@@ -320,9 +320,10 @@ async fn a_user_is_not_sent_to_log_in_where_a_backend_refused_the_gateways_own_c
         response.body(server_body(Empty::new())).unwrap()
     })
     .await;
-    let mut file = world
-        .file()
-        .replace(&world.backend("tickets").url(), &refusing.uri("/mcp"));
+    let mut file = world.file();
+    for backend in ["github", "tickets"] {
+        file = file.replace(&world.backend(backend).url(), &refusing.uri("/mcp"));
+    }
     file.truncate(
         file.find("    tickets:\n      type: token_exchange")
             .unwrap(),
@@ -337,11 +338,25 @@ async fn a_user_is_not_sent_to_log_in_where_a_backend_refused_the_gateways_own_c
     };
     let gateway = Gateway::new(&Config::from_yaml(&file).unwrap(), surroundings).unwrap();
     tokio::spawn(gateway.serve(listener, pending()));
-    let mut caller = Caller::log_in(&world, "tickets", &mut world.alice()).await;
+    let mut alice = world.alice();
+
+    let mut caller = Caller::log_in(&world, "tickets", &mut alice).await;
     let said = caller.call().await.unwrap_err();
     assert!(refusing.requests()[0].headers.contains_key("x-api-key"));
     assert!(!said.contains("401"), "{said}");
     for word in ["www-authenticate", "log in", "x-api-key", "k3y"] {
+        assert!(!said.to_lowercase().contains(word), "{said}");
+    }
+
+    // For example, the user has revoked the token there.
+    let link = format!("{url}/accounts/link/github");
+    let page = alice.open(&link).await;
+    assert!(page.contains("linked, next renewed before"), "{page}");
+    let mut caller = Caller::log_in(&world, "github", &mut alice).await;
+    let said = caller.call().await.unwrap_err();
+    assert_eq!(refusing.requests().len(), 2);
+    assert!(said.contains(&link), "{said}");
+    for word in ["401", "www-authenticate", "log in again"] {
         assert!(!said.to_lowercase().contains(word), "{said}");
     }
 }

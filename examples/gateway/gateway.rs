@@ -23,8 +23,8 @@ use tower::{BoxError, Layer, ServiceBuilder, ServiceExt};
 use tower_http::follow_redirect::{FollowRedirect, FollowRedirectLayer};
 use tower_identity::{
     AccountLinking, AuthError, AuthErrorKind, BackendAuthConfig, BindSubject, Clock,
-    FallbackPolicy, Identity, IdentityLayer, Origin, Strategy, TokenValidator, TokenValidatorLayer,
-    UpstreamTokenStore, UpstreamTokens,
+    FallbackPolicy, Identity, IdentityLayer, Interaction, Origin, Strategy, TokenValidator,
+    TokenValidatorLayer, UpstreamTokenStore, UpstreamTokens,
     client::hyper::{HttpsClient, https_client},
     config::Resources,
     incoming::{BindSubjectService, McpRequest},
@@ -55,8 +55,20 @@ struct Backend {
     validator: TokenValidator,
     url: Uri,
     client: BackendClient,
-    /// Whether its requests have a credential of the user.
-    has_users: bool,
+    credential: Credential,
+}
+
+/// Whose credential a backend gets, and so who can help where it is refused.
+enum Credential {
+    /// The gateway's own, or none.
+    Gateway,
+    /// One that the caller's login brings.
+    Login,
+    /// The token of an account that the user links, on this page.
+    Linked {
+        provider: String,
+        url: Option<String>,
+    },
 }
 
 /// The body of a request, which is sent again where a credential was rejected.
@@ -152,7 +164,9 @@ impl Gateway {
             let auth = auth.backends.get(name).or(auth.default.as_ref());
             let backend = Backend {
                 validator: validator.build()?,
-                has_users: auth.is_some_and(is_of_user),
+                credential: auth.map_or(Credential::Gateway, |auth| {
+                    Credential::of(auth, pages.as_ref())
+                }),
                 url: backend,
                 client: ServiceBuilder::new()
                     .layer(FollowRedirectLayer::new())
@@ -303,29 +317,48 @@ impl Backend {
         })
     }
 
-    /// Another login is of no use where the gateway's own credential was refused, or where there was none.
+    /// Tells the caller who can help where a credential was refused.
     fn relayed(&self, response: Response) -> Result<Response, BoxError> {
-        if response.status() == StatusCode::UNAUTHORIZED && !self.has_users {
-            let fault = "the backend refused a request without a credential of the user; check `outgoingAuth`";
-            return Err(AuthError::new(AuthErrorKind::Configuration, fault).into());
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return relayed(response);
         }
-        relayed(response)
+        Err(match &self.credential {
+            Credential::Login => return relayed(response),
+            Credential::Gateway => {
+                let fault = "the backend refused a request without a credential of the user; check `outgoingAuth`";
+                AuthError::new(AuthErrorKind::Configuration, fault)
+            }
+            Credential::Linked { provider, url } => {
+                let fault = "the backend refused the token of the linked account; have the user link it again";
+                AuthError::new(AuthErrorKind::Rejected, fault)
+                    .with_provider(provider)
+                    .with_interaction(Interaction::link_account(provider, url.as_deref()))
+            }
+        }
+        .into())
     }
 }
 
-/// Whether a backend gets a credential that a login of the user can renew.
-fn is_of_user(auth: &BackendAuthConfig) -> bool {
-    match auth {
-        BackendAuthConfig::Unauthenticated
-        | BackendAuthConfig::HeaderInjection(_)
-        | BackendAuthConfig::ClientCredentials(_)
-        | BackendAuthConfig::ClaimInjection(_)
-        | BackendAuthConfig::SignedIdentity(_) => false,
-        BackendAuthConfig::Both(both) => {
-            let mut parts = [&both.first, &both.second].into_iter().flatten();
-            parts.any(|part| is_of_user(part))
+impl Credential {
+    fn of(auth: &BackendAuthConfig, pages: Option<&Pages>) -> Self {
+        match auth {
+            BackendAuthConfig::Unauthenticated
+            | BackendAuthConfig::HeaderInjection(_)
+            | BackendAuthConfig::ClientCredentials(_)
+            | BackendAuthConfig::ClaimInjection(_)
+            | BackendAuthConfig::SignedIdentity(_) => Self::Gateway,
+            BackendAuthConfig::UpstreamInject(inject) => Self::Linked {
+                provider: inject.provider_name.clone(),
+                url: pages.and_then(|pages| pages.link_url(&inject.provider_name)),
+            },
+            BackendAuthConfig::Both(both) => {
+                let parts = [&both.first, &both.second].into_iter().flatten();
+                let mut parts = parts.map(|part| Self::of(part, pages));
+                let of_user = parts.find(|part| !matches!(part, Self::Gateway));
+                of_user.unwrap_or(Self::Gateway)
+            }
+            _ => Self::Login,
         }
-        _ => true,
     }
 }
 

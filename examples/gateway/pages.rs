@@ -90,6 +90,10 @@ impl Pages {
         }
     }
 
+    pub(crate) fn link_url(&self, provider: &str) -> Option<String> {
+        self.inner.linking.link_url(provider)
+    }
+
     pub(crate) fn router(self) -> Router {
         let linking = self.inner.linking.clone();
         Router::new()

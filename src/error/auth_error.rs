@@ -131,9 +131,9 @@ impl AuthError {
         self
     }
 
-    /// Sets the step that the user must take.
+    /// Sets the step that the user must take. [`Interaction::link_account`] has an example.
     #[must_use]
-    pub(crate) fn with_interaction(mut self, interaction: Interaction) -> Self {
+    pub fn with_interaction(mut self, interaction: Interaction) -> Self {
         Arc::make_mut(&mut self.inner).interaction = Some(interaction);
         self
     }

@@ -70,7 +70,25 @@ pub enum Interaction {
 }
 
 impl Interaction {
-    pub(crate) fn link_account(provider: impl Into<String>, url: Option<&str>) -> Self {
+    /// The step of a user whose account of this provider must be linked, for example because a backend refused its token.
+    /// `url` is the page where the user can do it.
+    ///
+    /// ```
+    /// use tower_identity::{AuthError, AuthErrorKind, Interaction};
+    ///
+    /// /// The answer of a gateway for a 401 of a backend that got the user's token of GitHub.
+    /// fn refused_by_backend() -> AuthError {
+    ///     let page = "https://gateway.example.com/accounts/link/github";
+    ///     AuthError::new(
+    ///         AuthErrorKind::Rejected,
+    ///         "the backend refused the token of the linked account",
+    ///     )
+    ///     .with_provider("github")
+    ///     .with_interaction(Interaction::link_account("github", Some(page)))
+    /// }
+    /// # assert!(refused_by_backend().interaction().is_some());
+    /// ```
+    pub fn link_account(provider: impl Into<String>, url: Option<&str>) -> Self {
         Self::LinkAccount {
             provider: provider.into(),
             url: url.map(str::to_owned),

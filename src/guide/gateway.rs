@@ -227,7 +227,9 @@
 //! `resource_metadata`, without which an MCP client does not find out where to log in. Where you answer outside of the
 //! layer, pass the error through [`TokenValidator::challenge`](crate::TokenValidator::challenge) first. Do not relay a
 //! backend's 401 with its challenge, because it is about the gateway's credential for that backend. Answer with an
-//! error of the gateway instead.
+//! error of the gateway instead, which says who can help: `Configuration` where the credential is the gateway's own,
+//! [`Interaction::link_account`](crate::Interaction::link_account) where it is the token of an account that the user
+//! links, and `Rejected` where a login brings another one.
 //!
 //! If the user must act, [`McpRequest::answer`](crate::incoming::McpRequest::answer) says so in MCP's form. To link an
 //! account, a client that can show a URL gets the URL: in the error −32042, or since 2026-07-28 in a result after which it
