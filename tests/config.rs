@@ -506,6 +506,18 @@ fn a_fault_says_which_key_or_type_was_probably_meant_and_where_it_belongs() {
         with("jira", "scope", json!(["repo"])),
         "tokenExchange.scope: did you mean `scopes`?",
     );
+    for (key, meant) in [
+        (
+            "headerValueFile",
+            "unknown key; expected one of `headerName`",
+        ),
+        ("headerNameEnv", "did you mean `headerValueEnv`?"),
+    ] {
+        // A path under `headerValue` would be sent to the backend.
+        let block = json!({ "headerName": "x-api-key", "headerValue": "k3y", key: "/run/key" });
+        let backend = json!({ "type": "header_injection", "headerInjection": block });
+        assert_fault(backend, &format!("headerInjection.{key}: {meant}"));
+    }
     let mut beside = with("jira", "tokenUrl", json!(null));
     beside["tokenUrl"] = json!("https://idp.example.com/token");
     let config = from_json(&json!({ "backends": { "b": beside } }));

@@ -11,8 +11,13 @@ pub(in crate::config) fn nearest<'a>(
     }
     let letters = letters_of(written);
     let most = letters.len() / 4 + 1;
+    // A path or the name of a variable is not written under a key for the value itself.
+    let mut sources = ["File", "Env"].into_iter();
+    let source = sources.find(|source| written.ends_with(source));
+    let is_alike = |name: &&str| source.is_none_or(|source| name.ends_with(source));
     known
         .into_iter()
+        .filter(is_alike)
         .map(|name| (distance(&letters, &letters_of(name)), name))
         .filter(|(distance, _)| *distance <= most && *distance < letters.len())
         .min_by_key(|(distance, _)| *distance)
