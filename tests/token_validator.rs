@@ -692,6 +692,23 @@ async fn a_bad_token_is_told_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_refusal_names_the_claim_for_which_a_token_is_refused() {
+    let layer = TokenValidatorLayer::new(builder().build().unwrap());
+    let mut of_another_type = P256.header();
+    of_another_type["typ"] = json!("logout+jwt");
+    for (token, claim) in [
+        (signed(&with("aud", "https://other.example.com")), "(`aud`)"),
+        (signed(&without("aud")), "(`aud`)"),
+        (signed(&without("exp")), "no `exp`"),
+        (P256.sign(&of_another_type, &claims()), "(`typ`)"),
+    ] {
+        let response = answer(layer.clone(), bearing(&format!("Bearer {token}"))).await;
+        let description = response.body()["error_description"].to_string();
+        assert!(description.contains(claim), "{claim}: {description}");
+    }
+}
+
+#[tokio::test]
 async fn f38_a_second_authorization_header_is_refused_even_beside_a_good_one() {
     let layer = TokenValidatorLayer::new(builder().build().unwrap());
     let good = format!("Bearer {}", signed(&claims()));

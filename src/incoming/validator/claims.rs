@@ -68,7 +68,7 @@ impl Admission {
         } = vouched;
         let issuer = match text(&claims, "iss")? {
             Some(issuer) if trusted.id.is_of(issuer, &claims) => issuer.to_owned(),
-            Some(_) => return Err(rejected("the token is of another issuer")),
+            Some(_) => return Err(rejected("the token is of another issuer (`iss`)")),
             None if source == Source::Introspection && !trusted.id.is_template() => {
                 trusted.id.as_str().to_owned()
             }
@@ -95,7 +95,7 @@ impl Admission {
     ) -> Result<Option<SystemTime>, AuthError> {
         let expires = time(claims, "exp")?;
         if expires.is_none() && source == Source::Signature {
-            return Err(rejected("the token has no end"));
+            return Err(rejected("the token has no `exp`, so it would never expire"));
         }
         let expires_at = expires.flatten();
         let overdue = expires_at.and_then(|expires_at| now.duration_since(expires_at).ok());
@@ -135,7 +135,9 @@ fn check_audience(claims: &Map<String, Value>, trusted: &TrustedIssuer) -> Resul
     if is_for_us {
         Ok(())
     } else {
-        Err(rejected("the token is for another audience"))
+        Err(rejected(
+            "the token is for another audience, or for none (`aud`)",
+        ))
     }
 }
 

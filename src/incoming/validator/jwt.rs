@@ -69,10 +69,12 @@ impl<'a> Jwt<'a> {
         claims: &Map<String, Value>,
     ) -> Result<Verification, AuthError> {
         if self.header.crit {
-            return Err(rejected("the token has an extension that is not known"));
+            return Err(rejected(
+                "the token needs an extension that is not known (`crit`)",
+            ));
         }
         if !is_accepted_type(self.header.typ.as_deref(), issuer.require_at_jwt) {
-            return Err(rejected("the token is of another type"));
+            return Err(rejected("the token is of another type (`typ`)"));
         }
         let algorithm = algorithm(&self.header.alg).ok_or_else(|| {
             rejected("the token is signed with an algorithm that is not accepted")
