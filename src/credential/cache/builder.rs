@@ -95,7 +95,6 @@ impl<C: Clone + Send + Sync + 'static> CredentialCacheBuilder<C> {
                 forced: Store::new(self.capacity),
                 lookups: Lookups::default(),
                 default_lifetime: self.default_lifetime,
-                built: self.clock.monotonic(),
                 clock: self.clock,
             }),
         }

@@ -2,14 +2,14 @@ use std::{
     any::TypeId,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
 use crate::secret::AccessToken;
 
 use super::{
-    entry::{Entry, Lifespan, Now},
+    entry::{End, Entry, Now},
     key::CacheKey,
     single_flight::is_same,
     store::{Leftovers, Store},
@@ -22,18 +22,18 @@ pub(super) struct Entries<C> {
     store: Store<Kept<C>>,
 }
 
-/// An entry in the map, with a copy of all that a cache hit reads.
-pub(super) struct Kept<C> {
-    lifespan: Lifespan,
-    /// A copy of the entry's, which each change of it is [copied](Entries::copy_refresh_below) to.
-    refresh_below: AtomicU64,
-    credential: Credential<C>,
-}
-
-/// The map clones a value under its lock. So a credential of a foreign type is only reached through the entry.
-enum Credential<C> {
-    /// A credential of a type of this crate. Its clone has no entry.
-    Beside(C, Option<Arc<Entry<C>>>),
+/// An entry in the map. The map clones it under its lock.
+pub(super) enum Kept<C> {
+    /// A credential of a type of this crate, with a copy of all that a cache hit reads.
+    Beside {
+        credential: C,
+        settled_until: End,
+        /// Whether a cache hit must ask the entry itself, because its refresh started, failed or was forced.
+        is_changed: AtomicBool,
+        /// A clone has none, and is a clone of the entry alone once that has changed.
+        entry: Option<Arc<Entry<C>>>,
+    },
+    /// A credential of a foreign type, whose `Clone` may not run under the lock.
     InEntry(Arc<Entry<C>>),
 }
 
@@ -47,15 +47,14 @@ impl<C: Clone + 'static> Entries<C> {
     /// The credential, if it needs no refresh.
     #[inline]
     pub(super) fn settled(&self, key: &CacheKey, now: &Now) -> Option<C> {
-        let kept = self.store.get(key)?;
-        let refresh_below = kept.refresh_below.load(Ordering::Relaxed);
-        if kept.lifespan.remaining(now) <= refresh_below {
-            return None;
+        match self.store.get(key)? {
+            Kept::Beside {
+                credential,
+                settled_until,
+                ..
+            } => settled_until.is_ahead_of(now).then_some(credential),
+            Kept::InEntry(entry) => entry.is_settled(now).then(|| entry.credential.clone()),
         }
-        Some(match kept.credential {
-            Credential::Beside(credential, _) => credential,
-            Credential::InEntry(entry) => entry.credential.clone(),
-        })
     }
 
     pub(super) fn find(&self, key: &CacheKey) -> Option<Arc<Entry<C>>> {
@@ -73,13 +72,15 @@ impl<C: Clone + 'static> Entries<C> {
         self.store.insert(key, Kept::new(entry), leftovers);
     }
 
-    /// Copies how long before its end the entry is refreshed to where a cache hit reads it, unless another has taken
-    /// the entry's place.
-    pub(super) fn copy_refresh_below(&self, key: &CacheKey, entry: &Arc<Entry<C>>) {
+    /// Has cache hits ask the entry itself, because its refresh started, failed or was forced.
+    pub(super) fn changed(&self, key: &CacheKey, changed: &Arc<Entry<C>>) {
         self.store.visit(key, |kept| {
-            if is_same(kept.entry(), Some(entry)) {
-                let refresh_below = entry.refresh_below();
-                kept.refresh_below.store(refresh_below, Ordering::Relaxed);
+            if let Kept::Beside {
+                is_changed, entry, ..
+            } = kept
+                && is_same(entry.as_ref(), Some(changed))
+            {
+                is_changed.store(true, Ordering::Relaxed);
             }
         });
     }
@@ -103,30 +104,31 @@ impl<C: Clone + 'static> Kept<C> {
     fn new(entry: Arc<Entry<C>>) -> Self {
         let is_ours =
             entry.is_cloned_under_lock || TypeId::of::<C>() == TypeId::of::<AccessToken>();
-        Self {
-            lifespan: entry.lifespan,
-            refresh_below: AtomicU64::new(entry.refresh_below()),
-            credential: match is_ours {
-                true => Credential::Beside(entry.credential.clone(), Some(entry)),
-                false => Credential::InEntry(entry),
+        match entry.settled_until() {
+            Some(settled_until) if is_ours => Self::Beside {
+                credential: entry.credential.clone(),
+                settled_until,
+                is_changed: AtomicBool::new(false),
+                entry: Some(entry),
             },
+            _ => Self::InEntry(entry),
         }
     }
 }
 
 impl<C> Kept<C> {
     fn entry(&self) -> Option<&Arc<Entry<C>>> {
-        match &self.credential {
-            Credential::Beside(_, entry) => entry.as_ref(),
-            Credential::InEntry(entry) => Some(entry),
+        match self {
+            Self::Beside { entry, .. } => entry.as_ref(),
+            Self::InEntry(entry) => Some(entry),
         }
     }
 
     #[cfg(feature = "incoming")]
     fn credential(&self) -> &C {
-        match &self.credential {
-            Credential::Beside(credential, _) => credential,
-            Credential::InEntry(entry) => &entry.credential,
+        match self {
+            Self::Beside { credential, .. } => credential,
+            Self::InEntry(entry) => &entry.credential,
         }
     }
 }
@@ -134,13 +136,23 @@ impl<C> Kept<C> {
 impl<C: Clone> Clone for Kept<C> {
     #[inline]
     fn clone(&self) -> Self {
-        Self {
-            lifespan: self.lifespan,
-            refresh_below: AtomicU64::new(self.refresh_below.load(Ordering::Relaxed)),
-            credential: match &self.credential {
-                Credential::Beside(credential, _) => Credential::Beside(credential.clone(), None),
-                Credential::InEntry(entry) => Credential::InEntry(Arc::clone(entry)),
+        match self {
+            Self::Beside {
+                is_changed,
+                entry: Some(entry),
+                ..
+            } if is_changed.load(Ordering::Relaxed) => Self::InEntry(Arc::clone(entry)),
+            Self::Beside {
+                credential,
+                settled_until,
+                ..
+            } => Self::Beside {
+                credential: credential.clone(),
+                settled_until: *settled_until,
+                is_changed: AtomicBool::new(false),
+                entry: None,
             },
+            Self::InEntry(entry) => Self::InEntry(Arc::clone(entry)),
         }
     }
 }

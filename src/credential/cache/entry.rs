@@ -73,26 +73,15 @@ impl<C> Obtained<C> {
 pub(super) struct Now {
     wall: SystemTime,
     pub(super) monotonic: Instant,
-    /// Since the cache was built.
-    passed: Duration,
 }
 
 impl Now {
     #[inline]
-    pub(super) fn read(clock: &dyn Clock, built: Instant) -> Self {
-        let wall = clock.now();
-        let monotonic = clock.monotonic();
+    pub(super) fn read(clock: &dyn Clock) -> Self {
         Self {
-            wall,
-            monotonic,
-            passed: monotonic.saturating_duration_since(built),
+            wall: clock.now(),
+            monotonic: clock.monotonic(),
         }
-    }
-
-    /// In nanoseconds since 1970.
-    #[inline]
-    fn wall_nanoseconds(&self) -> u64 {
-        nanoseconds(until(self.wall, SystemTime::UNIX_EPOCH))
     }
 
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
@@ -127,39 +116,46 @@ impl Windows {
     }
 }
 
-/// At any remaining lifetime a refresh is due.
-const DUE: u64 = u64::MAX;
-
-/// The end of a credential, by both of a clock's times.
+/// A time by both of a clock's times. It has come when the first of both says so.
 #[derive(Clone, Copy)]
-pub(super) struct Lifespan {
-    /// In nanoseconds since 1970.
-    expires_at: u64,
-    /// In nanoseconds since the cache was built.
-    deadline: u64,
+pub(super) struct End {
+    wall: SystemTime,
+    monotonic: Instant,
 }
 
-impl Lifespan {
-    fn new(asked_at: &Now, kept_for: Duration) -> Self {
-        let kept_for = nanoseconds(kept_for);
+impl End {
+    fn after(now: &Now, time: Duration) -> Self {
         Self {
-            expires_at: asked_at.wall_nanoseconds().saturating_add(kept_for),
-            deadline: nanoseconds(asked_at.passed).saturating_add(kept_for),
+            wall: now.wall.checked_add(time).unwrap_or(now.wall),
+            monotonic: now.monotonic.checked_add(time).unwrap_or(now.monotonic),
         }
     }
 
-    /// For how many nanoseconds the credential is still good: until the first of both times says that it has expired.
+    fn earlier_by(self, time: Duration) -> Option<Self> {
+        Some(Self {
+            wall: self.wall.checked_sub(time)?,
+            monotonic: self.monotonic.checked_sub(time)?,
+        })
+    }
+
+    /// To compare is cheaper than to subtract, and each cache hit does it.
     #[inline]
-    pub(super) fn remaining(&self, now: &Now) -> u64 {
-        let by_wall = self.expires_at.saturating_sub(now.wall_nanoseconds());
-        let by_deadline = self.deadline.saturating_sub(nanoseconds(now.passed));
-        by_wall.min(by_deadline)
+    pub(super) fn is_ahead_of(&self, now: &Now) -> bool {
+        now.wall < self.wall && now.monotonic < self.monotonic
+    }
+
+    fn remaining(&self, now: &Now) -> Duration {
+        let by_monotonic = self.monotonic.saturating_duration_since(now.monotonic);
+        until(self.wall, now.wall).min(by_monotonic)
     }
 }
 
+/// At any remaining lifetime a refresh is due.
+const DUE: u64 = u64::MAX;
+
 /// A credential with its lifetime.
 pub(super) struct Entry<C> {
-    pub(super) lifespan: Lifespan,
+    end: End,
     /// In nanoseconds of remaining lifetime. At or below it, a caller must look for a refresh.
     refresh_below: AtomicU64,
     pub(super) is_cloned_under_lock: bool,
@@ -188,7 +184,7 @@ impl<C> Entry<C> {
         let advisory_window = windows.advisory.saturating_sub(cut);
         let mandatory_window = windows.mandatory.saturating_sub(cut);
         Self {
-            lifespan: Lifespan::new(&asked_at, kept_for),
+            end: End::after(&asked_at, kept_for),
             refresh_below: AtomicU64::new(nanoseconds(advisory_window)),
             is_cloned_under_lock: obtained.is_cloned_under_lock,
             credential: obtained.credential,
@@ -200,15 +196,21 @@ impl<C> Entry<C> {
 
     /// How long the credential is still good.
     pub(super) fn remaining(&self, now: &Now) -> Duration {
-        Duration::from_nanos(self.lifespan.remaining(now))
+        self.end.remaining(now)
     }
 
     /// Whether the credential is good and needs no refresh, so that it can simply be used.
     pub(super) fn is_settled(&self, now: &Now) -> bool {
-        self.lifespan.remaining(now) > self.refresh_below()
+        nanoseconds(self.remaining(now)) > self.refresh_below()
     }
 
-    pub(super) fn refresh_below(&self) -> u64 {
+    /// Until when it [is settled](Self::is_settled), as long as nothing changes that.
+    pub(super) fn settled_until(&self) -> Option<End> {
+        self.end
+            .earlier_by(Duration::from_nanos(self.refresh_below()))
+    }
+
+    fn refresh_below(&self) -> u64 {
         self.refresh_below.load(Ordering::Relaxed)
     }
 
@@ -253,12 +255,10 @@ impl<C> Entry<C> {
     }
 }
 
-#[inline]
 fn until(end: SystemTime, now: SystemTime) -> Duration {
     end.duration_since(now).unwrap_or_default()
 }
 
-#[inline]
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -46,7 +46,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         self.forced.insert(*key, now.monotonic, &mut leftovers);
         if let Some(entry) = current {
             entry.force_refresh();
-            self.entries.copy_refresh_below(key, entry);
+            self.entries.changed(key, entry);
         }
         drop(fetches);
         tracing::debug!("a credential was rejected: the next caller refreshes it");

@@ -124,7 +124,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
         }
         for entry in &dropped.seen {
             entry.refresh_started();
-            self.entries.copy_refresh_below(&call.key, entry);
+            self.entries.changed(&call.key, entry);
         }
         let terms = Terms {
             reason,

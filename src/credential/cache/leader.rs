@@ -149,7 +149,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                     let kept = self.entries.find(&key);
                     if let Some(kept) = &kept {
                         kept.refresh_failed(now, REFUSED_FOR);
-                        self.entries.copy_refresh_below(&key, kept);
+                        self.entries.changed(&key, kept);
                     }
                     dropped.seen.extend(kept);
                 } else {
@@ -172,7 +172,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
                 dropped.seen.extend(kept.clone());
                 if let Some(kept) = &kept {
                     kept.refresh_failed(now, delay);
-                    self.entries.copy_refresh_below(&key, kept);
+                    self.entries.changed(&key, kept);
                 }
                 Outcome {
                     fetched: Err(error),

@@ -146,7 +146,6 @@ struct Inner<C> {
     lookups: Lookups,
     default_lifetime: Duration,
     clock: Arc<dyn Clock>,
-    built: Instant,
 }
 
 impl<C: Clone + Send + Sync + 'static> CredentialCache<C> {
@@ -377,7 +376,7 @@ impl<C: Clone + Send + Sync + 'static> Inner<C> {
     }
 
     fn now(&self) -> Now {
-        Now::read(&*self.clock, self.built)
+        Now::read(&*self.clock)
     }
 
     /// The cached credential, if it has not expired.

@@ -121,12 +121,13 @@ impl UpstreamTokenStore for MemoryStore {
         &'a self,
         owner: &'a TokenOwner,
     ) -> UpstreamFuture<'a, BTreeMap<String, StoredTokens>> {
-        let tokens = self.inner.with_session(owner, |rows| {
-            rows.iter()
-                .map(|(provider, row)| (provider.clone(), row.stored.clone()))
-                .collect()
+        let mut tokens = BTreeMap::new();
+        self.inner.with_session(owner, |rows| {
+            for (provider, row) in rows {
+                tokens.insert(provider.clone(), row.stored.clone());
+            }
         });
-        ready(tokens.unwrap_or_default())
+        ready(tokens)
     }
 
     fn put<'a>(
