@@ -36,9 +36,9 @@ use support::{
 use tempfile::TempDir;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_identity::{
-    AccessToken, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials, CredentialCache,
-    CrossAppAccess, DefaultClock, Identity, IntrospectionEndpoint, ManualClock, MemoryStore,
-    OnBehalfOf, Origin, OutgoingAuthConfig, Secret, TokenEndpoint, TokenValidator,
+    AccessToken, AuthError, AuthErrorKind, AuthLayer, ClientAuth, ClientCredentials,
+    CredentialCache, CrossAppAccess, DefaultClock, Identity, IntrospectionEndpoint, ManualClock,
+    MemoryStore, OnBehalfOf, Origin, OutgoingAuthConfig, Secret, TokenEndpoint, TokenValidator,
     TokenValidatorLayer, UpstreamToken,
     client::hyper::{CertificateSource, HttpsClient},
     config::Resources,
@@ -89,6 +89,7 @@ impl World {
         of_its_own["jwks"] = json!({ "keys": [public] });
         let mut with_a_secret = client("secret", "client_secret_basic");
         with_a_secret["client_secret"] = json!("a-secret");
+        let public = client("public", "none");
         let options = json!({
             "tls": {
                 "key": key,
@@ -96,7 +97,7 @@ impl World {
                 "ca": authority.certificate,
                 "aliases": aliases,
             },
-            "clients": [of_the_authority, of_its_own, with_a_secret],
+            "clients": [of_the_authority, of_its_own, with_a_secret, public],
             "resources": {
                 BACKEND: { "audience": "backend" },
                 OPAQUE: { "format": "opaque" },
@@ -394,6 +395,51 @@ async fn the_aliases_in_the_metadata_are_used_by_clients_that_present_a_certific
         .build()
         .unwrap();
     endpoint.request_token(request()).await.unwrap();
+}
+
+/// The refresh token of a client that authenticates is bound to the client (RFC 8705 §7.1), that of a public client to the
+/// certificate (§4).
+#[tokio::test]
+async fn after_a_new_certificate_a_client_that_authenticates_refreshes_and_the_users_of_a_public_one_log_in()
+ {
+    let Some(world) = World::start(true).await else {
+        return;
+    };
+    let newer = world.authority.issue("gateway");
+    let secret = Secret::new("a-secret").unwrap();
+    for client_auth in [
+        ClientAuth::tls_client_auth("gateway"),
+        ClientAuth::basic("secret", secret),
+        ClientAuth::none("public"),
+    ] {
+        let with = |certificate: &Pair| {
+            let client = world.client(Some(&source(certificate)));
+            let settings = world.settings(BACKEND);
+            let provider = OAuthProvider::builder(settings, client_auth.clone(), client);
+            provider.certificate_bound_tokens().build().unwrap()
+        };
+        let tokens = log_in(&world, with(&world.gateway)).await;
+        let refresh = async |certificate| {
+            let refreshed = with(certificate)
+                .refresh(&tokens, SystemTime::now())
+                .await?;
+            let Refreshed::Tokens(tokens) = refreshed else {
+                panic!("no tokens");
+            };
+            Ok(bound_to(tokens.token().access_token().expose()))
+        };
+        let refreshed: Result<_, AuthError> = refresh(&newer).await;
+        if client_auth.client_id() != "public" {
+            assert_eq!(refreshed.unwrap(), thumbprint_of_pem(&newer.0));
+            continue;
+        }
+        let error = refreshed.unwrap_err();
+        assert_eq!(error.kind(), AuthErrorKind::Rejected, "{error}");
+        assert_eq!(error.oauth_error(), Some("invalid_grant"));
+        let with_the_old_one = refresh(&world.gateway).await;
+        let expected = thumbprint_of_pem(&world.gateway.0);
+        assert_eq!(with_the_old_one.unwrap(), expected);
+    }
 }
 
 /// Files of a certificate that is replaced while a stack is running.

@@ -188,6 +188,12 @@ const DESCRIPTIONS: &[(&[&str], &str, Meaning)] = &[
         "too many requests",
         Meaning::RateLimit,
     ),
+    // Keycloak: the client's certificate was replaced, to which it binds refresh tokens, also of confidential clients.
+    (
+        &["unauthorized_client"],
+        "thumbprint and one in the",
+        Meaning::Token,
+    ),
     // A parameter that only the operator sets.
     (&["invalid_request"], "client_id", Meaning::Client),
     (&["invalid_request"], "client_secret", Meaning::Client),

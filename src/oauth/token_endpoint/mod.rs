@@ -91,6 +91,7 @@ use builder::TokenEndpointBuilder;
 /// | a rate limit in any words, for example `slow_down`, `ratelimited`, `too_many_attempts`, and Zoho's `Access Denied` | `Unavailable` | `Unavailable` |
 /// | a fault that passes, for example `server_error`, `temporarily_unavailable`, Slack's `internal_error` | `Unavailable` | `Unavailable` |
 /// | `invalid_client` and its like, for example `bad_client_secret`, `deleted_client`, `redirect_uri_mismatch` | `Configuration` | `Configuration` |
+/// | `unauthorized_client` to a refresh token that is bound to another certificate (Keycloak) | `Rejected` | |
 /// | `unauthorized_client`, and with 401 `access_denied` | `Configuration` | `Configuration` |
 /// | `unauthorized_client` to a refresh, with 403 or 200, if the description does not mention the client (Atlassian, GitHub) | `Rejected` | |
 /// | `unsupported_grant_type`, `invalid_target`, `invalid_resource`, `invalid_dpop_proof` | `Configuration` | `Configuration` |

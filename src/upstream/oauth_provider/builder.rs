@@ -59,7 +59,9 @@ impl OAuthProviderBuilder {
     ///
     /// The stored tokens do not say to which certificate they are bound. After the certificate was replaced, a user's access
     /// token is refused by backends until it expires and is refreshed, so replace the certificate long before its end, and
-    /// choose a provider whose access tokens are short-lived.
+    /// choose a provider whose access tokens are short-lived. The refresh succeeds if the provider binds refresh tokens to
+    /// the client. If it binds them to the certificate, the user must log in again: that holds for public clients
+    /// ([`ClientAuth::none`], RFC 8705 §4), and at Keycloak for all.
     pub fn certificate_bound_tokens(mut self) -> Self {
         self.presents_certificate = true;
         self
