@@ -8,8 +8,8 @@ use crate::{
     error::{BuildError, InvalidSetting},
     oauth::{
         client_auth::ClientAuth,
-        request::{NOT_A_SCOPE, is_scope},
         secret_source::SecretSource,
+        syntax::{NOT_A_SCOPE, is_scope},
         token_endpoint::{TokenEndpoint, builder::TokenEndpointBuilder},
     },
     secret::{PLACEHOLDER, Secret, check_client_secret},

@@ -1,7 +1,7 @@
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
 #[cfg(feature = "token-exchange")]
-use crate::oauth::request::{NOT_A_SCOPE, is_scope};
+use crate::oauth::syntax::{NOT_A_SCOPE, is_scope};
 
 /// Something was configured wrongly and cannot be built.
 ///

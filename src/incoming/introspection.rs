@@ -12,8 +12,8 @@ use crate::{
     error::{AuthError, AuthErrorKind, BuildError, Faults},
     oauth::{
         client_auth::{ClientAuth, Recipient},
+        form::Form,
         http_client::{HttpClient, parse_url},
-        request::Form,
     },
     origin::Origin,
 };

@@ -15,7 +15,7 @@ use crate::{
 #[cfg(feature = "private-key-jwt")]
 use super::private_key_jwt::PrivateKeyJwt;
 use super::{
-    request::Form,
+    form::Form,
     secret_source::{Expected, SecretSource},
 };
 

@@ -5,10 +5,7 @@ use serde_json::Value;
 
 use crate::error::{AuthErrorKind, Interaction};
 
-use super::{
-    request::{TokenRequest, is_scope},
-    response::Members,
-};
+use super::{request::TokenRequest, response::Members, syntax::is_scope};
 
 const LONGEST_ACR_VALUES: usize = 512;
 const LONGEST_CLAIMS: usize = 2048;

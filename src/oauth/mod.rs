@@ -10,6 +10,7 @@ pub(crate) mod challenge;
 pub(crate) mod client_auth;
 #[cfg(feature = "dpop")]
 pub(crate) mod dpop;
+pub(crate) mod form;
 pub(crate) mod http_client;
 mod interaction;
 #[cfg(feature = "private-key-jwt")]
@@ -28,14 +29,16 @@ pub(crate) mod secret_source;
 pub(crate) mod signing;
 #[cfg(feature = "private-key-jwt")]
 pub(crate) mod signing_keys;
+pub(crate) mod syntax;
 pub(crate) mod token_endpoint;
+pub(crate) mod token_type;
 pub(crate) mod unverified_jwt;
 
 #[cfg(feature = "dpop")]
 pub use dpop::{key::DpopKey, keys::DpopKeys};
 #[cfg(feature = "private-key-jwt")]
 pub use private_key_jwt::{PrivateKeyJwt, PrivateKeyJwtBuilder};
-pub use request::{TokenRequest, TokenType};
+pub use request::TokenRequest;
 pub use resource_metadata::{ResourceMetadata, ResourceMetadataFuture};
 pub use response::{Lifetime, TokenResponse};
 pub use secret_source::SecretSource;
@@ -44,3 +47,4 @@ pub use signing::{JwtSigner, SigningAlgorithm, SigningFuture};
 #[cfg(feature = "private-key-jwt")]
 pub use signing_keys::{Jwks, SigningKeys};
 pub use token_endpoint::{TokenResponseFuture, builder::TokenEndpointBuilder};
+pub use token_type::TokenType;

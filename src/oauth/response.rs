@@ -8,7 +8,7 @@ use crate::{
     secret::{AccessToken, Secret},
 };
 
-use super::request::{TokenRequest, TokenType};
+use super::{request::TokenRequest, token_type::TokenType};
 
 /// The longest lifetime that is accepted.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);

@@ -7,7 +7,10 @@ use crate::{
     credential::cache::key::CacheScope,
     error::{AuthError, AuthErrorKind, Faults},
     identity::Identity,
-    oauth::request::{TokenRequest, is_parameter_name, is_reserved_parameter},
+    oauth::{
+        request::TokenRequest,
+        syntax::{is_parameter_name, is_reserved_parameter},
+    },
 };
 
 const MAX_VALUE: usize = 4 * 1024;

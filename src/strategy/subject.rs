@@ -15,7 +15,7 @@ use crate::{
     error::{AuthError, AuthErrorKind, Faults, Interaction},
     identity::Identity,
     oauth::{
-        request::TokenType,
+        token_type::TokenType,
         unverified_jwt::{UnverifiedJwt, expiration},
     },
     secret::{AccessToken, Fingerprint, Secret},

@@ -1,6 +1,6 @@
 use crate::{
     error::{Faults, one_of},
-    oauth::request::{TokenRequest, is_absolute_uri},
+    oauth::{request::TokenRequest, syntax::is_absolute_uri},
 };
 
 /// The settings that say what a token is for, and what it allows.

@@ -7,8 +7,8 @@ use crate::{
     credential::cache::{CredentialCache, key::CacheScope},
     error::{BuildError, Faults},
     oauth::{
-        request::{TokenRequest, TokenType, fault_of_grant_type},
-        token_endpoint::TokenEndpoint,
+        request::TokenRequest, syntax::fault_of_grant_type, token_endpoint::TokenEndpoint,
+        token_type::TokenType,
     },
     outgoing::identity::HealthCheck,
 };

@@ -14,7 +14,7 @@ use crate::{
         kind::{Kind, keys, write_redacted},
         variable_name::VariableName,
     },
-    oauth::{client_auth::ClientAuth, request::TokenType},
+    oauth::{client_auth::ClientAuth, token_type::TokenType},
     secret::Secret,
     strategy::{
         cross_app_access::builder::CrossAppAccessBuilder, strategy::Strategy, subject::Subject,

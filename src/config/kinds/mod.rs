@@ -1,7 +1,7 @@
 //! The kinds of backends that have a block, one file for each. `backend.rs` has the list of them. A kind in the list
 //! must be re-exported by `config` and have all parts of [`Kind`](super::kind::Kind), or it does not compile.
 
-use crate::{oauth::request::TokenType, strategy::placement::Placement};
+use crate::{oauth::token_type::TokenType, strategy::placement::Placement};
 
 use super::block::Block;
 

@@ -6,10 +6,7 @@ use crate::{
     clock::Clock,
     credential::cache::{CredentialCache, key::CacheScope},
     error::{BuildError, Faults},
-    oauth::{
-        request::{TokenRequest, TokenType},
-        token_endpoint::TokenEndpoint,
-    },
+    oauth::{request::TokenRequest, token_endpoint::TokenEndpoint, token_type::TokenType},
     strategy::{
         assertions::Assertions,
         issued::{Holder, IssuedToken, IssuedTokensBuilder},

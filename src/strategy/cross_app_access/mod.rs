@@ -10,9 +10,10 @@ use crate::{
     dpop::BoundKey,
     error::{AuthError, AuthErrorKind},
     oauth::{
-        request::{TokenRequest, TokenType},
+        request::TokenRequest,
         response::{Lifetime, TokenResponse},
         token_endpoint::TokenEndpoint,
+        token_type::TokenType,
         unverified_jwt::UnverifiedJwt,
     },
     secret::Secret,

@@ -4,8 +4,8 @@ use crate::{
     error::Faults,
     oauth::{
         http_client::parse_url,
-        request::{is_absolute_uri, is_scope},
         response::Dialect,
+        syntax::{is_absolute_uri, is_scope},
     },
 };
 
