@@ -1,9 +1,11 @@
 mod bindings;
 pub(crate) mod builder;
+mod caller;
 pub(crate) mod certificate_binding;
 mod claims;
 mod introspection;
 mod jwt;
+mod token;
 mod token_kind;
 mod validated_tokens;
 pub(crate) mod validating;
@@ -14,40 +16,35 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
-use serde_json::{Map, Value};
 use tower::{BoxError, Service};
 use zeroize::Zeroizing;
 
 use crate::{
     clock::Clock,
     error::{AuthError, AuthErrorKind},
-    identity::{Identity, Reading},
+    identity::Reading,
     oauth::challenge::{Challenge, Scheme},
-    secret::AccessToken,
-    upstream::{TokenOwner, upstream_tokens::UpstreamTokens},
+    upstream::upstream_tokens::UpstreamTokens,
 };
 
 #[cfg(feature = "dpop")]
-use super::dpop::{Presentation, Use, Verified, Verifier};
+use super::dpop::{Presentation, Verified, Verifier};
 use super::{
     issuer::{Issuer, TrustedIssuer},
-    key_set::{KeySet, Verification},
+    key_set::KeySet,
     layer::credentials,
     metadata::ProtectedResourceMetadata,
 };
 
 use bindings::Presented;
 use builder::TokenValidatorBuilder;
-use claims::{Accepted, Admission, Source, Vouched, issued_at, text};
+use claims::Admission;
 use introspection::Introspection;
-use jwt::Jwt;
-use validated_tokens::{Validated, ValidatedTokens};
+use validated_tokens::ValidatedTokens;
 use validating::Validating;
 
-const MAX_TOKEN: usize = 16 * 1024;
-
 /// Validates access tokens of one or several issuers for this resource, and turns them
-/// into an [`Identity`].
+/// into an [`Identity`](crate::Identity).
 ///
 /// Needs the feature `incoming`.
 ///
@@ -133,7 +130,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 ///
 /// If an upstream provider cannot be reached, the request still passes. A strategy that
 /// needs this provider's token then fails with the provider's error
-/// ([`Identity::unavailable_upstream`]), which is a 503.
+/// ([`Identity::unavailable_upstream`](crate::Identity::unavailable_upstream)), which is a 503.
 ///
 /// The error carries the challenge, and [`AuthError::to_response`] is the response.
 ///
@@ -401,273 +398,6 @@ impl Inner {
         issuers.map(|issuer| issuer.id.as_str()).collect()
     }
 
-    /// `None`, when something has to be waited for.
-    fn validate_now(&self, token: &str) -> Option<Result<Validated, AuthError>> {
-        if token.len() > MAX_TOKEN {
-            return Some(Err(rejected("the token is too large")));
-        }
-        if let Some(tokens) = &self.validated_tokens
-            && let Some(validated) = tokens.find(token, &*self.clock)
-        {
-            return Some(Ok(validated));
-        }
-        match Jwt::parse(token) {
-            Some(jwt) => self.validate_jwt_now(&jwt, token).transpose(),
-            None if self.introspection.is_some() => None,
-            None => Some(Err(rejected("the token is malformed"))),
-        }
-    }
-
-    fn validate_jwt_now(&self, jwt: &Jwt<'_>, token: &str) -> Result<Option<Validated>, AuthError> {
-        let claims = jwt.claims()?;
-        let issuer = self.issuer_of(&claims)?;
-        let Some(known) = issuer.keys.known() else {
-            return Ok(None);
-        };
-        match jwt.verify(&known.keys, issuer, &claims)? {
-            Verification::Good => self
-                .accept_jwt(issuer, claims, token, Reading::now())
-                .map(Some),
-            Verification::Bad => Err(not_signed()),
-            Verification::Unknown => Ok(None),
-        }
-    }
-
-    async fn validate_waiting(
-        self: &Arc<Self>,
-        token: &str,
-        reading: Reading,
-    ) -> Result<Validated, AuthError> {
-        let Some(jwt) = Jwt::parse(token) else {
-            return self.introspect(token, reading).await;
-        };
-        let claims = jwt.claims()?;
-        let issuer = self.issuer_of(&claims)?;
-        let known = issuer.keys.known();
-        let keys = match &known {
-            Some(keys) => keys.clone(),
-            None => issuer.keys.first().await?,
-        };
-        let mut verification = jwt.verify(&keys.keys, issuer, &claims)?;
-        // Keys that were fetched for this very token are as new as can be.
-        if verification == Verification::Unknown
-            && known.is_some()
-            && let Some(newer) = issuer.keys.newer_than(&keys, issued_at(&claims)).await?
-        {
-            verification = jwt.verify(&newer.keys, issuer, &claims)?;
-        }
-        match verification {
-            Verification::Good => self.accept_jwt(issuer, claims, token, reading),
-            Verification::Bad | Verification::Unknown => Err(not_signed()),
-        }
-    }
-
-    /// The issuer that the token says it is of. No key is looked up for a token of another one.
-    fn issuer_of(&self, claims: &Map<String, Value>) -> Result<&TrustedIssuer, AuthError> {
-        let issuer =
-            text(claims, "iss")?.ok_or_else(|| rejected("the token does not say who issued it"))?;
-        let is_exact = |trusted: &&TrustedIssuer| {
-            !trusted.id.is_template() && trusted.id.is_of(issuer, claims)
-        };
-        let is_of = |trusted: &&TrustedIssuer| trusted.id.is_of(issuer, claims);
-        let mut issuers = self.issuers.iter();
-        issuers
-            .clone()
-            .find(is_exact)
-            .or_else(|| issuers.find(is_of))
-            .ok_or_else(|| rejected("the token is of another issuer"))
-    }
-
-    fn accept_jwt(
-        &self,
-        issuer: &TrustedIssuer,
-        claims: Map<String, Value>,
-        token: &str,
-        reading: Reading,
-    ) -> Result<Validated, AuthError> {
-        self.accept(Vouched {
-            issuer,
-            source: Source::Signature,
-            claims,
-            token,
-            reading,
-        })
-    }
-
-    async fn introspect(
-        self: &Arc<Self>,
-        token: &str,
-        reading: Reading,
-    ) -> Result<Validated, AuthError> {
-        let introspection = self.introspection.as_ref().ok_or_else(not_active)?;
-        // What cannot be a token is not sent to anyone.
-        let token = AccessToken::new(token).map_err(|_| rejected("the token is malformed"))?;
-        let inner = Arc::clone(self);
-        let ask = |token: AccessToken| async move { inner.ask(token.expose(), reading).await };
-        introspection.once(token, ask).await
-    }
-
-    async fn ask(&self, token: &str, reading: Reading) -> Result<Validated, AuthError> {
-        let introspection = self.introspection.as_ref().ok_or_else(not_active)?;
-        let issuer = self.issuers.first().ok_or_else(not_active)?;
-        let named = Some(issuer.id.as_str()).filter(|_| !issuer.id.is_template());
-        let claims = introspection
-            .endpoint
-            .introspect(token, named, &*self.clock)
-            .await?;
-        self.accept(Vouched {
-            issuer,
-            source: Source::Introspection,
-            claims: claims.ok_or_else(not_active)?,
-            token,
-            reading,
-        })
-    }
-
-    fn accept(&self, mut vouched: Vouched<'_>) -> Result<Validated, AuthError> {
-        let session = self.take_session(&mut vouched.claims);
-        let accepted = self.admission.accept(vouched, self.clock.now())?;
-        let Accepted {
-            identity,
-            bindings,
-            expires_at,
-        } = accepted;
-        let validated = Validated {
-            owner: self.owner(&identity, session)?,
-            identity,
-            bindings,
-        };
-        if let (Some(tokens), Some(expires_at)) = (&self.validated_tokens, expires_at) {
-            tokens.keep(&validated, expires_at, &*self.clock);
-        }
-        Ok(validated)
-    }
-
-    /// The claim that names the session of the upstream tokens, which is nobody else's business.
-    fn take_session(&self, claims: &mut Map<String, Value>) -> Option<Value> {
-        claims.remove(self.upstream.as_ref()?.claim_of_session()?)
-    }
-
-    /// Returns the owner of the upstream tokens that the request gets, if any.
-    fn owner(
-        &self,
-        identity: &Identity,
-        session: Option<Value>,
-    ) -> Result<Option<TokenOwner>, AuthError> {
-        let Some(upstream) = &self.upstream else {
-            return Ok(None);
-        };
-        let user = || {
-            TokenOwner::of(identity).map_err(|_| rejected("the token does not say who issued it"))
-        };
-        match session {
-            Some(Value::String(session)) if !session.trim().is_empty() => {
-                Ok(Some(user()?.with_session(session)))
-            }
-            Some(_) => Err(rejected(
-                "the claim of the token that names its session does not",
-            )),
-            None if upstream.claim_of_session().is_some() => Ok(None),
-            None => user().map(Some),
-        }
-    }
-
-    /// A token without a proof is not looked at where each has to have one.
-    fn check_policy(&self, _presented: &Presented) -> Result<(), AuthError> {
-        #[cfg(feature = "dpop")]
-        if let Some(dpop) = &self.dpop
-            && dpop.is_required()
-            && _presented.proof().is_none()
-        {
-            return Err(rejected(
-                "a token that is bound to a key is needed, with the scheme DPoP and a proof",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Checks what this caller proves, which no other caller and no remembered token can do for it. Then adds the upstream
-    /// tokens where there are any to load, else the challenge where one is due.
-    fn conclude(
-        self: &Arc<Self>,
-        outcome: Result<Validated, AuthError>,
-        presented: &Presented,
-    ) -> Validating {
-        let used = presented.scheme();
-        let checked = outcome.and_then(|validated| {
-            presented.check(validated.bindings.as_deref())?;
-            Ok(validated)
-        });
-        let validated = match checked {
-            Ok(validated) => validated,
-            Err(error) => return Validating::ready(Err(self.refused(error, used))),
-        };
-        #[cfg(feature = "dpop")]
-        if let (Some(dpop), Some(proof)) = (&self.dpop, presented.proof()) {
-            match dpop.use_once(proof, self.clock.now()) {
-                Use::First => {}
-                Use::Refused(error) => {
-                    return Validating::ready(Err(self.refused(error, used)));
-                }
-                Use::Pending(noting) => {
-                    let inner = Arc::clone(self);
-                    return Validating::pending(async move {
-                        match noting.await {
-                            Ok(()) => inner.add_upstream(validated, used).await,
-                            Err(error) => Err(inner.refused(error, used)),
-                        }
-                    });
-                }
-            }
-        }
-        self.add_upstream(validated, used)
-    }
-
-    fn add_upstream(self: &Arc<Self>, validated: Validated, used: Scheme) -> Validating {
-        let Validated {
-            identity, owner, ..
-        } = validated;
-        let Some(owner) = owner else {
-            return Validating::ready(Ok(identity));
-        };
-        let inner = Arc::clone(self);
-        Validating::pending(async move {
-            let outcome = inner.with_upstream(identity, &owner).await;
-            outcome.map_err(|error| inner.refused(error, used))
-        })
-    }
-
-    async fn with_upstream(
-        &self,
-        user: Identity,
-        owner: &TokenOwner,
-    ) -> Result<Identity, AuthError> {
-        let Some(upstream) = &self.upstream else {
-            return Ok(user);
-        };
-        let tokens = upstream.load_unboxed(owner).await?;
-        if self.login_required == LoginRequired::Refused
-            && let Some((provider, refusal)) = tokens.login_required().first_key_value()
-        {
-            let error = AuthError::new(
-                AuthErrorKind::Rejected,
-                "the caller has to log in again, because an upstream provider's tokens have ended",
-            )
-            .with_provider(provider);
-            return Err(match refusal.interaction() {
-                Some(interaction) => error.with_interaction(interaction.clone()),
-                None => error,
-            });
-        }
-        tokens.into_identity(&user, owner).map_err(|error| {
-            AuthError::new(
-                AuthErrorKind::Configuration,
-                "the store of upstream tokens has a provider without a name",
-            )
-            .with_source(error)
-        })
-    }
-
     fn refused(&self, error: AuthError, used: Scheme) -> AuthError {
         tracing::debug!(kind = ?error.kind(), error = error.in_event(), "a caller was refused");
         self.challenge.added_to(error, used)
@@ -692,11 +422,6 @@ enum LoginRequired {
 #[cold]
 fn not_active() -> AuthError {
     rejected("the token is not active")
-}
-
-#[cold]
-fn not_signed() -> AuthError {
-    rejected("the token is not signed with a key of the issuer")
 }
 
 /// The bearer reads `description`, which holds nothing of the token.
