@@ -657,6 +657,57 @@ async fn f93_two_tabs_that_start_at_once_both_come_back() {
     }
 }
 
+#[tokio::test]
+async fn a_user_who_tries_again_comes_back_to_the_page_where_they_came_from() {
+    let world = world();
+    let mut alice = Browser::of("alice");
+    let asked = format!("{BASE}/link/idp?return_to={}", encoded("/inbox?unread=1&x"));
+    let retry = |page: &Page| {
+        let back = format!(r#"<a href="{GATEWAY}/inbox?unread=1&amp;x">Back</a>"#);
+        assert!(page.text.contains(&back), "{page:?}");
+        let (_, retry) = page.text.split_once("<a href=\"").unwrap();
+        retry.split_once('"').unwrap().0.replace("&amp;", "&")
+    };
+    let start = alice.get(&world.linking, &asked).await;
+    let state = query(start.location())["state"].clone();
+    let declined = format!(
+        "{BASE}/link/callback/idp?error=access_denied&state={}&iss={}",
+        encoded(&state),
+        encoded(ISSUER)
+    );
+    let page = alice.get(&world.linking, &declined).await;
+    assert_eq!(page.status, StatusCode::FORBIDDEN, "{page:?}");
+    let again = alice.get(&world.linking, &retry(&page)).await;
+    let back = world.provider.agree(again.location());
+    let page = alice.get(&world.linking, &back).await;
+    assert_eq!(page.location(), format!("{GATEWAY}/inbox?unread=1&x"));
+
+    // No page for links ends one.
+    let unlink = format!("{BASE}/unlink/idp?return_to=%2Finbox");
+    let page = alice
+        .send(
+            &world.linking,
+            Method::POST,
+            &unlink,
+            &[("origin", "https://evil.example")],
+        )
+        .await;
+    assert_eq!(page.status, StatusCode::FORBIDDEN);
+    assert!(
+        page.text.contains("/inbox") && !page.text.contains("/link/"),
+        "{page:?}"
+    );
+
+    // A start that fails is tried again, too.
+    let world = self::world();
+    world
+        .provider
+        .metadata("issuer", json!("https://other.example.com"));
+    let page = alice.get(&world.linking, &asked).await;
+    assert!(page.status.is_server_error(), "{page:?}");
+    assert_eq!(retry(&page), asked);
+}
+
 /// A validator leaves the claim of the session out of the identity.
 #[tokio::test]
 async fn f95_a_session_that_a_validator_found_is_the_one_whose_account_is_linked() {

@@ -58,7 +58,7 @@ struct Backend {
     credential: Credential,
 }
 
-/// Whose credential a backend gets, and so who can help where it is refused.
+/// The kind of credential that a backend gets. It decides who can help where it is refused.
 enum Credential {
     /// The gateway's own, or none.
     Gateway,

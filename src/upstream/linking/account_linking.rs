@@ -222,19 +222,19 @@ impl Inner {
                 let flow = self.flow(name)?;
                 self.start(flow, &head.uri, &head.headers, &head.extensions)
                     .await
-                    .map_err(|error| self.told(error, name))
+                    .map_err(|error| self.told_to_retry(error, name, &head.uri))
             }
             Route::Callback(name) => {
                 let flow = self.flow(name)?;
                 self.finish(name, flow, &head.uri, &head.headers, &head.extensions)
                     .await
-                    .map_err(|error| self.told(error, name))
+                    .map_err(|error| self.told_to_retry(error, name, &head.uri))
             }
             Route::Unlink(name) => {
                 self.flow(name)?;
                 self.unlink(name, &head.uri, &head.headers, &head.extensions)
                     .await
-                    .map_err(|error| self.told(error, name))
+                    .map_err(|error| self.told(error, name, &head.uri))
             }
             Route::WrongMethod => Err(LinkErrorKind::Method.into()),
             Route::NotFound => Err(LinkErrorKind::NotFound.into()),
@@ -324,13 +324,26 @@ impl Inner {
         format!("{}{}/{page}/{provider}", self.origin, self.prefix)
     }
 
-    fn told(&self, error: LinkError, provider: &str) -> LinkError {
-        let return_to = error.return_url().unwrap_or(&self.return_to);
-        let return_url = format!("{}{return_to}", self.origin);
-        error
-            .of(provider)
-            .returning_to(&return_url)
-            .with_retry_url(self.page("link", provider))
+    /// Adds to the error of a link where the user can start again, and then comes back to the same page.
+    fn told_to_retry(&self, error: LinkError, provider: &str, uri: &Uri) -> LinkError {
+        let mut retry_url = self.page("link", provider);
+        let return_to = self.came_from(&error, uri);
+        if return_to != self.return_to {
+            let query: String = form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
+            retry_url = format!("{retry_url}?return_to={query}");
+        }
+        self.told(error, provider, uri).with_retry_url(retry_url)
+    }
+
+    fn told(&self, error: LinkError, provider: &str, uri: &Uri) -> LinkError {
+        let return_url = format!("{}{}", self.origin, self.came_from(&error, uri));
+        error.of(provider).returning_to(&return_url)
+    }
+
+    /// The path where the user came from: as the state of the link has it, or the request.
+    fn came_from(&self, error: &LinkError, uri: &Uri) -> String {
+        let known = error.return_url().map(str::to_owned);
+        known.unwrap_or_else(|| self.return_to(uri))
     }
 
     fn error_page(&self, error: &LinkError) -> Response<Full<Bytes>> {

@@ -36,7 +36,7 @@ impl LinkError {
         self.provider.as_deref()
     }
 
-    /// Where the user can try again, if that can help.
+    /// Where the user can start the link again, if that can help.
     pub fn retry_url(&self) -> Option<&str> {
         self.retry_url
             .as_deref()
@@ -234,9 +234,7 @@ impl LinkErrorKind {
             Self::NotFound => "There is no such page.",
             Self::Method => "This page cannot be used in this way.",
             Self::Malformed => "The request was incomplete or damaged. Start again.",
-            Self::Foreign => {
-                "The request did not come from this site. If you want to link the account, start here."
-            }
+            Self::Foreign => "The request did not come from this site, so nothing was changed.",
             Self::OtherBrowser => {
                 "This browser did not start this. Start again, and stay in the same browser. Cookies must be allowed."
             }
@@ -257,7 +255,9 @@ impl LinkErrorKind {
             Self::IdToken => {
                 "The provider did not say correctly who you are, so nothing was changed. Start again."
             }
-            Self::Unavailable => "The provider does not answer at the moment. Try again later.",
+            Self::Unavailable => {
+                "The provider, or a part of this application, does not answer at the moment. Try again later."
+            }
             Self::Configuration => {
                 "This application is not set up correctly for the provider. Tell its administrator."
             }
