@@ -722,11 +722,14 @@ async fn f38_a_second_authorization_header_is_refused_even_beside_a_good_one() {
             assert_eq!(response.body()["error"], "invalid_token");
         }
     }
-    let mut request = Request::new(());
-    let binary = HeaderValue::from_bytes(b"Bearer \xff\xfe").unwrap();
-    request.headers_mut().insert(AUTHORIZATION, binary);
-    let response = answer(layer, request).await;
-    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    for binary in [&b"Bearer \xff\xfe"[..], b"Bearer \xc3\xa9"] {
+        let mut request = Request::new(());
+        let binary = HeaderValue::from_bytes(binary).unwrap();
+        request.headers_mut().insert(AUTHORIZATION, binary);
+        let response = answer(layer.clone(), request).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.body()["error"], "invalid_token");
+    }
 }
 
 #[tokio::test]

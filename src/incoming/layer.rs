@@ -262,11 +262,11 @@ impl Admission {
     }
 }
 
-/// The token of a request, with its scheme.
+/// The token of a request, with its scheme. It may be no text.
 pub(super) fn credentials(
     headers: &HeaderMap,
     accepts_dpop: bool,
-) -> Result<(Scheme, &str), AuthError> {
+) -> Result<(Scheme, &[u8]), AuthError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Err(match headers.get(ACCESS_CONTROL_REQUEST_METHOD) {
@@ -277,20 +277,20 @@ pub(super) fn credentials(
     if values.next().is_some() {
         return Err(rejected("there is more than one Authorization header"));
     }
-    let value = value
-        .to_str()
-        .map_err(|_| rejected("the Authorization header is malformed"))?;
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    let scheme = if scheme.eq_ignore_ascii_case("bearer") {
+    let mut parts = value.as_bytes().splitn(2, |byte| *byte == b' ');
+    let scheme = parts.next().unwrap_or_default();
+    let scheme = if scheme.eq_ignore_ascii_case(b"bearer") {
         Scheme::Bearer
-    } else if accepts_dpop && scheme.eq_ignore_ascii_case("dpop") {
+    } else if accepts_dpop && scheme.eq_ignore_ascii_case(b"dpop") {
         Scheme::Dpop
     } else {
         return Err(no_credentials());
     };
-    match token.trim_start_matches(' ') {
-        "" => Err(rejected("the Authorization header has no token")),
-        token => Ok((scheme, token)),
+    let rest = parts.next().unwrap_or_default();
+    let start = rest.iter().position(|byte| *byte != b' ');
+    match start.and_then(|start| rest.get(start..)) {
+        Some(token) => Ok((scheme, token)),
+        None => Err(rejected("the Authorization header has no token")),
     }
 }
 

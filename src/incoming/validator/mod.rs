@@ -235,7 +235,7 @@ impl TokenValidator {
     ///
     /// If keys or an introspection response are awaited outside of a Tokio runtime with time enabled.
     pub fn validate(&self, token: &str) -> Validating {
-        self.validate_presented(token, Presented::default())
+        self.validate_presented(token.as_bytes(), Presented::default())
     }
 
     /// Validates the token of a request, as [`TokenValidatorLayer`](crate::TokenValidatorLayer) does. It changes
@@ -275,8 +275,11 @@ impl TokenValidator {
     }
 
     #[cfg(feature = "dpop")]
-    fn check_proof<B>(&self, request: &Request<B>, token: &str, presented: Presented) -> Checked {
+    fn check_proof<B>(&self, request: &Request<B>, token: &[u8], presented: Presented) -> Checked {
         let used = Scheme::Dpop;
+        let Ok(token) = str::from_utf8(token) else {
+            return self.refuse(malformed(), used);
+        };
         let Some(verifier) = &self.inner.dpop else {
             return self.refuse(not_active(), used);
         };
@@ -290,7 +293,7 @@ impl TokenValidator {
             Ok(Verified { proof, next_nonce }) => {
                 let presented = presented.with_proof(proof);
                 Checked {
-                    validating: self.validate_presented(token, presented),
+                    validating: self.validate_presented(token.as_bytes(), presented),
                     used,
                     next_nonce: next_nonce.map(Box::new),
                 }
@@ -300,7 +303,7 @@ impl TokenValidator {
     }
 
     #[cfg(not(feature = "dpop"))]
-    fn check_proof<B>(&self, _: &Request<B>, _: &str, _: Presented) -> Checked {
+    fn check_proof<B>(&self, _: &Request<B>, _: &[u8], _: Presented) -> Checked {
         self.refuse(not_active(), Scheme::Bearer)
     }
 
@@ -320,10 +323,16 @@ impl TokenValidator {
         }
     }
 
-    fn validate_presented(&self, token: &str, presented: Presented) -> Validating {
+    fn validate_presented(&self, token: &[u8], presented: Presented) -> Validating {
         if let Err(error) = self.inner.check_policy(&presented) {
             return Validating::ready(Err(self.inner.refused(error, presented.scheme())));
         }
+        if let Some(validated) = self.inner.remembered(token) {
+            return self.inner.conclude(Ok(validated), &presented);
+        }
+        let Ok(token) = str::from_utf8(token) else {
+            return self.inner.conclude(Err(malformed()), &presented);
+        };
         match self.inner.validate_now(token) {
             Some(outcome) => self.inner.conclude(outcome, &presented),
             None => {
@@ -417,6 +426,11 @@ pub(super) struct Checked {
 enum LoginRequired {
     Refused,
     Admitted,
+}
+
+#[cold]
+fn malformed() -> AuthError {
+    rejected("the token is malformed")
 }
 
 #[cold]

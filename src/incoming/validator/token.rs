@@ -16,27 +16,28 @@ use super::{
     Inner,
     claims::{Accepted, Source, Vouched, issued_at, text},
     jwt::Jwt,
-    not_active, rejected,
+    malformed, not_active, rejected,
     validated_tokens::Validated,
 };
 
 const MAX_TOKEN: usize = 16 * 1024;
 
 impl Inner {
+    pub(super) fn remembered(&self, token: &[u8]) -> Option<Validated> {
+        let tokens = self.validated_tokens.as_ref()?;
+        let may_be_one = token.len() <= MAX_TOKEN;
+        may_be_one.then(|| tokens.find(token, &*self.clock))?
+    }
+
     /// `None`, when something has to be waited for.
     pub(super) fn validate_now(&self, token: &str) -> Option<Result<Validated, AuthError>> {
         if token.len() > MAX_TOKEN {
             return Some(Err(rejected("the token is too large")));
         }
-        if let Some(tokens) = &self.validated_tokens
-            && let Some(validated) = tokens.find(token, &*self.clock)
-        {
-            return Some(Ok(validated));
-        }
         match Jwt::parse(token) {
             Some(jwt) => self.validate_jwt_now(&jwt, token).transpose(),
             None if self.introspection.is_some() => None,
-            None => Some(Err(rejected("the token is malformed"))),
+            None => Some(Err(malformed())),
         }
     }
 
@@ -123,7 +124,7 @@ impl Inner {
     ) -> Result<Validated, AuthError> {
         let introspection = self.introspection.as_ref().ok_or_else(not_active)?;
         // What cannot be a token is not sent to anyone.
-        let token = AccessToken::new(token).map_err(|_| rejected("the token is malformed"))?;
+        let token = AccessToken::new(token).map_err(|_| malformed())?;
         let inner = Arc::clone(self);
         let ask = |token: AccessToken| async move { inner.ask(token.expose(), reading).await };
         introspection.once(token, ask).await

@@ -63,8 +63,7 @@ impl ValidatedTokens {
         }
     }
 
-    pub(super) fn find(&self, token: &str, clock: &dyn Clock) -> Option<Validated> {
-        let token = token.as_bytes();
+    pub(super) fn find(&self, token: &[u8], clock: &dyn Clock) -> Option<Validated> {
         let entry = self.tokens.get(token)?;
         if clock.now() < entry.expires_at && clock.monotonic() < entry.deadline {
             return Some(entry.validated);

@@ -98,11 +98,10 @@ impl Signer {
                 "the path and query of the request are longer than the 16,000 bytes that can be signed",
             ));
         }
-        check_signed_headers(request.headers())?;
         let signable = SignableRequest::new(
             request.method().as_str(),
             Cow::Borrowed(path_and_query),
-            signed_headers(request.headers()),
+            signed_headers(request.headers())?.into_iter(),
             payload
                 .bytes
                 .map_or(SignableBody::UnsignedPayload, SignableBody::Bytes),
@@ -213,23 +212,18 @@ fn is_signed(name: &HeaderName) -> bool {
     *name == HOST || *name == CONTENT_TYPE || name.as_str().starts_with(AMZ_PREFIX)
 }
 
-fn check_signed_headers(headers: &HeaderMap) -> Result<(), AuthError> {
-    for (name, value) in headers {
-        if is_signed(name) && str::from_utf8(value.as_bytes()).is_err() {
-            return Err(AuthError::new(
+fn signed_headers(headers: &HeaderMap) -> Result<Vec<(&str, &str)>, AuthError> {
+    let signed = headers.iter().filter(|(name, _)| is_signed(name));
+    let as_text = signed.map(|(name, value)| {
+        let value = str::from_utf8(value.as_bytes()).map_err(|_| {
+            AuthError::new(
                 AuthErrorKind::Configuration,
                 format!("the header `{name}` is not UTF-8, so the request cannot be signed"),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn signed_headers(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    headers
-        .iter()
-        .filter(|(name, _)| is_signed(name))
-        .filter_map(|(name, value)| Some((name.as_str(), str::from_utf8(value.as_bytes()).ok()?)))
+            )
+        })?;
+        Ok((name.as_str(), value))
+    });
+    as_text.collect()
 }
 
 #[cold]
