@@ -14,7 +14,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::{FutureExt, future::join_all};
+use serde_json::json;
 use support::{
     delegated_store::delegate_to_store,
     log::Log,
@@ -22,8 +24,9 @@ use support::{
     rotating_issuer::RotatingIssuer,
     store_contract::{self, tokens},
 };
+use tokio::sync::Notify;
 use tower_identity::{
-    AccessToken, AuthError, AuthErrorKind, Clock, ManualClock, MemoryStore, UpstreamToken,
+    AccessToken, AuthError, AuthErrorKind, Clock, ManualClock, MemoryStore, Secret, UpstreamToken,
     UpstreamTokenStore, UpstreamTokens,
     upstream::{
         Claim, Claimed, Lease, LoadedTokens, Provider, ProviderBuilder, ProviderTokens, Refreshed,
@@ -1285,4 +1288,62 @@ fn a_provider_needs_a_name() {
     );
     let error = Provider::builder(" ", refresher).build().unwrap_err();
     assert_eq!(error.invalid_settings()[0].setting(), "name");
+}
+
+/// Issues tokens when it is told to.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    asked: Arc<Notify>,
+    answer: Arc<Notify>,
+}
+
+impl Refresher for Told {
+    fn refresh(&self, _: &ProviderTokens, now: SystemTime) -> UpstreamFuture<'static, Refreshed> {
+        let this = self.clone();
+        Box::pin(async move {
+            this.asked.notify_one();
+            this.answer.notified().await;
+            Ok(of_account("private", 2, now).into())
+        })
+    }
+}
+
+/// Tokens whose ID token names this account, for 10 s.
+fn of_account(name: &str, issue: u32, at: SystemTime) -> ProviderTokens {
+    let claims = json!({ "iss": "https://idp.example.com", "sub": name });
+    let [header, claims] = [json!({}), claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    let secret = |text: String| Secret::new(text).unwrap();
+    let token = UpstreamToken::new(AccessToken::new(format!("{name}-{issue}")).unwrap())
+        .with_expires_at(at + 10 * SECOND)
+        .with_id_token(secret(format!("{header}.{claims}.c2ln")));
+    ProviderTokens::new(token, at).with_refresh_token(secret(format!("refresh-{name}-{issue}")))
+}
+
+#[tokio::test]
+async fn f96_another_account_that_is_linked_during_a_refresh_stays_whatever_its_clock_says() {
+    let (clock, told) = (clock(), Told::default());
+    let store = MemoryStore::builder().clock(clock.clone()).build().unwrap();
+    let provider = Provider::builder("github", told.clone()).build().unwrap();
+    let upstream = UpstreamTokens::new(store.clone(), [provider]).clock(clock.clone());
+    let private = of_account("private", 1, clock.now());
+    store.put(&ALICE, "github", &private).await.unwrap();
+    clock.advance(11 * SECOND);
+    let loading = tokio::spawn(upstream.load(&ALICE));
+    told.asked.notified().await;
+
+    // By a replica whose clock is far behind, so that this looks like the state of a backup.
+    let linked = of_account("work", 1, clock.now() - 12 * SECOND);
+    let token = linked
+        .token()
+        .clone()
+        .with_expires_at(clock.now() + 100 * SECOND);
+    let linked = ProviderTokens::new(token, linked.issued_at());
+    store.put(&ALICE, "github", &linked).await.unwrap();
+    told.answer.notify_one();
+
+    let loaded = loading.await.unwrap().unwrap();
+    assert_eq!(access_token(&loaded), "work-1");
+    let stored = store.load(&ALICE).await.unwrap();
+    let stored = stored["github"].tokens().token().access_token();
+    assert_eq!(stored.expose(), "work-1");
 }

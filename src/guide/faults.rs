@@ -165,5 +165,6 @@
 //! | F93 | of two tabs that start a link at once, the first cannot come back | `linking_security` | `f93_two_tabs_that_start_at_once_both_come_back` |
 //! | F94 | a value of the wrong type is also told to be missing | `config` | `f94_what_has_the_wrong_form_is_not_missing_as_well` |
 //! | F95 | a user of a session cannot link an account, although a validator knows the session | `linking_security` | `f95_a_session_that_a_validator_found_is_the_one_whose_account_is_linked` |
+//! | F96 | a refresh overwrites the account that was linked meanwhile by a replica whose clock is behind | `upstream_tokens` | `f96_another_account_that_is_linked_during_a_refresh_stays_whatever_its_clock_says` |
 //!
 //! Most faults have more tests than the one in the table. Search for the number to find them.

@@ -17,6 +17,7 @@ use crate::{
 };
 
 use super::{
+    account::Account,
     owner::TokenOwner,
     provider::{Provider, remaining},
     refresher::Refreshed,
@@ -211,8 +212,14 @@ impl Refresh {
 
     /// Whether the store has gone back to tokens that were replaced before, for example because it was restored. Their
     /// refresh token was spent.
+    ///
+    /// The clock of the replica that stored a login may be behind. So another account is a login, whatever the times.
     fn is_older(&self, restored: &StoredTokens) -> bool {
-        restored.tokens().issued_at() < self.stored.tokens().issued_at()
+        let (stored, restored) = (self.stored.tokens(), restored.tokens());
+        restored.issued_at() < stored.issued_at()
+            && Account::of(stored.token())
+                .zip(Account::of(restored.token()))
+                .is_none_or(|(known, other)| known == other)
     }
 
     /// Asks the provider, and renews the lease until it answers.
