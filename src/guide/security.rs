@@ -132,6 +132,7 @@
 //! | A token that is bound to a key (DPoP) is of no use with another key, and neither are its code and its refresh token | `dpop_token_endpoint` | `a_code_and_its_refresh_tokens_are_of_use_with_the_key_that_they_are_bound_to_alone` |
 //! | … and a bearer token in its place is refused, unless that is allowed | `dpop_token_endpoint` | `a_token_of_a_provider_that_does_not_know_dpop_is_refused_unless_it_is_allowed` |
 //! | … and tokens whose key is gone are neither sent nor removed | `dpop_upstream` | `tokens_whose_key_is_gone_ask_for_a_login_and_are_neither_sent_nor_removed` |
+//! | … and neither are those whose refresh token alone is bound | `dpop_upstream` | `a_refresh_token_that_alone_is_bound_is_not_spent_by_a_replica_with_another_key` |
 //! | … and each user of each issuer has another key | `dpop_keys` | `each_user_of_each_issuer_has_another_key_and_each_secret_other_keys` |
 //! | … and a hostile nonce is neither sent, nor kept, nor logged | `dpop_token_endpoint` | `a_hostile_nonce_is_neither_sent_nor_logged_nor_kept` |
 //! | … and each request has a fresh proof of its method, its place and its token | `dpop_requests` | `each_request_has_a_fresh_proof_of_its_method_its_place_and_its_token` |
@@ -176,7 +177,9 @@
 //! | … and with the proof of another key | `dpop_bound_tokens` | `a_stolen_token_is_refused_with_the_proof_of_another_key` |
 //! | … also where the token is remembered | `dpop_bound_tokens` | `the_proof_is_checked_for_each_request_also_where_the_token_is_remembered` |
 //! | A proof is accepted once | `dpop_bound_tokens` | `a_proof_is_accepted_once_within_the_window_and_not_at_all_after_it` |
+//! | … however the clock is set | `dpop_bound_tokens` | `a_proof_of_a_time_whose_proofs_were_forgotten_is_refused_for_the_clocks_sake_and_not_for_the_callers` |
 //! | … by all replicas that share a store | `dpop_bound_tokens` | `a_proof_is_accepted_once_by_all_replicas_that_share_a_store` |
+//! | … also where the clock of one is wrong | `dpop_peers` | `a_replica_whose_clock_is_wrong_makes_no_replay_a_first_use` |
 //! | … and none is accepted where it is not known whether it was used | `dpop_bound_tokens` | `a_store_that_cannot_tell_accepts_nothing_and_is_not_the_callers_fault` |
 //! | Many proofs push no earlier one out of the memory | `dpop_bound_tokens` | `a_memory_that_is_full_refuses_new_proofs_with_503_and_forgets_no_old_one` |
 //! | A proof for another server is refused, whatever the `Host` header says | `dpop_bound_tokens` | `the_url_is_a_setting_and_never_the_host_of_the_request` |
