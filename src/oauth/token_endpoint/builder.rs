@@ -63,7 +63,8 @@ impl TokenEndpointBuilder {
         }
     }
 
-    /// Sets how the client authenticates, and nothing else is tried. By default it does not say who it is.
+    /// Sets how the client authenticates (RFC 6749 §2.3), and nothing else is tried. By default a request has neither a
+    /// `client_id` nor a secret.
     pub fn client_auth(mut self, client_auth: ClientAuth) -> Self {
         self.client_auth = Some(client_auth);
         self
@@ -73,7 +74,7 @@ impl TokenEndpointBuilder {
     /// files are replaced, new tokens are requested. By default it is not known.
     ///
     /// It is the same source that the [client](crate::client::hyper::HttpsClientBuilder::client_certificate) has, and the
-    /// client of the backend, too. Needed where the issuer binds the tokens to the certificate (RFC 8705 §3), because a token
+    /// client of the backend, too. Set it where the issuer binds the tokens to the certificate (RFC 8705 §3), because a token
     /// that is bound to an older certificate is refused over a new connection.
     ///
     /// Needs the feature `hyper`.
@@ -105,8 +106,8 @@ impl TokenEndpointBuilder {
         self
     }
 
-    /// Sets within what time the whole answer has to be there, from waiting for the client's readiness to the last byte.
-    /// By default 30 s.
+    /// Sets the time limit of a request, from waiting for the client's readiness to the last byte of the answer. By default
+    /// 30 s.
     pub fn time_limit(mut self, time_limit: Duration) -> Self {
         self.time_limit = time_limit;
         self
