@@ -37,7 +37,9 @@ impl Inner {
         match Jwt::parse(token) {
             Some(jwt) => self.validate_jwt_now(&jwt, token).transpose(),
             None if self.introspection.is_some() => None,
-            None => Some(Err(malformed())),
+            None => Some(Err(rejected(
+                "the token is not a JWT, and no other is accepted here",
+            ))),
         }
     }
 
@@ -98,7 +100,7 @@ impl Inner {
             .clone()
             .find(is_exact)
             .or_else(|| issuers.find(is_of))
-            .ok_or_else(|| rejected("the token is of another issuer"))
+            .ok_or_else(|| rejected("the token is of another issuer (`iss`)"))
     }
 
     fn accept_jwt(
