@@ -200,14 +200,17 @@ async fn the_refresh_token_of_a_public_client_is_sent_with_its_own_key_although_
                 "refresh_token": refresh_token });
             json_answer(200, &answer)
         };
-        // The second answer keeps the refresh token, the third has nothing that can be used but another refresh token.
+        let spoiled = |refresh_token: &str| {
+            let answer = json!({ "access_token": "x", "token_type": "other", "refresh_token": refresh_token });
+            json_answer(200, &answer)
+        };
+        // The first and the fourth have nothing that can be used but another refresh token, the third keeps it.
+        asked.answer(spoiled("first"));
         asked.answer(answer(json!("second")));
         asked.answer(answer(Value::Null));
-        let spoiled =
-            json!({ "access_token": "x", "token_type": "other", "refresh_token": "third" });
-        asked.answer(json_answer(200, &spoiled));
-        asked.answer(answer(json!("fourth")));
-        for answers in 1..=4 {
+        asked.answer(spoiled("fourth"));
+        asked.answer(answer(json!("fifth")));
+        for answers in 1..=5 {
             let settings = settings(confidential, per_user('0'));
             load(&store, &asked, &alice, settings).await;
             assert_eq!(asked.requests().len(), answers);
@@ -223,16 +226,38 @@ async fn the_refresh_token_of_a_public_client_is_sent_with_its_own_key_although_
         let loaded = load(&store, &asked, &alice, settings).await;
         if confidential {
             // It is bound to the client, which has a secret.
-            assert_eq!(asked.requests().len(), 5, "{loaded:?}");
+            assert_eq!(asked.requests().len(), 6, "{loaded:?}");
             continue;
         }
         let error = &loaded.login_required()["idp"];
         assert!(error.to_string().contains("key"), "{error}");
-        assert_eq!(asked.requests().len(), 4, "the refresh token was sent");
+        assert_eq!(asked.requests().len(), 5, "the refresh token was sent");
         // Another replica may have the key.
         let kept = store.load(&alice).await.unwrap();
         assert_eq!(kept["idp"].version(), version);
     }
+}
+
+#[tokio::test]
+async fn a_bearer_token_is_used_to_its_end_although_the_key_of_its_refresh_token_is_gone() {
+    let (store, asked) = (Arc::new(MemoryStore::new()), Asked::default());
+    let alice = owner("alice");
+    let lasting = SystemTime::now() + HOUR;
+    for (expires_at, is_used) in [(lasting, true), (UNIX_EPOCH + HOUR, false)] {
+        let token = UpstreamToken::new(AccessToken::new("bearer").unwrap());
+        let tokens = ProviderTokens::new(token.with_expires_at(expires_at), UNIX_EPOCH)
+            .with_refresh_token(secret("refresh-token"))
+            .with_refresh_thumbprint(thumbprint_of(&per_user('0'), "alice"));
+        store.put(&alice, "idp", &tokens).await.unwrap();
+        let settings = |builder: TokenEndpointBuilder| {
+            let builder = builder.client_auth(ClientAuth::none("gateway"));
+            builder.dpop(per_user('1')).allow_bearer_tokens()
+        };
+        let loaded = load(&store, &asked, &alice, settings).await;
+        assert_eq!(loaded.tokens().contains_key("idp"), is_used, "{loaded:?}");
+        assert_eq!(loaded.login_required().contains_key("idp"), !is_used);
+    }
+    assert!(asked.requests().is_empty(), "the refresh token was sent");
 }
 
 #[tokio::test]

@@ -702,6 +702,7 @@ async fn a_refusal_names_the_claim_for_which_a_token_is_refused() {
         (signed(&without("exp")), "no `exp`"),
         (P256.sign(&of_another_type, &claims()), "(`typ`)"),
         (signed(&with("iss", "https://other.example.com")), "(`iss`)"),
+        (signed(&without("iss")), "(`iss`)"),
         ("ya29.an-opaque-token".to_owned(), "not a JWT"),
     ] {
         let response = answer(layer.clone(), bearing(&format!("Bearer {token}"))).await;

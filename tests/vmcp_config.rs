@@ -105,9 +105,7 @@ fn toolhives_own_example_is_read_and_what_is_left_to_the_application_is_named() 
     );
 }
 
-/// The YAML keys of `Config`, `IncomingAuthConfig`, `OIDCConfig` and `StaticBackendConfig` in
-/// <https://github.com/stacklok/toolhive/blob/e25de16cf9720b13cf0b400c861a2f6840e2763c/pkg/vmcp/config/config.go>.
-/// As the template in `pkg/vmcp/cli/init.go` has it.
+/// As the template in ToolHive's `pkg/vmcp/cli/init.go` has it.
 #[test]
 fn the_file_that_toolhive_starts_with_says_what_its_backends_lack() {
     let mut file = json!({
@@ -131,6 +129,8 @@ fn the_file_that_toolhive_starts_with_says_what_its_backends_lack() {
     assert_eq!(vmcp.backends().len(), 1);
 }
 
+/// The YAML keys of `Config`, `IncomingAuthConfig`, `OIDCConfig` and `StaticBackendConfig` in
+/// <https://github.com/stacklok/toolhive/blob/e25de16cf9720b13cf0b400c861a2f6840e2763c/pkg/vmcp/config/config.go>.
 #[test]
 fn no_key_of_toolhive_is_unknown() {
     let top = "name groupRef backends incomingAuth outgoingAuth aggregation compositeTools compositeToolRefs operational \

@@ -26,7 +26,7 @@ use tower_identity::{
     FallbackPolicy, Identity, IdentityLayer, Interaction, Origin, Strategy, TokenValidator,
     TokenValidatorLayer, UpstreamTokenStore, UpstreamTokens,
     client::hyper::{HttpsClient, https_client},
-    config::Resources,
+    config::{CrossAppAccessConfig, Resources, TokenExchangeConfig},
     incoming::{BindSubjectService, McpRequest},
     outgoing::{AuthService, IdentityService, RetryRejected, forward_mcp},
     upstream::linking::CodeFlow,
@@ -347,10 +347,15 @@ impl Credential {
             | BackendAuthConfig::ClientCredentials(_)
             | BackendAuthConfig::ClaimInjection(_)
             | BackendAuthConfig::SignedIdentity(_) => Self::Gateway,
-            BackendAuthConfig::UpstreamInject(inject) => Self::Linked {
-                provider: inject.provider_name.clone(),
-                url: pages.and_then(|pages| pages.link_url(&inject.provider_name)),
-            },
+            BackendAuthConfig::UpstreamInject(inject) => Self::linked(&inject.provider_name, pages),
+            BackendAuthConfig::TokenExchange(TokenExchangeConfig {
+                subject_provider_name: Some(provider),
+                ..
+            })
+            | BackendAuthConfig::CrossAppAccess(CrossAppAccessConfig {
+                subject_provider_name: Some(provider),
+                ..
+            }) => Self::linked(provider, pages),
             BackendAuthConfig::Both(both) => {
                 let parts = [&both.first, &both.second].into_iter().flatten();
                 let mut parts = parts.map(|part| Self::of(part, pages));
@@ -358,6 +363,13 @@ impl Credential {
                 of_user.unwrap_or(Self::Gateway)
             }
             _ => Self::Login,
+        }
+    }
+
+    fn linked(provider: &str, pages: Option<&Pages>) -> Self {
+        Self::Linked {
+            provider: provider.to_owned(),
+            url: pages.and_then(|pages| pages.link_url(provider)),
         }
     }
 }

@@ -13,7 +13,7 @@ use http::{StatusCode, Uri};
 use http_body_util::Full;
 use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use tower_identity::{
-    AuthError, AuthErrorKind, HeaderForwardLayer, Identity, TokenValidatorLayer,
+    AuthError, AuthErrorKind, BackendAuthConfig, HeaderForwardLayer, Identity, TokenValidatorLayer,
     client::hyper::https_client,
     config::{Resources, VmcpConfig},
     outgoing::forward_mcp,
@@ -22,12 +22,18 @@ use tower_identity::{
 /// The keys that this program acts on itself, or has no use for. All others are read.
 const HANDLED: [&str; 4] = ["name", "groupRef", "aggregation", "incomingAuth.authz"];
 
-/// The types that send a credential of the user. Where another one is refused, no login helps.
-const USERS: [&str; 5] = ["token_exchange", "upstream_inject", "aws_sts", "obo", "xaa"];
+/// The types that send a credential of the gateway's own. Where it is refused, no login of the user helps.
+const OF_THE_GATEWAY: [&str; 5] = [
+    "unauthenticated",
+    "header_injection",
+    "client_credentials",
+    "claim_injection",
+    "signed_identity",
+];
 
 #[derive(Clone)]
 struct Backend {
-    has_users: bool,
+    sends_users_credential: bool,
     url: Uri,
     forwarded: HeaderForwardLayer,
     client: BoxCloneSyncService<Request, http::Response<hyper::body::Incoming>, BoxError>,
@@ -59,7 +65,7 @@ pub(crate) fn router(
         let auth = outgoing.backends.get(backend.name());
         let auth = auth.or(outgoing.default.as_ref());
         let state = Backend {
-            has_users: auth.is_some_and(|auth| USERS.contains(&auth.type_name())),
+            sends_users_credential: auth.is_some_and(sends_users_credential),
             url: backend.url().clone(),
             forwarded: backend.header_forward_layer(),
             client: BoxCloneSyncService::new(client),
@@ -101,7 +107,7 @@ async fn forward(State(backend): State<Backend>, mut request: Request) -> Answer
     match backend.client.oneshot(request).await {
         // Whatever the backend says: `TokenValidatorLayer` says where the caller can log in.
         Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
-            Err(if backend.has_users {
+            Err(if backend.sends_users_credential {
                 let message = "the backend refused the caller's credential";
                 AuthError::new(AuthErrorKind::Rejected, message)
             } else {
@@ -115,5 +121,15 @@ async fn forward(State(backend): State<Backend>, mut request: Request) -> Answer
             None => AuthError::new(AuthErrorKind::Unavailable, "the backend cannot be reached")
                 .with_source(error),
         }),
+    }
+}
+
+fn sends_users_credential(auth: &BackendAuthConfig) -> bool {
+    match auth {
+        BackendAuthConfig::Both(both) => {
+            let parts = [&both.first, &both.second].into_iter().flatten();
+            parts.map(|part| &**part).any(sends_users_credential)
+        }
+        other => !OF_THE_GATEWAY.contains(&other.type_name()),
     }
 }

@@ -1,8 +1,5 @@
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
-#[cfg(feature = "token-exchange")]
-use crate::oauth::syntax::{NOT_A_SCOPE, is_scope};
-
 /// Something was configured wrongly and cannot be built.
 ///
 /// Every builder's `build()` and every fallible constructor of a configured type returns it. It lists all wrong
@@ -205,14 +202,6 @@ impl Faults {
     pub(crate) fn need_texts(&mut self, setting: &'static str, texts: &[String]) {
         for (index, text) in texts.iter().enumerate() {
             self.need_text(one_of(setting, texts, index), text);
-        }
-    }
-
-    pub(crate) fn need_scopes(&mut self, setting: &str, scopes: &[String]) {
-        for (index, scope) in scopes.iter().enumerate() {
-            if !is_scope(scope) {
-                self.add(format!("{setting}[{index}]"), NOT_A_SCOPE);
-            }
         }
     }
 

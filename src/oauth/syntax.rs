@@ -2,6 +2,8 @@
 
 use http::Uri;
 
+use crate::error::Faults;
+
 pub(crate) const NOT_A_SCOPE: &str =
     "is not one word of visible ASCII without quotes and backslashes (RFC 6749 §3.3)";
 
@@ -93,4 +95,14 @@ fn is_scheme(scheme: &str) -> bool {
         && scheme
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+}
+
+impl Faults {
+    pub(crate) fn need_scopes(&mut self, setting: &str, scopes: &[String]) {
+        for (index, scope) in scopes.iter().enumerate() {
+            if !is_scope(scope) {
+                self.add(format!("{setting}[{index}]"), NOT_A_SCOPE);
+            }
+        }
+    }
 }

@@ -5,12 +5,11 @@ use crate::{identity::UpstreamToken, oauth::unverified_jwt::UnverifiedJwt, secre
 pub(crate) struct Account(Fingerprint);
 
 impl Account {
-    /// Returns `None` without an ID token that can be read. For example, it may be encrypted.
+    /// Returns `None` without an ID token that names both. For example, it may be encrypted.
     pub(crate) fn of(token: &UpstreamToken) -> Option<Self> {
         let id_token = UnverifiedJwt::decode(token.id_token()?.expose())?;
-        let names = [id_token.issuer(), id_token.subject()];
-        let names = names.map(|name| name.unwrap_or_default().as_bytes());
-        Some(Self(Fingerprint::of(names)))
+        let names = [id_token.issuer()?, id_token.subject()?];
+        Some(Self(Fingerprint::of(names.map(str::as_bytes))))
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {

@@ -6,6 +6,8 @@ pub(crate) use crate::oauth::DpopKeys as Keys;
 #[cfg(not(feature = "dpop"))]
 pub(crate) use std::convert::Infallible as Keys;
 
+use std::sync::Arc;
+
 use crate::{
     error::{AuthError, AuthErrorKind},
     oauth::token_endpoint::TokenEndpoint,
@@ -84,6 +86,13 @@ pub(crate) fn keys_of(endpoint: &TokenEndpoint) -> Option<&Keys> {
         let _ = endpoint;
         None
     }
+}
+
+/// The thumbprint of the key that a refresh token is bound to that this endpoint issues for a proof with `key`. That of a
+/// confidential client is bound to the client (RFC 9449 §5).
+pub(crate) fn of_refresh_token(endpoint: &TokenEndpoint, key: Option<&Key>) -> Option<Arc<str>> {
+    let key = key.filter(|_| !endpoint.has_confidential_client())?;
+    Some(thumbprint(key).into())
 }
 
 pub(crate) fn thumbprint(key: &Key) -> &str {

@@ -42,6 +42,8 @@ pub(super) struct Refresh {
 pub(crate) struct Presented<T> {
     pub(crate) outcome: Result<T, AuthError>,
     pub(crate) successor: Option<Secret>,
+    /// Of the key that the successor is bound to, if it is.
+    pub(crate) thumbprint: Option<Arc<str>>,
 }
 
 impl<T> Presented<T> {
@@ -49,6 +51,7 @@ impl<T> Presented<T> {
         Self {
             outcome: Err(error),
             successor: None,
+            thumbprint: None,
         }
     }
 }
@@ -89,7 +92,6 @@ impl Refresh {
         let provider = self.provider.name.as_str();
         match self.spend(&lease).await {
             Ok(Refreshed::Tokens(tokens)) => {
-                tracing::debug!(provider, "upstream tokens were refreshed");
                 if Provider::changes_user(self.stored.tokens(), &tokens) {
                     return self.give_up(lease, id_token_of_another_user()).await;
                 }
@@ -100,24 +102,31 @@ impl Refresh {
                 }
                 let successor = StoredTokens::new(&self.owner, tokens);
                 let newer = self.conclude(lease, Settlement::Replace(successor.clone()));
-                Ok(self.obtained(newer.await?.unwrap_or(successor)))
+                let newest = newer.await?.unwrap_or(successor);
+                tracing::debug!(provider, "upstream tokens were refreshed");
+                Ok(self.obtained(newest))
             }
             Ok(Refreshed::OnlyRefreshToken {
                 refresh_token,
+                refresh_thumbprint,
                 error,
             }) => {
-                tracing::warn!(
-                    provider,
-                    error = error.in_event(),
-                    "a refresh issued a refresh token, and no access token that can be used"
-                );
                 let previous = self.stored.tokens();
-                let rest = previous.clone().with_refresh_token(refresh_token);
+                let rest = previous
+                    .clone()
+                    .with_refresh_token(refresh_token)
+                    .with_refresh_token_bound_to(refresh_thumbprint);
                 let rest = StoredTokens::new(&self.owner, rest);
                 // The back-off is kept for each version.
                 self.inner
                     .refuse(&self.owner, &self.provider, &rest, error.clone());
                 let newer = self.conclude(lease, Settlement::Replace(rest)).await?;
+                // Only now, because a subscriber may panic.
+                tracing::warn!(
+                    provider,
+                    error = error.in_event(),
+                    "a refresh issued a refresh token, and no access token that can be used"
+                );
                 newer.map(|newer| self.obtained(newer)).ok_or(error)
             }
             Err(error) if error.kind() == AuthErrorKind::Rejected => {
@@ -168,10 +177,17 @@ impl Refresh {
             None => Some(Presented::refused(log_in_again())),
         };
         let presented = presented.unwrap_or_else(|| Presented::refused(no_answer()));
-        let Presented { outcome, successor } = presented;
+        let Presented {
+            outcome,
+            successor,
+            thumbprint,
+        } = presented;
         match successor {
             Some(successor) => {
-                let rest = tokens.clone().with_refresh_token(successor);
+                let rest = tokens
+                    .clone()
+                    .with_refresh_token(successor)
+                    .with_refresh_token_bound_to(thumbprint);
                 let rest = StoredTokens::new(&self.owner, rest);
                 self.conclude(lease, Settlement::Replace(rest)).await?;
             }
@@ -213,13 +229,12 @@ impl Refresh {
     /// Whether the store has gone back to tokens that were replaced before, for example because it was restored. Their
     /// refresh token was spent.
     ///
-    /// The clock of the replica that stored a login may be behind. So another account is a login, whatever the times.
+    /// The clock of the replica that stored a login may be behind. So another account is a login, whatever the times. Where
+    /// neither has an ID token, the times alone decide.
     fn is_older(&self, restored: &StoredTokens) -> bool {
         let (stored, restored) = (self.stored.tokens(), restored.tokens());
         restored.issued_at() < stored.issued_at()
-            && Account::of(stored.token())
-                .zip(Account::of(restored.token()))
-                .is_none_or(|(known, other)| known == other)
+            && Account::of(stored.token()) == Account::of(restored.token())
     }
 
     /// Asks the provider, and renews the lease until it answers.
@@ -287,13 +302,13 @@ impl Refresh {
                 }
             }
             Err(error) => {
+                self.write_later(write);
                 let provider = self.provider.name.as_str();
                 tracing::warn!(
                     provider,
                     error = error.in_event(),
                     "the outcome of a refresh is not stored yet"
                 );
-                self.write_later(write);
                 Ok(None)
             }
         }

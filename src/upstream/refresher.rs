@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -100,8 +101,9 @@ pub trait Refresher: fmt::Debug + Send + Sync {
     }
 
     /// Returns `false` if these tokens, or [the refresh token alone](ProviderTokens::refresh_thumbprint), are
-    /// [bound to a key](crate::UpstreamToken::dpop_thumbprint) that is not here. They are then neither used nor refreshed, and the user must log in again. They stay stored, because another replica may
-    /// have the key. By default it returns `true`.
+    /// [bound to a key](crate::UpstreamToken::dpop_thumbprint) that is not here. They are then not refreshed. An access token
+    /// that is bound is not used either, and the user must log in again. A bearer token is used until it expires. The tokens
+    /// stay stored, because another replica may have the key. By default it returns `true`.
     fn can_use(&self, owner: &TokenOwner, tokens: &ProviderTokens) -> bool {
         let _ = (owner, tokens);
         true
@@ -125,6 +127,8 @@ pub enum Refreshed {
     OnlyRefreshToken {
         /// The new refresh token.
         refresh_token: Secret,
+        /// The thumbprint of the key that the new refresh token [is bound to](ProviderTokens::refresh_thumbprint), if it is.
+        refresh_thumbprint: Option<Arc<str>>,
         /// The reason why the access token cannot be used.
         error: AuthError,
     },
@@ -244,6 +248,7 @@ pub(super) async fn refresh_at(
             successor: Some(refresh_token),
         }) => Ok(Refreshed::OnlyRefreshToken {
             refresh_token,
+            refresh_thumbprint: bound_key::of_refresh_token(endpoint, key.as_ref()),
             error,
         }),
         Err(RefusedRefresh { error, .. }) => Err(error),
@@ -279,9 +284,6 @@ pub(super) fn tokens_of(
         return tokens;
     };
     let tokens = tokens.with_refresh_token(refresh_token.clone());
-    // That of a confidential client is bound to the client (RFC 9449 §5).
-    match key.filter(|_| !response.is_dpop_bound() && !endpoint.has_confidential_client()) {
-        Some(key) => tokens.with_refresh_thumbprint(bound_key::thumbprint(key)),
-        None => tokens,
-    }
+    let thumbprint = bound_key::of_refresh_token(endpoint, key);
+    tokens.with_refresh_token_bound_to(thumbprint)
 }

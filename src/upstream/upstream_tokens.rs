@@ -351,6 +351,7 @@ impl Inner {
         let mut tokens = LoadedTokens::read_now(self.links.clone());
         let mut held = Vec::with_capacity(stored.len());
         let mut waiting = Vec::new();
+        let mut not_refreshed = Vec::new();
         for (name, provider) in &self.providers {
             let Some((name, stored)) = stored.remove_entry(name) else {
                 if !provider.optional {
@@ -359,7 +360,12 @@ impl Inner {
                 continue;
             };
             if !provider.refresher.can_use(owner, stored.tokens()) {
-                tokens.add(name.clone(), Err(key_is_gone()));
+                let is_bound = stored.tokens().token().dpop_thumbprint().is_some();
+                if is_bound || provider.is_expired(&stored, now) {
+                    tokens.add(name, Err(key_is_gone()));
+                } else {
+                    not_refreshed.push((name, stored));
+                }
                 continue;
             }
             let mut tokens = Held {
@@ -410,7 +416,7 @@ impl Inner {
         for Held { name, stored, .. } in held {
             tokens.add(name, Ok(stored));
         }
-        for (name, stored) in stored {
+        for (name, stored) in stored.into_iter().chain(not_refreshed) {
             let expires_at = stored.tokens().token().expires_at();
             let is_good = expires_at.is_none_or(|end| remaining(end, now).is_some());
             tokens.add(name, is_good.then_some(stored).ok_or_else(log_in_again));

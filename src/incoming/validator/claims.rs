@@ -72,7 +72,7 @@ impl Admission {
             None if source == Source::Introspection && !trusted.id.is_template() => {
                 trusted.id.as_str().to_owned()
             }
-            None => return Err(rejected("the token does not say who issued it")),
+            None => return Err(rejected("the token does not say who issued it (`iss`)")),
         };
         check_audience(&claims, trusted)?;
         let expires_at = self.check_times(&claims, source, now)?;

@@ -89,8 +89,8 @@ impl Inner {
 
     /// The issuer that the token says it is of. No key is looked up for a token of another one.
     fn issuer_of(&self, claims: &Map<String, Value>) -> Result<&TrustedIssuer, AuthError> {
-        let issuer =
-            text(claims, "iss")?.ok_or_else(|| rejected("the token does not say who issued it"))?;
+        let issuer = text(claims, "iss")?
+            .ok_or_else(|| rejected("the token does not say who issued it (`iss`)"))?;
         let is_exact = |trusted: &&TrustedIssuer| {
             !trusted.id.is_template() && trusted.id.is_of(issuer, claims)
         };
@@ -183,14 +183,15 @@ impl Inner {
             return Ok(None);
         };
         let user = || {
-            TokenOwner::of(identity).map_err(|_| rejected("the token does not say who issued it"))
+            TokenOwner::of(identity)
+                .map_err(|_| rejected("the token does not say who issued it (`iss`)"))
         };
         match session {
             Some(Value::String(session)) if !session.trim().is_empty() => {
                 Ok(Some(user()?.with_session(session)))
             }
             Some(_) => Err(rejected(
-                "the claim of the token that names its session does not",
+                "the claim that names the session is empty or not a string",
             )),
             None if upstream.claim_of_session().is_some() => Ok(None),
             None => user().map(Some),

@@ -258,9 +258,8 @@ impl Inner {
             self.refresh_tokens.as_ref().ok_or_else(no_identity)?;
         let endpoint = &self.tokens.endpoint;
         let present = |tokens: ProviderTokens| async move {
-            if let Some((account, stored)) = account.zip(Account::of(tokens.token()))
-                && account != stored
-            {
+            // A refresh keeps the ID token, so a login without one is another login.
+            if account.is_some() && account != Account::of(tokens.token()) {
                 return Presented::refused(another_account());
             }
             let keys = bound_key::keys_of(endpoint);
@@ -268,16 +267,19 @@ impl Inner {
                 Ok(key) => key,
                 Err(error) => return Presented::refused(error),
             };
+            let thumbprint = bound_key::of_refresh_token(endpoint, key.as_ref());
             let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
             let exchange = self.assertion_request(wider, key.as_ref());
             let exchange = exchange.subject_token(refresh_token, TokenType::RefreshToken);
             match endpoint.refresh_assertion(exchange).await {
                 Ok(answer) => Presented {
                     successor: answer.refresh_token().cloned(),
+                    thumbprint,
                     outcome: Ok(answer),
                 },
                 Err(RefusedRefresh { error, successor }) => Presented {
                     outcome: Err(error),
+                    thumbprint,
                     successor,
                 },
             }

@@ -66,6 +66,19 @@ impl ProviderTokens {
         self
     }
 
+    /// Notes the key of the refresh token, unless that of the access token is the same.
+    pub(in crate::upstream) fn with_refresh_token_bound_to(
+        self,
+        thumbprint: Option<Arc<str>>,
+    ) -> Self {
+        match thumbprint {
+            Some(thumbprint) if self.token().dpop_thumbprint().is_none() => {
+                self.with_refresh_thumbprint(thumbprint)
+            }
+            _ => self,
+        }
+    }
+
     /// The access token, and the ID token if there is one.
     pub fn token(&self) -> &UpstreamToken {
         &self.inner.token
@@ -105,7 +118,9 @@ impl ProviderTokens {
         let issued = Arc::make_mut(&mut self.inner);
         if issued.refresh_token.is_none() {
             issued.refresh_token = previous.refresh_token().cloned();
-            issued.refresh_thumbprint = previous.thumbprint().map(Into::into);
+            if issued.token.dpop_thumbprint().is_none() {
+                issued.refresh_thumbprint = previous.thumbprint().map(Into::into);
+            }
         }
         if issued.token.id_token().is_none()
             && let Some(id_token) = previous.token().id_token()
