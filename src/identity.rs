@@ -315,8 +315,8 @@ impl IdentityBuilder {
         self
     }
 
-    /// Sets all claims of the user's token. By default there are none. The roles of `AwsSts`, `ClaimInjection` and
-    /// `SignedIdentity` read them.
+    /// Sets all claims of the user's token. By default there are none. `AwsSts`, `ClaimInjection` and `SignedIdentity`
+    /// read them.
     pub fn claims(mut self, claims: Map<String, Value>) -> Self {
         self.user.claims = claims;
         self
@@ -431,8 +431,8 @@ struct Issued {
 }
 
 impl UpstreamToken {
-    /// Creates the tokens from an access token. Until [`with_expires_at`](Self::with_expires_at) says when it expires, it
-    /// counts as valid, and is sent.
+    /// Creates the tokens from an access token. Without [`with_expires_at`](Self::with_expires_at) it never counts as
+    /// expired.
     pub fn new(access_token: AccessToken) -> Self {
         Self {
             inner: Arc::new(Issued {

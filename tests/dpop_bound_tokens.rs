@@ -1100,7 +1100,7 @@ fn a_proof_of_a_time_whose_proofs_were_forgotten_is_refused_for_the_clocks_sake_
     let log = Log::default();
     let _guard = log.capture("tower_identity=warn");
     let steps = Steps::with(policy().proof_memory(100));
-    // Two proofs of each second of half a minute, while the clock is ahead by an hour. Then it goes on for a while.
+    // A proof of each second of half a minute, while the clock is ahead by an hour. Then it goes on for a while.
     let mut used = Vec::new();
     for second in 0..=30 {
         steps.step_to(HOUR + second);

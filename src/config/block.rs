@@ -332,8 +332,8 @@ impl<B> Block<'_, B> {
         strategy
     }
 
-    /// Says that a client that needs a credential has none, and then also whether it has no id. With `instead`, no client is
-    /// needed.
+    /// Says that a client that needs a credential has none, and then also whether it has no id. `instead` are keys
+    /// that make a client unnecessary: where one of them has a fault, nothing more is said.
     pub(super) fn need_confidential_client(&mut self, client: &ClientKeys<'_>, instead: &[&str]) {
         if !client.has_credential() {
             let (env, file) = (client.secret_env.0, client.secret_file.0);

@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strategy_is_not_dropped_under_the_lock() {
+    fn replacing_leaves_the_drop_of_strategies_to_the_caller() {
         let strategy = Arc::new(Renewable);
         let follower = Arc::new(Follower(ArcSwap::from_pointee(Backend::<()> {
             strategy: strategy.clone(),

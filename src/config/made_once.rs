@@ -1,6 +1,6 @@
 use std::sync::{Mutex, PoisonError};
 
-/// Things that are made of a part of the configuration, each once, so that a configuration that is replaced has the same.
+/// Keeps what was made from a part of the configuration, so that the next configuration gets the same.
 pub(super) struct MadeOnce<C, T> {
     made: Mutex<Vec<(C, T)>>,
     /// Whether both parts make the same thing.

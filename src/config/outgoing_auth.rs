@@ -99,9 +99,9 @@ use super::{
 /// - An empty string is an error, and does not count as a missing key.
 /// - A number or a boolean is not a string: quote it.
 /// - A secret that is given both by value and by variable is an error, in every block.
-/// - If `subjectProviderName` is missing, the first of the providers counts that the application
-///   [names](crate::config::ResourcesBuilder::upstream_providers), for `xaa` the only one. Each name in the file must then be
-///   one of them.
+/// - If `subjectProviderName` is missing, the first provider that the application
+///   [names](crate::config::ResourcesBuilder::upstream_providers) is used, and for `xaa` the only one. Each name in the file
+///   must then be one of them.
 /// - The keys of the Kubernetes resources (`externalAuthConfigRef`, `clientSecretRef`) are unknown keys.
 ///
 /// # Credentials without a stored secret

@@ -88,7 +88,8 @@
 //! Each request with a proof is then one more call to Redis, and is answered with 503 while Redis cannot be reached. Nonces
 //! need no store, only the same key on each replica. The window of `iat` is by the clock of the replica, so keep the clocks
 //! within a few seconds. Redis remembers proofs by its own clock, so that none is accepted twice even where the clock of a
-//! replica is wrong. A replica that is more than two minutes behind Redis refuses proofs with 503.
+//! replica is wrong. A replica that is behind Redis by two minutes more than the window of `iat`
+//! refuses even proofs that it finds fresh, with 503.
 //!
 //! # 6. Share the key that tokens are bound to
 //!

@@ -262,7 +262,7 @@ impl Admission {
     }
 }
 
-/// The token of a request, with its scheme. It may be no text.
+/// The token of a request, with its scheme. Its bytes may not be UTF-8.
 pub(super) fn credentials(
     headers: &HeaderMap,
     accepts_dpop: bool,

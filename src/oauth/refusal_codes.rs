@@ -188,7 +188,7 @@ const DESCRIPTIONS: &[(&[&str], &str, Meaning)] = &[
         "too many requests",
         Meaning::RateLimit,
     ),
-    // Keycloak: the client's certificate was replaced, to which it binds refresh tokens, also of confidential clients.
+    // Keycloak binds refresh tokens to the client's certificate, and refuses them once that is replaced.
     (
         &["unauthorized_client"],
         "thumbprint and one in the",

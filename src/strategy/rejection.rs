@@ -10,7 +10,7 @@ use crate::dpop::bound_token;
 ///
 /// [`Strategy::rejected`](crate::Strategy::rejected) returns it.
 /// [`AuthLayer`](crate::AuthLayer#retrying-rejected-credentials) sends the request once more only for
-/// [`AnotherCredential`](Self::AnotherCredential), and has an example there.
+/// [`AnotherCredential`](Self::AnotherCredential). Its documentation has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {

@@ -11,7 +11,7 @@ pub(in crate::config) fn nearest<'a>(
     }
     let letters = letters_of(written);
     let most = letters.len() / 4 + 1;
-    // A path or the name of a variable is not written under a key for the value itself.
+    // The key of the value itself is not suggested for a file or a variable: the path would be sent as the secret.
     let mut sources = ["File", "Env"].into_iter();
     let source = sources.find(|source| written.ends_with(source));
     let is_alike = |name: &&str| source.is_none_or(|source| name.ends_with(source));

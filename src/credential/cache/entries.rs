@@ -30,7 +30,7 @@ pub(super) enum Kept<C> {
         settled_until: End,
         /// Whether a cache hit must ask the entry itself, because its refresh started, failed or was forced.
         is_changed: AtomicBool,
-        /// A clone has none, and is a clone of the entry alone once that has changed.
+        /// `None` in a clone. Once the entry has changed, a clone is `InEntry`.
         entry: Option<Arc<Entry<C>>>,
     },
     /// A credential of a foreign type, whose `Clone` may not run under the lock.

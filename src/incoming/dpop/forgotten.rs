@@ -1,12 +1,12 @@
-/// Most clients write whole seconds.
+/// In milliseconds. Spans that are no further apart are joined, because most clients write whole seconds.
 const CLOSE: u64 = 1000;
-/// So many spans say where the clock was, also after it was set a few times.
+/// The most spans. A clock that is set a few times makes fewer.
 const MOST: usize = 16;
 
 /// The times of the proofs that were forgotten: a few spans that cover all of them, and as little else as can be.
 #[derive(Default)]
 pub(super) struct Forgotten {
-    /// First and last, in order. No two of them touch.
+    /// The first and the last time of each, in milliseconds since 1970, in order.
     spans: Vec<(u64, u64)>,
 }
 

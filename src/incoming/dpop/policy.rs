@@ -115,8 +115,9 @@ const PROOFS: usize = 1 << 18;
 /// at once. An hour later come the ten minutes whose proofs were forgotten, and those are refused. The response's
 /// `Retry-After` says for how long.
 ///
-/// A [store](Self::proof_store) remembers proofs by its own clock. A replica whose clock is more than two minutes behind
-/// that clock refuses proofs with 503.
+/// A [store](Self::proof_store) remembers proofs by its own clock. A replica whose clock is behind
+/// that clock by more than the [window](Self::window) refuses the proofs of callers whose clock is right (401, for their
+/// `iat`). By two minutes more, it also refuses those of callers whose clock is as wrong (503).
 ///
 /// A [nonce](Self::nonces) that was made while the clock was ahead is replaced, which costs the caller one more request.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! What the caller of a good token proves besides, and the upstream tokens that it gets.
+//! Checks the caller of a good token, and loads its upstream tokens.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::{
 };
 
 impl Inner {
-    /// A token without a proof is not looked at where each has to have one.
+    /// Refuses a token without a proof where the policy requires one, before the token is read.
     pub(super) fn check_policy(&self, _presented: &Presented) -> Result<(), AuthError> {
         #[cfg(feature = "dpop")]
         if let Some(dpop) = &self.dpop
@@ -30,7 +30,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Checks what this caller proves, which no other caller and no remembered token can do for it. Then adds the upstream
+    /// Checks the proofs of this request, also where the token is remembered. Then adds the upstream
     /// tokens where there are any to load, else the challenge where one is due.
     pub(super) fn conclude(
         self: &Arc<Self>,

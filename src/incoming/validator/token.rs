@@ -168,7 +168,7 @@ impl Inner {
         Ok(validated)
     }
 
-    /// The claim that names the session of the upstream tokens, which is nobody else's business.
+    /// Takes out the claim that names the session, so that no strategy passes it on.
     fn take_session(&self, claims: &mut Map<String, Value>) -> Option<Value> {
         claims.remove(self.upstream.as_ref()?.claim_of_session()?)
     }

@@ -254,7 +254,7 @@ impl Inner {
         flow.start(headers, Some(&user), &return_to).await
     }
 
-    /// The work goes on when the browser goes away, because the code can be exchanged once.
+    /// The work goes on when the browser goes away, because the code can be exchanged only once.
     async fn finish(
         self: &Arc<Self>,
         name: &str,
@@ -324,7 +324,7 @@ impl Inner {
         format!("{}{}/{page}/{provider}", self.origin, self.prefix)
     }
 
-    /// Adds to the error of a link where the user can start again, and then comes back to the same page.
+    /// Adds the URL where the user can start the link again. It ends on the page where this one began.
     fn told_to_retry(&self, error: LinkError, provider: &str, uri: &Uri) -> LinkError {
         let mut retry_url = self.page("link", provider);
         let return_to = self.came_from(&error, uri);

@@ -28,7 +28,7 @@ use crate::{
 ///
 /// Needs the feature `linking`.
 ///
-/// [`AccountLinking::client_metadata`](crate::AccountLinking::client_metadata) makes it, with an
+/// [`AccountLinking::client_metadata`](crate::AccountLinking::client_metadata) makes it, and has an
 /// example. Route its [`path`](Self::path) to it, and let anyone read it. It answers `GET`
 /// and `HEAD` for that path, and 404 for any other.
 #[derive(Clone)]

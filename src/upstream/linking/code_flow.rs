@@ -234,8 +234,8 @@ impl CodeFlow {
     ///
     /// # Cancellation
     ///
-    /// A code can be exchanged once. If the future is dropped, for example because the browser goes away, the user has to
-    /// start again. Spawn it as a task, if that must not be.
+    /// A code can be exchanged only once. If the future is dropped, for example because the browser goes away, the user has to
+    /// start again. To prevent this, spawn it as a task.
     pub fn finish(
         &self,
         uri: &Uri,
