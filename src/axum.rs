@@ -1,7 +1,4 @@
-use std::{
-    convert::Infallible,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::convert::Infallible;
 
 use axum_core::{
     extract::{FromRequestParts, OptionalFromRequestParts},
@@ -12,6 +9,7 @@ use http::request::Parts;
 use crate::{
     error::{AuthError, AuthErrorKind},
     identity::{Identity, SentNoToken},
+    telemetry::RareWarning,
 };
 
 /// Takes the caller's identity as an argument of a handler.
@@ -68,9 +66,8 @@ fn no_identity(parts: &Parts) -> AuthError {
     }
     let message = "no `TokenValidatorLayer` is around this route; add the layer after the route, because `Router::layer` \
                    covers the routes that were added before";
-    static REFUSED: AtomicU64 = AtomicU64::new(0);
-    let requests = REFUSED.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-    if requests.is_power_of_two() {
+    static REFUSED: RareWarning = RareWarning::new();
+    if let Some(requests) = REFUSED.count() {
         tracing::warn!(
             requests,
             "a handler needs an identity, and its request has none: {message}"

@@ -62,6 +62,8 @@
 //!
 //! No token, claim, subject or URL is in a span, an event or a label.
 
+#[cfg(any(feature = "axum", all(feature = "dpop", feature = "redis")))]
+use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(feature = "metrics")]
 use std::sync::{Arc, OnceLock};
 #[cfg(feature = "token-exchange")]
@@ -169,6 +171,24 @@ impl AuthenticationSpan {
             }
             self.span = Span::none();
         }
+    }
+}
+
+/// A warning that callers can cause, and must not flood the log with: it is due at the first time, the second, the fourth
+/// and so on.
+#[cfg(any(feature = "axum", all(feature = "dpop", feature = "redis")))]
+pub(crate) struct RareWarning(AtomicU64);
+
+#[cfg(any(feature = "axum", all(feature = "dpop", feature = "redis")))]
+impl RareWarning {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Counts one more cause, and returns how many there are if the warning is due.
+    pub(crate) fn count(&self) -> Option<u64> {
+        let causes = self.0.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        causes.is_power_of_two().then_some(causes)
     }
 }
 

@@ -438,6 +438,20 @@ fn upstream(store: &MemoryStore, idp: &Endpoint, clock: &Arc<ManualClock>) -> Up
     UpstreamTokens::new(store.clone(), [provider.build().unwrap()]).clock(clock.clone())
 }
 
+/// Presents the user's refresh token from this store.
+fn of_refresh_token(
+    clock: &Arc<ManualClock>,
+    idp: &Endpoint,
+    server: &Endpoint,
+    store: &MemoryStore,
+) -> CrossAppAccess {
+    strategy(clock, idp, server)
+        .refresh_token_of(upstream(store, idp, clock))
+        .issuer(IDP)
+        .build()
+        .unwrap()
+}
+
 /// Alice, as a validator makes her: with the tokens that were loaded for her.
 fn loaded_alice(id: &str) -> Identity {
     let token = UpstreamToken::new(AccessToken::new("idp-access-token").unwrap());
@@ -463,10 +477,7 @@ async fn f62_a_refresh_token_is_exchanged_and_its_successor_is_stored_before_the
             Ok(json!({ "access_token": "issued-1", "token_type": "Bearer", "expires_in": 60 }))
         }
     });
-    let strategy = strategy(&clock, &idp, &server)
-        .refresh_token_of(upstream(&store, &idp, &clock))
-        .issuer(IDP);
-    let client = backend.client(strategy.build().unwrap());
+    let client = backend.client(of_refresh_token(&clock, &idp, &server, &store));
     for _ in 0..3 {
         send(&client, backend.request(loaded_alice("alice")))
             .await
@@ -650,10 +661,7 @@ async fn f91_a_user_who_links_another_account_gets_tokens_of_that_account_at_onc
         let (clock, backend) = (clock(), Backend::start().await);
         let (idp, server) = by_account(&clock);
         let store = MemoryStore::new();
-        let strategy = strategy(&clock, &idp, &server)
-            .refresh_token_of(upstream(&store, &idp, &clock))
-            .issuer(IDP);
-        let client = backend.client(strategy.build().unwrap());
+        let client = backend.client(of_refresh_token(&clock, &idp, &server, &store));
         for name in ["private", "work", "private"] {
             let linked = account(name, 1, has_id_token);
             store.put(&owner("alice"), "idp", &linked).await.unwrap();
@@ -693,10 +701,7 @@ async fn f91_a_user_who_links_the_same_account_again_is_not_refused_for_what_fai
         });
         let server = authorization_server(&clock);
         let store = MemoryStore::new();
-        let strategy = strategy(&clock, &idp, &server)
-            .refresh_token_of(upstream(&store, &idp, &clock))
-            .issuer(IDP);
-        let client = backend.client(strategy.build().unwrap());
+        let client = backend.client(of_refresh_token(&clock, &idp, &server, &store));
         let ended = account("work", 1, true);
         store.put(&owner("alice"), "idp", &ended).await.unwrap();
         for _ in 0..2 {
@@ -717,10 +722,7 @@ async fn a_request_that_began_before_another_account_was_linked_does_not_leave_w
     let (clock, backend) = (clock(), Backend::start().await);
     let (idp, server) = by_account(&clock);
     let store = MemoryStore::new();
-    let strategy = strategy(&clock, &idp, &server)
-        .refresh_token_of(upstream(&store, &idp, &clock))
-        .issuer(IDP);
-    let client = backend.client(strategy.build().unwrap());
+    let client = backend.client(of_refresh_token(&clock, &idp, &server, &store));
     let [private, work] = ["private", "work"].map(|name| account(name, 1, true));
     store.put(&owner("alice"), "idp", &work).await.unwrap();
     let before = linked_alice(&private);
@@ -750,10 +752,7 @@ async fn a_refusal_of_one_access_does_not_end_the_login_and_a_successor_is_store
     });
     let server = authorization_server(&clock);
     let store = store_with_tokens().await;
-    let strategy = strategy(&clock, &idp, &server)
-        .refresh_token_of(upstream(&store, &idp, &clock))
-        .issuer(IDP);
-    let client = backend.client(strategy.build().unwrap());
+    let client = backend.client(of_refresh_token(&clock, &idp, &server, &store));
     for kind in [AuthErrorKind::Unavailable, AuthErrorKind::Rejected] {
         let refused = send(&client, backend.request(loaded_alice("alice"))).await;
         assert_eq!(refused.unwrap_err().kind(), kind);

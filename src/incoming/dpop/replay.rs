@@ -1,12 +1,11 @@
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+#[cfg(feature = "redis")]
+use crate::telemetry::RareWarning;
 use crate::{
     error::{AuthError, AuthErrorKind},
     oauth::http_client::BoxFuture,
@@ -108,13 +107,11 @@ impl ProofStore for crate::RedisStore {
             let attempt = u128::from_be_bytes(attempt);
             let is_first = self.use_until(proof, attempt, milliseconds(until)).await?;
             is_first.ok_or_else(|| {
-                static REFUSED: AtomicU64 = AtomicU64::new(0);
-                let proofs = REFUSED.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+                static REFUSED: RareWarning = RareWarning::new();
                 not_known(
                     "the clock of this server is behind the clock of Redis, or the validation took long, so it is not known \
                      whether a DPoP proof was used before",
-                    // So that callers cannot flood the log.
-                    proofs.is_power_of_two(),
+                    REFUSED.count().is_some(),
                 )
             })
         })

@@ -271,17 +271,14 @@ impl Inner {
             let refresh_token = tokens.refresh_token().map_or("", Secret::expose);
             let exchange = self.assertion_request(wider, key.as_ref());
             let exchange = exchange.subject_token(refresh_token, TokenType::RefreshToken);
-            match endpoint.refresh_assertion(exchange).await {
-                Ok(answer) => Presented {
-                    successor: answer.refresh_token().cloned(),
-                    thumbprint,
-                    outcome: Ok(answer),
-                },
-                Err(RefusedRefresh { error, successor }) => Presented {
-                    outcome: Err(error),
-                    thumbprint,
-                    successor,
-                },
+            let (successor, outcome) = match endpoint.refresh_assertion(exchange).await {
+                Ok(answer) => (answer.refresh_token().cloned(), Ok(answer)),
+                Err(RefusedRefresh { error, successor }) => (successor, Err(error)),
+            };
+            Presented {
+                outcome,
+                successor,
+                thumbprint,
             }
         };
         upstream.present(owner, provider, present).await
